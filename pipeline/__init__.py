@@ -1,0 +1,38 @@
+"""Kronflow: compress sparse matrices and tensors, train block-sparse networks, compare fairly."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+try:
+    __version__ = version("kronflow")
+except PackageNotFoundError:  # a bare checkout on a machine that only has the methods' libraries
+    __version__ = "0+unknown"
+
+__all__ = ["__version__", "load"]
+
+
+def load(path: str | Path) -> Any:
+    """Give back the fitted model that an artifact holds, whatever method wrote it.
+
+    Parameters
+    ----------
+    path
+        A ``.safetensors`` file written by a method's ``save``.
+
+    Returns
+    -------
+    A fitted compressor (``predict``, ``error``, ``size``) or a network module.
+
+    Raises
+    ------
+    pipeline.errors.InputError
+        The file is no Kronflow artifact, is damaged, or names an unknown method.
+    """
+    from pipeline.artifact import load as load_artifact
+
+    return load_artifact(path)

@@ -1,0 +1,391 @@
+"""The typed model of ``params.yaml``, and the list of runs that an experiment asks for.
+
+Only orchestration and reporting read this module: the steps take plain arguments, so that a change
+here reruns nothing by itself. A test keeps each method's section equal to its constructor's defaults.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline import step
+from pipeline.errors import InputError, nearest
+
+Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Block = Annotated[list[Positive], Field(min_length=2, max_length=2)]
+
+
+class Section(BaseModel):
+    """Base of all sections: no unknown key, no silent conversion between types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True, allow_inf_nan=True)
+
+
+class RawFile(Section):
+    """One published file: its checksum and where to get it, in order of preference."""
+
+    sha256: Digest | None = None
+    sources: Annotated[list[str], Field(min_length=1)]
+
+
+class Dataset(Section):
+    """One registry entry."""
+
+    description: str
+    licence: str
+    citation: str
+    format: str
+    options: dict[str, Any] = {}
+    mirror: str | None = None
+    files: Annotated[dict[str, RawFile], Field(min_length=1)]
+    shape: list[Positive] | None = None
+    nnz: Positive | None = None
+    norm2: float | None = None
+
+
+class NeuKronSettings(Section):
+    hidden: Positive = 30
+    cell: Literal["lstm"] = "lstm"
+    schedule: Literal["fast", "paper"] = "fast"
+    order_init: Literal["auto", "random", "degree", "lexicographic"] = "auto"
+    gamma: Annotated[float, Field(gt=0)] = 10.0
+    lr: Annotated[float, Field(gt=0)] | None = None
+    max_epochs: Positive | None = None
+    patience: Positive = 100
+
+
+class TSVDSettings(Section):
+    rank: Positive | None = None
+
+
+class CPSettings(Section):
+    rank: Positive | None = None
+    max_sweeps: Positive = 50
+    tolerance: Annotated[float, Field(ge=0)] = 1.0e-4
+
+
+class LosslessSettings(Section):
+    pass
+
+
+class TruncationSettings(Section):
+    keep: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+class NetworkSettings(Section):
+    """What the dense network and its block-sparse counterparts share."""
+
+    network: Literal["linear"] = "linear"
+    epochs: Positive = 30
+    batch: Positive = 64
+    lr: Annotated[float, Field(gt=0)] = 1.0e-2
+    weight_decay: Annotated[float, Field(ge=0)] = 1.0e-4
+
+
+class KPDSettings(NetworkSettings):
+    block: Block = [2, 2]
+    rank: Positive = 2
+    block_sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.5
+
+
+class MethodGroup(Section):
+    datasets: list[str] = []
+    methods: list[str] = []
+
+
+class NeuKronGroup(Section):
+    datasets: list[str] = []
+
+
+class Scaling(Section):
+    datasets: list[str] = []
+    fractions: list[Fraction] = []
+
+
+Settings = dict[str, dict[Name, dict[str, Any]]]  # method -> setting's name -> values
+
+
+class Experiment(Section):
+    """A named grid: which data sets, methods, settings and seeds."""
+
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    neukron: NeuKronGroup = NeuKronGroup()
+    matrix_baselines: MethodGroup = MethodGroup()
+    tensor_baselines: MethodGroup = MethodGroup()
+    networks: MethodGroup = MethodGroup()
+    scaling: Scaling = Scaling()
+    settings: Settings
+    overrides: dict[str, Settings] = {}
+
+    def settings_of(self, dataset: str, method: str) -> dict[str, dict[str, Any]]:
+        """Settings by name of `method` on `dataset`: the data set's own, else the experiment's."""
+        own = self.overrides.get(dataset, {})
+        return own.get(method, self.settings.get(method, {}))
+
+
+class Config(Section):
+    """The whole of ``params.yaml``."""
+
+    experiment: str
+    experiments: dict[Name, Experiment]
+    sample_seed: Seed = 0
+    neukron: NeuKronSettings
+    t_svd: Annotated[TSVDSettings, Field(alias="t-svd")]
+    cp: CPSettings
+    lossless: LosslessSettings
+    truncation: TruncationSettings
+    dense: NetworkSettings
+    kpd: KPDSettings
+    datasets: dict[Name, Dataset]
+
+    def method_defaults(self, method: str) -> Section:
+        """The section that holds `method`'s defaults."""
+        section: Section = getattr(self, method.replace("-", "_"))
+        return section
+
+    def tensor_path(self, dataset: str) -> str:
+        """Where the tensor of a data set, or of its sample ``<dataset>.f<fraction>``, lies."""
+        name, separator, fraction = dataset.partition(".f")
+        if separator:
+            return f"data/samples/{name}/f{fraction}-s{self.sample_seed}.parquet"
+        return f"data/tensors/{name}.parquet"
+
+    def runs(self, experiment: str | None = None) -> list[Run]:
+        """Every run of an experiment (the default one if none is named), in a fixed order."""
+        name = experiment or self.experiment
+        if name not in self.experiments:
+            raise InputError(f"experiment '{name}' is not in params.yaml{nearest(name, self.experiments)}")
+        return list(self._runs(self.experiments[name]))
+
+    def _runs(self, plan: Experiment) -> Iterator[Run]:
+        cells: list[tuple[str, str, str]] = []
+        cells += [("train_neukron", dataset, "neukron") for dataset in plan.neukron.datasets]
+        for group in (plan.matrix_baselines, plan.tensor_baselines):
+            cells += [("fit_baseline", *cell) for cell in itertools.product(group.datasets, group.methods)]
+        cells += [("train_kpd", *cell) for cell in itertools.product(plan.networks.datasets, plan.networks.methods)]
+        for dataset, fraction in itertools.product(plan.scaling.datasets, plan.scaling.fractions):
+            cells.append(("train_neukron", f"{dataset}.f{fraction}", "neukron"))
+        for rule, dataset, method in cells:
+            seeds = plan.seeds if METHODS[method].stochastic else [0]
+            for setting, values in plan.settings_of(dataset, method).items():
+                merged = self.method_defaults(method).model_dump() | values
+                for seed in seeds:
+                    yield Run(rule, dataset, method, setting, seed, merged)
+
+
+class Method(NamedTuple):
+    """What orchestration must know of a method without importing it."""
+
+    kind: Literal["neukron", "matrix", "any", "network"]
+    stochastic: bool
+    settings: type[Section]
+
+
+METHODS: dict[str, Method] = {
+    "neukron": Method("neukron", True, NeuKronSettings),
+    "t-svd": Method("matrix", False, TSVDSettings),
+    "cp": Method("any", True, CPSettings),
+    "lossless": Method("any", False, LosslessSettings),
+    "truncation": Method("any", False, TruncationSettings),
+    "dense": Method("network", True, NetworkSettings),
+    "kpd": Method("network", True, KPDSettings),
+}
+
+
+class Run(NamedTuple):
+    """One fit: which step makes it, from what, with which settings."""
+
+    rule: str
+    dataset: str
+    method: str
+    setting: str
+    seed: int
+    settings: dict[str, Any]
+
+    @property
+    def folder(self) -> str:
+        """Where its model, metrics and history lie."""
+        return f"results/runs/{self.dataset}/{self.method}/{self.setting}-s{self.seed}"
+
+
+def load_config(path: str | Path = "params.yaml") -> Config:
+    """Read and check ``params.yaml``.
+
+    Raises
+    ------
+    InputError
+        The file is missing or no YAML; a key is unknown, missing or given twice; a value has the wrong
+        type or range; an experiment names a data set, method or setting that does not exist. The message
+        names the key, the value and the nearest valid name.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    try:
+        content = yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader that also refuses repeated keys
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: no valid YAML: {getattr(error, 'problem', None) or error}") from error
+    try:
+        config = Config.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{path}: {_explain(error, content)}") from error
+    for key, problem in _problems(config):
+        raise InputError(f"{path}: {key}: {problem}")
+    return config
+
+
+class _StrictLoader(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key '{key}' is given twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _explain(error: ValidationError, content: Any) -> str:
+    """Turn pydantic's first complaint into ``key: problem``, with the nearest valid key for an unknown one."""
+    first = error.errors()[0]
+    keys = [str(part) for part in first["loc"]]
+    path = ".".join(keys) or "content"
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(Config, keys[:-1])
+        return f"{path}: unknown key '{keys[-1]}'{nearest(keys[-1], known)}"
+    if first["type"] == "missing":
+        return f"{path}: this key is missing"
+    return f"{path}: {first['msg']}, not {first.get('input')!r}"
+
+
+def _known_keys(model: type[BaseModel], keys: list[str]) -> Iterable[str]:
+    """Names of the fields that the section at `keys` has."""
+    for position, key in enumerate(keys):
+        field = next((f for name, f in model.model_fields.items() if key in (name, f.alias)), None)
+        if field is None:
+            return []
+        nested = [part for part in _model_types(field.annotation)]
+        if not nested:
+            return []
+        skip = 1 if "dict" in str(field.annotation) else 0
+        return _known_keys(nested[0], keys[position + 1 + skip :])
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model_types(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in getattr(annotation, "__args__", ()):
+        yield from _model_types(part)
+
+
+def _problems(config: Config) -> Iterator[tuple[str, str]]:
+    """What types alone cannot check: names that must exist, settings that must fit their method."""
+    if config.experiment not in config.experiments:
+        yield "experiment", f"'{config.experiment}' does not exist{nearest(config.experiment, config.experiments)}"
+    meaning: dict[tuple[str, str, str], tuple[str, dict[str, Any]]] = {}
+    for name, plan in config.experiments.items():
+        key = f"experiments.{name}"
+        yield from _group_problems(config, plan, key)
+        for where, settings in [(f"{key}.settings", plan.settings)] + [
+            (f"{key}.overrides.{dataset}", own) for dataset, own in plan.overrides.items()
+        ]:
+            yield from _settings_problems(config, settings, where)
+        for dataset in plan.overrides:
+            if dataset not in config.datasets:
+                yield f"{key}.overrides", f"data set '{dataset}' does not exist{nearest(dataset, config.datasets)}"
+        for run in config.runs(name):
+            known = meaning.setdefault((run.dataset, run.method, run.setting), (name, run.settings))
+            if known[1] != run.settings:
+                yield (
+                    f"{key}.settings.{run.method}.{run.setting}",
+                    f"means something else for '{run.dataset}' in experiment '{known[0]}'; give one of them another name",
+                )
+
+
+def _group_problems(config: Config, plan: Experiment, key: str) -> Iterator[tuple[str, str]]:
+    groups: list[tuple[str, list[str], list[str], tuple[str, ...]]] = [
+        ("neukron", plan.neukron.datasets, ["neukron"], ("neukron",)),
+        ("scaling", plan.scaling.datasets, ["neukron"], ("neukron",)),
+        ("matrix_baselines", plan.matrix_baselines.datasets, plan.matrix_baselines.methods, ("matrix", "any")),
+        ("tensor_baselines", plan.tensor_baselines.datasets, plan.tensor_baselines.methods, ("any",)),
+        ("networks", plan.networks.datasets, plan.networks.methods, ("network",)),
+    ]
+    for group, datasets, methods, kinds in groups:
+        for dataset in datasets:
+            if dataset not in config.datasets:
+                yield f"{key}.{group}.datasets", f"'{dataset}' does not exist{nearest(dataset, config.datasets)}"
+        allowed = [name for name, method in METHODS.items() if method.kind in kinds]
+        for method in methods:
+            if method not in allowed:
+                yield f"{key}.{group}.methods", f"'{method}' does not belong here{nearest(method, allowed)}"
+            elif datasets and not all(plan.settings_of(dataset, method) for dataset in datasets):
+                yield f"{key}.settings", f"no setting for method '{method}'; add one, for example default: {{}}"
+
+
+def _settings_problems(config: Config, settings: Settings, key: str) -> Iterator[tuple[str, str]]:
+    for method, named in settings.items():
+        if method not in METHODS:
+            yield key, f"method '{method}' does not exist{nearest(method, METHODS)}"
+            continue
+        for setting, values in named.items():
+            model = METHODS[method].settings
+            try:
+                model.model_validate(config.method_defaults(method).model_dump() | values)
+            except ValidationError as error:
+                first = error.errors()[0]
+                name = str(first["loc"][0])
+                if first["type"] == "extra_forbidden":
+                    problem = f"unknown key '{name}'{nearest(name, model.model_fields)}"
+                else:
+                    problem = f"{name}: {first['msg']}, not {first.get('input')!r}"
+                yield f"{key}.{method}.{setting}", problem
+
+
+def setting_arguments(settings: dict[str, Any]) -> list[str]:
+    """Settings as the ``--set KEY=VALUE`` arguments of a step, defaults included, None left out."""
+    arguments = []
+    for key, value in settings.items():
+        if value is not None:
+            arguments += ["--set", f"{key}={_yaml_value(value)}"]
+    return arguments
+
+
+def _yaml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return ".inf" if math.isinf(value) else f"{value:.17g}" if value == int(value) else repr(value)
+    return str(value).replace(" ", "")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Check ``params.yaml`` and list the runs that an experiment asks for."""
+    arguments = step.parser("Check params.yaml and list the runs of an experiment, one a line.")
+    arguments.add_argument("--params", default="params.yaml", help="the file to check (default: params.yaml)")
+    arguments.add_argument("--experiment", help="default: the one that params.yaml names")
+    options = arguments.parse_args(argv)
+    runs = load_config(options.params).runs(options.experiment)
+    for run in runs:
+        print(run.folder, *setting_arguments(run.settings))
+
+
+if __name__ == "__main__":
+    step.run(main)

@@ -1,0 +1,23 @@
+"""The one exception that means: the input is wrong, and this line says what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Wrong input from outside: a file, a key, a value.
+
+    The message is one line that names the file, the line or key, the value and the remedy.
+    Command lines turn it into that line and exit status 2.
+    """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known name closest to `name`, else the list of all."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(names)}"

@@ -1,0 +1,118 @@
+"""``metrics.json``: one schema for every method, checked when it is written and when it is read."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from pipeline.errors import InputError
+from pipeline.files import write_json
+
+Count = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class RunMetrics(BaseModel):
+    """What every run reports, whatever it trains."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dataset: str
+    method: str
+    setting: str
+    seed: Count
+    parameters: Count
+    epochs: Count
+    seconds: NonNegative
+    seconds_per_epoch: NonNegative
+    peak_rss_bytes: Count
+    peak_gpu_bytes: Count
+    device: str
+    versions: dict[str, str]
+    params_sha256: Digest
+    data_sha256: Digest
+
+
+class CompressionMetrics(RunMetrics):
+    """A compressor's run. Errors are squared Frobenius norms; sizes are bytes.
+
+    `error` covers the tensor's real cells, `error_padded` NeuKron's zero-padded grid, `error_interval`
+    the 95 % interval where `error` was sampled. `bytes` follows the method's own publication,
+    `bytes_equal` charges every method 4 bytes a real, `bytes_with_order` adds the stored orders to that,
+    and `file_bytes` is the artifact on disk.
+    """
+
+    kind: Literal["compression"] = "compression"
+    shape: list[Count]
+    nnz: Count
+    norm2: NonNegative
+    error: NonNegative
+    error_padded: NonNegative | None = None
+    error_interval: tuple[NonNegative, NonNegative] | None = None
+    relative_error: NonNegative
+    fitness: Finite
+    bytes: Count
+    bytes_equal: Count
+    bytes_with_order: Count
+    file_bytes: Count
+
+
+class NetworkMetrics(RunMetrics):
+    """A block-sparse network's run, beside its dense twin. FLOPs are of one training step or one inference batch."""
+
+    kind: Literal["network"] = "network"
+    accuracy: Share
+    validation_accuracy: Share
+    train_loss: NonNegative
+    block_sparsity: Share
+    train_parameters: Count
+    inference_parameters: Count
+    train_flops: Count
+    inference_flops: Count
+    batch: Count
+    step_seconds: NonNegative
+    dense_step_seconds: NonNegative
+    file_bytes: Count
+
+
+Metrics = CompressionMetrics | NetworkMetrics
+_ADAPTER: TypeAdapter[Metrics] = TypeAdapter(Annotated[Metrics, Field(discriminator="kind")])
+
+
+def write_metrics(path: str | Path, content: dict[str, Any]) -> None:
+    """Check `content` against the schema and write it as JSON, whole or not at all."""
+    write_json(path, _ADAPTER.validate_python(content).model_dump(mode="json"))
+
+
+def read_metrics(path: str | Path) -> Metrics:
+    """Read and check one ``metrics.json``; wrong content is an :class:`InputError` naming file and key."""
+    try:
+        return _ADAPTER.validate_json(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run the step that makes it") from None
+    except (ValidationError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        key = ".".join(str(part) for part in first["loc"][1:]) or "content"
+        raise InputError(f"{path}: {key}: {first['msg']}; run the step that makes it again") from error
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident set of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def library_versions(*distributions: str) -> dict[str, str]:
+    """Versions of Python, Kronflow and the named distributions."""
+    named = {name: version(name) for name in ("kronflow", *distributions)}
+    return {"python": platform.python_version(), **named}

@@ -1,0 +1,100 @@
+"""What a run leaves behind: the model, ``metrics.json`` and ``history.parquet``, for every method alike."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.compressor import Compressor
+from pipeline.errors import InputError
+from pipeline.files import atomic_path, sha256_file, sha256_json
+from pipeline.metrics import library_versions, peak_rss_bytes, write_metrics
+from pipeline.sparse import SparseTensor
+from pipeline.step import add_settings
+
+
+def add_run_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Add what every fitting step takes: the tensor, the folder to fill, names, seed, threads, settings."""
+    arguments.add_argument("tensor", type=Path, help="a Parquet sparse tensor, for example data/tensors/flights.parquet")
+    arguments.add_argument("folder", type=Path, help="receives model.safetensors, metrics.json and history.parquet")
+    arguments.add_argument("--dataset", help="its name in metrics.json (default: the tensor's file name)")
+    arguments.add_argument("--setting", default="custom", help="the setting's name in metrics.json")
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--threads", type=int, default=1, help="threads to use (default: 1)")
+    add_settings(arguments)
+
+
+def identity(options: argparse.Namespace, method: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The part of ``metrics.json`` that names a run: data, method, setting, seed and their digests."""
+    return {
+        "dataset": options.dataset or options.tensor.stem,
+        "method": method,
+        "setting": options.setting,
+        "seed": options.seed,
+        "params_sha256": sha256_json({"method": method, "seed": options.seed, "settings": _plain(settings)}),
+        "data_sha256": sha256_file(options.tensor),
+    }
+
+
+def record_compression(
+    folder: Path,
+    model: Compressor,
+    X: SparseTensor,
+    names: dict[str, Any],
+    *,
+    seconds: float,
+    device: str = "cpu",
+    peak_gpu_bytes: int = 0,
+    libraries: Sequence[str],
+) -> dict[str, Any]:
+    """Write a fitted compressor's three files into `folder` and return its metrics.
+
+    `names` comes from :func:`identity`; `seconds` is the wall time of ``fit``; `libraries` are the
+    distributions whose versions decide the result.
+    """
+    path = folder / "model.safetensors"
+    model.save(path)
+    error = model.error(X)
+    history = model.history_
+    epochs = int(history[-1]["epoch"])
+    metrics = {
+        "kind": "compression",
+        **names,
+        "shape": list(X.shape),
+        "nnz": X.nnz,
+        "norm2": X.norm2,
+        **error,
+        "relative_error": error["error"] / X.norm2,
+        "fitness": 1.0 - (error["error"] / X.norm2) ** 0.5,
+        **model.size(),
+        "file_bytes": path.stat().st_size,
+        "parameters": model.parameter_count(),
+        "epochs": epochs,
+        "seconds": seconds,
+        "seconds_per_epoch": seconds / max(epochs, 1),
+        "peak_rss_bytes": peak_rss_bytes(),
+        "peak_gpu_bytes": peak_gpu_bytes,
+        "device": device,
+        "versions": library_versions(*libraries),
+    }
+    write_history(folder / "history.parquet", history)
+    write_metrics(folder / "metrics.json", metrics)
+    return metrics
+
+
+def write_history(path: Path, history: list[dict[str, Any]]) -> None:
+    """Write one row an epoch or sweep as Parquet, whole or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not history:
+        raise InputError(f"{path}: the method recorded no epoch")
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(history), temporary)
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without infinities, which canonical JSON cannot say."""
+    return {key: str(value) if isinstance(value, float) else value for key, value in settings.items()}

@@ -1,0 +1,85 @@
+"""What every command line of the workflow shares: settings, errors, exit status."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import yaml
+
+from pipeline.errors import InputError
+
+
+def parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    """Return an argument parser in the house style: first line of a docstring, examples kept as written."""
+    return argparse.ArgumentParser(
+        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_settings(arguments: argparse.ArgumentParser) -> None:
+    """Add ``--set KEY=VALUE``, the way a method's settings are given on the command line."""
+    arguments.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="a setting of the method, in YAML notation; may be given several times",
+    )
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Turn ``["hidden=8", "cell=gru"]`` into ``{"hidden": 8, "cell": "gru"}``.
+
+    Raises
+    ------
+    InputError
+        A pair without ``=``, a key given twice, or a value that is no YAML.
+    """
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise InputError(f"--set {pair}: write KEY=VALUE, for example --set hidden=8")
+        if key in settings:
+            raise InputError(f"--set {pair}: '{key}' is given twice; give it once")
+        try:
+            settings[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {pair}: '{text}' is no YAML value") from error
+    return settings
+
+
+def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> None:
+    """Call a step's `main` and leave with the right exit status.
+
+    Wrong input (:class:`InputError`, a missing file, a full disk) is one line on standard error
+    and status 2; an interrupt is status 130; a defect of ours keeps its traceback and status 1.
+    """
+    try:
+        main(argv)
+    except InputError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        _fail(f"{error.filename or 'output'}: {error.strerror}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _fail(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def limit_threads(count: int) -> None:
+    """Limit every numerical library to `count` threads; call before importing torch or numpy."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = str(count)
