@@ -33,9 +33,14 @@ def identity(options: argparse.Namespace, method: str, settings: dict[str, Any])
         "method": method,
         "setting": options.setting,
         "seed": options.seed,
-        "params_sha256": sha256_json({"method": method, "seed": options.seed, "settings": _plain(settings)}),
+        "params_sha256": params_digest(method, options.seed, settings),
         "data_sha256": sha256_file(options.tensor),
     }
+
+
+def params_digest(method: str, seed: int, settings: dict[str, Any]) -> str:
+    """SHA-256 of what decides a run besides its data: method, seed and the settings given to the step."""
+    return sha256_json({"method": method, "seed": seed, "settings": _plain(settings)})
 
 
 def record_compression(
