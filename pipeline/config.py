@@ -47,7 +47,8 @@ class Dataset(Section):
     citation: str
     format: str
     options: dict[str, Any] = {}
-    mirror: str | None = None
+    labels: list[Annotated[int, Field(ge=0)]] = []  # modes whose labels become a file
+    mirror: str | None = None  # folder in a mirror; default: the data set's name
     files: Annotated[dict[str, RawFile], Field(min_length=1)]
     shape: list[Positive] | None = None
     nnz: Positive | None = None

@@ -1,0 +1,118 @@
+"""Step: raw files of a data set -> Parquet sparse tensor and label files."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+from pipeline import step
+from pipeline.datasets import read_raw
+from pipeline.datasets.assemble import Assembled, Labels, assemble
+from pipeline.datasets.registry import Dataset, read_entry
+from pipeline.errors import InputError
+from pipeline.files import atomic_path, sha256_file
+from pipeline.sparse import SparseTensor
+
+NORM2_TOLERANCE = 1e-9  # relative; sums of squares in another order differ by rounding
+
+
+def convert(dataset: str, entry: Dataset, raw: Path, output: Path) -> Assembled:
+    """Read the raw files of a registry entry, check the tensor against the entry, write it and its labels.
+
+    Parameters
+    ----------
+    raw
+        Folder with the files that the entry names.
+    output
+        The Parquet file; label files ``<stem>.labels-<mode>.parquet`` go beside it.
+
+    Raises
+    ------
+    InputError
+        A missing, changed or malformed file; a tensor that is not the one the entry promises.
+    """
+    files = {name: raw / name for name in entry.files}
+    digests = {name: _checked_digest(path, entry.files[name].sha256) for name, path in files.items()}
+    source = {"dataset": dataset, "format": entry.format, "options": entry.options, "sha256": digests}
+    try:
+        result = assemble(read_raw(entry.format, files, entry.options), source)
+        _check_expectations(entry, result.tensor)
+        label_files = _label_files(entry, result, output)
+    except InputError as error:
+        raise InputError(f"data set '{dataset}': {error}") from error
+    for path, labels in label_files.items():
+        write_labels(path, labels)
+    result.tensor.write_parquet(output)
+    return result
+
+
+def _checked_digest(path: Path, expected: str | None) -> str:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; fetch it with 'python -m pipeline.download'")
+    digest = sha256_file(path)
+    if expected is not None and digest != expected:
+        raise InputError(f"{path}: sha256 {digest}, the registry says {expected}; download it again")
+    return digest
+
+
+def _check_expectations(entry: Dataset, tensor: SparseTensor) -> None:
+    if entry.shape is not None and list(tensor.shape) != entry.shape:
+        raise InputError(f"shape {list(tensor.shape)} after conversion, the registry says {entry.shape}")
+    if entry.nnz is not None and tensor.nnz != entry.nnz:
+        raise InputError(f"{tensor.nnz:,} non-zeros after conversion, the registry says {entry.nnz:,}")
+    if entry.norm2 is not None and not math.isclose(tensor.norm2, entry.norm2, rel_tol=NORM2_TOLERANCE):
+        raise InputError(f"norm2 {tensor.norm2!r} after conversion, the registry says {entry.norm2!r}")
+
+
+def _label_files(entry: Dataset, result: Assembled, output: Path) -> dict[Path, Labels]:
+    """Label files that the entry asks for; the caller's output names are known from the entry alone."""
+    found = {mode: labels for mode, labels in enumerate(result.labels) if labels is not None}
+    for mode in entry.labels:
+        if mode not in found:
+            raise InputError(f"labels {entry.labels}: mode {mode} has none; modes with labels: {sorted(found)}")
+    for mode in found:
+        if mode not in entry.labels:
+            name = result.tensor.mode_names[mode]
+            print(f"labels of mode {mode} ({name}) are not kept; list it under 'labels' to keep them", file=sys.stderr)
+    return {output.with_name(f"{output.stem}.labels-{mode}.parquet"): found[mode] for mode in entry.labels}
+
+
+def write_labels(path: Path, labels: Labels) -> None:
+    """Write one mode's labels: columns ``index``, ``label`` and what else there is."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    count = len(labels["label"])
+    table = pa.table({"index": np.arange(count, dtype=np.min_scalar_type(max(count - 1, 0))), **labels})
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Convert the raw files of one data set."""
+    arguments = step.parser(
+        "Convert the raw files of a data set to a Parquet sparse tensor: labels become indices, duplicates are "
+        "summed, modes are sorted by size, and the result is checked against the registry.",
+        "example: python -m pipeline.convert flights --raw data/raw/flights --output data/tensors/flights.parquet",
+    )
+    arguments.add_argument("dataset", help="name of the registry entry")
+    arguments.add_argument("--raw", type=Path, help="folder with its files (default: data/raw/DATASET)")
+    arguments.add_argument("--output", type=Path, help="default: data/tensors/DATASET.parquet")
+    arguments.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
+    options = arguments.parse_args(argv)
+    entry = read_entry(options.params, options.dataset)
+    raw = options.raw or Path("data/raw") / options.dataset
+    output = options.output or Path("data/tensors") / f"{options.dataset}.parquet"
+    result = convert(options.dataset, entry, raw, output)
+    tensor = result.tensor
+    if tensor.duplicates_summed:
+        print(f"{tensor.duplicates_summed:,} duplicate entries summed", file=sys.stderr)
+    if tensor.zeros_dropped:
+        print(f"{tensor.zeros_dropped:,} zero entries dropped", file=sys.stderr)
+    print(f"{options.dataset}: {tensor} from {result.entries:,} entries -> {output}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    step.run(main)

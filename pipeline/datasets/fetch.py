@@ -1,0 +1,198 @@
+"""Fetching one raw file: from a mirror, an installed distribution, the user's disk or the web, checksum first.
+
+Sources are texts: ``https://..`` or ``http://..``; ``package:DIST==VERSION/PATH``, a file inside an
+installed distribution, which is read and never imported; ``file:PATH``, relative to the folder of
+``params.yaml``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from tqdm import tqdm
+
+from pipeline.errors import InputError
+from pipeline.files import atomic_path, sha256_file
+
+CHUNK = 1 << 20
+ATTEMPTS = 3  # for one web address
+TIMEOUT = (10, 30)  # seconds to connect, and between two pieces of data
+LASTING = (400, 401, 403, 404, 405, 410, 451)  # HTTP statuses that another attempt does not change
+PACKAGE = re.compile(r"package:([A-Za-z0-9._-]+)==([^/]+)/(.+)")
+
+
+class SourceError(Exception):
+    """One source did not give the file; the next one may."""
+
+
+class _ChecksumError(ValueError):
+    """A finished transfer with another checksum; a ValueError so that pooch tries again from the start."""
+
+
+def fetch(target: Path, sources: list[str], sha256: str | None, root: Path) -> str:
+    """Put a file at `target` from the first source that gives it with the right checksum.
+
+    Parameters
+    ----------
+    target
+        Where the file goes; one that is there with the right checksum is left alone.
+    sources
+        In order of preference.
+    sha256
+        The expected checksum in hexadecimal; None accepts any content.
+    root
+        What ``file:`` paths are relative to.
+
+    Returns
+    -------
+    The source that it came from.
+
+    Raises
+    ------
+    InputError
+        No source gave it; the message lists what each one answered. Nothing is kept.
+    """
+    if sha256 is not None and target.is_file() and sha256_file(target) == sha256:
+        return str(target)
+    failures = []
+    for source in sources:
+        try:
+            _reader(source)(source, target, sha256, root)
+        except SourceError as error:
+            failures.append(f"{source}: {error}")
+            if len(failures) < len(sources):
+                print(f"{target.name}: {failures[-1]}; going on to the next source", file=sys.stderr)
+        else:
+            return source
+    raise InputError(f"{target}: cannot be fetched: {'; '.join(failures)}")
+
+
+def _reader(source: str) -> Callable[[str, Path, str | None, Path], None]:
+    kind = source.partition(":")[0]
+    readers = {"http": _from_web, "https": _from_web, "package": _from_package, "file": _from_disk}
+    if kind not in readers:
+        raise InputError(f"source '{source}': starts with none of http:, https:, package:, file:")
+    return readers[kind]
+
+
+def _from_disk(source: str, target: Path, sha256: str | None, root: Path) -> None:
+    path = root / Path(source.removeprefix("file:")).expanduser()
+    if not path.is_file():
+        raise SourceError(f"no file {path}")
+    _copy(path, target, sha256)
+
+
+def _from_package(source: str, target: Path, sha256: str | None, root: Path) -> None:
+    match = PACKAGE.fullmatch(source)
+    if match is None:
+        raise InputError(f"source '{source}': write package:NAME==VERSION/PATH")
+    name, version, path = match.groups()
+    try:
+        distribution = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise SourceError(f"not installed; run 'pip install {name}=={version}'") from error
+    if distribution.version != version:
+        raise SourceError(f"version {distribution.version} is installed; run 'pip install {name}=={version}'")
+    if path not in {str(each) for each in distribution.files or ()}:
+        raise SourceError(f"{name} {version} has no file {path}")
+    _copy(Path(str(distribution.locate_file(path))), target, sha256)
+
+
+def _copy(path: Path, target: Path, sha256: str | None) -> None:
+    try:
+        source = path.open("rb")
+    except OSError as error:
+        raise SourceError(f"cannot be read: {error.strerror}") from error
+    with source, atomic_path(target) as temporary, temporary.open("wb") as output:
+        digest = hashlib.sha256()
+        for piece in _pieces(source):
+            digest.update(piece)
+            output.write(piece)
+        if sha256 is not None and digest.hexdigest() != sha256:
+            raise SourceError(_mismatch(digest.hexdigest(), sha256))
+
+
+def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
+    while piece := stream.read(CHUNK):
+        yield piece
+
+
+def _mismatch(found: str, expected: str) -> str:
+    return f"sha256 {found} where {expected} is expected"
+
+
+def _from_web(source: str, target: Path, sha256: str | None, root: Path) -> None:
+    """Download with pooch: several attempts, each of which goes on where the one before broke off."""
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel("WARNING")
+    known = None if sha256 is None else f"sha256:{sha256}"
+    store = pooch.create(
+        target.parent, "", registry={target.name: known}, urls={target.name: source}, retry_if_failed=ATTEMPTS - 1
+    )
+    try:
+        store.fetch(target.name, downloader=_Resuming(target.with_name(f".{target.name}.part"), sha256))
+    except (_ChecksumError, requests.RequestException) as error:
+        raise SourceError(" ".join(str(error).split())) from error
+    except OSError as error:
+        raise InputError(f"{target}: cannot write: {error.strerror or error}") from error
+
+
+class _Resuming:
+    """A pooch downloader that keeps what has arrived in `part` and asks for the rest.
+
+    The part survives a broken transfer or an interrupted step; it is gone once the file is complete, whether
+    its checksum is right or wrong.
+    """
+
+    def __init__(self, part: Path, sha256: str | None) -> None:
+        self.part = part
+        self.sha256 = sha256
+
+    def __call__(self, url: str, output: str, pooch: Any) -> None:
+        """Download `url` to the path `output`."""
+        self._transfer(url)
+        if self.sha256 is not None and (found := sha256_file(self.part)) != self.sha256:
+            self.part.unlink()
+            raise _ChecksumError(_mismatch(found, self.sha256))
+        self.part.replace(output)
+
+    def _transfer(self, url: str) -> None:
+        import requests
+        import urllib3
+
+        have = self.part.stat().st_size if self.part.exists() else 0
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            if response.status_code == requests.codes.requested_range_not_satisfiable:
+                return  # all of it is here already; the checksum tells
+            if response.status_code in LASTING:
+                raise SourceError(f"HTTP {response.status_code} {response.reason}")
+            response.raise_for_status()
+            resumed = response.status_code == requests.codes.partial_content
+            rest = int(response.headers.get("Content-Length", 0))
+            start = have if resumed else 0
+            with (
+                self.part.open("ab" if resumed else "wb") as file,
+                tqdm(
+                    desc=self.part.name[1:-5],
+                    total=start + rest if rest else None,
+                    initial=start,
+                    unit="B",
+                    unit_scale=True,
+                    disable=None,
+                ) as bar,
+            ):
+                try:
+                    for piece in response.raw.stream(CHUNK, decode_content=False):
+                        file.write(piece)
+                        bar.update(len(piece))
+                except urllib3.exceptions.HTTPError as error:
+                    raise requests.ConnectionError(f"transfer broke off after {bar.n:,} bytes ({error})") from error

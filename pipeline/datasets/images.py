@@ -1,0 +1,36 @@
+"""Sets of labelled images as tensors: what the readers of image formats share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from pipeline.datasets.raw import Array, Block, Mode, RawTensor
+
+IMAGES_PER_BLOCK = 10_000
+
+
+def image_tensor(pixels: Array, labels: Array, split: Array, maximum: int) -> RawTensor:
+    """Make the raw tensor row x column (x channel) x image.
+
+    Parameters
+    ----------
+    pixels
+        (n, rows, columns) or (n, rows, columns, channels) whole numbers of 0..`maximum`, kept as they are.
+    labels, split
+        (n,) the class of each image and whether it is for ``train`` or ``test``.
+    maximum
+        The value of a white pixel; in the metadata as ``maximum``, to scale pixels to [0, 1].
+    """
+    names = ["row", "column", "channel"][: pixels.ndim - 1]
+    modes = [Mode(name, size) for name, size in zip(names, pixels.shape[1:], strict=True)]
+    modes.append(Mode("image", len(pixels), {"label": labels.astype(np.int64), "split": split.astype(object)}))
+    return RawTensor(modes, _blocks(pixels), {"maximum": maximum})
+
+
+def _blocks(pixels: Array) -> Iterator[Block]:
+    for start in range(0, len(pixels), IMAGES_PER_BLOCK):
+        part = pixels[start : start + IMAGES_PER_BLOCK]
+        image, *places = np.nonzero(part)
+        yield [*places, image + start], part[(image, *places)].astype(np.float64)

@@ -1,0 +1,143 @@
+"""What a reader gives, and the ways of opening raw files that readers share."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import InputError
+
+Array = npt.NDArray[Any]
+Files = Mapping[str, Path]  # the entry's file names -> where they lie
+Block = tuple[list[Array], Array]  # one array of keys a mode, and the values
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One mode of a raw tensor.
+
+    Attributes
+    ----------
+    name
+        What one index of it stands for.
+    size
+        How many indices it has, where the keys are 0-based indices already; None where they are labels
+        that become dense indices, in ascending order of the labels.
+    labels
+        For a mode with a size: columns of its label file (``label``, ``split``, ..), one value an index.
+    """
+
+    name: str
+    size: int | None = None
+    labels: dict[str, Array] | None = None
+
+
+@dataclass(frozen=True)
+class RawTensor:
+    """The entries of a raw data set in the order of its files, duplicates and all.
+
+    Attributes
+    ----------
+    modes
+        Its modes, in any order; the conversion sorts them by size.
+    blocks
+        The entries, in pieces: keys of each mode and values. Read once.
+    notes
+        Facts for the metadata of the converted file, such as the largest possible value of a pixel.
+    """
+
+    modes: list[Mode]
+    blocks: Iterable[Block]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def only_file(files: Files) -> Path:
+    """Return the one file of a data set whose format has just one."""
+    if len(files) != 1:
+        raise InputError(f"files {sorted(files)}: this format takes one file")
+    return next(iter(files.values()))
+
+
+def file_named(files: Files, *parts: str) -> Path:
+    """Return the one file whose name contains all `parts`."""
+    found = [path for name, path in files.items() if all(part in name for part in parts)]
+    if len(found) != 1:
+        wanted = " and ".join(f"'{part}'" for part in parts)
+        raise InputError(f"files {sorted(files)}: need exactly one with {wanted} in its name")
+    return found[0]
+
+
+@contextmanager
+def open_raw(path: Path) -> Iterator[IO[bytes]]:
+    """Open a raw file for reading, unpacking ``.gz`` and a ``.zip`` with one member.
+
+    Damage that shows while reading becomes an :class:`InputError` that names the file.
+    """
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path) as stream:
+                yield stream  # type: ignore[misc]
+        elif path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                if len(archive.namelist()) != 1:
+                    raise InputError(f"{path}: an archive of {len(archive.namelist())} files where one belongs")
+                with archive.open(archive.namelist()[0]) as stream:
+                    yield stream
+        else:
+            with path.open("rb") as stream:
+                yield stream
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; fetch it with 'python -m pipeline.download'") from error
+    except (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: truncated or damaged file ({error}); download it again") from error
+
+
+@contextmanager
+def open_text(path: Path, encoding: str = "utf-8") -> Iterator[io.TextIOWrapper]:
+    """Open a raw text file as :func:`open_raw` does; text in another encoding is an InputError."""
+    with open_raw(path) as stream, io.TextIOWrapper(stream, encoding=encoding, newline="") as text:
+        try:
+            yield text
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: no {encoding} text ({error.reason} at byte {error.start})") from error
+
+
+def read_integers(path: Path, minimum: int) -> npt.NDArray[np.int64]:
+    """Read a text file of one whole number a line.
+
+    Raises
+    ------
+    InputError
+        A line that is no whole number, or one below `minimum`, with its number.
+    """
+    with open_raw(path) as stream:
+        lines = stream.read().splitlines()
+    try:
+        numbers = np.array(lines, dtype=np.bytes_).astype(np.int64) if lines else np.empty(0, np.int64)
+    except (ValueError, OverflowError):
+        numbers = np.array([_integer(path, number, line) for number, line in enumerate(lines, start=1)])
+    if len(numbers) and numbers.min() < minimum:
+        line = int(np.argmax(numbers < minimum))
+        raise InputError(f"{path}:{line + 1}: {numbers[line]} is below {minimum}, the smallest number here")
+    return numbers
+
+
+def _integer(path: Path, number: int, line: bytes) -> int:
+    try:
+        value = int(line)
+    except ValueError:
+        value = 1 << 63
+    if not -(1 << 63) <= value < 1 << 63:
+        text = line.decode("utf-8", "replace")
+        raise InputError(f"{path}:{number}: '{text}' is no whole number of 64 bits") from None
+    return value
