@@ -1,0 +1,469 @@
+"""Evaluate the model on many cells at once, on the prefix tree of their sorted keys.
+
+Cells that share a prefix of tokens share the sequence model's state after it, so the model is stepped once
+for each distinct prefix instead of once for each cell and level; a parent's recurrent product is computed
+once for all its children; a token's input product is a row of a table. Sorted keys are cut into chunks, and
+each chunk is a tree of its own: memory stays bounded, chunks run on as many threads as there are, and
+because their borders do not depend on the number of threads, neither do the results.
+
+Both engines answer the same two questions about normalised products P (the approximation is scale * P):
+``products`` gives P, ``gradient`` the sum of w * P and its gradient by every weight.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.neukron.levels import Levels
+from pipeline.neukron.model import SequenceModel
+
+try:
+    from pipeline.neukron import kernels
+except ImportError:  # a machine without numba: the torch path serves the CPU as well
+    kernels = None  # type: ignore[assignment]
+
+Keys = npt.NDArray[np.int64]
+Item = TypeVar("Item")
+
+
+@dataclass
+class Weights:
+    """What evaluation needs of the model: float32 tensors, or gradients by them.
+
+    ``first`` (a_1,) is the normalised first factor, ``table`` (2(2^D-1), 4h) every token's share of the
+    gates, ``recurrent`` (4h, h) the matrix W_hh, ``heads`` the weight (a, h) and bias (a,) for each alphabet.
+    """
+
+    first: Tensor
+    table: Tensor
+    recurrent: Tensor
+    heads: dict[int, tuple[Tensor, Tensor]]
+
+    @classmethod
+    def of(cls, model: SequenceModel) -> Weights:
+        """The model's weights, still attached to its parameters."""
+        heads = {int(size): (head.weight, head.bias) for size, head in model.heads.items()}
+        return cls(model.first_factor(), model.input_table(), model.rnn.weight_hh_l0, heads)
+
+    def tensors(self) -> list[Tensor]:
+        """All of them in a fixed order."""
+        return [self.first, self.table, self.recurrent, *(tensor for pair in self.heads.values() for tensor in pair)]
+
+    def replace(self, tensors: list[Tensor]) -> Weights:
+        """The same structure with other tensors, given in the order of :meth:`tensors`."""
+        first, table, recurrent, *rest = tensors
+        pairs = zip(rest[::2], rest[1::2], strict=True)
+        return Weights(first, table, recurrent, dict(zip(self.heads, pairs, strict=True)))
+
+
+class Engine(ABC):
+    """Evaluates a model with given level structure.
+
+    Parameters
+    ----------
+    levels
+        The level structure.
+    hidden
+        Hidden size h.
+    chunk
+        Cells evaluated together; a suitable number for the engine if left out.
+    """
+
+    def __init__(self, levels: Levels, hidden: int, chunk: int | None = None) -> None:
+        self.levels = levels
+        self.hidden = hidden
+        self.chunk = chunk or self.default_chunk()
+
+    @abstractmethod
+    def default_chunk(self) -> int:
+        """Cells in a chunk that keep its working set small and its matrix products large."""
+
+    @abstractmethod
+    def products(self, weights: Weights, keys: Keys) -> npt.NDArray[np.float32]:
+        """P of every key; `keys` (words, n) must be sorted. Returns (n,) float32."""
+
+    @abstractmethod
+    def gradient(
+        self, weights: Weights, keys: Keys, factors: npt.NDArray[np.float64]
+    ) -> tuple[float, npt.NDArray[np.float32], list[Tensor]]:
+        """Sum of ``factors * P``, P itself, and the sum's gradient by each of ``weights.tensors()``."""
+
+    def pieces(self, count: int) -> Iterator[slice]:
+        """Chunk borders for `count` keys."""
+        for start in range(0, count, self.chunk):
+            yield slice(start, min(start + self.chunk, count))
+
+
+class WeightedSum(torch.autograd.Function):
+    """Sum of w * P as a differentiable function of the weights; P comes along for free."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        engine: Engine,
+        structure: Weights,
+        keys: Keys,
+        factors: npt.NDArray[np.float64],
+        products: list[npt.NDArray[np.float32]],
+        *tensors: Tensor,
+    ) -> Tensor:
+        """Evaluate, keep the gradients, and append P to `products`."""
+        detached = structure.replace([tensor.detach() for tensor in tensors])
+        total, values, gradients = engine.gradient(detached, keys, factors)
+        products.append(values)
+        ctx.save_for_backward(*gradients)
+        return torch.tensor(total, dtype=torch.float64)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Scale the gradients kept by the forward pass."""
+        scaled = [gradient * grad.to(gradient) for gradient in ctx.saved_tensors]
+        return None, None, None, None, None, *scaled
+
+
+def weighted_sum(
+    engine: Engine, model: SequenceModel, keys: Keys, factors: npt.NDArray[np.float64]
+) -> tuple[Tensor, npt.NDArray[np.float32]]:
+    """Return sum of ``factors * P`` over sorted `keys`, differentiable by the model's parameters, and P."""
+    weights = Weights.of(model)
+    products: list[npt.NDArray[np.float32]] = []
+    total = WeightedSum.apply(engine, weights, keys, factors, products, *weights.tensors())
+    return total, products[0]
+
+
+def make_engine(levels: Levels, hidden: int, device: str, threads: int = 1, chunk: int | None = None) -> Engine:
+    """The fastest engine for a device: compiled kernels on a CPU that has numba, torch anywhere else."""
+    if device == "cpu" and kernels is not None:
+        return CompiledEngine(levels, hidden, threads, chunk)
+    return TorchEngine(levels, hidden, device, chunk)
+
+
+# ---------------------------------------------------------------------------------------------- compiled, CPU
+
+
+@dataclass
+class _Padded:
+    """Weights laid out for the kernels: hidden units padded to `width`, matrices transposed for X @ W."""
+
+    first: npt.NDArray[np.float32]
+    table: npt.NDArray[np.float32]  # (rows, 4 width)
+    recurrent: Tensor  # (width, 4 width)
+    heads: dict[int, tuple[Tensor, Tensor]]  # (width, a), (a,)
+
+
+class _Level:
+    """A chunk's nodes at one depth and what the backward pass needs of them."""
+
+    __slots__ = (
+        "cell", "cell_before", "factors", "hidden", "norms", "outputs", "parent", "planes", "product", "tanh_cell",
+        "token",
+    )  # fmt: skip
+
+    parent: Any
+    token: Any
+    product: Any
+    planes: Any
+    cell_before: Any
+    cell: Any
+    tanh_cell: Any
+    hidden: Any
+    outputs: Any
+    factors: Any
+    norms: Any
+
+
+class CompiledEngine(Engine):
+    """Chunks on threads, each a sequence of small matrix products (torch) and compiled kernels (numba)."""
+
+    def __init__(self, levels: Levels, hidden: int, threads: int = 1, chunk: int | None = None) -> None:
+        super().__init__(levels, hidden, chunk)
+        self.threads = threads
+        self.width = -(-hidden // kernels.LANES) * kernels.LANES
+        self._words = np.array([word for word, _ in levels.packing], dtype=np.int64)
+        self._shifts = np.array([shift for _, shift in levels.packing], dtype=np.int64)
+        self._alphabets = np.array(levels.alphabets, dtype=np.int64)
+        self._offsets = [levels.embedding_offset(level) for level in range(1, levels.depth + 1)]
+
+    def default_chunk(self) -> int:
+        """About 24 MiB of kept activations, and at least 512 cells."""
+        return int(np.clip((24 << 20) // (self.levels.depth * self.hidden * 32), 512, 8192))
+
+    def products(self, weights: Weights, keys: Keys) -> npt.NDArray[np.float32]:
+        """See :meth:`Engine.products`."""
+        padded = self._pad(weights)
+        result = np.empty(keys.shape[1], dtype=np.float32)
+
+        def work(piece: slice) -> None:
+            nodes, leaf = self._tree(keys[:, piece])
+            result[piece] = self._forward(padded, nodes)[leaf]
+
+        for _ in self._run(work, list(self.pieces(keys.shape[1]))):
+            pass
+        return result
+
+    def gradient(
+        self, weights: Weights, keys: Keys, factors: npt.NDArray[np.float64]
+    ) -> tuple[float, npt.NDArray[np.float32], list[Tensor]]:
+        """See :meth:`Engine.gradient`; sums over chunks are float64 in a fixed order."""
+        padded = self._pad(weights)
+        products = np.empty(keys.shape[1], dtype=np.float32)
+
+        def work(piece: slice) -> _Padded:
+            nodes, leaf = self._tree(keys[:, piece])
+            products[piece] = self._forward_keep(padded, nodes)[leaf]
+            below = np.bincount(leaf, weights=factors[piece], minlength=len(nodes[-1].parent))
+            return self._backward(padded, nodes, below)
+
+        total: list[Tensor] | None = None
+        for partial in self._run(work, list(self.pieces(keys.shape[1]))):
+            gradients = [tensor.double() for tensor in self._unpad(partial)]
+            if total is None:
+                total = gradients
+            else:
+                for sum_, gradient in zip(total, gradients, strict=True):
+                    sum_ += gradient
+        assert total is not None  # noqa: S101 - there is at least one key
+        value = float(np.dot(factors, products.astype(np.float64)))
+        return value, products, [tensor.to(torch.float32) for tensor in total]
+
+    def _run(self, work: Callable[[slice], Item], pieces: list[slice]) -> Iterator[Item]:
+        """Run `work` on every piece, results in the order of the pieces."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            if self.threads == 1 or len(pieces) == 1:
+                yield from map(work, pieces)
+            else:
+                with ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                    yield from pool.map(work, pieces)
+        finally:
+            torch.set_num_threads(before)
+
+    def _pad(self, weights: Weights) -> _Padded:
+        h, width = self.hidden, self.width
+        table = torch.zeros(len(weights.table), 4, width)
+        table[:, :, :h] = weights.table.detach().view(-1, 4, h)
+        recurrent = torch.zeros(width, 4, width)
+        recurrent[:h, :, :h] = weights.recurrent.detach().view(4, h, h).permute(2, 0, 1)
+        heads = {}
+        for size, (weight, bias) in weights.heads.items():
+            padded = torch.zeros(width, size)
+            padded[:h] = weight.detach().T
+            heads[size] = (padded, bias.detach())
+        return _Padded(
+            weights.first.detach().numpy(), table.view(-1, 4 * width).numpy(), recurrent.view(width, 4 * width), heads
+        )
+
+    def _unpad(self, padded: _Padded) -> list[Tensor]:
+        h, width = self.hidden, self.width
+        table = torch.from_numpy(padded.table).view(-1, 4, width)[:, :, :h].reshape(-1, 4 * h)
+        recurrent = padded.recurrent.view(width, 4, width)[:h, :, :h].permute(1, 2, 0).reshape(4 * h, h)
+        heads = [tensor for weight, bias in padded.heads.values() for tensor in (weight[:h].T, bias)]
+        return [torch.from_numpy(padded.first), table, recurrent, *heads]
+
+    def _tree(self, keys: Keys) -> tuple[list[_Level], npt.NDArray[np.int32]]:
+        """Nodes of a chunk by depth (0 is the root) and each key's node at the last depth."""
+        count, depth = keys.shape[1], self.levels.depth
+        first = np.zeros(depth + 2, dtype=np.int64)
+        parent = np.empty(count * depth, dtype=np.int32)
+        token = np.empty(count * depth, dtype=np.int32)
+        leaf = np.empty(count, dtype=np.int32)
+        kernels.build_tree(keys, self._words, self._shifts, self._alphabets, first, parent, token, leaf)
+        root = _Level()
+        root.parent = root.token = np.zeros(1, dtype=np.int32)
+        nodes = [root]
+        for k in range(1, depth + 1):
+            level = _Level()
+            level.parent = parent[first[k] : first[k + 1]]
+            level.token = token[first[k] : first[k + 1]]
+            nodes.append(level)
+        return nodes, leaf
+
+    def _states(self, nodes: list[_Level], k: int) -> tuple[int, npt.NDArray[np.int32]]:
+        """Number of nodes at depth k and their rows in the input table."""
+        token = nodes[k].token
+        return len(token), token + self._offsets[k - 1]
+
+    def _recurrent(self, padded: _Padded, above: _Level, k: int) -> tuple[Any, Any]:
+        """Recurrent products and cell states of the nodes above depth k; the start is all zero."""
+        if k == 1:
+            return np.zeros((1, 4 * self.width), np.float32), np.zeros((1, self.width), np.float32)
+        return torch.mm(above.hidden, padded.recurrent).numpy(), above.cell
+
+    def _forward(self, padded: _Padded, nodes: list[_Level]) -> npt.NDArray[np.float32]:
+        """P of every leaf, keeping only what the next depth needs."""
+        width = self.width
+        product = padded.first[nodes[1].token]
+        for k in range(1, self.levels.depth):
+            above, level, children = nodes[k - 1], nodes[k], nodes[k + 1]
+            count, rows = self._states(nodes, k)
+            recurrent, cell_above = self._recurrent(padded, above, k)
+            planes = np.empty((4, count * width), np.float32)
+            cell = np.empty(count * width, np.float32)
+            hidden = np.empty(count * width, np.float32)
+            kernels.gather(recurrent, padded.table, level.parent, rows, cell_above, planes, cell)
+            kernels.cell_forward(planes, cell, hidden, count * width)
+            above.hidden = above.cell = None
+            level.hidden, level.cell = torch.from_numpy(hidden).view(count, width), cell.reshape(count, width)
+            factors = self._factors(padded, level, k)
+            below = np.empty(len(children.parent), np.float32)
+            kernels.descend(factors, children.parent, children.token, product, below)
+            product = below
+        return product
+
+    def _factors(self, padded: _Padded, level: _Level, k: int) -> npt.NDArray[np.float32]:
+        """Normalised factors of level k + 1 at every node of depth k; outputs and norms are kept."""
+        weight, bias = padded.heads[self.levels.alphabets[k]]
+        level.outputs = torch.addmm(bias, level.hidden, weight)
+        factors: npt.NDArray[np.float32] = torch.nn.functional.softplus(level.outputs).numpy()
+        level.norms = np.empty(len(factors), np.float32)
+        kernels.normalise(factors, level.norms)
+        return factors
+
+    def _forward_keep(self, padded: _Padded, nodes: list[_Level]) -> npt.NDArray[np.float32]:
+        """P of every leaf, keeping every depth's activations in its level."""
+        width = self.width
+        nodes[1].product = padded.first[nodes[1].token]
+        for k in range(1, self.levels.depth):
+            above, level, children = nodes[k - 1], nodes[k], nodes[k + 1]
+            count, rows = self._states(nodes, k)
+            recurrent, cell_above = self._recurrent(padded, above, k)
+            level.planes = np.empty((4, count * width), np.float32)
+            level.cell_before, cell, level.tanh_cell, hidden = np.empty((4, count * width), np.float32)
+            kernels.gather(recurrent, padded.table, level.parent, rows, cell_above, level.planes, level.cell_before)
+            kernels.cell_forward_keep(level.planes, level.cell_before, cell, level.tanh_cell, hidden, count * width)
+            level.hidden, level.cell = torch.from_numpy(hidden).view(count, width), cell.reshape(count, width)
+            level.factors = self._factors(padded, level, k)
+            children.product = np.empty(len(children.parent), np.float32)
+            kernels.descend(level.factors, children.parent, children.token, level.product, children.product)
+        result: npt.NDArray[np.float32] = nodes[-1].product
+        return result
+
+    def _backward(self, padded: _Padded, nodes: list[_Level], below: npt.NDArray[np.float64]) -> _Padded:
+        """Gradients of one chunk, padded like the weights."""
+        width, depth = self.width, self.levels.depth
+        table = np.zeros_like(padded.table)
+        recurrent = torch.zeros_like(padded.recurrent)
+        heads = {
+            size: (torch.zeros_like(weight), torch.zeros_like(bias)) for size, (weight, bias) in padded.heads.items()
+        }
+        grad_recurrent = grad_cell = None  # by the recurrent products and cell states of the depth at hand
+        for k in range(depth - 1, 0, -1):
+            level, children = nodes[k], nodes[k + 1]
+            count, rows = self._states(nodes, k)
+            grad = np.empty_like(level.factors)
+            below_above = np.empty(count)
+            kernels.ascend(
+                level.factors, children.parent, children.token, level.product, below, below_above, grad
+            )
+            below = below_above
+            kernels.factor_backward(level.factors, level.norms, torch.sigmoid(level.outputs).numpy(), grad)
+            weight, _ = padded.heads[self.levels.alphabets[k]]
+            grad_outputs = torch.from_numpy(grad)
+            heads[self.levels.alphabets[k]][0].addmm_(level.hidden.T, grad_outputs)
+            heads[self.levels.alphabets[k]][1].add_(grad_outputs.sum(0))
+            grad_hidden = torch.mm(grad_outputs, weight.T)
+            if grad_recurrent is None or grad_cell is None:
+                grad_cell = np.zeros(count * width, np.float32)
+            else:
+                grad_hidden.addmm_(grad_recurrent, padded.recurrent.T)
+                recurrent.addmm_(level.hidden.T, grad_recurrent)
+            kernels.cell_backward(
+                level.planes, level.cell_before, level.tanh_cell, grad_hidden.view(-1).numpy(), grad_cell, count * width
+            )
+            above = len(nodes[k - 1].parent)
+            grad_gates = np.empty((above, 4 * width), np.float32)
+            grad_above = np.empty(above * width, np.float32)
+            kernels.scatter(level.planes, grad_cell, level.parent, rows, grad_gates, grad_above, table)
+            grad_recurrent, grad_cell = torch.from_numpy(grad_gates), grad_above
+        first = np.bincount(nodes[1].token, weights=below, minlength=len(padded.first)).astype(np.float32)
+        return _Padded(first, table, recurrent, heads)
+
+
+# ------------------------------------------------------------------------------------------ torch, any device
+
+
+class TorchEngine(Engine):
+    """The same tree with torch operations and autograd: CUDA, float64, and CPUs without numba."""
+
+    def __init__(self, levels: Levels, hidden: int, device: str = "cpu", chunk: int | None = None) -> None:
+        self.device = torch.device(device)
+        super().__init__(levels, hidden, chunk)
+
+    def default_chunk(self) -> int:
+        """Large on a GPU, whose launches cost more than its memory."""
+        return 1 << 18 if self.device.type == "cuda" else 1 << 13
+
+    def products(self, weights: Weights, keys: Keys) -> npt.NDArray[np.float32]:
+        """See :meth:`Engine.products`."""
+        with torch.no_grad():
+            moved = weights.replace([tensor.detach().to(self.device) for tensor in weights.tensors()])
+            parts = [self._leaves(moved, keys[:, piece]).cpu() for piece in self.pieces(keys.shape[1])]
+        result: npt.NDArray[np.float32] = torch.cat(parts).numpy()
+        return result
+
+    def gradient(
+        self, weights: Weights, keys: Keys, factors: npt.NDArray[np.float64]
+    ) -> tuple[float, npt.NDArray[np.float32], list[Tensor]]:
+        """See :meth:`Engine.gradient`."""
+        leaves = [tensor.detach().to(self.device).requires_grad_() for tensor in weights.tensors()]
+        moved = weights.replace(leaves)
+        total = 0.0
+        parts = []
+        for piece in self.pieces(keys.shape[1]):
+            with torch.enable_grad():
+                products = self._leaves(moved, keys[:, piece])
+                share = torch.dot(torch.from_numpy(factors[piece]).to(self.device), products.double())
+                share.backward()  # type: ignore[no-untyped-call]
+            total += float(share.detach())
+            parts.append(products.detach().cpu())
+        gradients = [
+            (torch.zeros_like(leaf) if leaf.grad is None else leaf.grad).to(tensor.device)
+            for leaf, tensor in zip(leaves, weights.tensors(), strict=True)
+        ]
+        return total, torch.cat(parts).numpy(), gradients
+
+    def _leaves(self, weights: Weights, keys: Keys) -> Tensor:
+        """P of one chunk's keys."""
+        h = self.hidden
+        nodes, leaf = self._tree(torch.from_numpy(np.ascontiguousarray(keys)).to(self.device))
+        product = weights.first[nodes[0][1]]
+        hidden = cell = None
+        for k in range(1, self.levels.depth):
+            parent, token = nodes[k - 1]
+            gates = weights.table[token + self.levels.embedding_offset(k)]
+            if hidden is not None and cell is not None:
+                gates = gates + (hidden @ weights.recurrent.T)[parent]
+                cell = cell[parent]
+            i, f, g, o = gates.split(h, dim=1)
+            fresh = torch.sigmoid(i) * torch.tanh(g)
+            cell = fresh if cell is None else torch.sigmoid(f) * cell + fresh
+            hidden = torch.sigmoid(o) * torch.tanh(cell)
+            weight, bias = weights.heads[self.levels.alphabets[k]]
+            factors = torch.nn.functional.normalize(torch.nn.functional.softplus(hidden @ weight.T + bias), dim=1)
+            parent, token = nodes[k]
+            product = product[parent] * factors[parent, token]
+        return product[leaf]
+
+    def _tree(self, keys: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """Parent and token of every node by depth 1..L, and each key's node at depth L."""
+        nodes = []
+        fresh = torch.zeros(keys.shape[1], dtype=torch.bool, device=self.device)
+        fresh[0] = True
+        above = torch.zeros(keys.shape[1], dtype=torch.int64, device=self.device)
+        for (word, shift), alphabet in zip(self.levels.packing, self.levels.alphabets, strict=True):
+            prefix = keys[word] >> shift
+            fresh = fresh.clone()
+            fresh[1:] |= prefix[1:] != prefix[:-1]
+            nodes.append((above[fresh], prefix[fresh] & (alphabet - 1)))
+            above = torch.cumsum(fresh, 0) - 1
+        return nodes, above

@@ -1,0 +1,84 @@
+"""NeuKron's model: an auto-regressive sequence model that emits one small Kronecker factor a level.
+
+With tokens t_1..t_L of a cell and scale s = sqrt(q)^L,
+
+    x~ = s * prod_k K_k[t_k] / ||K_k||_F,   K_1 = softplus(free vector),  K_k = softplus(W_a y_k + b_a),
+
+where y_2..y_L are the outputs of a one-layer LSTM fed with embeddings of t_1..t_{L-1} from a zero state
+(NeuKron, section 4.1). Squares over the padded grid sum to s^2 = q^L (Lemma 1).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.neukron.levels import Levels
+
+
+class SequenceModel(nn.Module):
+    """Parameters of the model; evaluation on many cells is the engine's work.
+
+    Parameters
+    ----------
+    levels
+        The level structure of the tensor.
+    hidden
+        Width h of the embedding and of the LSTM.
+    seed
+        Seed of the initial values.
+    head_alphabets
+        Alphabets that get an output layer; those of levels 2..L if left out.
+
+    Attributes
+    ----------
+    first
+        (2^a_1,) free vector of K_1.
+    embedding
+        (2(2^D - 1), h), rows ordered by alphabet, largest first.
+    rnn
+        ``nn.LSTM``, gates in torch's order (input, forget, cell, output).
+    heads
+        Output layer for each alphabet size, h -> alphabet.
+    log_q
+        log q, float64: the scale is learned without ever leaving q > 0.
+    """
+
+    def __init__(self, levels: Levels, hidden: int, seed: int, head_alphabets: tuple[int, ...] | None = None) -> None:
+        super().__init__()
+        self.levels = levels
+        self.hidden = hidden
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.first = nn.Parameter(torch.randn(levels.alphabets[0]))
+            self.embedding = nn.Parameter(torch.randn(levels.embedding_rows, hidden))
+            self.rnn = nn.LSTM(hidden, hidden)
+            self.heads = nn.ModuleDict(
+                {str(size): nn.Linear(hidden, size) for size in head_alphabets or levels.head_alphabets}
+            )
+            self.log_q = nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def set_scale(self, scale: float) -> None:
+        """Set s = sqrt(q)^L."""
+        with torch.no_grad():
+            self.log_q.fill_(2.0 * math.log(scale) / self.levels.depth)
+
+    def scale(self) -> float:
+        """Return s = sqrt(q)^L, the Frobenius norm of the approximation over the padded grid."""
+        return math.exp(0.5 * self.levels.depth * float(self.log_q.detach()))
+
+    def input_table(self) -> Tensor:
+        """Every token's share of the gates, (2(2^D - 1), 4h): embedding times W_ih, plus both biases."""
+        weight: Tensor = self.rnn.weight_ih_l0
+        bias: Tensor = self.rnn.bias_ih_l0 + self.rnn.bias_hh_l0
+        return self.embedding @ weight.T + bias
+
+    def first_factor(self) -> Tensor:
+        """K_1 / ||K_1||, (2^a_1,)."""
+        return nn.functional.normalize(nn.functional.softplus(self.first), dim=0)
+
+    def parameter_count(self) -> int:
+        """Number of reals: 2(2^D-1)h + 8h^2 + 8h + sum_a a(h+1) + 2^D + 1."""
+        return sum(parameter.numel() for parameter in self.parameters())

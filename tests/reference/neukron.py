@@ -1,0 +1,43 @@
+"""NeuKron straight from its equations: ``nn.LSTM`` over every non-zero's whole token sequence.
+
+Oracle and yardstick: nothing is shared, nothing is compiled, every value is recomputed when it is needed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pipeline.neukron.levels import Levels
+from pipeline.neukron.model import SequenceModel
+
+
+def values(model: SequenceModel, tokens: Tensor) -> Tensor:
+    """x~ of n cells given their (n, L) tokens: K_1 is free, K_k comes from the LSTM's output y_k."""
+    levels = model.levels
+    first = torch.nn.functional.softplus(model.first)
+    value = torch.exp(0.5 * levels.depth * model.log_q).to(first) * first[tokens[:, 0]] / first.norm()
+    if levels.depth == 1:
+        return value
+    offsets = torch.tensor([levels.embedding_offset(level) for level in range(1, levels.depth)])
+    embedded = model.embedding[tokens[:, :-1] + offsets]  # (n, L - 1, h)
+    outputs, _ = model.rnn(embedded.transpose(0, 1))  # (L - 1, n, h)
+    for step in range(1, levels.depth):
+        head = model.heads[str(levels.alphabets[step])]
+        factor = torch.nn.functional.softplus(head(outputs[step - 1]))  # (n, a)
+        value = value * factor.gather(1, tokens[:, step : step + 1])[:, 0] / factor.norm(dim=1)
+    return value
+
+
+def loss(model: SequenceModel, tokens: Tensor, entries: Tensor) -> Tensor:
+    """Squared error over the padded grid by Lemma 1: q^L + sum over non-zeros of (x - x~)^2 - x~^2."""
+    approximation = values(model, tokens).double()
+    scale = torch.exp(model.levels.depth * model.log_q)
+    return scale + ((entries - approximation) ** 2 - approximation**2).sum()
+
+
+def all_tokens(levels: Levels) -> Tensor:
+    """Tokens of every cell of the padded grid, in row-major order."""
+    grids = torch.meshgrid(*(torch.arange(2**bits) for bits in levels.bits), indexing="ij")
+    coords = torch.stack([grid.flatten() for grid in grids], dim=1).numpy()
+    return torch.from_numpy(levels.tokens(levels.keys(coords)))
