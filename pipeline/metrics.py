@@ -68,9 +68,15 @@ class CompressionMetrics(RunMetrics):
 
 
 class NetworkMetrics(RunMetrics):
-    """A block-sparse network's run, beside its dense twin. FLOPs are of one training step or one inference batch."""
+    """A block-sparse network's run, beside its dense twin.
+
+    `accuracy` is on the test part. FLOPs are of the matrix products of one training step (forward and
+    backward) or of classifying one batch, zero blocks skipped; times are of one training step, both measured
+    in the same run. `inference_parameters` counts the reals that classification needs.
+    """
 
     kind: Literal["network"] = "network"
+    network: str
     accuracy: Share
     validation_accuracy: Share
     train_loss: NonNegative
@@ -78,7 +84,9 @@ class NetworkMetrics(RunMetrics):
     train_parameters: Count
     inference_parameters: Count
     train_flops: Count
+    dense_train_flops: Count
     inference_flops: Count
+    dense_inference_flops: Count
     batch: Count
     step_seconds: NonNegative
     dense_step_seconds: NonNegative

@@ -1,0 +1,139 @@
+"""Trained networks as artifacts: zero blocks are left out of the file and come back as exact zeros."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from pipeline.artifact import write_artifact
+from pipeline.errors import InputError
+from pipeline.kpd.layer import KPDLinear
+from pipeline.kpd.networks import build
+
+
+class NetworkArtifact:
+    """A trained network that classifies raw images; what :func:`pipeline.load` gives back for one.
+
+    Parameters
+    ----------
+    network
+        The module, on any device.
+    name
+        Its name in :data:`pipeline.kpd.networks.NETWORKS`.
+    image_shape, classes
+        Of what it was built for.
+    scale
+        Raw values are divided by it.
+    trained_with
+        The sparsity method and its settings, for people.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        image_shape: tuple[int, ...],
+        classes: int,
+        scale: float,
+        trained_with: dict[str, Any],
+    ) -> None:
+        self.network = network.eval()
+        self.name, self.image_shape, self.classes, self.scale = name, tuple(image_shape), classes, scale
+        self.trained_with = trained_with
+
+    def logits(self, images: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """(count, classes) float32 for (count, *image_shape) raw images."""
+        raw = np.asarray(images)
+        if raw.shape[1:] != self.image_shape:
+            raise InputError(f"images of shape {raw.shape}: this network takes (count, {str(self.image_shape)[1:]}")
+        parameter = next(self.network.parameters())
+        scaled = torch.from_numpy((raw / self.scale).astype(np.float32)).to(parameter.device)
+        with torch.no_grad():
+            result: npt.NDArray[np.float32] = self.network(scaled).cpu().numpy()
+        return result
+
+    def predict(self, images: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """(count,) int64 classes of (count, *image_shape) raw images."""
+        classes: npt.NDArray[np.int64] = self.logits(images).argmax(axis=1)
+        return classes
+
+    def save(self, path: str | Path) -> None:
+        """Write the artifact."""
+        tensors: dict[str, npt.NDArray[Any]] = {}
+        layers: dict[str, dict[str, Any]] = {}
+        for name, layer in self.network.named_modules():
+            if isinstance(layer, KPDLinear):
+                tensors |= {f"{name}.{key}": value for key, value in _packed(layer).items()}
+                layers[name] = {"block": list(layer.block), "rank": layer.rank}
+        for key, value in self.network.state_dict().items():
+            if key.rpartition(".")[0] not in layers:
+                tensors[key] = value.cpu().numpy()
+        metadata = {
+            "network": self.name,
+            "image_shape": list(self.image_shape),
+            "classes": self.classes,
+            "scale": self.scale,
+            "layers": layers,
+            "trained_with": self.trained_with,
+        }
+        write_artifact(path, "kpd", tensors, metadata)
+
+    @classmethod
+    def from_artifact(cls, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> Self:
+        """Rebuild the network; pruned blocks are outside the support of its layers."""
+        network = build(metadata["network"], metadata["image_shape"], metadata["classes"])
+        state = {key: torch.from_numpy(value) for key, value in tensors.items()}
+        for name, form in metadata["layers"].items():
+            dense = network.get_submodule(name)
+            if not isinstance(dense, nn.Linear):
+                raise InputError(f"layer '{name}' is no linear layer of network '{metadata['network']}'")
+            layer = KPDLinear(
+                dense.in_features, dense.out_features, tuple(form["block"]), form["rank"], dense.bias is not None
+            )
+            own = {
+                key: state.pop(f"{name}.{key}") for key in ("blocks", "values", "B", "bias") if f"{name}.{key}" in state
+            }
+            _unpack(layer, own)
+            network.set_submodule(name, layer)
+            state |= {f"{name}.{key}": value for key, value in layer.state_dict().items()}
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise InputError(" ".join(str(error).split())) from error
+        return cls(
+            network,
+            name=metadata["network"],
+            image_shape=tuple(metadata["image_shape"]),
+            classes=metadata["classes"],
+            scale=metadata["scale"],
+            trained_with=metadata["trained_with"],
+        )
+
+
+def _packed(layer: KPDLinear) -> dict[str, npt.NDArray[Any]]:
+    """``blocks`` (m1 n1 bits: which are not zero), ``values`` (r, blocks: S * A there), ``B`` and ``bias``."""
+    used = ~layer.zero_blocks()
+    packed = {
+        "blocks": np.packbits(used.cpu().numpy()),
+        "values": layer.scaled().detach()[:, used].cpu().numpy(),
+        "B": layer.B.detach().cpu().numpy(),
+    }
+    return packed if layer.bias is None else packed | {"bias": layer.bias.detach().cpu().numpy()}
+
+
+@torch.no_grad()
+def _unpack(layer: KPDLinear, packed: dict[str, torch.Tensor]) -> None:
+    """Undo :func:`_packed`: S is 1 on the support, A holds S * A."""
+    used = np.unpackbits(packed["blocks"].numpy(), count=layer.S.numel()).astype(bool).reshape(layer.grid)
+    layer.A.zero_()
+    layer.A[:, torch.from_numpy(used)] = packed["values"]
+    layer.B.copy_(packed["B"])
+    if layer.bias is not None:
+        layer.bias.copy_(packed["bias"])
+    layer.set_support(torch.from_numpy(used))

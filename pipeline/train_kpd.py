@@ -1,0 +1,200 @@
+"""Step: train a block-sparse network, or its dense twin, on labelled images."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import step
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from pipeline.kpd.data import LabelledImages
+    from pipeline.kpd.methods import Dense
+    from pipeline.kpd.trainer import Trained
+
+EXAMPLE = """example:
+  python -m pipeline.train_kpd data/tensors/digits.parquet results/runs/digits/kpd/b2x4-s0 \\
+      --labels data/tensors/digits.labels-2.parquet --method kpd --set block=[2,4] --set block_sparsity=0.5
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train and write model.safetensors, metrics.json and history.parquet."""
+    options = _arguments().parse_args(argv)
+    step.limit_threads(options.threads)
+    import torch
+    from tqdm import tqdm
+
+    from pipeline.kpd.methods import make
+    from pipeline.kpd.trainer import train
+
+    torch.set_num_threads(options.threads)
+    device = _device(options.device)
+    method = make(options.method, step.parse_settings(options.settings))
+    settings = _settings(method)
+    data = read_images(options.tensor, options.labels, options.seed)
+    with tqdm(total=method.epochs, unit="epoch", desc=options.method) as bar:
+
+        def show(entry: dict[str, Any]) -> None:
+            bar.set_postfix(validation=f"{entry['validation_accuracy']:.4f}", zeros=f"{entry['block_sparsity']:.3f}")
+            bar.update()
+
+        started = time.perf_counter()
+        trained = train(method, data, seed=options.seed, device=device, progress=show)
+        seconds = time.perf_counter() - started
+    _write(options, settings, data, trained, seconds, device)
+
+
+def _arguments() -> argparse.ArgumentParser:
+    from pipeline.record import add_run_arguments
+
+    arguments = step.parser(
+        "Train a network on labelled images (a tensor of three modes: row, column, image) with a wanted share\n"
+        "of exactly zero blocks, and time its training step beside that of its dense twin.",
+        EXAMPLE,
+    )
+    add_run_arguments(arguments)
+    arguments.add_argument(
+        "--labels", type=Path, required=True, help="Parquet with columns index, label and, if published, split"
+    )
+    arguments.add_argument("--method", default="kpd", help="sparsity method: kpd, dense (default: kpd)")
+    arguments.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1 .. (default: a GPU if there is one)"
+    )
+    return arguments
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: not available here ({error}); use cpu") from error
+    return name
+
+
+def _settings(method: Dense) -> dict[str, Any]:
+    """Settings of `method` as plain values, without its working state."""
+    return {key: value for key, value in asdict(method).items() if not key.startswith("_")}
+
+
+def read_images(tensor: Path, labels: Path, seed: int) -> LabelledImages:
+    """Read a (row, column, image) tensor and its labels, and split them by `seed`."""
+    import numpy as np
+
+    from pipeline.kpd.data import labelled_images
+    from pipeline.sparse import SparseTensor
+
+    X = SparseTensor.read_parquet(tensor)
+    if X.order < 2:
+        raise InputError(f"{tensor}: {X.order} mode; images need rows, columns and, last, the image")
+    images = np.moveaxis(X.to_dense(), -1, 0)
+    classes, published_test = _read_labels(labels, len(images))
+    try:
+        return labelled_images(images, classes, seed=seed, published_test=published_test)
+    except InputError as error:
+        raise InputError(f"{labels}: {error}") from error
+
+
+def _read_labels(path: Path, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_] | None]:
+    """Labels of all `count` images, and which are published test images if the file says so."""
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        table = pd.read_parquet(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({error}); make it with 'snakemake'") from error
+    for column in ("index", "label"):
+        if column not in table:
+            raise InputError(f"{path}: no column '{column}' among {list(table.columns)}; convert the raw data again")
+    table = table.sort_values("index")
+    if not np.array_equal(table["index"].to_numpy(), np.arange(count)):
+        raise InputError(f"{path}: {len(table)} labels; the tensor has {count} images, each needs one")
+    labels = pd.to_numeric(table["label"], errors="coerce")
+    if labels.isna().any() or (labels != labels.round()).any():
+        raise InputError(f"{path}: label '{table['label'][labels.isna()].iloc[0]}' is no class number")
+    if "split" not in table or not (table["split"] == "test").any():
+        return labels.to_numpy(dtype=np.int64), None
+    return labels.to_numpy(dtype=np.int64), (table["split"] == "test").to_numpy(dtype=bool)
+
+
+def _write(
+    options: argparse.Namespace,
+    settings: dict[str, Any],
+    data: LabelledImages,
+    trained: Trained,
+    seconds: float,
+    device: str,
+) -> None:
+    """Leave the run's three files in its folder."""
+    import torch
+
+    from pipeline.kpd.cost import inference_flops, inference_parameters, training_flops
+    from pipeline.kpd.export import NetworkArtifact
+    from pipeline.kpd.trainer import dense_twin, step_seconds
+    from pipeline.metrics import library_versions, peak_rss_bytes, write_metrics
+    from pipeline.record import identity, write_history
+
+    network = trained.network
+    first = data.train[: settings["batch"]]
+    images, labels = torch.from_numpy(data.images[first]).to(device), torch.from_numpy(data.labels[first]).to(device)
+    own_seconds, dense_seconds = step_seconds([network, dense_twin(network)], images, labels)
+    artifact = NetworkArtifact(
+        network,
+        name=settings["network"],
+        image_shape=data.image_shape,
+        classes=data.classes,
+        scale=data.scale,
+        trained_with={"method": options.method, "seed": options.seed, **settings},
+    )
+    path = options.folder / "model.safetensors"
+    artifact.save(path)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    epochs = len(trained.history)
+    write_history(options.folder / "history.parquet", trained.history)
+    write_metrics(
+        options.folder / "metrics.json",
+        {
+            "kind": "network",
+            **identity(options, options.method, settings),
+            "network": settings["network"],
+            "accuracy": trained.test_accuracy,
+            "validation_accuracy": trained.validation_accuracy,
+            "train_loss": trained.train_loss,
+            "block_sparsity": trained.block_sparsity,
+            "parameters": parameters,
+            "train_parameters": parameters,
+            "inference_parameters": inference_parameters(network),
+            "train_flops": training_flops(network, images, labels),
+            "dense_train_flops": training_flops(dense_twin(network), images, labels),
+            "inference_flops": inference_flops(network, images),
+            "dense_inference_flops": inference_flops(dense_twin(network), images),
+            "batch": len(first),
+            "step_seconds": own_seconds,
+            "dense_step_seconds": dense_seconds,
+            "epochs": epochs,
+            "seconds": seconds,
+            "seconds_per_epoch": seconds / epochs,
+            "peak_rss_bytes": peak_rss_bytes(),
+            "peak_gpu_bytes": torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else 0,
+            "device": device,
+            "file_bytes": path.stat().st_size,
+            "versions": library_versions("torch", "numpy"),
+        },
+    )
+
+
+if __name__ == "__main__":
+    step.run(main)

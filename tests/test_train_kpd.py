@@ -1,0 +1,160 @@
+"""The step, on scikit-learn's digits."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import pipeline
+from pipeline import step
+from pipeline.errors import InputError
+from pipeline.metrics import NetworkMetrics, read_metrics
+from pipeline.sparse import SparseTensor
+from pipeline.train_kpd import main, read_images
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Tensor and labels as the convert step leaves them."""
+    folder = tmp_path_factory.mktemp("tensors")
+    package = Path(importlib.util.find_spec("sklearn").origin).parent
+    with gzip.open(package / "datasets" / "data" / "digits.csv.gz", "rt") as file:
+        table = np.loadtxt(file, delimiter=",")
+    images = table[:, :64].reshape(-1, 8, 8)
+    SparseTensor.from_dense(np.moveaxis(images, 0, -1)).write_parquet(folder / "digits.parquet")
+    labels = pd.DataFrame({"index": np.arange(len(table)), "label": table[:, 64].astype(int)})
+    labels.sample(frac=1, random_state=0).to_parquet(folder / "digits.labels-2.parquet")
+    return folder / "digits.parquet", folder / "digits.labels-2.parquet"
+
+
+def run(digits: tuple[Path, Path], folder: Path, *more: str) -> NetworkMetrics:
+    tensor, labels = digits
+    threads = torch.get_num_threads()
+    try:
+        main([str(tensor), str(folder), "--labels", str(labels), "--device", "cpu", *more])
+    finally:
+        torch.set_num_threads(threads)
+    metrics = read_metrics(folder / "metrics.json")
+    assert isinstance(metrics, NetworkMetrics)
+    return metrics
+
+
+def test_kpd_run_leaves_model_metrics_and_history(digits, tmp_path: Path) -> None:
+    metrics = run(digits, tmp_path, "--setting", "b2x2", "--set", "block=[2,2]", "--set", "epochs=12")
+    assert (metrics.dataset, metrics.method, metrics.setting, metrics.seed) == ("digits", "kpd", "b2x2", 0)
+    assert metrics.block_sparsity == 0.5
+    assert metrics.accuracy > 0.7
+    assert metrics.parameters == metrics.train_parameters == 3 * 160 + 2 * 4 + 10
+    assert metrics.inference_parameters == 2 * (80 + 4) + 10
+    assert metrics.dense_inference_flops == 2 * 64 * 64 * 10
+    assert metrics.inference_flops <= metrics.dense_inference_flops / 2
+    assert metrics.step_seconds > 0
+    assert metrics.dense_step_seconds > 0
+    history = pd.read_parquet(tmp_path / "history.parquet")
+    assert list(history.columns) == ["epoch", "loss", "validation_accuracy", "block_sparsity", "seconds"]
+    assert history["epoch"].tolist() == list(range(1, 13))
+
+    model = pipeline.load(tmp_path / "model.safetensors")
+    data = read_images(*digits, seed=0)
+    raw = data.images * data.scale
+    assert (model.predict(raw[data.test]) == data.labels[data.test]).mean() == metrics.accuracy
+    assert model.logits(raw[:3]).shape == (3, 10)
+    blocks = model.network[1].to_dense().weight.view(5, 2, 32, 2).abs().amax(dim=(1, 3))
+    assert int((blocks == 0).sum()) == 80
+    with pytest.raises(InputError, match=r"this network takes \(count, 8, 8\)"):
+        model.predict(raw[:2, :4])
+
+
+def test_dense_twin_run(digits, tmp_path: Path) -> None:
+    metrics = run(digits, tmp_path, "--method", "dense")
+    assert metrics.accuracy > 0.92
+    assert metrics.block_sparsity == 0
+    assert metrics.parameters == metrics.inference_parameters == 650
+    assert metrics.train_flops == metrics.dense_train_flops
+    model = pipeline.load(tmp_path / "model.safetensors")
+    assert isinstance(model.network[1], torch.nn.Linear)
+    assert model.trained_with["method"] == "dense"
+
+
+def test_rerun_is_bit_identical(digits, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        run(digits, tmp_path / name, "--set", "epochs=4", "--seed", "3", "--threads", "1")
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
+    assert first == second
+    timings = {"seconds", "seconds_per_epoch", "step_seconds", "dense_step_seconds", "peak_rss_bytes"}
+    contents = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("first", "second")]
+    assert {k: v for k, v in contents[0].items() if k not in timings} == {
+        k: v for k, v in contents[1].items() if k not in timings
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "blok=[2,2]"], "did you mean 'block'"),
+        (["--set", "block=[3,2]"], "layer '1': block (3, 2): 3 rows do not divide out_features = 10"),
+        (["--method", "dens"], "did you mean 'dense'"),
+        (["--device", "cuda:99"], "not available here"),
+        (["--set", "network=linea"], "did you mean 'linear'"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(digits, tmp_path: Path, capsys, arguments: list[str], words: str) -> None:
+    tensor, labels = digits
+    with pytest.raises(SystemExit) as stopped:
+        step.run(main, [str(tensor), str(tmp_path), "--labels", str(labels), *arguments])
+    assert stopped.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert words in last
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda table: table.drop(columns="label"), "no column 'label'"),
+        (lambda table: table.iloc[1:], "1796 labels; the tensor has 1797"),
+        (lambda table: table.assign(label="seven"), "label 'seven' is no class number"),
+        (lambda table: table.assign(label=-1), "counted from 0"),
+    ],
+)
+def test_wrong_labels_are_named(digits, tmp_path: Path, change, words: str) -> None:
+    change(pd.read_parquet(digits[1])).to_parquet(tmp_path / "labels.parquet")
+    with pytest.raises(InputError, match=words) as caught:
+        read_images(digits[0], tmp_path / "labels.parquet", 0)
+    assert str(tmp_path / "labels.parquet") in str(caught.value)
+    (tmp_path / "no.parquet").write_text("no parquet")
+    with pytest.raises(InputError, match="not a readable Parquet file"):
+        read_images(digits[0], tmp_path / "no.parquet", 0)
+
+
+def test_published_split_is_used(digits, tmp_path: Path) -> None:
+    table = pd.read_parquet(digits[1])
+    table["split"] = np.where(table["index"] >= 1500, "test", "train")
+    table.to_parquet(tmp_path / "labels.parquet")
+    data = read_images(digits[0], tmp_path / "labels.parquet", seed=5)
+    assert data.test.tolist() == list(range(1500, 1797))
+
+
+def test_damaged_artifacts_are_refused(digits, tmp_path: Path) -> None:
+    from pipeline.artifact import read_artifact, write_artifact
+
+    run(digits, tmp_path, "--set", "epochs=1")
+    tensors, metadata = read_artifact(tmp_path / "model.safetensors")
+    missing = {key: value for key, value in tensors.items() if not key.endswith("values")}
+    write_artifact(tmp_path / "bad.safetensors", "kpd", missing, metadata)
+    with pytest.raises(InputError, match=r"bad.safetensors.*do not fit"):
+        pipeline.load(tmp_path / "bad.safetensors")
+
+
+def test_help_shows_an_example(capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    assert "python -m pipeline.train_kpd data/tensors/digits.parquet" in capsys.readouterr().out
