@@ -101,5 +101,12 @@ def write_history(path: Path, history: list[dict[str, Any]]) -> None:
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without infinities, which canonical JSON cannot say."""
-    return {key: str(value) if isinstance(value, float) else value for key, value in settings.items()}
+    """Settings as canonical JSON can say them: defaults left to the method dropped, 10.0 as 10, infinity as text.
+
+    So a run has one digest, whether its step saw the settings as given or completed them.
+    """
+    return {
+        key: (int(value) if value.is_integer() else str(value)) if isinstance(value, float) else value
+        for key, value in settings.items()
+        if value is not None
+    }
