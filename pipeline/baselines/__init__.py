@@ -1,0 +1,21 @@
+"""What a user would choose instead of NeuKron: one file a method, all of one shape, listed in ``METHODS``."""
+
+from __future__ import annotations
+
+from pipeline.baselines.base import Baseline
+from pipeline.baselines.cp import CP
+from pipeline.baselines.lossless import Lossless
+from pipeline.baselines.t_svd import TSVD
+from pipeline.baselines.truncation import Truncation
+
+METHODS: dict[str, type[Baseline]] = {
+    method.name: method
+    for method in (
+        TSVD,
+        CP,
+        Lossless,
+        Truncation,
+    )
+}
+
+__all__ = ["METHODS", "Baseline"]

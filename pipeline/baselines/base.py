@@ -1,0 +1,112 @@
+"""What all baselines share: the course of a fit, its history, checks of settings, exact squared errors."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.compressor import Compressor, Progress
+from pipeline.errors import InputError
+from pipeline.sparse import SparseTensor
+
+Reals = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+BATCH = 1 << 16  # cells evaluated at a time, so that predictions need little memory beside their result
+AUTOMATIC_SHARE = 4  # an automatic size takes a fourth of the bytes of the coordinate list
+COORDINATE_BYTES = 8  # a non-zero in a plain coordinate list: about 8 bytes, whatever its order
+
+
+class Baseline(Compressor):
+    """A compressor that is fitted in sweeps on the CPU."""
+
+    def fit(self, X: SparseTensor, progress: Progress | None = None) -> Self:
+        """Fit to a sparse tensor.
+
+        Parameters
+        ----------
+        X
+            The tensor; its zeros are never visited.
+        progress
+            Called with each new entry of ``history_``.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InputError
+            A setting is out of range for this tensor, or the method knows matrices only.
+        """
+        self.check_order(X)
+        self.shape_ = X.shape
+        self.history_ = []
+        self._progress = progress
+        self._started = time.perf_counter()
+        self._fit(X)
+        self._progress = None
+        return self
+
+    @abstractmethod
+    def _fit(self, X: SparseTensor) -> None:
+        """Set the learned attributes and call ``_record`` at least once."""
+
+    def error(self, X: SparseTensor) -> dict[str, Any]:
+        """Squared Frobenius error against `X` over all its cells, zeros included, under ``error``."""
+        self.check_shape(X)
+        return {"error": self._squared_error(X)}
+
+    @abstractmethod
+    def _squared_error(self, X: SparseTensor) -> float: ...
+
+    def check_shape(self, X: SparseTensor) -> None:
+        """Refuse a tensor of another shape than the fitted one."""
+        if X.shape != self.shape_:
+            raise InputError(f"a tensor of shape {X.shape} for a {self.name} model of shape {self.shape_}")
+
+    def _record(self, error: float, **more: float) -> None:
+        """Append a sweep to the history; `seconds` counts from the start of the fit."""
+        row = {
+            "epoch": len(self.history_) + 1,
+            "error": error,
+            "seconds": time.perf_counter() - self._started,
+            **more,
+        }
+        self.history_.append(row)
+        if self._progress is not None:
+            self._progress(row)
+
+
+def check_positive(name: str, value: object) -> None:
+    """Refuse a setting that is no whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name}={value!r}: needs a whole number of at least 1")
+
+
+def automatic_rank(X: SparseTensor, limit: int) -> int:
+    """Rank at which factor matrices of 4-byte reals take a fourth of the coordinate list, within 1..limit."""
+    budget = X.nnz * COORDINATE_BYTES / AUTOMATIC_SHARE
+    return int(np.clip(budget / (4 * sum(X.shape)), 1, limit))
+
+
+def as_stored(array: Reals) -> Reals:
+    """Round to what 4-byte reals hold, so that an artifact answers like the model in memory.
+
+    An array whose scale 4-byte reals cannot hold stays as it is (and is stored in 8 bytes).
+    """
+    return array.astype(np.float32).astype(np.float64) if _fits_float32(array) else array
+
+
+def stored_type(array: Reals) -> npt.NDArray[Any]:
+    """Return `array` in 4-byte reals where :func:`as_stored` has rounded it to those."""
+    return array.astype(np.float32) if _fits_float32(array) else array
+
+
+def _fits_float32(array: Reals) -> bool:
+    largest = float(np.max(np.abs(array), initial=0.0))
+    return largest == 0.0 or 1e-30 < largest < 1e38

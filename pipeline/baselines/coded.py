@@ -1,0 +1,176 @@
+"""What lossless and truncation share: cells held exactly, as a code in free orders or with the orders stored."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.artifact import pack_integers, unpack_integers
+from pipeline.baselines import codes
+from pipeline.baselines.base import Baseline, Integers, Reals
+from pipeline.sparse import SparseTensor
+
+
+class Labelled(NamedTuple):
+    """A code and the orders that lead from its positions back to the tensor's indices.
+
+    A mode that is not among `orders` stands in its own order. Of an order only the indices that have
+    non-zeros are kept; the others follow by number.
+    """
+
+    code: bytes
+    orders: dict[int, npt.NDArray[np.uint8]]
+    used: dict[int, int]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the code and the packed orders."""
+        return len(self.code) + sum(len(packed) for packed in self.orders.values())
+
+
+class Coded(Baseline):
+    """Cells held exactly; all others are zero.
+
+    Attributes after ``fit``
+    ------------------------
+    free_bytes_
+        Length of the code in orders of its own choice.
+    labelled_
+        The cheapest code together with orders that give the tensor's own indices.
+    """
+
+    free_bytes_: int
+    labelled_: Labelled
+    cells_: CellTable
+
+    def _store(self, coords: Integers, values: Reals) -> None:
+        """Code the given cells, and make sure that the code gives them back."""
+        code, orders = free_code(coords, values, self.shape_)
+        self.free_bytes_ = len(code)
+        self.labelled_ = self._cheapest_labelled(coords, values, code, orders)
+        kept = SparseTensor(coords, values, self.shape_)
+        places, found, shape = codes.decode(code)
+        for again in (SparseTensor(_unmove(places, orders), found, shape), _decode_labelled(self.labelled_)):
+            if again != kept:
+                raise RuntimeError(f"{self.name}: the code does not give back what was coded")
+        self.cells_ = CellTable(kept.coords, kept.values)
+
+    def _cheapest_labelled(self, coords: Integers, values: Reals, code: bytes, orders: list[Integers]) -> Labelled:
+        """Best of: all orders stored, the top mode left as it is, all modes left as they are."""
+        top = codes.top_mode(self.shape_)
+        candidates = [Labelled(code, *_pack(dict(enumerate(orders)), coords))]
+        for kept in ({mode: order for mode, order in enumerate(orders) if mode != top}, {}):
+            moved = _move(coords, [kept.get(mode, np.arange(size)) for mode, size in enumerate(self.shape_)])
+            candidates.append(Labelled(codes.encode(moved, values, self.shape_), *_pack(kept, coords)))
+        return min(candidates, key=lambda candidate: candidate.bytes)
+
+    def predict(self, coords: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Values of the cells at (n, D) `coords`, exact where they were coded and 0 elsewhere; (n,) float64."""
+        return self.cells_.look_up(self.check_coords(coords))[0]
+
+    def _squared_error(self, X: SparseTensor) -> float:
+        values, place = self.cells_.look_up(X.coords)
+        unmatched = np.ones(len(self.cells_.values), dtype=bool)
+        unmatched[place[place >= 0]] = False
+        return float(np.sum((X.values - values) ** 2) + np.sum(self.cells_.values[unmatched] ** 2))
+
+    def size(self) -> dict[str, int]:
+        """Coded bytes, in free orders and with what is needed to answer in the tensor's own indices."""
+        free = self.free_bytes_
+        return {"bytes": free, "bytes_equal": free, "bytes_with_order": self.labelled_.bytes}
+
+    def parameter_count(self) -> int:
+        """None: a combinatorial code."""
+        return 0
+
+    def save(self, path: Any, orders: bool = True) -> None:
+        """Write the artifact; without `orders` it is smaller and answers in the code's own indices."""
+        from pipeline.artifact import write_artifact
+
+        chosen = self.labelled_
+        if not orders:
+            chosen = Labelled(free_code(self.cells_.coords, self.cells_.values, self.shape_)[0], {}, {})
+        tensors: dict[str, npt.NDArray[Any]] = {"code": np.frombuffer(chosen.code, dtype=np.uint8)}
+        tensors |= {f"order_{mode}": packed for mode, packed in chosen.orders.items()}
+        used = {str(mode): count for mode, count in chosen.used.items()}
+        write_artifact(path, self.name, tensors, {"orders": used, "free_bytes": self.free_bytes_})
+
+    @classmethod
+    def from_artifact(cls, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> Self:
+        """Decode the cells and, where orders are stored, move them to the tensor's own indices."""
+        used = {int(mode): int(count) for mode, count in metadata["orders"].items()}
+        stored = {mode: tensors[f"order_{mode}"] for mode in used}
+        labelled = Labelled(tensors["code"].tobytes(), stored, used)
+        kept = _decode_labelled(labelled)
+        model = cls()
+        model.shape_ = kept.shape
+        model.history_ = []
+        model.free_bytes_ = int(metadata["free_bytes"])
+        model.labelled_ = labelled
+        model.cells_ = CellTable(kept.coords, kept.values)
+        return model
+
+
+class CellTable:
+    """Values by coordinates, found by one binary search a mode; any order, any grid.
+
+    Attributes
+    ----------
+    coords, values
+        (n, D) int64 in lexicographic order and (n,) float64.
+    """
+
+    def __init__(self, coords: Integers, values: Reals) -> None:
+        self.coords, self.values = coords, values
+        self.levels: list[tuple[Integers, int]] = []
+        number = np.zeros(len(coords), dtype=np.int64)
+        for mode in range(coords.shape[1]):
+            width = int(coords[:, mode].max()) + 1
+            distinct, number = np.unique(number * width + coords[:, mode], return_inverse=True)
+            self.levels.append((distinct, width))
+
+    def look_up(self, coords: Integers) -> tuple[Reals, Integers]:
+        """Values (0 where there is none) and places in `values` (-1 where there is none) of (n, D) `coords`."""
+        number = np.zeros(len(coords), dtype=np.int64)
+        known = np.ones(len(coords), dtype=bool)
+        for mode, (distinct, width) in enumerate(self.levels):
+            key = number * width + coords[:, mode]
+            number = np.minimum(np.searchsorted(distinct, key), len(distinct) - 1)
+            known &= (distinct[number] == key) & (coords[:, mode] < width)
+        return np.where(known, self.values[number], 0.0), np.where(known, number, -1)
+
+
+def free_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[bytes, list[Integers]]:
+    """Code of the cells in orders of its own choice, and those orders (position -> index)."""
+    orders = codes.free_orders(coords, shape)
+    return codes.encode(_move(coords, orders), values, shape), orders
+
+
+def _move(coords: Integers, orders: list[Integers]) -> Integers:
+    """Indices -> positions."""
+    return np.stack([codes.positions(order)[coords[:, mode]] for mode, order in enumerate(orders)], axis=1)
+
+
+def _unmove(places: Integers, orders: list[Integers]) -> Integers:
+    """Positions -> indices."""
+    return np.stack([order[places[:, mode]] for mode, order in enumerate(orders)], axis=1)
+
+
+def _pack(orders: dict[int, Integers], coords: Integers) -> tuple[dict[int, npt.NDArray[np.uint8]], dict[int, int]]:
+    """The used part of each order in as few bits an index as its mode needs, and how long that part is."""
+    used = {mode: int(codes.positions(order)[coords[:, mode]].max()) + 1 for mode, order in orders.items()}
+    packed = {mode: pack_integers(order[: used[mode]], (len(order) - 1).bit_length()) for mode, order in orders.items()}
+    return packed, used
+
+
+def _decode_labelled(labelled: Labelled) -> SparseTensor:
+    places, values, shape = codes.decode(labelled.code)
+    orders = [np.arange(size) for size in shape]
+    for mode, packed in labelled.orders.items():
+        head = unpack_integers(packed, (shape[mode] - 1).bit_length(), labelled.used[mode])
+        orders[mode] = np.concatenate((head, np.setdiff1d(orders[mode], head)))
+        if len(orders[mode]) != shape[mode]:
+            raise ValueError(f"the order of mode {mode} is no order of {shape[mode]} indices")
+    return SparseTensor(_unmove(places, orders), values, shape)

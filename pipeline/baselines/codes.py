@@ -1,0 +1,296 @@
+"""Exact codes of a sparse tensor: index order as given, gaps between sorted indices, an entropy coder at the end.
+
+A code is a byte string of its own: it holds everything (shape, indices, values), and :func:`decode`
+gives the tensor back. Orders of the modes are chosen before, by :func:`free_orders`.
+"""
+
+from __future__ import annotations
+
+import lzma
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.baselines.base import Integers, Reals
+from pipeline.errors import InputError
+from pipeline.sparse.tensor import EXACT_INTEGER
+
+Bytes = npt.NDArray[np.uint8]
+
+ONES, CONSTANT, WHOLE, REAL = range(4)  # kinds of values
+_LITERAL_BITS = (0, 3, 4)  # LZMA's literal context bits worth trying
+
+
+def top_mode(shape: Sequence[int]) -> int:
+    """The mode whose slices are coded one after the other: the largest."""
+    return int(np.argmax(shape))
+
+
+def free_orders(coords: Integers, shape: Sequence[int]) -> list[Integers]:
+    """Orders of all modes that make the tensor cheap to code.
+
+    Every mode but the top one by falling number of non-zeros; the top mode's slices then sorted
+    lexicographically by their contents, so that neighbours share their beginnings.
+
+    Returns
+    -------
+    D int64 arrays; ``orders[d][position]`` is the index that stands there.
+    """
+    orders = [by_degree(coords[:, mode], size) for mode, size in enumerate(shape)]
+    top = top_mode(shape)
+    others = [mode for mode in range(len(shape)) if mode != top]
+    if others:
+        moved = np.stack([positions(orders[mode])[coords[:, mode]] for mode in others], axis=1)
+        orders[top] = _by_content(coords[:, top], moved, shape[top])
+    return orders
+
+
+def by_degree(index: Integers, size: int) -> Integers:
+    """Indices of a mode by falling number of non-zeros, then by number."""
+    return np.argsort(-np.bincount(index, minlength=size), kind="stable").astype(np.int64)
+
+
+def positions(order: Integers) -> Integers:
+    """Inverse of an order: where each index stands."""
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return place
+
+
+def _by_content(slices: Integers, contents: Integers, size: int) -> Integers:
+    """Slices in lexicographic order of their sorted contents; empty ones last, equal ones by number."""
+    by_slice = np.lexsort((*contents.T[::-1], slices))
+    rank = _dense_ranks(contents)[by_slice]
+    blob = rank.astype(">u4" if len(rank) < 2**32 else ">u8").tobytes()
+    width = 4 if len(rank) < 2**32 else 8
+    ends = np.cumsum(np.bincount(slices, minlength=size)) * width
+    starts = np.concatenate(([0], ends[:-1]))
+    keys = [(start == end, blob[start:end]) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+    return np.array(sorted(range(size), key=keys.__getitem__), dtype=np.int64)
+
+
+def _dense_ranks(rows: Integers) -> Integers:
+    """Rank of each row among the distinct rows in lexicographic order."""
+    order = np.lexsort(rows.T[::-1])
+    new = np.concatenate(([0], np.cumsum(np.any(rows[order][1:] != rows[order][:-1], axis=1))))
+    ranks = np.empty(len(rows), dtype=np.int64)
+    ranks[order] = new
+    return ranks
+
+
+def encode(coords: Integers, values: Reals, shape: Sequence[int]) -> bytes:
+    """Code a sparse tensor in the order of its indices.
+
+    Parameters
+    ----------
+    coords, values
+        (nnz, D) and (nnz,), distinct cells in any sequence.
+    shape
+        Sizes of the D modes.
+    """
+    modes = _mode_sequence(shape)
+    sequence = np.lexsort(coords[:, modes].T[::-1])
+    rows = coords[sequence][:, modes]
+    top = rows[np.flatnonzero(_levels(rows) == 0), 0]
+    gaps = np.diff(top, prepend=-1)
+    streams = [np.zeros(0, dtype=np.uint8) if np.all(gaps == 1) else write_varints(gaps)]
+    streams.append(write_varints(_tokens(rows)))
+    kind, constant, numbers = _encode_values(values[sequence])
+    streams.append(numbers)
+    header = [len(shape), *shape, len(values), len(top), kind]
+    coded = [_squeeze(stream) if len(stream) else (b"", 0) for stream in streams]
+    lengths = [number for content, setting in coded for number in (len(content), setting)]
+    head = write_varints(np.array(header + lengths, dtype=np.int64)).tobytes()
+    return b"".join([head, constant, *(content for content, _ in coded)])
+
+
+def decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
+    """Give back coordinates (sorted lexicographically), values and shape from a code.
+
+    Raises
+    ------
+    InputError
+        The code is damaged.
+    """
+    try:
+        return _decode(code)
+    except (lzma.LZMAError, ValueError, IndexError, struct.error, EOFError) as error:
+        raise InputError(f"a damaged code of {len(code)} bytes ({error}); fetch or make it again") from error
+
+
+def _decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
+    (order,), at = read_varints(code, 1, 0)
+    (*sizes, count, slices, kind), at = read_varints(code, int(order) + 3, at)
+    shape = tuple(int(size) for size in sizes)
+    lengths, at = read_varints(code, 6, at)
+    constant = 1.0
+    if kind == CONSTANT:
+        (constant,) = struct.unpack_from("<d", code, at)
+        at += 8
+    streams = []
+    for length, setting in lengths.reshape(3, 2).tolist():
+        streams.append(_expand(code[at : at + length], setting) if length else b"")
+        at += length
+    gaps = read_varints(streams[0], -1, 0)[0] if streams[0] else np.ones(slices, dtype=np.int64)
+    rows = _from_tokens(read_varints(streams[1], -1, 0)[0], gaps, len(shape))
+    if len(rows) != count:
+        raise ValueError(f"{len(rows)} non-zeros where {count} belong")
+    values = _decode_values(int(kind), constant, streams[2], int(count))
+    coords = np.empty_like(rows)
+    coords[:, _mode_sequence(shape)] = rows
+    if np.any(coords < 0) or np.any(coords >= np.array(shape)):
+        raise ValueError("an index outside the shape")
+    sequence = np.lexsort(coords.T[::-1])
+    return coords[sequence], values[sequence], shape
+
+
+def _mode_sequence(shape: Sequence[int]) -> list[int]:
+    """The top mode, then the others as they come."""
+    top = top_mode(shape)
+    return [top] + [mode for mode in range(len(shape)) if mode != top]
+
+
+def _tokens(rows: Integers) -> Integers:
+    """Walk through the prefix tree of lexicographically sorted distinct rows, below its outermost level.
+
+    Entering a node writes its index plus one if it is the first child, else its distance from the child
+    before; leaving the last child of a node writes 0. The end of the walk writes nothing.
+    """
+    depth = rows.shape[1]
+    level = _levels(rows)
+    pieces = []  # (row, place within the row's tokens, token)
+    for position in range(1, depth):
+        jump = rows[:, position] + 1
+        same = np.flatnonzero(level == position)
+        jump[same] = rows[same, position] - rows[same - 1, position]
+        entered = np.flatnonzero(level <= position)
+        closed = np.flatnonzero(level < position)[1:]
+        pieces.append((entered, np.full(len(entered), depth + position), jump[entered]))
+        pieces.append((closed, np.full(len(closed), position), np.zeros(len(closed), dtype=np.int64)))
+    if not pieces:
+        return np.zeros(0, dtype=np.int64)
+    row, place, token = (np.concatenate(part) for part in zip(*pieces, strict=True))
+    return np.asarray(token[np.lexsort((place, row))])
+
+
+def _levels(rows: Integers) -> Integers:
+    """First position at which each row differs from the one before; 0 for the first row."""
+    level = np.zeros(len(rows), dtype=np.int64)
+    level[1:] = np.argmax(rows[1:] != rows[:-1], axis=1)
+    return level
+
+
+def _from_tokens(tokens: Integers, top_gaps: Integers, depth: int) -> Integers:
+    """Undo :func:`_tokens`: the rows, given the outermost index as gaps."""
+    if depth == 1:
+        return np.cumsum(top_gaps)[:, None] - 1
+    walk = np.concatenate((np.zeros(depth - 1, dtype=np.int64), tokens))
+    at = np.flatnonzero(walk)
+    zeros = np.diff(at, prepend=-1) - 1  # closed levels before each written index
+    runs = np.flatnonzero(zeros)
+    run = np.cumsum(zeros > 0) - 1
+    offset = np.arange(len(at)) - runs[run]
+    outermost = depth - 1 - zeros[runs][run]  # level at which the run's first row differs
+    in_first = offset < depth - np.maximum(outermost, 1)
+    starts = (offset == 0) | ~in_first
+    row = np.cumsum(starts) - 1
+    level = np.where(in_first, outermost, depth - 1)[starts]
+    position = np.where(in_first, np.maximum(outermost, 1) + offset, depth - 1)
+    rows = np.empty((len(level), depth), dtype=np.int64)
+    if np.count_nonzero(level == 0) != len(top_gaps) or level.min() < 0:
+        raise ValueError(f"{np.count_nonzero(level == 0)} outer slices where {len(top_gaps)} belong")
+    rows[:, 0] = np.cumsum(top_gaps)[np.cumsum(level == 0) - 1] - 1
+    for current in range(1, depth):
+        mine = position == current
+        step = np.zeros(len(level), dtype=np.int64)
+        step[row[mine]] = walk[at[mine]]
+        fresh = np.flatnonzero(level < current)
+        total = np.cumsum(step)
+        base = (total - step)[fresh] + 1  # the first child's token is its index plus one
+        rows[:, current] = total - np.repeat(base, np.diff(np.append(fresh, len(level))))
+    return rows
+
+
+def _encode_values(values: Reals) -> tuple[int, bytes, Bytes]:
+    """Kind of the values, the constant if they are all equal, and their bytes if not."""
+    if np.all(values == 1.0):
+        return ONES, b"", np.zeros(0, dtype=np.uint8)
+    if np.all(values == values[0]):
+        return CONSTANT, struct.pack("<d", values[0]), np.zeros(0, dtype=np.uint8)
+    if np.all(values == np.rint(values)) and np.max(np.abs(values)) <= EXACT_INTEGER:
+        numbers = values.astype(np.int64)
+        return WHOLE, b"", write_varints(np.where(numbers < 0, -2 * numbers - 1, 2 * numbers - 2))
+    planes = values.astype("<f8").view(np.uint8).reshape(-1, 8).T  # alike bytes side by side
+    return REAL, b"", np.ascontiguousarray(planes).reshape(-1)
+
+
+def _decode_values(kind: int, constant: float, numbers: bytes, count: int) -> Reals:
+    if kind in (ONES, CONSTANT):
+        return np.full(count, constant)
+    if kind == REAL:
+        planes = np.frombuffer(numbers, dtype=np.uint8).reshape(8, count)
+        return np.ascontiguousarray(planes.T).reshape(-1).view("<f8").astype(np.float64)
+    folded, _ = read_varints(numbers, count, 0)
+    return np.where(folded % 2 == 1, -(folded // 2) - 1, folded // 2 + 1).astype(np.float64)
+
+
+def _squeeze(content: Bytes) -> tuple[bytes, int]:
+    """Raw LZMA with the best number of literal context bits; also the settings that undo it, as one number."""
+    plain = content.tobytes()
+    window = max(12, (len(plain) - 1).bit_length())
+    coded = [
+        (lzma.compress(plain, format=lzma.FORMAT_RAW, filters=[_filter(window, bits)]), window * 8 + bits)
+        for bits in _LITERAL_BITS
+    ]
+    return min(coded, key=lambda pair: len(pair[0]))
+
+
+def _expand(coded: bytes, setting: int) -> bytes:
+    if setting // 8 > 32:
+        raise ValueError(f"a window of 2^{setting // 8} bytes")
+    return lzma.decompress(coded, format=lzma.FORMAT_RAW, filters=[_filter(*divmod(setting, 8))])
+
+
+def _filter(window: int, literal_context_bits: int) -> dict[str, int]:
+    return {
+        "id": lzma.FILTER_LZMA2,
+        "preset": 9 | lzma.PRESET_EXTREME,
+        "dict_size": 1 << window,
+        "lc": literal_context_bits,
+        "lp": 0,
+        "pb": 0,
+    }
+
+
+def write_varints(numbers: Integers) -> Bytes:
+    """Non-negative integers in bytes of 7 bits each, lowest first; the last byte of each is below 128.
+
+    >>> write_varints(np.array([5, 300])).tolist()
+    [5, 172, 2]
+    """
+    lengths = np.ones(len(numbers), dtype=np.int64)
+    rest = numbers >> 7
+    while rest.any():
+        lengths += rest > 0
+        rest = rest >> 7
+    place = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    septets = (np.repeat(numbers, lengths) >> (7 * place)) & 127
+    return np.asarray(septets | np.where(place < np.repeat(lengths, lengths) - 1, 128, 0)).astype(np.uint8)
+
+
+def read_varints(content: bytes, count: int, at: int) -> tuple[Integers, int]:
+    """Read `count` integers (all of them if negative) from byte `at`; returns them and where they end."""
+    window = content[at:] if count < 0 else content[at : at + 10 * count]
+    octets = np.frombuffer(window, dtype=np.uint8).astype(np.int64)
+    ends = np.flatnonzero(octets < 128)
+    ends = ends if count < 0 else ends[:count]
+    if len(ends) < count or (count < 0 and len(octets) and octets[-1] >= 128):
+        raise ValueError("it ends too early")
+    if len(ends) == 0:
+        return np.zeros(0, dtype=np.int64), at
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    octets = octets[: ends[-1] + 1]
+    place = np.arange(len(octets)) - np.repeat(starts, ends - starts + 1)
+    return np.add.reduceat((octets & 127) << (7 * place), starts), at + int(ends[-1]) + 1

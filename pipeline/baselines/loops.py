@@ -1,0 +1,56 @@
+"""Inner loops, compiled by numba. Imported only where numba is installed; each has a NumPy or SciPy twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import numba
+import numpy as np
+from numba import prange
+
+from pipeline.baselines.base import Integers, Reals
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def compiled(function: Function) -> Function:
+    """Compile to machine code, kept beside the module between processes."""
+    return cast(Function, numba.njit(cache=True, nogil=True)(function))
+
+
+def compiled_parallel(function: Function) -> Function:
+    """Compile with ``prange`` loops spread over the threads."""
+    return cast(Function, numba.njit(cache=True, nogil=True, parallel=True)(function))
+
+
+@compiled_parallel
+def mttkrp_slices(
+    values: Reals,
+    leaf: Integers,
+    fibre_start: Integers,
+    upper: Integers,
+    slice_start: Integers,
+    slice_index: Integers,
+    leaf_factor: Reals,
+    stacked: Reals,
+    result: Reals,
+) -> None:
+    """Add every slice's sum to its row of `result`, one slice a thread, so that threads change no digit."""
+    rank = result.shape[1]
+    for part in prange(len(slice_index)):
+        row = result[slice_index[part]]
+        total = np.zeros(rank)
+        for fibre in range(slice_start[part], slice_start[part + 1]):
+            total[:] = 0.0
+            for entry in range(fibre_start[fibre], fibre_start[fibre + 1]):
+                value = values[entry]
+                other = leaf_factor[leaf[entry]]
+                for column in range(rank):
+                    total[column] += value * other[column]
+            for position in range(upper.shape[1]):
+                other = stacked[upper[fibre, position]]
+                for column in range(rank):
+                    total[column] *= other[column]
+            for column in range(rank):
+                row[column] += total[column]

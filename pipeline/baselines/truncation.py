@@ -1,0 +1,61 @@
+"""A part of the non-zeros, exactly, and zero elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.baselines import codes
+from pipeline.baselines.base import Integers
+from pipeline.baselines.coded import Coded, free_code
+from pipeline.errors import InputError
+from pipeline.sparse import SparseTensor
+
+AUTOMATIC_KEEP = 0.1
+
+
+class Truncation(Coded):
+    """The largest non-zeros, coded like :class:`~pipeline.baselines.lossless.Lossless`; what is dropped is the error.
+
+    Non-zeros are kept by falling size, and those of one size (all of them in binary data) by the weight of
+    their slice, heaviest first: whole slices of one mode stay, the last of them in part. The mode is the one
+    that gives the shortest code, since all give the same error.
+
+    Parameters
+    ----------
+    keep
+        Share of the non-zeros kept, above 0 and up to 1; at least one stays. None: 0.1.
+
+    Examples
+    --------
+    >>> from pipeline.sparse import SparseTensor
+    >>> X = SparseTensor([[0, 0], [1, 1], [2, 1]], [3.0, 4.0, 3.0], (3, 2))
+    >>> model = Truncation(keep=0.4).fit(X)
+    >>> model.error(X)["error"], model.predict([[1, 1], [0, 0]]).tolist()
+    (18.0, [4.0, 0.0])
+    """
+
+    name = "truncation"
+
+    def __init__(self, *, keep: float | None = None) -> None:
+        self.keep = keep
+
+    def _fit(self, X: SparseTensor) -> None:
+        share = AUTOMATIC_KEEP if self.keep is None else self.keep
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+            raise InputError(f"keep={share!r}: needs a share of the non-zeros above 0 and up to 1")
+        count = max(1, round(share * X.nnz))
+        candidates = [np.sort(heaviest(X, mode)[:count]) for mode in range(X.order)]
+        kept = min(_distinct(candidates), key=lambda rows: len(free_code(X.coords[rows], X.values[rows], X.shape)[0]))
+        self._store(X.coords[kept], X.values[kept])
+        self._record(self._squared_error(X), kept=count)
+
+
+def heaviest(X: SparseTensor, mode: int) -> Integers:
+    """Numbers of the non-zeros by falling size, then by falling weight of their slice of `mode`, slices together."""
+    index = X.coords[:, mode]
+    place = codes.positions(codes.by_degree(index, X.shape[mode]))[index]
+    return np.lexsort((place, -np.abs(X.values)))
+
+
+def _distinct(candidates: list[Integers]) -> list[Integers]:
+    return list({rows.tobytes(): rows for rows in candidates}.values())

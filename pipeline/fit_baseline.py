@@ -1,0 +1,116 @@
+"""Fit one baseline to a sparse tensor: T-SVD, CP, lossless, truncation and their kind."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from pipeline import step
+from pipeline.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from pipeline.baselines import Baseline
+
+LIBRARIES = ("numpy", "scipy")
+EXAMPLE = """example:
+  python -m pipeline.fit_baseline data/tensors/flights.parquet results/runs/flights/t-svd/r4-s0 \\
+      --method t-svd --set rank=4 --dataset flights --setting r4"""
+
+
+def make(method: str, settings: dict[str, Any], seed: int = 0) -> Baseline:
+    """Return an unfitted baseline.
+
+    Parameters
+    ----------
+    method
+        Its name in ``METHODS``.
+    settings
+        Keyword arguments of its constructor; what is left out keeps its default.
+    seed
+        For methods that draw random numbers; the others ignore it.
+
+    Raises
+    ------
+    InputError
+        No such method or setting; the message suggests the nearest name.
+    """
+    from pipeline.baselines import METHODS
+
+    if method not in METHODS:
+        raise InputError(f"method '{method}' is no baseline{nearest(method, METHODS)}")
+    known = set(inspect.signature(METHODS[method]).parameters) - {"seed"}
+    for name in settings:
+        if name not in known:
+            hint = nearest(name, known) if known else "; it has none"
+            raise InputError(f"{method} has no setting '{name}'{hint}")
+    if METHODS[method].stochastic:
+        settings = settings | {"seed": seed}
+    return METHODS[method](**settings)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Fit a baseline and write its model, metrics and history."""
+    step.limit_threads(_threads(argv))  # before anything imports NumPy
+    from pipeline.record import add_run_arguments, identity, record_compression
+    from pipeline.sparse import SparseTensor
+
+    arguments = step.parser(
+        "Fit a baseline to a sparse tensor; write model.safetensors, metrics.json and history.parquet.", EXAMPLE
+    )
+    arguments.add_argument("--method", required=True, help="t-svd, cp, lossless, truncation, ...")
+    add_run_arguments(arguments)
+    options = arguments.parse_args(argv)
+    settings = step.parse_settings(options.settings)
+    model = make(options.method, settings, options.seed)
+    X = SparseTensor.read_parquet(options.tensor)
+    names = identity(options, options.method, settings)
+    started = time.perf_counter()
+    with _ProgressBar(model, X.norm2) as bar:
+        model.fit(X, progress=bar.update)
+    seconds = time.perf_counter() - started
+    metrics = record_compression(options.folder, model, X, names, seconds=seconds, libraries=LIBRARIES)
+    print(
+        f"{options.method} on {names['dataset']}: error {metrics['error']:,.6g} "
+        f"({metrics['relative_error']:.2%} of the squared norm), {metrics['bytes']:,} bytes as published, "
+        f"{metrics['bytes_equal']:,} at 4 bytes a real, {seconds:.2f} s"
+    )
+
+
+def _threads(argv: list[str] | None) -> int:
+    early = argparse.ArgumentParser(add_help=False)
+    early.add_argument("--threads", type=int, default=1)
+    threads: int = early.parse_known_args(argv)[0].threads
+    if threads < 1:
+        raise InputError(f"--threads {threads}: needs at least 1")
+    return threads
+
+
+class _ProgressBar:
+    """Sweeps done, rate and time left of an iterative method, on standard error."""
+
+    def __init__(self, model: Baseline, norm2: float) -> None:
+        from tqdm import tqdm
+
+        total = getattr(model, "max_sweeps", None)
+        self.norm2 = norm2
+        self.bar = tqdm(
+            total=total, desc=model.name, unit="sweep", file=sys.stderr, disable=None if total else True, leave=False
+        )
+
+    def __enter__(self) -> _ProgressBar:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.bar.close()
+
+    def update(self, row: dict[str, Any]) -> None:
+        """Show one more sweep."""
+        self.bar.set_postfix_str(f"error {row['error']:,.6g} ({row['error'] / self.norm2:.2%})", refresh=False)
+        self.bar.update()
+
+
+if __name__ == "__main__":
+    step.run(main)
