@@ -10,15 +10,17 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipeline.datasets import digits, flights, idx, kjv, simplices
+from pipeline.datasets import coo, digits, flights, idx, kjv, mtx, simplices
 from pipeline.datasets.raw import Files, RawTensor
 from pipeline.errors import InputError, nearest
 
 READERS: dict[str, Callable[..., RawTensor]] = {
+    "coo": coo.read,
     "digits": digits.read,
     "flights": flights.read,
     "idx": idx.read,
     "kjv": kjv.read,
+    "mtx": mtx.read,
     "simplices": simplices.read,
 }
 

@@ -58,8 +58,8 @@ def assemble(raw: RawTensor, source: dict[str, Any]) -> Assembled:
 
 def _index(mode: Mode, keys: Array) -> tuple[Array, int, Labels | None]:
     """Return 0-based indices, the size of the mode and its labels."""
-    if mode.size is not None:
-        return keys, mode.size, mode.labels
+    if mode.indexed:
+        return keys, mode.size or int(keys.max()) + 1, mode.labels
     import pandas as pd
 
     indices, labels = pd.factorize(keys, sort=True)

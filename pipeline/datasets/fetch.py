@@ -178,7 +178,7 @@ class _Resuming:
             response.raise_for_status()
             resumed = response.status_code == requests.codes.partial_content
             rest = int(response.headers.get("Content-Length", 0))
-            start = have if resumed else 0
+            start, received = have if resumed else 0, 0
             with (
                 self.part.open("ab" if resumed else "wb") as file,
                 tqdm(
@@ -191,8 +191,11 @@ class _Resuming:
                 ) as bar,
             ):
                 try:
-                    for piece in response.raw.stream(CHUNK, decode_content=False):
+                    while piece := response.raw.read1(CHUNK, decode_content=False):  # what is there, without waiting
                         file.write(piece)
                         bar.update(len(piece))
+                        received += len(piece)
                 except urllib3.exceptions.HTTPError as error:
-                    raise requests.ConnectionError(f"transfer broke off after {bar.n:,} bytes ({error})") from error
+                    raise requests.ConnectionError(f"broke off after {start + received:,} bytes: {error}") from error
+            if received < rest:
+                raise requests.ConnectionError(f"broke off after {start + received:,} of {start + rest:,} bytes")

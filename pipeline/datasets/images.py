@@ -24,8 +24,9 @@ def image_tensor(pixels: Array, labels: Array, split: Array, maximum: int) -> Ra
         The value of a white pixel; in the metadata as ``maximum``, to scale pixels to [0, 1].
     """
     names = ["row", "column", "channel"][: pixels.ndim - 1]
-    modes = [Mode(name, size) for name, size in zip(names, pixels.shape[1:], strict=True)]
-    modes.append(Mode("image", len(pixels), {"label": labels.astype(np.int64), "split": split.astype(object)}))
+    modes = [Mode(name, indexed=True, size=size) for name, size in zip(names, pixels.shape[1:], strict=True)]
+    columns = {"label": labels.astype(np.int64), "split": split.astype(object)}
+    modes.append(Mode("image", indexed=True, size=len(pixels), labels=columns))
     return RawTensor(modes, _blocks(pixels), {"maximum": maximum})
 
 

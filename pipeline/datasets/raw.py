@@ -30,14 +30,17 @@ class Mode:
     ----------
     name
         What one index of it stands for.
+    indexed
+        Whether the keys are 0-based indices already; otherwise they are labels that become dense indices,
+        in ascending order of the labels.
     size
-        How many indices it has, where the keys are 0-based indices already; None where they are labels
-        that become dense indices, in ascending order of the labels.
+        How many indices an indexed mode has; None: as many as its largest index asks for.
     labels
-        For a mode with a size: columns of its label file (``label``, ``split``, ..), one value an index.
+        Of an indexed mode: columns of its label file (``label``, ``split``, ..), one value an index.
     """
 
     name: str
+    indexed: bool = False
     size: int | None = None
     labels: dict[str, Array] | None = None
 

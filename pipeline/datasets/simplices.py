@@ -28,7 +28,7 @@ def read(files: Files) -> RawTensor:
     kept[first] = True
     columns = np.repeat(np.arange(len(first)), sizes[first])
     rows = nodes[np.repeat(kept, sizes)]
-    modes = [Mode("node"), Mode("simplex", size=len(first))]
+    modes = [Mode("node"), Mode("simplex", indexed=True, size=len(first))]
     return RawTensor(modes, [([rows, columns], np.ones(len(rows)))], {"repeated_simplices": len(sizes) - len(first)})
 
 

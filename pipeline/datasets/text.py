@@ -1,0 +1,174 @@
+"""Tables of numbers as text: whole numbers first, one value last, at the speed of Arrow, with line numbers.
+
+Arrow's CSV reader takes blocks of lines that look as they should. A block that it refuses, or that has
+any character which a table of numbers has not, goes line by line through :func:`parse_lines`, which gives
+the same numbers or the error with its line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.datasets.raw import open_raw
+from pipeline.errors import InputError
+
+BLOCK_BYTES = 1 << 24
+COMMENT = re.compile(rb"^[ \t]*[#%][^\n]*\n?", re.MULTILINE)
+RUNS_OF_SPACES = re.compile(rb" *\n *| {2,}")
+SEPARATORS = bytes.maketrans(b"\t,;\r", b"    ")
+ORDINARY = b"0123456789eE+-. \n"
+INTEGER = re.compile(rb"[+-]?[0-9]+")
+NUMBER = re.compile(rb"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+SHOWN = 40  # characters of a wrong field in a message
+
+Indices = list[npt.NDArray[np.int64]]
+Values = npt.NDArray[np.float64]
+
+
+def read_numbers(
+    path: Path, order: int | None, *, values: bool = True, skip: int = 0
+) -> Iterator[tuple[Indices, Values]]:
+    """Yield the lines of a text file (plain, .gz or .zip) in blocks: `order` whole numbers, then a value.
+
+    Fields are separated by spaces, tabs, commas or semicolons; empty lines and lines that start with ``#``
+    or ``%`` are skipped.
+
+    Parameters
+    ----------
+    order
+        How many whole numbers a line has; None: as the first line has.
+    values
+        Whether a value follows them; without, each line has the value 1.
+    skip
+        Lines at the start that are not part of the table.
+
+    Raises
+    ------
+    InputError
+        A line with another number of fields, a field that is no whole number of 64 bits, a value that is no
+        finite number; with file and line.
+    """
+    line = skip + 1
+    for block in _blocks_of_lines(path, skip):
+        if order is None:
+            order = _fields_of_first_line(block) - values
+            if order < 1:
+                order = None
+        if order is not None:
+            yield _parse_fast(block, order, values) or parse_lines(path, line, block, order, values=values)
+        elif _fields_of_first_line(block):
+            _fail(path, line + _comment_lines(block), "needs at least one index" + " and a value" * values)
+        line += block.count(b"\n")
+
+
+def _blocks_of_lines(path: Path, skip: int) -> Iterator[bytes]:
+    with open_raw(path) as stream:
+        for _ in range(skip):
+            stream.readline()
+        while block := stream.read(BLOCK_BYTES):
+            yield block + stream.readline()
+
+
+def _fields_of_first_line(block: bytes) -> int:
+    for line in COMMENT.sub(b"", block).splitlines():
+        if fields := line.translate(SEPARATORS).split():
+            return len(fields)
+    return 0
+
+
+def _comment_lines(block: bytes) -> int:
+    for number, line in enumerate(block.splitlines()):
+        if line.translate(SEPARATORS).split() and not COMMENT.match(line):
+            return number
+    return 0
+
+
+def _parse_fast(block: bytes, order: int, values: bool) -> tuple[Indices, Values] | None:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    if b"#" in block or b"%" in block:
+        block = COMMENT.sub(b"", block)
+    block = block.translate(SEPARATORS)
+    if block.translate(None, ORDINARY):
+        return None
+    if b"  " in block or b" \n" in block or b"\n " in block or block[:1] in b" \n":
+        block = RUNS_OF_SPACES.sub(lambda match: b"\n" if b"\n" in match[0] else b" ", block).strip()
+    if not block.strip():
+        return [np.empty(0, np.int64)] * order, np.empty(0)
+    names = [f"mode_{mode}" for mode in range(order)] + ["value"] * values
+    types = dict.fromkeys(names, pa.int64()) | ({"value": pa.float64()} if values else {})
+    try:
+        table = csv.read_csv(
+            pa.BufferReader(block),
+            read_options=csv.ReadOptions(column_names=names),
+            parse_options=csv.ParseOptions(delimiter=" ", quote_char=False),
+            convert_options=csv.ConvertOptions(column_types=types, null_values=[]),
+        )
+    except pa.ArrowException:
+        return None
+    indices = [table.column(mode).to_numpy() for mode in range(order)]
+    entries = table.column("value").to_numpy() if values else np.ones(table.num_rows)
+    return (indices, entries) if np.isfinite(entries).all() else None
+
+
+def parse_lines(path: Path, start: int, block: bytes, order: int, *, values: bool) -> tuple[Indices, Values]:
+    """Parse lines one by one; `start` is the number of the first one. See :func:`read_numbers`."""
+    rows: list[list[int]] = []
+    entries: list[float] = []
+    wanted = order + values
+    for number, line in enumerate(block.split(b"\n"), start):
+        fields = line.translate(SEPARATORS).split()
+        if not fields or fields[0][:1] in b"#%":
+            continue
+        if len(fields) != wanted:
+            _fail(path, number, f"{len(fields)} fields where {wanted} belong")
+        rows.append([_index(path, number, field) for field in fields[:order]])
+        entries.append(_value(path, number, fields[-1]) if values else 1.0)
+    table = np.array(rows, dtype=np.int64).reshape(-1, order)
+    return list(np.ascontiguousarray(table.T)), np.array(entries)
+
+
+def _index(path: Path, number: int, field: bytes) -> int:
+    if not INTEGER.fullmatch(field):
+        _fail(path, number, f"index '{_shown(field)}' is no whole number")
+    if len(field) > 20 or not -(1 << 63) <= int(field) < 1 << 63:
+        _fail(path, number, f"index '{_shown(field)}' does not fit 64 bits")
+    return int(field)
+
+
+def _value(path: Path, number: int, field: bytes) -> float:
+    try:
+        value = float(field) if NUMBER.fullmatch(field) else np.nan
+    except ValueError:
+        value = np.nan
+    if not np.isfinite(value):
+        _fail(path, number, f"value '{_shown(field)}' is no finite number")
+    return value
+
+
+def _shown(field: bytes) -> str:
+    return field[:SHOWN].decode("utf-8", "backslashreplace")
+
+
+def _fail(path: Path, number: int, problem: str) -> NoReturn:
+    raise InputError(f"{path}:{number}: {problem}")
+
+
+def line_of_entry(path: Path, entry: int, skip: int = 0) -> int:
+    """Number of the line that holds the table's entry of the given number (0-based), for a message."""
+    seen = 0
+    with open_raw(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            if number <= skip or not line.translate(SEPARATORS).split() or COMMENT.match(line):
+                continue
+            if seen == entry:
+                return number
+            seen += 1
+    raise IndexError(f"{path} has {seen} entries, not {entry}")

@@ -1,0 +1,184 @@
+"""Parquet sparse tensors in pieces, for tensors that should not lie in memory whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import InputError
+from pipeline.files import atomic_path
+from pipeline.sparse.tensor import FORMAT_VERSION, ROW_GROUP
+
+Block = tuple[npt.NDArray[np.int64], npt.NDArray[Any]]  # coords (n, D) and values (n,)
+
+
+class TensorReader:
+    """The header of a Parquet sparse tensor at once, its non-zeros in blocks.
+
+    Attributes
+    ----------
+    shape, nnz, mode_names, source
+        As in :class:`~pipeline.sparse.SparseTensor`.
+    value_type
+        NumPy type of the stored values.
+
+    Raises
+    ------
+    InputError
+        No such file, no Parquet file, or none of ours.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise InputError(f"{path}: no such file; make it with 'snakemake {path}'")
+        try:
+            self._file = pq.ParquetFile(self.path)
+            header = json.loads(self._file.schema_arrow.metadata[b"kronflow"])
+            self.shape: tuple[int, ...] = tuple(int(size) for size in header["shape"])
+            self.nnz = int(header["nnz"])
+            version = int(header["version"])
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: not a Parquet sparse tensor ({error}); convert the raw data again") from error
+        if version > FORMAT_VERSION:
+            raise InputError(f"{path}: format version {version}, this program reads up to {FORMAT_VERSION}; update it")
+        columns = [*(f"mode_{mode}" for mode in range(len(self.shape))), "value"]
+        if self._file.schema_arrow.names != columns:
+            raise InputError(
+                f"{path}: columns {self._file.schema_arrow.names} where {columns} belong; convert it again"
+            )
+        if self._file.metadata.num_rows != self.nnz:
+            raise InputError(f"{path}: {self._file.metadata.num_rows} rows, its metadata says {self.nnz}")
+        self.mode_names: tuple[str, ...] = tuple(header.get("mode_names") or columns[:-1])
+        self.source: dict[str, Any] = header.get("source") or {}
+        self.value_type = np.dtype(self._file.schema_arrow.field("value").type.to_pandas_dtype())
+
+    def blocks(self, size: int = ROW_GROUP) -> Iterator[Block]:
+        """Yield the non-zeros in order, at most `size` at a time."""
+        for batch in self._file.iter_batches(batch_size=size):
+            coords = np.empty((batch.num_rows, len(self.shape)), dtype=np.int64)
+            for mode in range(len(self.shape)):
+                coords[:, mode] = batch.column(mode).to_numpy()
+            yield coords, batch.column(len(self.shape)).to_numpy()
+
+
+class TensorWriter:
+    """Write a Parquet sparse tensor from sorted blocks; the file appears when the ``with`` block succeeds.
+
+    Parameters
+    ----------
+    value_type
+        NumPy type of the stored values, which must hold all of them exactly.
+
+    Attributes
+    ----------
+    nnz, norm2
+        Of what has been written so far.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        shape: Sequence[int],
+        value_type: npt.DTypeLike,
+        mode_names: Sequence[str] | None = None,
+        source: dict[str, Any] | None = None,
+    ) -> None:
+        import pyarrow as pa
+
+        self.path = Path(path)
+        self.shape = tuple(shape)
+        self.value_type = np.dtype(value_type)
+        self.mode_names = list(mode_names or (f"mode_{mode}" for mode in range(len(self.shape))))
+        self.source = dict(source or {})
+        self.nnz = 0
+        self.norm2 = 0.0
+        self._types = [np.min_scalar_type(size - 1) for size in self.shape]
+        self._schema = pa.schema(
+            [(f"mode_{mode}", pa.from_numpy_dtype(kind)) for mode, kind in enumerate(self._types)]
+            + [("value", pa.from_numpy_dtype(self.value_type))]
+        )
+        self._last: tuple[int, ...] | None = None
+        self._pending: list[Any] = []  # Arrow tables that do not fill a row group yet
+        self._pending_rows = 0
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        import pyarrow.parquet as pq
+
+        temporary = self._stack.enter_context(atomic_path(self.path))
+        # without Arrow's own copy of the schema, which would hide metadata that is added at the end
+        self._writer = self._stack.enter_context(
+            pq.ParquetWriter(temporary, self._schema, compression="zstd", store_schema=False)
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._stack:
+            if kind is not None:
+                self._stack.__exit__(kind, error, trace)
+                return
+            if self.nnz == 0:
+                raise InputError(f"{self.path}: empty tensor of shape {self.shape}: it has no non-zero entry")
+            header = {
+                "version": FORMAT_VERSION,
+                "shape": list(self.shape),
+                "nnz": self.nnz,
+                "norm2": self.norm2,
+                "mode_names": self.mode_names,
+                "source": self.source,
+            }
+            self._flush()
+            self._writer.add_key_value_metadata({"kronflow": json.dumps(header)})
+
+    def write(self, coords: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
+        """Append non-zeros: (n, D) indices, sorted and after everything written before, and (n,) values.
+
+        Raises
+        ------
+        InputError
+            Entries out of order; a zero, NaN or infinity among the values.
+        """
+        import pyarrow as pa
+
+        if len(values) == 0:
+            return
+        self._check(coords, values)
+        for start in range(0, len(values), ROW_GROUP):
+            part = slice(start, start + ROW_GROUP)
+            columns = [coords[part, mode].astype(kind) for mode, kind in enumerate(self._types)]
+            columns.append(values[part].astype(self.value_type))
+            self._pending.append(pa.table(columns, schema=self._schema))
+            self._pending_rows += len(columns[-1])
+            if self._pending_rows >= ROW_GROUP:
+                self._flush()
+        self._last = tuple(int(index) for index in coords[-1])
+        self.nnz += len(values)
+        self.norm2 += float(np.sum(np.square(values.astype(np.float64))))
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        self._writer.write_table(pa.concat_tables(self._pending), row_group_size=2 * ROW_GROUP)
+        self._pending, self._pending_rows = [], 0
+
+    def _check(self, coords: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
+        first = tuple(int(index) for index in coords[0])
+        if self._last is not None and first <= self._last:
+            raise InputError(f"{self.path}: entry {first} after {self._last}; blocks must be sorted")
+        if coords.min() < 0 or np.any(coords.max(axis=0) >= self.shape):
+            raise InputError(f"{self.path}: an index outside the shape {self.shape}")
+        if not np.isfinite(values).all() or not values.all():
+            raise InputError(f"{self.path}: a value that is zero, NaN or infinite")

@@ -1,0 +1,306 @@
+"""Fetching against a local server that answers well, badly, slowly and in pieces."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import http.server
+import importlib.metadata
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline import download, step
+from pipeline.datasets import fetch as fetching
+from pipeline.datasets.fetch import fetch
+from pipeline.errors import InputError
+
+CONTENT = bytes(range(256)) * 40
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Answers by the last part of the path; keeps what was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[tuple[str, str | None]] = []
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/{path}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        behaviour = self.path.rsplit("/", 1)[-1]
+        times = sum(path == self.path for path, _ in self.server.asked)
+        self.server.asked.append((self.path, wanted))
+        if behaviour.isdecimal():
+            self.send_error(int(behaviour))
+        elif behaviour == "second-time" and times == 0:
+            self.send_error(503)
+        elif behaviour == "wrong":
+            self.answer(200, b"other content")
+        elif behaviour == "no-ranges":
+            self.answer(200, CONTENT, len(CONTENT) if times else 1000)
+        elif behaviour == "hang":
+            start = int((wanted or "0-").removeprefix("bytes=").removesuffix("-"))
+            self.answer(206 if start else 200, CONTENT[start:], None if times else 1000, hang=not times)
+        elif wanted:
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(CONTENT):
+                self.send_error(416)
+            else:
+                self.answer(206, CONTENT[start:])
+        else:
+            self.answer(200, CONTENT, 1000 if behaviour == "breaks-off" else len(CONTENT))
+
+    def answer(self, status: int, content: bytes, sent: int | None = None, hang: bool = False) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[:sent])
+        if hang:
+            self.wfile.flush()
+            threading.Event().wait(1)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with Server() as running:
+        threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "raw" / "x.bin"
+
+
+def test_web_file(server: Server, target: Path) -> None:
+    url = server.url("x.bin")
+    assert fetch(target, [url], DIGEST, Path()) == url
+    assert target.read_bytes() == CONTENT
+    assert [path.name for path in target.parent.iterdir()] == ["x.bin"]
+
+
+def test_right_file_is_left_alone(server: Server, target: Path) -> None:
+    target.parent.mkdir()
+    target.write_bytes(CONTENT)
+    assert fetch(target, [server.url("x.bin")], DIGEST, Path()) == str(target)
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("behaviour", ["404", "500", "wrong"])
+def test_next_source_after_a_bad_one(
+    server: Server, target: Path, behaviour: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = server.url("x.bin")
+    assert fetch(target, [server.url(behaviour), good], DIGEST, Path()) == good
+    assert target.read_bytes() == CONTENT
+    assert "going on to the next source" in capsys.readouterr().err
+
+
+def test_absent_page_is_asked_for_once(server: Server, target: Path) -> None:
+    with pytest.raises(InputError, match=r"x.bin: cannot be fetched: http.*/404: HTTP 404 Not Found"):
+        fetch(target, [server.url("404")], DIGEST, Path())
+    assert len(server.asked) == 1
+
+
+def test_failing_server_is_asked_again(server: Server, target: Path) -> None:
+    fetch(target, [server.url("second-time")], DIGEST, Path())
+    assert target.read_bytes() == CONTENT
+    assert len(server.asked) == 2
+
+
+def test_wrong_checksum_names_both_and_keeps_nothing(server: Server, target: Path) -> None:
+    found = hashlib.sha256(b"other content").hexdigest()
+    with pytest.raises(InputError) as caught:
+        fetch(target, [server.url("wrong")], DIGEST, Path())
+    message = str(caught.value)
+    assert str(target) in message
+    assert found in message
+    assert DIGEST in message
+    assert server.url("wrong") in message
+    assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("behaviour", ["breaks-off", "hang"])
+def test_broken_transfer_goes_on_where_it_stopped(
+    server: Server, target: Path, behaviour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "TIMEOUT", (5, 0.2))
+    fetch(target, [server.url(behaviour)], DIGEST, Path())
+    assert target.read_bytes() == CONTENT
+    assert [wanted for _, wanted in server.asked][:2] == [None, "bytes=1000-"]
+
+
+def test_server_without_ranges_starts_over(server: Server, target: Path) -> None:
+    fetch(target, [server.url("no-ranges")], DIGEST, Path())
+    assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("part", [CONTENT[:100], CONTENT])
+def test_part_of_an_interrupted_step_is_used(server: Server, target: Path, part: bytes) -> None:
+    target.parent.mkdir()
+    target.with_name(".x.bin.part").write_bytes(part)
+    fetch(target, [server.url("x.bin")], DIGEST, Path())
+    assert target.read_bytes() == CONTENT
+    assert server.asked[0][1] == f"bytes={len(part)}-"
+    assert [path.name for path in target.parent.iterdir()] == ["x.bin"]
+
+
+def test_part_of_another_file_is_thrown_away(server: Server, target: Path) -> None:
+    target.parent.mkdir()
+    target.with_name(".x.bin.part").write_bytes(b"other")
+    fetch(target, [server.url("x.bin")], DIGEST, Path())
+    assert target.read_bytes() == CONTENT
+
+
+def test_nobody_listens(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(InputError, match=r"cannot be fetched: http://127.0.0.1:1/x"):
+        fetch(target, ["http://127.0.0.1:1/x"], DIGEST, Path())
+
+
+def test_interrupt_leaves_no_output(server: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fetching, "sha256_file", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fetch(target, [server.url("x.bin")], DIGEST, Path())
+    assert [path.name for path in target.parent.iterdir()] == [".x.bin.part"]
+
+
+def test_file_source_is_relative_to_the_checkout(tmp_path: Path, target: Path) -> None:
+    (tmp_path / "mine.mtx").write_bytes(CONTENT)
+    assert fetch(target, ["file:none.mtx", "file:mine.mtx"], None, tmp_path) == "file:mine.mtx"
+    assert target.read_bytes() == CONTENT
+
+
+def test_full_disk_keeps_the_old_file(tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").write_bytes(CONTENT)
+    target.parent.mkdir()
+    target.write_bytes(b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match="No space left on device; the previous file, if any, is unchanged"):
+        fetch(target, ["file:mine"], DIGEST, tmp_path)
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in target.parent.iterdir()] == ["x.bin"]
+
+
+class TestPackage:
+    def test_file_of_a_distribution(self, target: Path) -> None:
+        version = importlib.metadata.version("numpy")
+        fetch(target, [f"package:numpy=={version}/numpy/__init__.py"], None, Path())
+        assert b"NumPy" in target.read_bytes()
+
+    @pytest.mark.parametrize(
+        ("source", "problem"),
+        [
+            ("package:numpy==0.0.1/numpy/__init__.py", r"is installed; run 'pip install numpy==0.0.1'"),
+            ("package:no-such-thing==1.0/x", r"not installed; run 'pip install no-such-thing==1.0'"),
+            ("package:numpy/x", r"write package:NAME==VERSION/PATH"),
+            ("ftp://x/y", r"starts with none of http:"),
+        ],
+    )
+    def test_bad_sources(self, target: Path, source: str, problem: str) -> None:
+        with pytest.raises(InputError, match=problem):
+            fetch(target, [source], None, Path())
+
+    def test_absent_file(self, target: Path) -> None:
+        version = importlib.metadata.version("numpy")
+        with pytest.raises(InputError, match="has no file numpy/none"):
+            fetch(target, [f"package:numpy=={version}/numpy/none"], None, Path())
+
+
+class TestStep:
+    """The command line, with a registry of its own."""
+
+    @pytest.fixture
+    def params(self, tmp_path: Path) -> Path:
+        entry = {
+            "description": "x",
+            "licence": "x",
+            "citation": "x",
+            "format": "coo",
+            "mirror": "folder",
+            "files": {"x.txt": {"sha256": hashlib.sha256(b"0 0 1\n").hexdigest(), "sources": ["file:own.txt"]}},
+        }
+        (tmp_path / "own.txt").write_bytes(b"0 0 1\n")
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump({"datasets": {"x": entry}}))
+        return path
+
+    def test_mirror_comes_first(
+        self, params: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        mirror = tmp_path / "mirror" / "folder"
+        mirror.mkdir(parents=True)
+        monkeypatch.setenv("KRONFLOW_MIRROR", str(mirror.parent))
+        arguments = ["x", "--params", str(params), "--output-dir", str(tmp_path / "out")]
+        download.main(arguments)
+        assert "the mirror has no" in capsys.readouterr().err
+        (tmp_path / "out" / "x.txt").unlink()
+        (mirror / "x.txt").write_bytes(b"0 0 1\n")
+        download.main(arguments)
+        assert f"from file:{mirror / 'x.txt'}" in capsys.readouterr().err
+
+    def test_mirror_on_the_web(
+        self, params: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("KRONFLOW_MIRROR", server.url("mirror/"))
+        download.main(["x", "--params", str(params), "--output-dir", str(tmp_path / "out")])
+        assert server.asked[0] == ("/mirror/folder/x.txt", None)
+        assert (tmp_path / "out" / "x.txt").read_bytes() == b"0 0 1\n"
+
+    @pytest.mark.parametrize(
+        ("key", "value", "problem"),
+        [
+            ("formt", "coo", "datasets.x.formt: unknown key; did you mean 'format'?"),
+            ("format", None, "datasets.x.format"),
+            ("files", {}, "name at least one file"),
+            ("files", {"../x": {"sources": ["file:x"]}}, "is no plain file name"),
+            ("files", {"x": {"sources": []}}, "a list of at least one source"),
+            ("files", {"x": {"sources": ["file:x"], "sha256": "abc"}}, "64 hexadecimal digits"),
+            ("labels", [-1], "whole numbers of at least 0"),
+            ("nnz", "many", "a value of type int, not 'many'"),
+            ("norm2", "big", "a number, not 'big'"),
+        ],
+    )
+    def test_wrong_entry(
+        self, params: Path, key: str, value: Any, problem: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        content = yaml.safe_load(params.read_text())
+        content["datasets"]["x"][key] = value
+        if value is None:
+            del content["datasets"]["x"][key]
+        params.write_text(yaml.safe_dump(content))
+        with pytest.raises(SystemExit) as caught:
+            step.run(download.main, ["x", "--params", str(params)])
+        assert caught.value.code == 2
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        assert problem in message.replace(f"'{key}'", "")
+
+    def test_unknown_data_set(self, params: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            step.run(download.main, ["xx", "--params", str(params)])
+        assert "data set 'xx' does not exist; did you mean 'x'?" in capsys.readouterr().err
