@@ -19,7 +19,10 @@ FORMAT_VERSION = 1
 CLASSES = {
     "neukron": "pipeline.neukron:NeuKron",
     "t-svd": "pipeline.baselines.t_svd:TSVD",
+    "cur": "pipeline.baselines.cur:CUR",
+    "cmd": "pipeline.baselines.cur:CMD",
     "cp": "pipeline.baselines.cp:CP",
+    "tucker": "pipeline.baselines.tucker:Tucker",
     "lossless": "pipeline.baselines.lossless:Lossless",
     "truncation": "pipeline.baselines.truncation:Truncation",
     "kpd": "pipeline.kpd.export:NetworkArtifact",

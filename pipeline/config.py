@@ -76,6 +76,16 @@ class CPSettings(Section):
     tolerance: Annotated[float, Field(ge=0)] = 1.0e-4
 
 
+class CURSettings(Section):
+    rows: Positive | None = None
+    columns: Positive | None = None
+    rank: Positive | None = None
+
+
+class TuckerSettings(CPSettings):
+    pass
+
+
 class LosslessSettings(Section):
     pass
 
@@ -143,7 +153,10 @@ class Config(Section):
     sample_seed: Seed = 0
     neukron: NeuKronSettings
     t_svd: Annotated[TSVDSettings, Field(alias="t-svd")]
+    cur: CURSettings
+    cmd: CURSettings
     cp: CPSettings
+    tucker: TuckerSettings
     lossless: LosslessSettings
     truncation: TruncationSettings
     dense: NetworkSettings
@@ -161,6 +174,13 @@ class Config(Section):
         if separator:
             return f"data/samples/{name}/f{fraction}-s{self.sample_seed}.parquet"
         return f"data/tensors/{name}.parquet"
+
+    def label_path(self, dataset: str) -> str:
+        """Where the labels of the last mode (the images' classes) lie."""
+        labels = self.datasets[dataset].labels
+        if not labels:
+            raise InputError(f"params.yaml: datasets.{dataset}: has no labels, which a network needs")
+        return f"data/tensors/{dataset}.labels-{labels[-1]}.parquet"
 
     def runs(self, experiment: str | None = None) -> list[Run]:
         """Every run of an experiment (the default one if none is named), in a fixed order."""
@@ -196,7 +216,10 @@ class Method(NamedTuple):
 METHODS: dict[str, Method] = {
     "neukron": Method("neukron", True, NeuKronSettings),
     "t-svd": Method("matrix", False, TSVDSettings),
+    "cur": Method("matrix", True, CURSettings),
+    "cmd": Method("matrix", True, CURSettings),
     "cp": Method("any", True, CPSettings),
+    "tucker": Method("any", True, TuckerSettings),
     "lossless": Method("any", False, LosslessSettings),
     "truncation": Method("any", False, TruncationSettings),
     "dense": Method("network", True, NetworkSettings),
@@ -358,6 +381,28 @@ def _settings_problems(config: Config, settings: Settings, key: str) -> Iterator
                 else:
                     problem = f"{name}: {first['msg']}, not {first.get('input')!r}"
                 yield f"{key}.{method}.{setting}", problem
+
+
+# Beside its own module a step's result is decided by these packages and modules; not by orchestration or reporting.
+COMMON_CODE = ["errors", "files", "step"]
+RUN_CODE = [*COMMON_CODE, "artifact", "compressor", "metrics", "record", "sparse"]
+STEP_CODE = {
+    "download": [*COMMON_CODE, "datasets"],
+    "convert": [*COMMON_CODE, "datasets", "sparse"],
+    "sample": [*COMMON_CODE, "sparse"],
+    "train_neukron": [*RUN_CODE, "neukron"],
+    "fit_baseline": [*RUN_CODE, "baselines"],
+    "train_kpd": [*RUN_CODE, "kpd"],
+}
+
+
+def code_files(name: str) -> list[str]:
+    """Source files that decide the result of a step, relative to the checkout, sorted."""
+    package = Path(__file__).parent
+    files: list[Path] = []
+    for part in [name, *STEP_CODE[name]]:
+        files += (package / part).rglob("*.py") if (package / part).is_dir() else [package / f"{part}.py"]
+    return sorted(str(file.relative_to(package.parent)) for file in files)
 
 
 def setting_arguments(settings: dict[str, Any]) -> list[str]:

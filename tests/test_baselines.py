@@ -22,6 +22,9 @@ from pipeline.sparse import SparseTensor
 SMALL: dict[str, dict[str, object]] = {  # settings that keep a fit below a second
     "t-svd": {"rank": 3},
     "cp": {"rank": 3, "max_sweeps": 5},
+    "cur": {"rows": 6, "columns": 8},
+    "cmd": {"rows": 6, "columns": 8},
+    "tucker": {"rank": 3, "max_sweeps": 5},
     "truncation": {"keep": 0.5},
 }
 

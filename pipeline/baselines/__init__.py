@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from pipeline.baselines.base import Baseline
 from pipeline.baselines.cp import CP
+from pipeline.baselines.cur import CMD, CUR
 from pipeline.baselines.lossless import Lossless
 from pipeline.baselines.t_svd import TSVD
 from pipeline.baselines.truncation import Truncation
+from pipeline.baselines.tucker import Tucker
 
 METHODS: dict[str, type[Baseline]] = {
     method.name: method
     for method in (
         TSVD,
+        CUR,
+        CMD,
         CP,
+        Tucker,
         Lossless,
         Truncation,
     )

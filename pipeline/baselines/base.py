@@ -15,6 +15,7 @@ from pipeline.sparse import SparseTensor
 
 Reals = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+Sparse = Any  # a SciPy sparse array; its stubs cannot follow slices and products
 
 BATCH = 1 << 16  # cells evaluated at a time, so that predictions need little memory beside their result
 AUTOMATIC_SHARE = 4  # an automatic size takes a fourth of the bytes of the coordinate list
@@ -103,8 +104,8 @@ def as_stored(array: Reals) -> Reals:
 
 
 def stored_type(array: Reals) -> npt.NDArray[Any]:
-    """Return `array` in 4-byte reals where :func:`as_stored` has rounded it to those."""
-    return array.astype(np.float32) if _fits_float32(array) else array
+    """Return `array` in 4-byte reals if it loses nothing by that, as after :func:`as_stored`."""
+    return array.astype(np.float32) if _fits_float32(array) and np.array_equal(as_stored(array), array) else array
 
 
 def _fits_float32(array: Reals) -> bool:

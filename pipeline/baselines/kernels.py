@@ -1,8 +1,9 @@
-"""Sparse tensor kernels: one sorted view a mode, and the product with the other modes' factors (MTTKRP)."""
+"""Sparse tensor kernels: one sorted view a mode, and its products with the other factors."""
 
 from __future__ import annotations
 
 import importlib.util
+import math
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from pipeline.baselines.base import Integers, Reals
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.tensor import linear_index
 
+WORKING_REALS = 1 << 22  # doubles that one batch of the SciPy path may take
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
 
 
@@ -87,6 +89,68 @@ class ModeView:
         ones, order = np.ones(len(fibres)), np.arange(len(fibres))
         slices = csr_array((ones, order, self.slice_start), shape=(len(self.slice_index), len(fibres))) @ fibres
         result = np.zeros((self.size, slices.shape[1]))
+        result[self.slice_index] = slices
+        return result
+
+    def ttmc(self, factors: list[Reals]) -> Reals:
+        """Product of the matricised tensor with the Kronecker product of the other modes' factors.
+
+        Parameters
+        ----------
+        factors
+            D arrays (N_d, R_d); that of this view's own mode is not read.
+
+        Returns
+        -------
+        (N_mode, product of the other R_d) float64; columns run over `middle` and then the leaf mode.
+        """
+        return self._ttmc_compiled(factors) if HAS_NUMBA else self._ttmc_scipy(factors)
+
+    def to_tensor(self, matrix: Reals, factors: list[Reals]) -> Reals:
+        """Fold an (R_mode, columns of :meth:`ttmc`) matrix into a tensor with the modes in their own order."""
+        modes = [self.mode, *self.middle, self.leaf_mode]
+        folded = matrix.reshape([len(matrix)] + [factors[mode].shape[1] for mode in modes[1:]])
+        return np.ascontiguousarray(folded.transpose(np.argsort(modes)))
+
+    def _ttmc_compiled(self, factors: list[Reals]) -> Reals:
+        from pipeline.baselines.loops import ttmc_slices
+
+        leaf_factor = np.ascontiguousarray(factors[self.leaf_mode])
+        ranks = np.array([factors[mode].shape[1] for mode in self.middle], dtype=np.int64)
+        stacked = np.zeros((sum(len(factors[mode]) for mode in self.middle), max(ranks, default=0)))
+        offsets = np.zeros(len(self.middle), dtype=np.int64)
+        end = 0
+        for position, mode in enumerate(self.middle):
+            offsets[position] = end
+            end += len(factors[mode])
+            stacked[offsets[position] : end, : ranks[position]] = factors[mode]
+        result = np.zeros((self.size, int(np.prod(ranks)) * leaf_factor.shape[1]))
+        ttmc_slices(
+            self.values, self.leaf, self.fibre_start, self.upper + offsets, self.slice_start, self.slice_index,
+            leaf_factor, stacked, ranks, result,
+        )  # fmt: skip
+        return result
+
+    def _ttmc_scipy(self, factors: list[Reals]) -> Reals:
+        """The same by sparse products, a batch of fibres at a time."""
+        from scipy.sparse import csr_array
+
+        leaf_factor = factors[self.leaf_mode]
+        shape = (len(self.upper), len(leaf_factor))
+        fibres: Reals = csr_array((self.values, self.leaf, self.fibre_start), shape=shape) @ leaf_factor
+        place = np.repeat(np.arange(len(self.slice_index)), np.diff(self.slice_start))
+        columns = math.prod(factors[mode].shape[1] for mode in (*self.middle, self.leaf_mode))
+        slices = np.zeros((len(self.slice_index), columns))
+        batch = max(1, WORKING_REALS // columns)
+        for start in range(0, len(fibres), batch):
+            upper = self.upper[start : start + batch]
+            product = np.ones((len(upper), 1))
+            for position, mode in enumerate(self.middle):
+                product = (product[:, :, None] * factors[mode][upper[:, position], None, :]).reshape(len(upper), -1)
+            product = (product[:, :, None] * fibres[start : start + batch, None, :]).reshape(len(upper), -1)
+            rows, column = place[start : start + batch], np.arange(len(upper))
+            slices += csr_array((np.ones(len(upper)), (rows, column)), shape=(len(slices), len(upper))) @ product
+        result = np.zeros((self.size, columns))
         result[self.slice_index] = slices
         return result
 

@@ -1,0 +1,183 @@
+"""Tucker decomposition of a sparse tensor by higher-order orthogonal iteration."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.baselines.base import (
+    AUTOMATIC_SHARE,
+    COORDINATE_BYTES,
+    Baseline,
+    Reals,
+    as_stored,
+    check_positive,
+    stored_type,
+)
+from pipeline.baselines.kernels import ModeView
+from pipeline.errors import InputError
+from pipeline.sparse import SparseTensor
+
+LARGEST_AUTOMATIC_RANK = 32
+WORKING_REALS = 1 << 22  # doubles that a batch of predictions may take
+
+
+class Tucker(Baseline):
+    """X ~ G x_1 U_1 ... x_D U_D with orthonormal factors, by HOOI (De Lathauwer et al., 2000).
+
+    A sweep takes for each mode the leading left singular vectors of X times all other factors (TTMc), an
+    N_d x R^(D-1) matrix summed from the non-zeros; first factors from a random Khatri-Rao sketch. Its squared
+    error is norm2(X) - norm2(G). Size as published: 8 (R sum N_d + R^D) bytes.
+
+    Parameters
+    ----------
+    rank
+        R, side of the core; a mode shorter than that takes its own size. None: the largest R whose model
+        of 4-byte reals takes a fourth of the coordinate list of the non-zeros (8 bytes each), within 1..32.
+    max_sweeps
+        Sweeps over the modes at most.
+    tolerance
+        Stop when a sweep changes the fit, 1 - sqrt(error / norm2), by less than this.
+    seed
+        Of the sketch.
+
+    Attributes after ``fit``
+    ------------------------
+    core_
+        (R_1, ..., R_D) float64.
+    factors_
+        D arrays (N_d, R_d) float64, rounded like the core to 4-byte reals.
+    """
+
+    name = "tucker"
+    stochastic = True
+
+    core_: Reals
+    factors_: list[Reals]
+
+    def __init__(
+        self, *, rank: int | None = None, max_sweeps: int = 50, tolerance: float = 1.0e-4, seed: int = 0
+    ) -> None:
+        self.rank = rank
+        self.max_sweeps = max_sweeps
+        self.tolerance = tolerance
+        self.seed = seed
+
+    def _fit(self, X: SparseTensor) -> None:
+        rank = _automatic_rank(X) if self.rank is None else self.rank
+        check_positive("rank", rank)
+        check_positive("max_sweeps", self.max_sweeps)
+        if not self.tolerance >= 0:
+            raise InputError(f"tolerance={self.tolerance!r}: needs a number of at least 0")
+        if X.order < 2:
+            raise InputError(f"tucker needs at least two modes; this tensor has {X.order}")
+        views = [ModeView(X, mode) for mode in range(X.order)]
+        self._solve(X, views, _sketch(X, views, ranks_within(X.shape, rank), self.seed))
+
+    def _solve(self, X: SparseTensor, views: list[ModeView], factors: list[Reals]) -> None:
+        """Alternate from the given orthonormal factors until the fit stands still."""
+        norm2 = X.norm2
+        fit = -np.inf
+        core = np.zeros(0)
+        for _ in range(self.max_sweeps):
+            for mode, view in enumerate(views):
+                product = view.ttmc(factors)
+                factors[mode] = _leading(product, factors[mode].shape[1])
+            core = views[-1].to_tensor(factors[-1].T @ product, factors)
+            error = max(0.0, norm2 - float(np.sum(core * core)))
+            before, fit = fit, 1.0 - float(np.sqrt(error / norm2))
+            self._record(error, fit=fit)
+            if abs(fit - before) < self.tolerance:
+                break
+        self.core_ = as_stored(core)
+        self.factors_ = [as_stored(factor) for factor in factors]
+
+    def predict(self, coords: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Approximate the cells at (n, D) `coords`; returns (n,) float64."""
+        index = self.check_coords(coords)
+        values = np.empty(len(index))
+        batch = max(1, WORKING_REALS // (self.core_.size // self.core_.shape[0]))
+        for start in range(0, len(index), batch):
+            part = index[start : start + batch]
+            values[start : start + batch] = _contract(self.core_, [f[part[:, d]] for d, f in enumerate(self.factors_)])
+        return values
+
+    def _squared_error(self, X: SparseTensor) -> float:
+        view = ModeView(X, X.order - 1)
+        projected = view.to_tensor(self.factors_[-1].T @ view.ttmc(self.factors_), self.factors_)
+        model = self.core_
+        for factor in self.factors_:  # each product moves its mode to the end: after D of them all are in place
+            model = np.tensordot(model, factor.T @ factor, axes=(0, 0))
+        inner, norm2 = float(np.sum(self.core_ * projected)), float(np.sum(self.core_ * model))
+        return max(0.0, X.norm2 - 2 * inner + norm2)
+
+    def size(self) -> dict[str, int]:
+        """Bytes: 8 a real as published, 4 a real equal; there are no orders to store."""
+        reals = self.parameter_count()
+        return {"bytes": 8 * reals, "bytes_equal": 4 * reals, "bytes_with_order": 4 * reals}
+
+    def parameter_count(self) -> int:
+        """sum N_d R_d + prod R_d."""
+        return sum(factor.size for factor in self.factors_) + self.core_.size
+
+    def save(self, path: Any, orders: bool = True) -> None:
+        """Write the artifact. It has no orders: with or without, it answers in the tensor's own indices."""
+        from pipeline.artifact import write_artifact
+
+        tensors = {"core": stored_type(self.core_)}
+        tensors |= {f"factor_{mode}": stored_type(factor) for mode, factor in enumerate(self.factors_)}
+        write_artifact(path, self.name, tensors, {"shape": list(self.shape_)})
+
+    @classmethod
+    def from_artifact(cls, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> Self:
+        """Rebuild the model; arrays that contradict the shape are refused."""
+        model = cls()
+        model.shape_ = tuple(int(size) for size in metadata["shape"])
+        model.history_ = []
+        model.core_ = tensors["core"].astype(np.float64)
+        model.factors_ = [tensors[f"factor_{mode}"].astype(np.float64) for mode in range(len(model.shape_))]
+        found = [factor.shape for factor in model.factors_]
+        if found != list(zip(model.shape_, model.core_.shape, strict=True)):
+            raise ValueError(f"factors of shapes {found} around a core of shape {model.core_.shape}")
+        return model
+
+
+def ranks_within(shape: tuple[int, ...], rank: int) -> list[int]:
+    """Core sides: `rank`, but at most a mode's size and at most the product of the other sides."""
+    sides = [min(rank, size) for size in shape]
+    for mode in range(len(sides)):
+        sides[mode] = min(sides[mode], math.prod(side for other, side in enumerate(sides) if other != mode))
+    return sides
+
+
+def _automatic_rank(X: SparseTensor) -> int:
+    budget = X.nnz * COORDINATE_BYTES / AUTOMATIC_SHARE / 4
+    fitting = [r for r in range(1, LARGEST_AUTOMATIC_RANK + 1) if r * sum(X.shape) + r**X.order <= budget]
+    return max(fitting, default=1)
+
+
+def _sketch(X: SparseTensor, views: list[ModeView], ranks: list[int], seed: int) -> list[Reals]:
+    """Orthonormal first factors: ranges of the matricised tensor times random Khatri-Rao matrices."""
+    random = np.random.default_rng(seed)
+    noise = [random.standard_normal((size, max(ranks))) for size in X.shape]
+    return [np.linalg.qr(view.mttkrp(noise)[:, :rank])[0] for view, rank in zip(views, ranks, strict=True)]
+
+
+def _leading(matrix: Reals, rank: int) -> Reals:
+    """Leading left singular vectors of a tall (or wide) matrix from the smaller of its Gram matrices."""
+    if matrix.shape[0] <= matrix.shape[1]:
+        vectors: Reals = np.linalg.eigh(matrix @ matrix.T)[1]
+        return vectors[:, : -rank - 1 : -1]
+    right = np.linalg.eigh(matrix.T @ matrix)[1][:, : -rank - 1 : -1]
+    return np.linalg.qr(matrix @ right)[0]
+
+
+def _contract(core: Reals, rows: list[Reals]) -> Reals:
+    """Core times one row of each factor, for n cells at once: (n,)."""
+    result = (rows[0] @ core.reshape(core.shape[0], -1)).reshape(-1, *core.shape[1:])
+    for row in rows[1:]:
+        result = np.einsum("nr...,nr->n...", result, row)
+    return result

@@ -1,0 +1,88 @@
+"""CUR and CMD against their explicit dense definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.baselines.cur import CMD, CUR
+from pipeline.errors import InputError
+from pipeline.sparse import SparseTensor
+
+
+def sparse(seed: int, shape: tuple[int, int] = (12, 17)) -> SparseTensor:
+    random = np.random.default_rng(seed)
+    dense = random.integers(1, 5, shape) * (random.uniform(size=shape) < 0.3)
+    dense[0, 0] = 1
+    return SparseTensor.from_dense(dense)
+
+
+def cells(shape: tuple[int, ...]) -> np.ndarray:
+    return np.stack(np.unravel_index(np.arange(np.prod(shape)), shape), axis=1)
+
+
+def explicit(X: SparseTensor, model: CUR, rank: int | None = None) -> np.ndarray:
+    """C C+ X R+ R from the columns and rows drawn, each as often as drawn and weighted by its probability."""
+    A = X.to_dense()
+    drawn = []
+    for matrix, index, copies in ((A.T, model.columns_, model.column_copies_), (A, model.rows_, model.row_copies_)):
+        chance = np.sum(matrix**2, axis=1) / X.norm2
+        repeated = np.repeat(index, copies)
+        drawn.append(matrix[repeated] / np.sqrt(len(repeated) * chance[repeated])[:, None])
+    left, right = drawn[0].T, drawn[1]
+    left_vectors, left_values, _ = np.linalg.svd(left, full_matrices=False)
+    _, right_values, right_vectors = np.linalg.svd(right, full_matrices=False)
+    keep = [min(rank or len(s), np.count_nonzero(s > 1e-6 * s[0])) for s in (left_values, right_values)]
+    left_basis, right_basis = left_vectors[:, : keep[0]], right_vectors[: keep[1]]
+    return left_basis @ left_basis.T @ A @ right_basis.T @ right_basis
+
+
+@given(st.integers(0, 99), st.integers(1, 20), st.integers(1, 30), st.sampled_from([CUR, CMD]))
+@settings(deadline=None, max_examples=60)
+def test_predictions_are_the_best_for_the_draw(seed: int, rows: int, columns: int, method: type[CUR]) -> None:
+    X = sparse(seed)
+    model = method(rows=rows, columns=columns, seed=seed).fit(X)
+    assert (model.row_copies_.sum(), model.column_copies_.sum()) == (rows, columns)
+    expected = explicit(X, model)
+    assert model.predict(cells(X.shape)).reshape(X.shape) == pytest.approx(expected, abs=1e-3)
+    assert model.error(X)["error"] == pytest.approx(np.sum((X.to_dense() - expected) ** 2), abs=2e-6 * X.norm2)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_pseudo_inverses_are_cut_at_the_rank(rank: int) -> None:
+    X = sparse(4)
+    model = CUR(rows=8, columns=9, rank=rank).fit(X)
+    expected = explicit(X, model, rank)
+    assert model.predict(cells(X.shape)).reshape(X.shape) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_matrix_of_low_rank_is_recovered() -> None:
+    random = np.random.default_rng(0)
+    X = SparseTensor.from_dense(random.integers(0, 3, (20, 2)) @ random.integers(0, 3, (2, 30)))
+    assert CUR(rows=8, columns=8).fit(X).error(X)["error"] < 1e-5 * X.norm2
+
+
+def test_cmd_charges_a_column_drawn_twice_once() -> None:
+    X = sparse(1, (6, 5))
+    cur, cmd = (method(rows=9, columns=12, seed=3).fit(X) for method in (CUR, CMD))
+    assert np.array_equal(cur.predict(cells(X.shape)), cmd.predict(cells(X.shape)))
+    A = X.to_dense()
+    once = np.count_nonzero(A[:, cmd.columns_]) + len(cmd.columns_) * len(cmd.rows_) + np.count_nonzero(A[cmd.rows_])
+    assert cmd.size()["bytes"] == 8 * once
+    often = np.count_nonzero(A[:, np.repeat(cur.columns_, cur.column_copies_)])
+    often += 9 * 12 + np.count_nonzero(A[np.repeat(cur.rows_, cur.row_copies_)])
+    assert cur.size()["bytes"] == 8 * often > cmd.size()["bytes"]
+
+
+def test_heavy_columns_are_drawn_in_proportion_to_their_squared_norm() -> None:
+    X = SparseTensor([[0, 0], [0, 1], [0, 2]], [1.0, 2.0, 2.0], (2, 3))  # shares 1, 4 and 4 of 9
+    model = CUR(rows=1, columns=9000).fit(X)
+    assert model.column_copies_ == pytest.approx([1000, 4000, 4000], abs=200)
+
+
+@pytest.mark.parametrize("wrong", [{"rows": 0}, {"columns": 1.5}, {"rank": -1}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        CMD(**wrong).fit(sparse(0))
