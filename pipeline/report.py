@@ -1,0 +1,85 @@
+"""Turn an experiment's aggregated results into one self-contained HTML page, figures and tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline import step
+from pipeline.config import load_config
+from pipeline.errors import InputError
+from pipeline.files import atomic_path, write_text
+
+
+def report(folder: Path, experiment: str, params: str | Path, runs_dir: Path) -> None:
+    """Write ``report.html``, ``headlines.txt``, ``figures/`` and ``tables/`` into `folder`.
+
+    The same inputs give the same bytes.
+
+    Parameters
+    ----------
+    folder
+        Holds ``metrics.parquet`` of the aggregation.
+    experiment
+        Its name in the configuration.
+    params
+        The configuration file.
+    runs_dir
+        Holds each run's ``history.parquet``.
+    """
+    from pipeline.reporting.figures import all_figures
+    from pipeline.reporting.findings import headlines
+    from pipeline.reporting.page import render
+    from pipeline.reporting.results import load_results
+    from pipeline.reporting.tables import all_tables
+
+    results = load_results(folder, experiment, load_config(params), runs_dir)
+    drawings = {drawing.name: drawing for drawing in all_figures(results)}
+    for drawing in drawings.values():
+        write_text(folder / "figures" / f"{drawing.name}.svg", drawing.svg)
+        with atomic_path(folder / "figures" / f"{drawing.name}.csv") as temporary:
+            drawing.data.to_csv(temporary, index=False)
+    for name, table in all_tables(results).items():
+        with atomic_path(folder / "tables" / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False)
+    write_text(folder / "headlines.txt", headlines(results))
+    write_text(folder / "report.html", render(results, drawings))
+
+
+def print_headlines(folder: Path) -> None:
+    """Print where the report is and its most telling lines."""
+    path = folder / "headlines.txt"
+    if not path.is_file() or not (folder / "report.html").is_file():
+        raise InputError(f"{path}: no report here yet; make it with: python -m pipeline.report {folder}")
+    print(f"Report: {folder / 'report.html'}\n")
+    print(path.read_text(encoding="utf-8"), end="")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Command line of this step."""
+    arguments = step.parser(
+        "Turn an experiment's aggregated results into report.html (one file, opens anywhere), headlines.txt, "
+        "figures/ (SVG and CSV) and tables/ (CSV).",
+        epilog="examples:\n  python -m pipeline.report results/demo --experiment demo\n"
+        "  python -m pipeline.report --headlines results/demo",
+    )
+    arguments.add_argument("folder", type=Path, nargs="?", help="holds metrics.parquet (default: results/EXPERIMENT)")
+    arguments.add_argument("--experiment", help="default: the one that params.yaml names")
+    arguments.add_argument("--params", default="params.yaml", help="the configuration (default: params.yaml)")
+    arguments.add_argument("--runs-dir", type=Path, default=Path("results/runs"), help="default: results/runs")
+    arguments.add_argument(
+        "--headlines", action="store_true", help="print the report's path and its ten most telling lines, make nothing"
+    )
+    options = arguments.parse_args(argv)
+    if options.headlines and options.folder:
+        print_headlines(options.folder)
+        return
+    experiment = options.experiment or load_config(options.params).experiment
+    folder = options.folder or Path("results") / experiment
+    if options.headlines:
+        print_headlines(folder)
+    else:
+        report(folder, experiment, options.params, options.runs_dir)
+
+
+if __name__ == "__main__":
+    step.run(main)

@@ -1,0 +1,1 @@
+"""Tables, figures and the page that an experiment's metrics become."""

@@ -1,0 +1,226 @@
+"""From matplotlib to SVG that is the same on every run, carries tooltips, and follows the page's colours."""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.markers import MarkerStyle
+from matplotlib.path import Path as MarkerPath
+
+from pipeline.reporting.style import INK, RC, TEXT, colour_variables, look
+
+WIDTH, HEIGHT, LEGEND = 304.0, 256.0, 34.0  # points; the legend's strip lies below the drawing
+Box = tuple[float, float, float, float]  # left, bottom, right, top
+_SVG = "{http://www.w3.org/2000/svg}"
+_XLINK = "{http://www.w3.org/1999/xlink}"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished figure: its file name, what it shows, the plotted numbers, and the SVG in both forms."""
+
+    name: str
+    title: str
+    alt: str
+    caption: str
+    data: pd.DataFrame
+    svg: str  # a file of its own, legend included
+    inline: str  # for the page, which has one legend for all
+
+
+@dataclass
+class Pen:
+    """What a drawing function works with: the axes, and the tooltips that it leaves for the SVG."""
+
+    axes: Axes
+    tooltips: dict[str, str] = field(default_factory=dict)
+    taken: list[Box] = field(default_factory=list)  # what labels and markers cover, in points
+
+    def point(self, x: float, y: float, method: str, text: str, size: float = 6.0) -> None:
+        """Put a method's marker at (x, y), with `text` shown on hovering."""
+        style = look(method)
+        across, up = (float(value) for value in self.axes.transData.transform((x, y)) * 72 / self.axes.figure.dpi)
+        self.taken.append((across - size / 2, up - size / 2, across + size / 2, up + size / 2))
+        gid = f"point-{len(self.tooltips)}"
+        self.tooltips[gid] = text
+        size *= {"*": 1.5, "D": 0.88, "s": 1.15, "^": 0.9}.get(style.marker, 1.0)
+        self.axes.plot(
+            [x], [y], linestyle="", marker=style.marker, color=style.light,
+            markersize=size, markeredgecolor="#fffffe", markeredgewidth=0.8, gid=gid, zorder=5, clip_on=False,
+        )  # fmt: skip
+
+    def place(self, x: float, y: float, text: str, colour: str) -> None:
+        """Write `text` near the point (x, y), where it hides no earlier label and no marker yet drawn.
+
+        Axes limits and scales must be set; draw the markers first.
+        """
+        at = self.axes.transData.transform((x, y)) * 72 / self.axes.figure.dpi
+        wide = 4.9 * len(text)
+        corners = [
+            (5.0, 5.5),
+            (5.0, -6.0),
+            (-wide - 5.0, 5.5),
+            (-wide - 5.0, -6.0),
+            (-wide / 2, 10.0),
+            (-wide / 2, -11.0),
+        ]
+        boxes = [(at[0] + dx, at[1] + dy - 4.0, at[0] + dx + wide, at[1] + dy + 4.0) for dx, dy in corners]
+        crowding = [sum(_overlap(box, taken) for taken in self.taken) for box in boxes]
+        best = crowding.index(min(crowding))
+        self.taken.append(boxes[best])
+        self.label(x, y, text, colour, corners[best])
+
+    def label(self, x: float, y: float, text: str, colour: str, offset: tuple[float, float] = (5.0, 3.0)) -> None:
+        """Write `text` beside (x, y); `offset` in points."""
+        self.axes.annotate(
+            text, (x, y), xytext=offset, textcoords="offset points", color=colour,
+            fontsize=TEXT - 1.5, va="center", annotation_clip=False, zorder=6,
+        )  # fmt: skip
+
+
+def _overlap(one: Box, other: Box) -> float:
+    """Area that two boxes share."""
+    across = min(one[2], other[2]) - max(one[0], other[0])
+    up = min(one[3], other[3]) - max(one[1], other[1])
+    return max(across, 0.0) * max(up, 0.0)
+
+
+def draw(
+    name: str,
+    title: str,
+    paint: Callable[[Pen], None],
+    *,
+    alt: str,
+    caption: str,
+    data: pd.DataFrame,
+    legend: Iterable[str] = (),
+    width: float = WIDTH,
+    height: float = HEIGHT,
+    left: float = 46.0,
+    right: float = 14.0,
+) -> Drawing:
+    """Run `paint` on empty axes and return the drawing.
+
+    Parameters
+    ----------
+    name
+        File name without suffix; also the salt of the SVG's ids, so that no two figures of a page share one.
+    title
+        Written above the axes.
+    paint
+        Draws `data` with the pen it is given.
+    legend
+        Methods to explain below the drawing.
+    width, height, left, right
+        Size of the drawing without its legend, and the margins beside the axes, in points.
+    """
+    with matplotlib.rc_context({**RC, "svg.hashsalt": name}):
+        total = height + LEGEND
+        figure = Figure(figsize=(width / 72, total / 72))
+        FigureCanvasSVG(figure)
+        bottom, top = LEGEND + 38.0, 26.0
+        axes = figure.add_axes(
+            (left / width, bottom / total, 1 - (left + right) / width, 1 - (bottom + top) / total),
+        )
+        figure.text(6 / width, 1 - 12 / total, title, fontweight="bold", fontsize=TEXT + 0.5, va="center", color=INK)
+        pen = Pen(axes)
+        paint(pen)
+        handles = [_handle(method) for method in legend]
+        if handles:
+            figure.legend(
+                handles=handles, loc="lower left", bbox_to_anchor=(0.01, 0.0), ncols=4, frameon=False,
+                fontsize=TEXT - 1, handletextpad=0.3, columnspacing=1.2, borderpad=0.2,
+            ).set_gid("legend")  # fmt: skip
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    root = _clean(buffer.getvalue(), name, pen.tooltips)
+    root.set("role", "img")
+    root.set("aria-label", alt)
+    svg = _text(root) + "\n"
+    return Drawing(name, title, alt, caption, data, svg, _inline(root, width, height))
+
+
+def _handle(method: str) -> Line2D:
+    style = look(method)
+    return Line2D([], [], linestyle="", marker=style.marker, color=style.light, markersize=5.5, label=style.name)
+
+
+def _clean(content: bytes, name: str, tooltips: dict[str, str]) -> ET.Element:
+    """Drop the metadata, prefix every id with the figure's name, and add the tooltips."""
+    root = ET.fromstring(content)  # noqa: S314 - written by matplotlib a moment ago
+    for metadata in root.findall(f"{_SVG}metadata"):
+        root.remove(metadata)
+    for element in root.iter():
+        if "id" in element.attrib:
+            text = tooltips.get(element.attrib["id"])
+            if text:
+                title = ET.Element(f"{_SVG}title")
+                title.text = text
+                element.insert(0, title)
+            element.set("id", f"{name}-{element.attrib['id']}")
+        for key, value in element.attrib.items():
+            if key in ("href", f"{_XLINK}href"):
+                element.set(key, re.sub("^#", f"#{name}-", value))
+            elif "url(#" in value:
+                element.set(key, value.replace("url(#", f"url(#{name}-"))
+    return root
+
+
+def _text(root: ET.Element) -> str:
+    ET.register_namespace("", _SVG[1:-1])
+    ET.register_namespace("xlink", _XLINK[1:-1])
+    return ET.tostring(root, encoding="unicode")
+
+
+def _inline(root: ET.Element, width: float, height: float) -> str:
+    """Return the SVG for the page: no legend, no namespaces, colours that follow the page's scheme."""
+    root = ET.fromstring(_text(root))  # noqa: S314 - a copy
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.get("id", "").endswith("-legend"):
+                parent.remove(child)
+    root.set("viewBox", f"0 0 {width:g} {height:g}")
+    for key in ("width", "height"):
+        root.attrib.pop(key, None)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", _text(root)).replace("xlink:href", "href")
+    for colour, variable in colour_variables().items():
+        text = text.replace(colour, f"var(--{variable})")
+    return text
+
+
+_COMMANDS = {
+    MarkerPath.MOVETO: "M",
+    MarkerPath.LINETO: "L",
+    MarkerPath.CURVE3: "Q",
+    MarkerPath.CURVE4: "C",
+    MarkerPath.CLOSEPOLY: "Z",
+}
+
+
+@functools.cache
+def marker_svg(method: str) -> str:
+    """A method's marker as a small inline SVG for the page's legends; decoration beside its name."""
+    style = look(method)
+    marker = MarkerStyle(style.marker)
+    path = marker.get_path().transformed(marker.get_transform())
+    scale = 4.5 / float(np.abs(np.asarray(path.vertices)).max())
+    outline = ""
+    for points, code in path.iter_segments():
+        outline += _COMMANDS[code]
+        if code != MarkerPath.CLOSEPOLY:
+            upright = np.asarray(points).reshape(-1, 2) * (scale, -scale)  # SVG's y points down
+            outline += " ".join(f"{value:.2f}" for value in upright.ravel())
+    fill = f"var(--{colour_variables().get(style.light, 'muted')})"
+    return f'<svg class="marker" viewBox="-6 -6 12 12" aria-hidden="true"><path d="{outline}" fill="{fill}"/></svg>'

@@ -1,0 +1,552 @@
+"""The figures of the page. Each draws from one table, and that table is the figure's CSV."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from pipeline.reporting.drawing import HEIGHT, Drawing, Pen, draw
+from pipeline.reporting.results import ACCOUNTINGS, Accounting, Record, Results
+from pipeline.reporting.statistics import fit_power_law, frontier
+from pipeline.reporting.style import (
+    GRID,
+    GROUND,
+    INK,
+    MUTED,
+    TEXT,
+    duration,
+    look,
+    point_name,
+    significant,
+    times,
+    with_prefix,
+)
+
+CURVE_POINTS = 400  # a curve with more epochs is thinned to about so many
+WIDE = 390.0  # points; for figures that stand two in a row
+DASHES = ["-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5))]
+COSTS = [
+    ("train_parameters", "parameters in training"),
+    ("inference_parameters", "parameters at inference"),
+    ("train_flops", "FLOPs of a training step"),
+    ("inference_flops", "FLOPs of an inference batch"),
+    ("step_seconds", "time of a training step (measured)"),
+]
+
+
+def all_figures(results: Results) -> Iterator[Drawing]:
+    """Every figure of the experiment, in the order of the page."""
+    for dataset in results.compression_datasets():
+        for accounting in ACCOUNTINGS:
+            yield size_error(results, dataset, accounting)
+        yield error_epochs(results, dataset)
+        yield error_seconds(results, dataset)
+    for dataset in results.network_datasets():
+        yield accuracy_sparsity(results, dataset)
+        yield cost(results, dataset)
+        yield accuracy_epochs(results, dataset)
+    if len(results.scaling):
+        yield scaling(results)
+
+
+def size_error(results: Results, dataset: str, accounting: Accounting) -> Drawing:
+    """Relative error against bytes, every method, in one accounting."""
+    cells = results.compression[results.compression["dataset"] == dataset]
+    column = accounting.column
+    data = pd.DataFrame(
+        {
+            "method": cells["method"],
+            "setting": cells["setting"],
+            "seeds": cells["seeds"],
+            "bytes": cells[column],
+            "bytes_stderr": cells[f"{column}_stderr"],
+            "relative_error": cells["relative_error"],
+            "relative_error_stderr": cells["relative_error_stderr"],
+            "on_frontier": frontier(cells[column].tolist(), cells["relative_error"].tolist()),
+        }
+    ).reset_index(drop=True)
+    sizes = [cells[item.column] for item in ACCOUNTINGS]
+    limits = (max(1.0, min(size.min() for size in sizes)) / 1.6, max(size.max() for size in sizes) * 1.6)
+
+    def paint(pen: Pen) -> None:
+        axes = pen.axes
+        _bytes_axis(axes, limits, f"bytes, {_counted(accounting)}")
+        top = max(1.0, float((data["relative_error"] + data["relative_error_stderr"].fillna(0)).max()))
+        axes.set_ylim(-0.03 * top, top * 1.06)
+        axes.set_ylabel("relative error")
+        best = data[data["on_frontier"]].sort_values("bytes")
+        axes.step(
+            [*best["bytes"], limits[1]], [*best["relative_error"], best["relative_error"].iloc[-1]],
+            where="post", color=MUTED, linewidth=0.9, linestyle=(0, (1, 1.6)), zorder=2,
+        )  # fmt: skip
+        for method, points in data.groupby("method", sort=False):
+            _series(pen, str(method), points.sort_values("bytes"))
+        for row in data[data["setting"] != "default"].to_dict("records"):
+            pen.place(row["bytes"], row["relative_error"], str(row["setting"]), look(row["method"]).light)
+
+    return draw(
+        f"size-error-{accounting.slug}-{dataset}",
+        f"{dataset}: bytes {_counted(accounting)}",
+        paint,
+        alt=f"Relative error against bytes for {dataset}, bytes {_counted(accounting)}. " + _best_points(data),
+        caption=f"{accounting.meaning[:1].upper()}{accounting.meaning[1:]}.",
+        data=data,
+        legend=data["method"].unique(),
+    )
+
+
+def _series(pen: Pen, method: str, points: pd.DataFrame) -> None:
+    """One method's points with error bars over seeds, joined by a thin line, each with its setting."""
+    style = look(method)
+    pen.axes.plot(points["bytes"], points["relative_error"], color=style.light, linewidth=0.9, alpha=0.55, zorder=3)
+    pen.axes.errorbar(
+        points["bytes"], points["relative_error"], xerr=points["bytes_stderr"].fillna(0),
+        yerr=points["relative_error_stderr"].fillna(0), fmt="none", ecolor=style.light, elinewidth=1.0, capsize=2.0,
+        zorder=4,
+    )  # fmt: skip
+    for row in points.to_dict("records"):
+        spread = f" ± {significant(row['relative_error_stderr'])}" if row["seeds"] > 1 else ""
+        pen.point(
+            row["bytes"],
+            row["relative_error"],
+            method,
+            f"{point_name(method, row['setting'])}: {with_prefix(row['bytes'], 'B')}, "
+            f"relative error {significant(row['relative_error'])}{spread}",
+        )
+
+
+def _best_points(data: pd.DataFrame) -> str:
+    best = data[data["on_frontier"]].sort_values("bytes")
+    parts = [
+        f"{point_name(row['method'], row['setting'])} "
+        f"({with_prefix(row['bytes'], 'B')}, {significant(row['relative_error'])})"
+        for row in best.to_dict("records")
+    ]
+    return "Best for their size: " + ", ".join(parts) + "."
+
+
+def error_epochs(results: Results, dataset: str) -> Drawing:
+    """Relative error against the epoch, one curve a run of every iterative method."""
+    data = _error_curves(results, dataset)
+    lengths = data.groupby(["method", "setting", "seed"])["epoch"].transform("size")
+    data = data[lengths > 1].reset_index(drop=True)
+    return _curves(
+        f"error-epochs-{dataset}",
+        f"{dataset}: error in training, by epoch",
+        data,
+        "epoch",
+        "epoch (NeuKron) or sweep (CP)",
+        "One curve a run; line styles tell settings apart. Methods that fit in one pass have no curve.",
+    )
+
+
+def error_seconds(results: Results, dataset: str) -> Drawing:
+    """Relative error against time, one curve a run, one-pass methods as points."""
+    data = _error_curves(results, dataset)
+    return _curves(
+        f"error-seconds-{dataset}",
+        f"{dataset}: error in training, by time",
+        data[data["seconds"] > 0].reset_index(drop=True),
+        "seconds",
+        "time since the start of the fit",
+        "The same runs against wall time; a marker where a method fits in one pass.",
+    )
+
+
+def _error_curves(results: Results, dataset: str) -> pd.DataFrame:
+    norm2 = float(results.first(dataset)["norm2"])
+    frames = []
+    for (name, method, setting, seed), history in results.histories.items():
+        if name == dataset:
+            thin = _thinned(history)
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "method": method,
+                        "setting": setting,
+                        "seed": seed,
+                        "epoch": thin["epoch"].astype("int64"),
+                        "seconds": thin["seconds"].astype(float),
+                        "relative_error": thin["error"].astype(float) / norm2,
+                    }
+                )
+            )
+    return pd.concat(frames, ignore_index=True).dropna().reset_index(drop=True)
+
+
+def _thinned(history: pd.DataFrame) -> pd.DataFrame:
+    """Every k-th epoch and the last, so that a long run stays drawable."""
+    step = math.ceil(len(history) / CURVE_POINTS)
+    keep = sorted({*range(0, len(history), step), len(history) - 1})
+    return history.iloc[keep]
+
+
+def _curves(name: str, title: str, data: pd.DataFrame, x: str, xlabel: str, caption: str) -> Drawing:
+    """One curve a run of ``relative_error`` against `x`, labelled with its setting where it ends."""
+
+    def paint(pen: Pen) -> None:
+        axes = pen.axes
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel("relative error")
+        if data.empty:
+            _empty(axes, "no iterative method here")
+            return
+        if x == "seconds":
+            _log_axis(axes, "x", data[x], _short_time)
+        elif data[x].max() > 500:
+            axes.set_xscale("symlog", linthresh=1)
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        top = max(1.0, float(data["relative_error"].max()))
+        axes.set_ylim(-0.02 * top, 1.06 * top)
+        _paint_curves(pen, data, x, "relative_error")
+
+    ends = data.groupby(["method", "setting"], sort=False)["relative_error"].min().reset_index()
+    text = ", ".join(
+        f"{point_name(row['method'], row['setting'])} {significant(row['relative_error'])}"
+        for row in ends.to_dict("records")
+    )
+    return draw(
+        name,
+        title,
+        paint,
+        alt=f"{title}. Lowest relative error of any seed: {text or 'none'}.",
+        caption=caption,
+        data=data,
+        legend=data["method"].unique(),
+        width=WIDE,
+        right=40.0,
+    )
+
+
+def _paint_curves(pen: Pen, data: pd.DataFrame, x: str, y: str) -> None:
+    ends: list[tuple[float, float, str, str]] = []
+    for method, runs in data.groupby("method", sort=False):
+        style = look(str(method))
+        for position, (setting, curves) in enumerate(runs.groupby("setting", sort=False)):
+            dash = DASHES[position % len(DASHES)]
+            for seed, curve in curves.groupby("seed", sort=False):
+                last = (float(curve[x].iloc[-1]), float(curve[y].iloc[-1]))
+                pen.axes.plot(curve[x], curve[y], color=style.light, linestyle=dash, linewidth=1.3, alpha=0.85)
+                if len(curve) == 1:
+                    pen.point(
+                        *last,
+                        str(method),
+                        f"{point_name(str(method), str(setting))}, seed {seed}: {significant(last[1])}",
+                        5.0,
+                    )
+            ends.append((*last, style.name if setting == "default" else str(setting), style.light))
+    _label_ends(pen, ends)
+
+
+def _label_ends(pen: Pen, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Write each curve's label right of its end, moved apart vertically where they would overlap."""
+    axes = pen.axes
+    places = [axes.transData.transform((x, y)) * 72 / axes.figure.dpi for x, y, _, _ in ends]
+    taken: list[tuple[float, float]] = []
+    for index in sorted(range(len(ends)), key=lambda i: -places[i][1]):
+        across, up = (float(value) for value in places[index])
+        wanted = up
+        while any(abs(across - a) < 24 and abs(wanted - u) < 8.5 for a, u in taken):
+            wanted -= 1.0
+        taken.append((across, wanted))
+        x, y, text, colour = ends[index]
+        pen.label(x, y, text, colour, (5.0, wanted - up))
+
+
+def accuracy_sparsity(results: Results, dataset: str) -> Drawing:
+    """Test accuracy against block sparsity, every network setting, beside dense."""
+    cells = results.networks[results.networks["dataset"] == dataset]
+    data = cells[
+        ["method", "setting", "seeds", "block_sparsity", "block_sparsity_stderr", "accuracy", "accuracy_stderr"]
+    ].reset_index(drop=True)
+
+    def paint(pen: Pen) -> None:
+        axes = pen.axes
+        axes.set_xlabel("block sparsity: blocks that are exactly zero")
+        axes.set_ylabel("test accuracy")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
+        axes.set_xlim(-0.04, 1.0)
+        spread = data["accuracy_stderr"].fillna(0)
+        low, high = float((data["accuracy"] - spread).min()), float((data["accuracy"] + spread).max())
+        margin = max(0.01, 0.35 * (high - low))
+        axes.set_ylim(low - margin, min(1.005, high + margin))
+        for row in data.to_dict("records"):
+            style = look(row["method"])
+            if row["method"] == "dense":
+                axes.axhline(row["accuracy"], color=style.light, linewidth=0.9, linestyle=(0, (4, 2)), zorder=2)
+            axes.errorbar(
+                row["block_sparsity"], row["accuracy"], yerr=_or_zero(row["accuracy_stderr"]),
+                xerr=_or_zero(row["block_sparsity_stderr"]), fmt="none", ecolor=style.light, elinewidth=1.0,
+                capsize=2.0, zorder=4,
+            )  # fmt: skip
+            share = _percent(row["accuracy"], row["accuracy_stderr"])
+            text = f"{point_name(row['method'], row['setting'])}: accuracy {share}"
+            pen.point(row["block_sparsity"], row["accuracy"], row["method"], text, 7.0)
+        for row in data.to_dict("records"):
+            label = look(row["method"]).name if row["setting"] == "default" else str(row["setting"])
+            pen.place(row["block_sparsity"], row["accuracy"], label, look(row["method"]).light)
+
+    points = ", ".join(
+        f"{point_name(row['method'], row['setting'])} {100 * row['accuracy']:.1f} % "
+        f"at {100 * row['block_sparsity']:.0f} % zero blocks"
+        for row in data.to_dict("records")
+    )
+    return draw(
+        f"accuracy-sparsity-{dataset}",
+        f"{dataset}: accuracy and block sparsity",
+        paint,
+        alt=f"Test accuracy against block sparsity on {dataset}: {points}.",
+        caption="The dashed line is the dense network. Bars: standard error over seeds.",
+        data=data,
+        legend=data["method"].unique(),
+        left=52.0,
+        right=22.0,
+    )
+
+
+def cost(results: Results, dataset: str) -> Drawing:
+    """Parameters, FLOPs and step time of every network as a multiple of the dense one's."""
+    data = cost_ratios(results, dataset)
+    groups = list(dict.fromkeys(data["quantity"]))
+
+    def paint(pen: Pen) -> None:
+        axes = pen.axes
+        axes.spines["left"].set_visible(False)
+        axes.grid(False, axis="y")
+        axes.set_yticks([])
+        axes.set_xlabel("multiple of dense (log scale)")
+        if data.empty:
+            _empty(axes, "no dense network to compare with")
+            return
+        _ratio_axis(axes, data["ratio"])
+        height = 0.0
+        for quantity in groups:
+            axes.text(
+                0.0, height, quantity, transform=axes.get_yaxis_transform(), fontsize=TEXT - 1, color=INK, va="center",
+                bbox={"facecolor": GROUND, "edgecolor": "none", "pad": 1.5}, zorder=4,
+            )  # fmt: skip
+            height += 0.95
+            for row in data[data["quantity"] == quantity].to_dict("records"):
+                _cost_row(pen, row, height)
+                height += 1.0
+            height += 0.25
+        axes.set_ylim(height - 0.3, -0.8)
+
+    dearer = data[data["ratio"] > 1]
+    return draw(
+        f"cost-{dataset}",
+        f"{dataset}: cost beside dense",
+        paint,
+        alt=f"Cost of each block-sparse network on {dataset} as a multiple of the dense one's. "
+        + "; ".join(f"{r['setting']}: {times(r['ratio'])} x {r['quantity']}" for r in data.to_dict("records"))
+        + ".",
+        caption=f"Left of the line: cheaper than dense; right of it: dearer ({len(dearer)} of {len(data)} here).",
+        data=data,
+        legend=data["method"].unique(),
+        height=max(HEIGHT, 90.0 + 15.0 * (len(data) + 1.2 * len(groups))),
+        left=12.0,
+        right=30.0,
+    )
+
+
+def cost_ratios(results: Results, dataset: str) -> pd.DataFrame:
+    """Cost of each block-sparse setting over dense, one row a quantity and setting.
+
+    FLOPs and step times are compared within each run, which counts and times both networks side by side;
+    parameters need a run of the dense network, and are left out without one.
+    """
+    cells = results.networks[results.networks["dataset"] == dataset]
+    dense = cells[cells["method"] == "dense"]
+    rows = []
+    for column, name in COSTS:
+        for cell in cells[cells["method"] != "dense"].to_dict("records"):
+            if column.endswith("parameters"):
+                base = float(dense.iloc[0][column]) if len(dense) else math.nan
+                ratio = cell[column] / base
+            else:
+                base = cell[f"dense_{column}"]
+                ratio = cell["step_ratio"] if column == "step_seconds" else cell[column] / base
+            if math.isfinite(ratio):
+                rows.append((name, cell["method"], cell["setting"], cell[column], base, ratio))
+    return pd.DataFrame(rows, columns=["quantity", "method", "setting", "value", "dense", "ratio"])
+
+
+def _cost_row(pen: Pen, row: Record, height: float) -> None:
+    method, ratio = row["method"], row["ratio"]
+    colour = look(method).light
+    pen.axes.plot([1.0, ratio], [height, height], color=colour, linewidth=1.4, alpha=0.5, zorder=3)
+    verdict = "cheaper than" if ratio < 1 else "dearer than"
+    pen.point(
+        ratio, height, method, f"{row['setting']}: {times(ratio)} times dense ({verdict} dense), {row['quantity']}"
+    )
+    side = 6.0 if ratio >= 1 else -6.0
+    pen.axes.annotate(
+        f"{row['setting']}  {times(ratio)}x", (ratio, height), xytext=(side, 0), textcoords="offset points",
+        ha="left" if ratio >= 1 else "right", va="center", fontsize=TEXT - 1.5, color=colour,
+    )  # fmt: skip
+
+
+def _ratio_axis(axes: Axes, ratios: pd.Series) -> None:
+    axes.set_xscale("log")
+    axes.set_xlim(min(0.4, float(ratios.min()) / 2.2), max(2.5, float(ratios.max()) * 2.2))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+    axes.axvline(1.0, color=INK, linewidth=1.0, zorder=2)
+
+
+def accuracy_epochs(results: Results, dataset: str) -> Drawing:
+    """Validation accuracy against the epoch, one curve a run of every network."""
+    frames = []
+    for (name, method, setting, seed), history in results.histories.items():
+        if name == dataset:
+            columns = ["epoch", "seconds", "loss", "validation_accuracy", "block_sparsity"]
+            thin = _thinned(history)[columns].reset_index(drop=True)
+            thin.insert(0, "seed", seed)
+            thin.insert(0, "setting", setting)
+            thin.insert(0, "method", method)
+            frames.append(thin)
+    data = pd.concat(frames, ignore_index=True)
+
+    def paint(pen: Pen) -> None:
+        axes = pen.axes
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("validation accuracy")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        _paint_curves(pen, data, "epoch", "validation_accuracy")
+
+    return draw(
+        f"accuracy-epochs-{dataset}",
+        f"{dataset}: validation accuracy in training",
+        paint,
+        alt=f"Validation accuracy against epoch for every network on {dataset}, one curve a run.",
+        caption="One curve a run; line styles tell settings apart.",
+        data=data,
+        legend=data["method"].unique(),
+        left=52.0,
+        right=42.0,
+    )
+
+
+def scaling(results: Results) -> Drawing:
+    """Seconds an epoch against non-zeros on logarithmic axes, with the fitted slope."""
+    data = results.scaling[
+        ["base", "dataset", "method", "setting", "seeds", "nnz", "seconds_per_epoch", "seconds_per_epoch_stderr"]
+    ]
+    slopes = scaling_slopes(results)
+
+    def paint(pen: Pen) -> None:
+        axes = pen.axes
+        axes.set_xlabel("non-zeros")
+        axes.set_ylabel("time of an epoch", labelpad=2)
+        _log_axis(axes, "x", data["nnz"], lambda value: with_prefix(value, "", 1))
+        _log_axis(axes, "y", data["seconds_per_epoch"], _short_time)
+        ends = [
+            _scaling_series(pen, str(setting), points, DASHES[position % len(DASHES)])
+            for position, ((_, setting), points) in enumerate(data.groupby(["base", "setting"], sort=False))
+        ]
+        _label_ends(pen, ends)
+
+    text = "; ".join(
+        f"{row['base']} {row['setting']}: slope {row['slope']:.2f}" for row in slopes.dropna().to_dict("records")
+    )
+    return draw(
+        "scaling",
+        "NeuKron: time of an epoch and non-zeros",
+        paint,
+        alt=f"Seconds an epoch against non-zeros, both logarithmic. {text}.",
+        caption="Uniform samples of the non-zeros and all of them. A slope of 1 is cost linear in the non-zeros.",
+        data=data,
+        legend=["neukron"],
+        width=WIDE,
+        left=56.0,
+        right=84.0,
+    )
+
+
+def scaling_slopes(results: Results) -> pd.DataFrame:
+    """Fitted exponent of seconds an epoch in non-zeros, one row a data set and setting; NaN with one size."""
+    rows = []
+    for (base, setting), points in results.scaling.groupby(["base", "setting"], sort=False):
+        law = fit_power_law(points["nnz"].tolist(), points["seconds_per_epoch"].tolist())
+        rows.append((base, setting, len(points), law.slope if law else math.nan))
+    return pd.DataFrame(rows, columns=["base", "setting", "sizes", "slope"])
+
+
+def _scaling_series(pen: Pen, setting: str, points: pd.DataFrame, dash: Any) -> tuple[float, float, str, str]:
+    """One setting's points and fitted line; returns where its label belongs, its text and its colour."""
+    colour = look("neukron").light
+    x, y = points["nnz"].to_numpy(float), points["seconds_per_epoch"].to_numpy(float)
+    law = fit_power_law(x.tolist(), y.tolist())
+    if law:
+        ends = np.asarray([x.min(), x.max()])
+        pen.axes.plot(ends, law.scale * ends**law.slope, color=colour, linewidth=1.1, linestyle=dash, zorder=3)
+    pen.axes.errorbar(
+        x, y, yerr=points["seconds_per_epoch_stderr"].fillna(0), fmt="none", ecolor=colour, elinewidth=1.0, capsize=2.0
+    )
+    for row in points.to_dict("records"):
+        text = f"{row['dataset']} {setting}: {row['nnz']:,.0f} non-zeros, {duration(row['seconds_per_epoch'])} an epoch"
+        pen.point(row["nnz"], row["seconds_per_epoch"], "neukron", text)
+    return (float(x[-1]), float(y[-1]), f"{setting}: slope {law.slope:.2f}" if law else setting, colour)
+
+
+def _bytes_axis(axes: Axes, limits: tuple[float, float], label: str) -> None:
+    axes.set_xscale("log")
+    axes.set_xlim(*limits)
+    axes.set_xlabel(label)
+    _log_ticks(axes.xaxis, limits, lambda value: with_prefix(value, "B", 1))
+
+
+def _log_ticks(axis: Axis, limits: tuple[float, float], text: Callable[[float], str]) -> None:
+    """Ticks at powers of ten, and at their double and fivefold where few powers are in view."""
+    decades = math.log10(limits[1] / limits[0])
+    subs = (1.0,) if decades > 2.2 else (1.0, 3.0) if decades > 1.5 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+
+
+def _log_axis(axes: Axes, which: Literal["x", "y"], values: pd.Series, text: Callable[[float], str]) -> None:
+    """Make an axis logarithmic, with limits around `values` and readable ticks."""
+    limits = (float(values.min()) / 1.3, float(values.max()) * 1.3)
+    axes.set(**{f"{which}scale": "log", f"{which}lim": limits})
+    _log_ticks(axes.xaxis if which == "x" else axes.yaxis, limits, text)
+
+
+def _short_time(seconds: float) -> str:
+    """A tick's time: one digit and seconds with a prefix, as a logarithmic axis needs it."""
+    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if seconds >= factor * 0.9995:
+            return f"{seconds / factor:,.3g} {unit}"
+    return f"{seconds:.1g} s"
+
+
+def _empty(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=MUTED)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)
+    axes.spines["left"].set_color(GRID)
+
+
+def _counted(accounting: Accounting) -> str:
+    return accounting.name if accounting.slug == "published" else f"in {accounting.name} accounting"
+
+
+def _or_zero(value: float) -> float:
+    return 0.0 if math.isnan(value) else value
+
+
+def _percent(value: float, spread: float) -> str:
+    return f"{100 * value:.1f} %" + ("" if math.isnan(spread) else f" ± {100 * spread:.1f}")

@@ -1,0 +1,170 @@
+"""What a report is made from: the runs' metrics, their histories, and the plan they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.config import Config, Run, setting_arguments
+from pipeline.errors import InputError
+from pipeline.reporting.statistics import over_seeds
+
+COMPRESSION = [
+    *("error", "relative_error", "fitness", "bytes", "bytes_equal", "bytes_with_order", "file_bytes"),
+    *("parameters", "epochs", "seconds", "seconds_per_epoch", "peak_rss_bytes"),
+]
+NETWORK = [
+    *("accuracy", "validation_accuracy", "block_sparsity", "parameters", "train_parameters", "inference_parameters"),
+    *(
+        "train_flops",
+        "dense_train_flops",
+        "inference_flops",
+        "dense_inference_flops",
+        "step_seconds",
+        "dense_step_seconds",
+    ),
+    *("step_ratio", "seconds", "epochs", "peak_rss_bytes", "file_bytes"),
+]
+
+
+Record = dict[Hashable, Any]  # one row of a table, by column
+
+
+class Accounting(NamedTuple):
+    """One way of counting an artifact's bytes: its column in ``metrics.json``, its name, and what it charges."""
+
+    column: str
+    slug: str
+    name: str
+    meaning: str
+
+
+ACCOUNTINGS = [
+    Accounting(
+        "bytes_equal",
+        "equal",
+        "equal",
+        "every method pays 4 bytes for each real number it keeps; orders of rows and columns cost nothing",
+    ),
+    Accounting(
+        "bytes_with_order",
+        "with-orders",
+        "equal + orders",
+        "the same, plus what it takes to store the orders, so that the artifact answers in the tensor's own indices",
+    ),
+    Accounting(
+        "bytes",
+        "published",
+        "as published",
+        "what the method's own publication charges, for example 4 bytes a number for NeuKron and 8 for T-SVD and CP",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Results:
+    """An experiment's results. Build it with :func:`load_results`."""
+
+    experiment: str
+    config: Config
+    planned: list[Run]
+    runs: pd.DataFrame  # one row a run, as metrics.parquet has it
+    histories: dict[tuple[str, str, str, int], pd.DataFrame]  # (data set, method, setting, seed) -> one row an epoch
+
+    @cached_property
+    def compression(self) -> pd.DataFrame:
+        """Means over seeds of all compressors on whole data sets: one row a data set, method and setting."""
+        return over_seeds(self._of_kind("compression", samples=False), COMPRESSION)
+
+    @cached_property
+    def networks(self) -> pd.DataFrame:
+        """Means over seeds of all networks: one row a data set, method and setting."""
+        runs = self._of_kind("network", samples=False)
+        ratio = runs["step_seconds"].astype(float) / runs["dense_step_seconds"].astype(float)
+        return over_seeds(runs.assign(step_ratio=ratio), NETWORK)
+
+    @cached_property
+    def scaling(self) -> pd.DataFrame:
+        """Seconds an epoch against non-zeros: the samples and their whole data set, one row a size and setting."""
+        runs = self.runs[(self.runs["kind"] == "compression") & (self.runs["method"] == "neukron")]
+        sampled = {base_of(name) for name in runs["dataset"] if is_sample(name)}
+        runs = runs[[base_of(name) in sampled for name in runs["dataset"]]]
+        means = over_seeds(runs, ["nnz", "seconds_per_epoch"])
+        means.insert(0, "base", [base_of(name) for name in means["dataset"]])
+        return means.sort_values(["base", "setting", "nnz"], kind="stable").reset_index(drop=True)
+
+    def compression_datasets(self) -> list[str]:
+        """Names of the whole data sets that compressors were fitted to, in the plan's order."""
+        return list(dict.fromkeys(self.compression["dataset"]))
+
+    def network_datasets(self) -> list[str]:
+        """Names of the data sets that networks were trained on, in the plan's order."""
+        return list(dict.fromkeys(self.networks["dataset"]))
+
+    def first(self, dataset: str) -> pd.Series:
+        """Return any run of a data set, for what all its runs share."""
+        return self.runs[self.runs["dataset"] == dataset].iloc[0]
+
+    def _of_kind(self, kind: str, samples: bool) -> pd.DataFrame:
+        wanted = np.asarray([is_sample(name) == samples for name in self.runs["dataset"]])
+        frame: pd.DataFrame = self.runs[(self.runs["kind"] == kind).to_numpy() & wanted]
+        return frame
+
+
+def is_sample(dataset: str) -> bool:
+    """Whether the name means a sample of another data set, ``<dataset>.f<fraction>``."""
+    return ".f" in dataset
+
+
+def base_of(dataset: str) -> str:
+    """Name of the data set that a sample was drawn from; any other name as it is."""
+    return dataset.partition(".f")[0]
+
+
+def settings_text(run: Run) -> str:
+    """A run's settings as ``key=value`` pairs, those that the method chooses left out."""
+    return " ".join(setting_arguments(run.settings)[1::2])
+
+
+def load_results(folder: Path, experiment: str, config: Config, runs_dir: Path) -> Results:
+    """Read ``metrics.parquet`` from `folder` and each run's ``history.parquet`` below `runs_dir`.
+
+    Raises
+    ------
+    InputError
+        One of these files is missing or damaged, or the table holds runs that are not the experiment's.
+    """
+    planned = config.runs(experiment)
+    path = folder / "metrics.parquet"
+    runs = _read_parquet(path, f"python -m pipeline.aggregate {folder} --experiment {experiment}")
+    known = {(run.dataset, run.method, run.setting, run.seed) for run in planned}
+    histories = {}
+    for dataset, method, setting, seed in zip(
+        runs["dataset"], runs["method"], runs["setting"], runs["seed"], strict=True
+    ):
+        key = (str(dataset), str(method), str(setting), int(seed))
+        if key not in known:
+            raise InputError(
+                f"{path}: {'/'.join(key[:3])}-s{seed} is no run of experiment '{experiment}'; aggregate it again"
+            )
+        file = runs_dir / key[0] / key[1] / f"{key[2]}-s{seed}" / "history.parquet"
+        histories[key] = _read_parquet(file, f"snakemake {file.with_name('metrics.json')}")
+    return Results(experiment, config, planned, runs, histories)
+
+
+def _read_parquet(path: Path, command: str) -> pd.DataFrame:
+    try:
+        frame: pd.DataFrame = pq.read_table(path).to_pandas(integer_object_nulls=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; make it with: {command}") from None
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: no readable Parquet file; make it again with: {command}") from error
+    return frame

@@ -1,0 +1,74 @@
+"""Means and standard errors over seeds, frontiers and slopes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+CELL = ["dataset", "method", "setting"]
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Standard error of the mean, ``s / sqrt(n)`` with the sample deviation s; NaN for fewer than two values.
+
+    >>> standard_error([1.0, 3.0])
+    1.0
+    """
+    if len(values) < 2:
+        return math.nan
+    return float(np.std(np.asarray(values, dtype=np.float64), ddof=1)) / math.sqrt(len(values))
+
+
+def over_seeds(runs: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
+    """One row a data set, method and setting: ``seeds``, the mean of each quantity and its ``<quantity>_stderr``.
+
+    The rows keep the order in which the cells first appear. The standard error is NaN where there is one seed.
+    """
+    rows = []
+    for key, group in runs.groupby(CELL, sort=False):
+        row: dict[str, object] = dict(zip(CELL, key, strict=True))
+        row["seeds"] = len(group)
+        for name in quantities:
+            values = group[name].to_numpy(dtype=np.float64, na_value=np.nan)
+            row[name] = float(values.mean())
+            row[f"{name}_stderr"] = standard_error(values.tolist())
+        rows.append(row)
+    columns = [*CELL, "seeds", *(column for name in quantities for column in (name, f"{name}_stderr"))]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def frontier(sizes: Sequence[float], errors: Sequence[float]) -> list[bool]:
+    """Whether each point is on the lower envelope: none that is at most as large is as accurate.
+
+    >>> frontier([10, 20, 20, 30], [0.5, 0.6, 0.2, 0.2])
+    [True, False, True, False]
+    """
+    best = math.inf
+    on = [False] * len(sizes)
+    for index in sorted(range(len(sizes)), key=lambda i: (sizes[i], errors[i])):
+        if errors[index] < best:
+            on[index], best = True, errors[index]
+    return on
+
+
+class PowerLaw(NamedTuple):
+    """``y = scale * x ** slope``."""
+
+    slope: float
+    scale: float
+
+
+def fit_power_law(x: Sequence[float], y: Sequence[float]) -> PowerLaw | None:
+    """Least-squares line through ``(log x, log y)``; None for fewer than two different x.
+
+    >>> fit_power_law([1, 10, 100], [2, 20, 200]).slope.__round__(6)
+    1.0
+    """
+    if len(set(x)) < 2:
+        return None
+    slope, intercept = np.polyfit(np.log(np.asarray(x, dtype=np.float64)), np.log(np.asarray(y, dtype=np.float64)), 1)
+    return PowerLaw(float(slope), math.exp(float(intercept)))

@@ -1,0 +1,155 @@
+"""The look that all figures and the page share: a colour and a marker a method, text sizes, number formats."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+
+class Look(NamedTuple):
+    """How a method is shown: its name in words, its colours on light and on dark ground, its marker."""
+
+    name: str
+    light: str
+    dark: str
+    marker: str
+    meaning: str
+
+
+# Colours after Okabe and Ito (colour-blind safe), darkened or lightened to at least 3:1 against their ground;
+# markers tell apart what colour alone does not.
+LOOKS = {
+    "neukron": Look("NeuKron", "#c8500a", "#ff9a57", "o", "generalised Kronecker product whose factors an LSTM gives"),
+    "t-svd": Look("T-SVD", "#0068a8", "#5db8f5", "s", "truncated singular value decomposition (matrices)"),
+    "cp": Look("CP", "#00805f", "#3fcca2", "^", "sum of rank-one terms, fitted by alternating least squares"),
+    "tucker": Look("Tucker", "#3d7ea6", "#8fd0f0", "v", "core tensor times one factor matrix a mode"),
+    "truncation": Look("truncation", "#b0487f", "#ee94c4", "D", "keeps the largest part exactly and drops the rest"),
+    "lossless": Look("lossless", "#555b63", "#c3cad3", "*", "every non-zero, entropy-coded: no error"),
+    "cur": Look("CUR", "#a87500", "#efc04d", "P", "sampled columns and rows of the matrix itself"),
+    "cmd": Look("CMD", "#7f6a00", "#d8cb4a", "X", "CUR without duplicate columns and rows"),
+    "accams": Look("ACCAMS", "#41389b", "#a8a0ff", "<", "sum of co-clusterings"),
+    "baccams": Look("bACCAMS", "#8a2550", "#f08bae", ">", "sum of co-clusterings, by Gibbs sampling"),
+    "kronfit": Look("KronFit", "#2f6b1e", "#95d67e", "h", "Kronecker powers of one small matrix"),
+    "dense": Look("dense", "#555b63", "#c3cad3", "s", "the same network with ordinary linear layers"),
+    "kpd": Look("KPD", "#c8500a", "#ff9a57", "o", "block-sparse layers by Kronecker product decomposition"),
+}
+_SPARE = Look("", "#555b63", "#c3cad3", "p", "")
+
+INK, MUTED, GRID, GROUND = "#1b2530", "#5a6673", "#dfe4ea", "#fffffe"
+# What each colour of a drawing becomes on the page, where the colour scheme decides.
+THEME = {INK: "ink", MUTED: "muted", GRID: "grid", GROUND: "card"}
+
+TEXT = 9.0
+TIMES, MISSING = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
+# Keys are Any because matplotlib's stubs want them as literals.
+RC: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": ["DejaVu Sans"],
+    "font.size": TEXT,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": TEXT - 0.5,
+    "ytick.labelsize": TEXT - 0.5,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "xtick.minor.visible": False,
+    "text.color": INK,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "path.simplify": False,
+}
+
+
+def look(method: str) -> Look:
+    """How `method` is shown; one that is not listed gets a neutral look under its own name."""
+    return LOOKS.get(method, _SPARE._replace(name=method))
+
+
+def point_name(method: str, setting: str) -> str:
+    """A method and its setting in words; a setting called default goes without saying.
+
+    >>> point_name("t-svd", "r4"), point_name("lossless", "default")
+    ('T-SVD r4', 'lossless')
+    """
+    return look(method).name if setting == "default" else f"{look(method).name} {setting}"
+
+
+def variables(dark: bool) -> dict[str, str]:
+    """CSS variables of the methods' colours."""
+    return {f"m-{name}": (item.dark if dark else item.light) for name, item in LOOKS.items()}
+
+
+def colour_variables() -> dict[str, str]:
+    """The variable that stands for each colour of a drawing."""
+    shared = {item.light: f"m-{name}" for name, item in reversed(LOOKS.items())}
+    return THEME | shared
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits and thousands separated, never in powers of ten.
+
+    >>> significant(0.012345), significant(123456), significant(0), significant(9.996)
+    ('0.0123', '123,000', '0', '10.0')
+    """
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else MISSING
+    places = digits - 1 - math.floor(math.log10(abs(value)))
+    rounded = round(value, places)
+    places = digits - 1 - math.floor(math.log10(abs(rounded)))
+    return f"{rounded:,.{max(places, 0)}f}"
+
+
+_STEPS = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")]
+
+
+def with_prefix(value: float, unit: str, digits: int = 3) -> str:
+    """A quantity with a decimal prefix: 1 kB is 1,000 bytes.
+
+    >>> with_prefix(8444, "B"), with_prefix(999, "B"), with_prefix(62.0, "B"), with_prefix(999_999, "B")
+    ('8.44 kB', '999 B', '62 B', '1.00 MB')
+    """
+    for index, (factor, prefix) in enumerate(_STEPS):
+        if abs(value) >= factor * 0.9995:
+            scaled = value / factor
+            if round(scaled, 0) >= 1000 and index > 0:
+                factor, prefix = _STEPS[index - 1]
+                scaled = value / factor
+            return f"{significant(scaled, digits)} {prefix}{unit}".strip()
+    if float(value).is_integer():
+        return f"{value:.0f} {unit}".strip()
+    return f"{significant(value, digits)} {unit}".strip()
+
+
+def duration(seconds: float) -> str:
+    """A time span in the unit that suits it.
+
+    >>> duration(0.0042), duration(3.14), duration(600), duration(7300)
+    ('4.20 ms', '3.14 s', '10.0 min', '2.03 h')
+    """
+    for limit, factor, unit in ((1e-3, 1e6, "µs"), (1.0, 1e3, "ms"), (120.0, 1.0, "s"), (7200.0, 1 / 60, "min")):
+        if seconds < limit:
+            return f"{significant(seconds * factor)} {unit}"
+    return f"{significant(seconds / 3600)} h"
+
+
+def times(ratio: float) -> str:
+    """A ratio as a factor.
+
+    >>> times(1.04), times(3.25), times(123.4)
+    ('1.04', '3.3', '123')
+    """
+    if ratio < 1.095:
+        return f"{ratio:.2f}"
+    return f"{ratio:.1f}" if ratio < 99.5 else f"{ratio:,.0f}"

@@ -1,0 +1,258 @@
+"""The tables of the report: numbers for the CSV files, formatted cells for the page."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from pipeline.reporting.drawing import marker_svg
+from pipeline.reporting.figures import scaling_slopes
+from pipeline.reporting.findings import TARGETS, smallest
+from pipeline.reporting.results import ACCOUNTINGS, Results, base_of, is_sample, settings_text
+from pipeline.reporting.statistics import frontier
+from pipeline.reporting.style import MISSING, TIMES, duration, look, point_name, significant, with_prefix
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table on the page."""
+
+    text: str | Markup
+    number: bool = False
+    best: bool = False
+    head: bool = False  # names its row
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page: column heads with units, rows of formatted cells."""
+
+    caption: str
+    heads: list[tuple[str, str]]  # name, unit
+    rows: list[list[Cell]]
+    numbers: list[bool]
+
+
+def all_tables(results: Results) -> dict[str, pd.DataFrame]:
+    """Every table of the report as plain numbers, by file name."""
+    return {
+        "datasets": datasets(results),
+        "compression": results.compression,
+        "smallest": smallest(results),
+        "networks": results.networks,
+        "scaling": results.scaling.merge(scaling_slopes(results)[["base", "setting", "slope"]], how="left"),
+        "runs": runs(results),
+    }
+
+
+def datasets(results: Results) -> pd.DataFrame:
+    """What was compressed or learned from: shape, non-zeros, origin, licence, digest."""
+    rows = []
+    for name in dict.fromkeys(results.runs["dataset"]):
+        run = results.first(name)
+        entry = results.config.datasets[base_of(name)]
+        tensor = run["kind"] == "compression"
+        shape = json.loads(run["shape"]) if tensor else None
+        rows.append(
+            {
+                "dataset": name,
+                "description": f"{entry.description}; uniform sample of the non-zeros"
+                if is_sample(name)
+                else entry.description,
+                "shape": " x ".join(map(str, shape)) if shape else None,
+                "nnz": int(run["nnz"]) if tensor else None,
+                "density": float(run["nnz"]) / math.prod(shape) if shape else None,
+                "norm2": float(run["norm2"]) if tensor else None,
+                "licence": entry.licence,
+                "citation": entry.citation,
+                "file": results.config.tensor_path(name),
+                "data_sha256": run["data_sha256"],
+            }
+        )
+    frame = pd.DataFrame(rows)
+    return frame.astype({"nnz": "Int64"})
+
+
+def runs(results: Results) -> pd.DataFrame:
+    """One row a run: what was run, on what, with what, and the command that makes it again."""
+    planned = {(run.dataset, run.method, run.setting, run.seed): run for run in results.planned}
+    columns = ["dataset", "method", "setting", "seed", "params_sha256", "data_sha256", "device", "seconds", "versions"]
+    frame = results.runs[columns].copy()
+    plans = [planned[key] for key in results.histories]
+    frame.insert(4, "settings", [settings_text(run) for run in plans])
+    frame["command"] = [f"snakemake --force {run.folder}/metrics.json" for run in plans]
+    return frame
+
+
+def versions(results: Results) -> dict[str, str]:
+    """Every library that made a result, with its version; several where runs differ."""
+    found: dict[str, set[str]] = {}
+    for text in results.runs["versions"]:
+        for name, version in json.loads(text).items():
+            found.setdefault(name, set()).add(version)
+    return {name: ", ".join(sorted(found[name])) for name in sorted(found, key=lambda n: (n != "kronflow", n))}
+
+
+def method_cell(method: str) -> Cell:
+    """A method's marker and name, as the head of a row."""
+    return Cell(Markup("{} {}").format(Markup(marker_svg(method)), look(method).name), head=True)  # noqa: S704 - our own
+
+
+def compression_table(results: Results, dataset: str) -> Table:
+    """Every method and setting on one data set, sizes in all accountings."""
+    cells = results.compression[results.compression["dataset"] == dataset]
+    on = {item.column: frontier(cells[item.column].tolist(), cells["relative_error"].tolist()) for item in ACCOUNTINGS}
+    rows = []
+    for position, cell in enumerate(cells.to_dict("records")):
+        rows.append(
+            [
+                method_cell(cell["method"]),
+                Cell(str(cell["setting"])),
+                _number(cell, "relative_error", significant),
+                _plain(significant(cell["error"], 4)),
+                _number(cell, "fitness", lambda value: f"{value:.3f}"),
+                *(
+                    Cell(with_prefix(cell[item.column], "B"), number=True, best=on[item.column][position])
+                    for item in ACCOUNTINGS
+                ),
+                _plain(with_prefix(cell["file_bytes"], "B")),
+                _plain(with_prefix(cell["parameters"], "")),
+                _plain(f"{cell['epochs']:,.0f}"),
+                _plain(duration(cell["seconds"])),
+                _plain(with_prefix(cell["peak_rss_bytes"], "B")),
+            ]
+        )
+    heads = [
+        *(("method", ""), ("setting", ""), ("relative error", "0 to 1"), ("error", "squared Frobenius")),
+        ("fitness", "0 to 1"),
+        *(("bytes", item.name) for item in ACCOUNTINGS),
+        *(("file", "bytes on disk"), ("numbers", "reals kept"), ("epochs", "or sweeps"), ("fit", "time")),
+        ("peak", "memory"),
+    ]
+    caption = f"{dataset}: every method and setting. Mean ± standard error over seeds; bold: on the frontier"
+    return Table(caption, heads, rows, _numbers(rows, len(heads)))
+
+
+def _number(cell: dict[Any, Any], name: str, text: Callable[[float], str]) -> Cell:
+    """Mean and, where there are several seeds, its standard error."""
+    spread = cell[f"{name}_stderr"]
+    shown = text(cell[name]) + (f" ± {significant(spread, 2)}" if cell["seeds"] > 1 and spread > 0 else "")
+    return Cell(shown, number=True)
+
+
+def _plain(text: str) -> Cell:
+    return Cell(text, number=True)
+
+
+def _numbers(rows: Sequence[Sequence[Cell]], width: int) -> list[bool]:
+    return [cell.number for cell in rows[0]] if rows else [False] * width
+
+
+def smallest_table(results: Results) -> Table:
+    """The smallest artifact for each wanted error, data set and accounting."""
+    found = {
+        (row["dataset"], row["accounting"], row["relative_error_at_most"]): row
+        for row in smallest(results).to_dict("records")
+    }
+    rows = []
+    for dataset in results.compression_datasets():
+        for position, item in enumerate(ACCOUNTINGS):
+            cells = [Cell(dataset if position == 0 else "", head=True), Cell(item.name)]
+            for target in TARGETS:
+                row = found.get((dataset, item.name, target))
+                cells.append(_winner(row) if row else Cell(MISSING))
+            rows.append(cells)
+    heads = [("data set", ""), ("bytes counted", "")]
+    heads += [
+        (f"error ≤ {target:g}" if target else "no error", "relative" if target else "exact") for target in TARGETS
+    ]
+    return Table("Smallest artifact with at most this relative error", heads, rows, [False] * len(heads))
+
+
+def _winner(row: dict[Any, Any]) -> Cell:
+    text = Markup('{} <span class="who">{}</span> <span class="size">{}</span>').format(
+        Markup(marker_svg(row["method"])),  # noqa: S704 - our own
+        point_name(row["method"], row["setting"]),
+        with_prefix(row["bytes"], "B"),
+    )
+    return Cell(text)
+
+
+def network_table(results: Results, dataset: str) -> Table:
+    """Every network on one data set beside the dense one."""
+    cells = results.networks[results.networks["dataset"] == dataset]
+    rows = [
+        [
+            method_cell(cell["method"]),
+            Cell(str(cell["setting"])),
+            _number(cell, "accuracy", lambda value: f"{value:.4f}"),
+            _number(cell, "block_sparsity", lambda value: f"{value:.3f}"),
+            *(
+                _plain(with_prefix(cell[name], ""))
+                for name in ("train_parameters", "inference_parameters", "train_flops", "inference_flops")
+            ),
+            _plain(duration(cell["step_seconds"])),
+            _plain(f"{significant(cell['step_ratio'])}x"),
+            _plain(f"{cell['epochs']:,.0f}"),
+            _plain(duration(cell["seconds"])),
+        ]
+        for cell in cells.to_dict("records")
+    ]
+    heads = [
+        *(("method", ""), ("setting", ""), ("test accuracy", "share right"), ("block sparsity", "share zero")),
+        *(("parameters, training", "reals"), ("parameters, inference", "reals")),
+        *(("FLOPs, training step", "a batch"), ("FLOPs, inference", "a batch"), ("training step", "time")),
+        *(("step, beside dense", "ratio"), ("epochs", ""), ("training", "time")),
+    ]
+    caption = f"{dataset}: every network. Mean ± standard error over seeds"
+    return Table(caption, heads, rows, _numbers(rows, len(heads)))
+
+
+def dataset_table(results: Results) -> Table:
+    """What every number was computed from."""
+    rows = []
+    for row in datasets(results).to_dict("records"):
+        tensor = row["shape"] is not None and not pd.isna(row["nnz"])
+        rows.append(
+            [
+                Cell(row["dataset"], head=True),
+                Cell(row["description"]),
+                Cell(row["shape"].replace("x", TIMES) if tensor else MISSING),
+                _plain(f"{row['nnz']:,}" if tensor else MISSING),
+                _plain(significant(100 * row["density"], 2) if tensor else MISSING),
+                Cell(row["licence"]),
+                Cell(row["citation"]),
+                Cell(Markup("<code>{}</code>").format(row["data_sha256"][:12])),
+            ]
+        )
+    heads = [
+        *(("data set", ""), ("content", ""), ("shape", "cells a mode"), ("non-zeros", "count"), ("density", "%")),
+        *(("licence", ""), ("source", ""), ("SHA-256", "first 12 digits")),
+    ]
+    return Table("Data sets", heads, rows, _numbers(rows, len(heads)))
+
+
+def run_table(results: Results) -> Table:
+    """One row a run with the command that makes its numbers again."""
+    rows = [
+        [
+            Cell(row["dataset"], head=True),
+            Cell(look(row["method"]).name),
+            Cell(row["setting"]),
+            _plain(str(row["seed"])),
+            Cell(row["settings"] or MISSING),
+            Cell(row["device"]),
+            Cell(Markup("<code>{}</code>").format(row["params_sha256"][:12])),
+            Cell(Markup("<code>{}</code>").format(row["command"])),
+        ]
+        for row in runs(results).to_dict("records")
+    ]
+    heads = [("data set", ""), ("method", ""), ("setting", ""), ("seed", ""), ("settings", ""), ("device", "")]
+    heads += [("parameters' SHA-256", "first 12 digits"), ("command", "makes this run again")]
+    return Table("Every run", heads, rows, _numbers(rows, len(heads)))

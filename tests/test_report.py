@@ -1,0 +1,488 @@
+"""The report: one page without outside requests, figures whose CSV is what they show, the same bytes on every run."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from pipeline import aggregate, report
+from pipeline.config import Run, load_config, setting_arguments
+from pipeline.errors import InputError
+from pipeline.metrics import write_metrics
+from pipeline.record import params_digest, write_history
+from pipeline.reporting.outputs import report_files
+from pipeline.reporting.statistics import standard_error
+from pipeline.step import parse_settings
+
+SHAPES = {
+    "flights": ([104, 4043], 44396, 9731008.0),
+    "flights-month": ([12, 104, 4043], 171096, 1501912.0),
+    "kjv-3gram": ([8912, 9120, 9377], 531220, 4211377.0),
+    "kjv-4gram": ([8123, 8255, 8412, 8440], 612345, 990211.0),
+}
+# What the invented runs of each data set reach: its floor and, per unit of the logarithm of the size, the gain.
+EASE = {"flights": 0.34, "flights-month": 0.52, "kjv-3gram": 0.41, "kjv-4gram": 0.76}
+
+
+def write_params(root: Path, folder: Path, edit: dict[str, Any] | None = None) -> Path:
+    """The project's params.yaml with one experiment on four tensors, digits, and samples of the largest."""
+    content = yaml.safe_load((root / "params.yaml").read_text())
+    content["experiment"] = "demo"
+    content["experiments"] = {
+        "demo": {
+            "seeds": [0, 1],
+            "neukron": {"datasets": list(SHAPES)},
+            "matrix_baselines": {"datasets": ["flights"], "methods": ["t-svd", "cp", "truncation", "lossless"]},
+            "tensor_baselines": {"datasets": list(SHAPES)[1:], "methods": ["cp", "truncation", "lossless"]},
+            "networks": {"datasets": ["digits"], "methods": ["dense", "kpd"]},
+            "scaling": {"datasets": ["kjv-4gram"], "fractions": [0.25, 0.5]},
+            "settings": {
+                "neukron": {"h8": {"hidden": 8, "max_epochs": 20}, "h16": {"hidden": 16, "max_epochs": 20}},
+                "t-svd": {"r1": {"rank": 1}, "r4": {"rank": 4}, "r16": {"rank": 16}},
+                "cp": {"r1": {"rank": 1}, "r4": {"rank": 4}},
+                "truncation": {"k02": {"keep": 0.02}, "k10": {"keep": 0.1}, "k30": {"keep": 0.3}},
+                "lossless": {"default": {}},
+                "dense": {"default": {}},
+                "kpd": {"b2x2": {"block": [2, 2]}, "b2x4": {"block": [2, 4]}},
+            },
+        }
+        | (edit or {})
+    }
+    entry = {"licence": "CC0-1.0", "citation": "Someone, 2014", "format": "flights",
+             "files": {"a.csv": {"sources": ["file:a.csv"]}}}  # fmt: skip
+    content["datasets"] = {name: entry | {"description": f"{name}, invented"} for name in [*SHAPES, "digits"]}
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def common(run: Run, seconds: float, epochs: int, parameters: int) -> dict[str, Any]:
+    return {
+        "dataset": run.dataset,
+        "method": run.method,
+        "setting": run.setting,
+        "seed": run.seed,
+        "parameters": parameters,
+        "epochs": epochs,
+        "seconds": seconds,
+        "seconds_per_epoch": seconds / epochs,
+        "peak_rss_bytes": 310_000_000 + parameters * 40,
+        "peak_gpu_bytes": 0,
+        "device": "cpu",
+        "versions": {"python": "3.11.2", "kronflow": "0.1.0", "numpy": "2.3.0"},
+        "params_sha256": params_digest(run.method, run.seed, parse_settings(setting_arguments(run.settings)[1::2])),
+        "data_sha256": f"{sum(map(ord, run.dataset)):064x}",
+    }
+
+
+def compression(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Invented but plausible metrics and history of a compressor's run."""
+    base, _, fraction = run.dataset.partition(".f")
+    shape, nnz, norm2 = SHAPES[base]
+    nnz, norm2 = int(nnz * float(fraction or 1)), norm2 * float(fraction or 1)
+    orders = math.ceil(sum(n * math.log2(n) for n in shape) / 8)
+    epochs = {"neukron": 20, "cp": 12}.get(run.method, 1)
+    if run.method == "neukron":
+        h, D = run.settings["hidden"], len(shape)
+        reals = 2 * (2**D - 1) * h + 8 * h * h + 8 * h + sum(2**d * (h + 1) for d in range(1, D + 1)) + 2**D + 1
+        sizes, relative = (4 * reals, 4 * reals, 4 * reals + orders), EASE[base] + 1.4 / h + 0.006 * run.seed
+    elif run.method in ("t-svd", "cp"):
+        rank = run.settings["rank"]
+        reals = rank * (sum(shape) + 1)
+        sizes = (8 * reals, 4 * reals, 4 * reals)
+        relative = (
+            max(0.02, EASE[base] + 0.16 - 0.13 * math.log2(rank)) + 0.004 * run.seed + 0.01 * (run.method == "cp")
+        )
+    else:
+        keep = run.settings.get("keep", 1.0)
+        coded = int(nnz * (0.2 if base == "flights" else 1.1) * keep**0.9)
+        reals, sizes, relative = 0, (coded, coded, coded + orders), (1 - keep) ** 2 if keep < 1 else 0.0
+    seconds = epochs * nnz * 2.1e-7 * (1 + 0.1 * run.seed) * (8 if run.method == "neukron" else 1)
+    metrics = common(run, seconds, epochs, reals) | {
+        "kind": "compression",
+        "shape": shape,
+        "nnz": nnz,
+        "norm2": norm2,
+        "error": relative * norm2,
+        "error_padded": relative * norm2 * 1.02 if run.method == "neukron" else None,
+        "relative_error": relative,
+        "fitness": 1 - relative**0.5,
+        "bytes": sizes[0],
+        "bytes_equal": sizes[1],
+        "bytes_with_order": sizes[2],
+        "file_bytes": sizes[2] + 900,
+    }
+    history = [
+        {
+            "epoch": epoch,
+            "error": norm2 * (relative + (1 - relative) * math.exp(-epoch / 3) * (epoch < epochs)),
+            "seconds": seconds * epoch / epochs,
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+    return metrics, history
+
+
+def network(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Invented but plausible metrics and history of a network's run on 64 x 10 weights."""
+    dense = 650
+    m2, n2 = run.settings.get("block", (1, 1))
+    sparse = run.method == "kpd"
+    trained = 3 * (10 // m2) * (64 // n2) + 2 * m2 * n2 + 10 if sparse else dense
+    accuracy = (0.953 if m2 * n2 == 4 else 0.941 if sparse else 0.9611) + 0.004 * run.seed
+    metrics = common(run, 1.9 if sparse else 1.1, 30, trained) | {
+        "kind": "network",
+        "network": "linear",
+        "accuracy": accuracy,
+        "validation_accuracy": accuracy + 0.005,
+        "train_loss": 0.11,
+        "block_sparsity": 0.5 if sparse else 0.0,
+        "train_parameters": trained,
+        "inference_parameters": dense // 2 if sparse else dense,
+        "train_flops": int(64 * 2 * dense * 2 * (1.4 if sparse else 1)),
+        "inference_flops": int(64 * 2 * dense * (0.71 if sparse else 1)),
+        "dense_train_flops": 64 * 2 * dense * 2,
+        "dense_inference_flops": 64 * 2 * dense,
+        "batch": 64,
+        "step_seconds": 3.1e-4 if sparse else 1.6e-4,
+        "dense_step_seconds": 1.6e-4,
+        "file_bytes": 4 * trained + 700,
+    }
+    history = [
+        {
+            "epoch": epoch,
+            "loss": 0.1 + 2 * math.exp(-epoch / 4),
+            "validation_accuracy": accuracy - 0.6 * math.exp(-epoch / 4),
+            "block_sparsity": min(0.5, epoch / 40) if sparse else 0.0,
+            "seconds": 0.05 * epoch,
+        }
+        for epoch in range(1, 31)
+    ]
+    return metrics, history
+
+
+def write_runs(params: Path, runs_dir: Path) -> list[Run]:
+    runs = load_config(params).runs("demo")
+    for run in runs:
+        metrics, history = network(run) if run.dataset == "digits" else compression(run)
+        folder = aggregate.run_folder(runs_dir, run)
+        write_history(folder / "history.parquet", history)
+        write_metrics(folder / "metrics.json", metrics)
+    return runs
+
+
+def make_report(params: Path, runs_dir: Path, folder: Path, *extra: str) -> Path:
+    names = ["--experiment", "demo", "--params", str(params), "--runs-dir", str(runs_dir)]
+    aggregate.main([str(folder), *names, *extra])
+    report.main([str(folder), *names])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[Path, Path, list[Run]]:
+    """A params.yaml and the runs that it asks for."""
+    folder = tmp_path_factory.mktemp("world")
+    params = write_params(root, folder)
+    return params, folder / "runs", write_runs(params, folder / "runs")
+
+
+@pytest.fixture(scope="module")
+def folder(world: tuple[Path, Path, list[Run]]) -> Path:
+    """The report on these runs."""
+    params, runs_dir, _ = world
+    return make_report(params, runs_dir, params.parent / "demo")
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+class Tags(HTMLParser):
+    """All start tags of a page with their attributes, and the tags left open or closed wrongly."""
+
+    VOID = frozenset({"meta", "link", "path", "use", "rect", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.VOID:
+            return
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+
+def test_all_files_of_the_plan_and_no_others(world: tuple[Path, Path, list[Run]], folder: Path) -> None:
+    aggregated = {"metrics.parquet", "metrics.csv", "summary.json"}
+    written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert written == set(report_files(world[2])) | aggregated
+
+
+def test_page_asks_nothing_of_anyone(page: str) -> None:
+    for tag, attributes in Tags(page).tags:
+        for key in ("src", "srcset", "href", "xlink:href", "action", "data", "poster"):
+            value = attributes.get(key) or ""
+            assert re.match(r"$|#|data:|figures/|tables/", value), f"<{tag} {key}={value}>"
+    assert not re.search(r"@import|@font-face|<script|<iframe|<img|<object", page)
+    assert all(target.startswith("#") for target in re.findall(r"url\(\s*['\"]?([^)'\"]*)", page))
+    assert "://" not in page
+
+
+def test_page_is_well_formed_with_unique_ids(page: str) -> None:
+    tags = Tags(page)
+    assert tags.wrong == []
+    assert tags.open == []
+    ids = [attributes["id"] for _, attributes in tags.tags if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+    targets = [attributes["href"] for _, attributes in tags.tags if (attributes.get("href") or "").startswith("#")]
+    assert {str(target)[1:] for target in targets} <= set(ids)
+
+
+def test_linked_files_exist(folder: Path, page: str) -> None:
+    links = [str(a["href"]) for tag, a in Tags(page).tags if tag == "a" and not str(a["href"]).startswith("#")]
+    assert links
+    assert [link for link in links if not (folder / link).is_file()] == []
+
+
+def test_page_is_accessible(page: str) -> None:
+    tags = Tags(page).tags
+    figures = [attributes for tag, attributes in tags if tag == "svg" and attributes.get("class") != "marker"]
+    assert len(figures) == 4 * 5 + 3 + 1
+    assert all(attributes["role"] == "img" and len(str(attributes["aria-label"])) > 40 for attributes in figures)
+    assert all(attributes.get("scope") in ("col", "row") for tag, attributes in tags if tag == "th")
+    assert page.count("<table") == page.count("<caption")
+    assert '<html lang="en">' in page
+
+
+def test_page_follows_the_colour_scheme(page: str) -> None:
+    assert "prefers-color-scheme: dark" in page
+    used = set(re.findall(r"var\(--([\w-]+)\)", page))
+    assert used - set(re.findall(r"--([\w-]+):", page)) == set()
+    svgs = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
+    colours = set(re.findall(r"(?:fill|stroke): (#\w+)", svgs))
+    assert colours <= {"#000000"}, "a fixed colour in a figure does not follow the scheme"
+
+
+def test_same_inputs_give_the_same_bytes(world: tuple[Path, Path, list[Run]], folder: Path) -> None:
+    params, runs_dir, _ = world
+    again = make_report(params, runs_dir, params.parent / "again")
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        assert (again / path.relative_to(folder)).read_bytes() == path.read_bytes(), path.name
+
+
+def tooltips(folder: Path, name: str) -> list[str]:
+    """Tooltips of the points of a figure, which say what each shows."""
+    tree = ET.parse(folder / "figures" / f"{name}.svg")  # noqa: S314 - our own file
+    return [str(title.text) for title in tree.iter("{http://www.w3.org/2000/svg}title")]
+
+
+def drawn_points(folder: Path, name: str) -> list[tuple[float, float]]:
+    """Page coordinates of a figure's points, in the order in which they were drawn."""
+    tree = ET.parse(folder / "figures" / f"{name}.svg")  # noqa: S314 - our own file
+    found = []
+    for group in tree.iter("{http://www.w3.org/2000/svg}g"):
+        if f"{name}-point-" in group.get("id", ""):
+            use = next(group.iter("{http://www.w3.org/2000/svg}use"))
+            found.append((float(use.get("x", "nan")), float(use.get("y", "nan"))))
+    return found
+
+
+@pytest.mark.parametrize("accounting", ["equal", "with-orders", "published"])
+def test_size_figure_shows_its_csv_and_the_csv_the_metrics(folder: Path, accounting: str) -> None:
+    name = f"size-error-{accounting}-flights"
+    data = pd.read_csv(folder / "figures" / f"{name}.csv")
+    column = {"equal": "bytes_equal", "with-orders": "bytes_with_order", "published": "bytes"}[accounting]
+    runs = pd.read_csv(folder / "metrics.csv")
+    runs = runs[runs["dataset"] == "flights"]
+    for row in data.to_dict("records"):
+        own = runs[(runs["method"] == row["method"]) & (runs["setting"] == row["setting"])]
+        assert row["seeds"] == len(own)
+        assert row["bytes"] == pytest.approx(own[column].mean())
+        assert row["relative_error"] == pytest.approx(own["relative_error"].mean())
+        if len(own) > 1:
+            expected = standard_error(own["relative_error"].tolist())
+            assert row["relative_error_stderr"] == pytest.approx(expected)
+    data = pd.concat([group.sort_values("bytes") for _, group in data.groupby("method", sort=False)])
+    points = drawn_points(folder, name)
+    assert len(points) == len(data)
+    # The axes are logarithmic in bytes and linear in the error, so positions are affine in these.
+    for position, values in ((0, data["bytes"].map(math.log10)), (1, data["relative_error"])):
+        shown = pd.Series([point[position] for point in points], index=data.index)
+        assert abs(shown.corr(values)) == pytest.approx(1.0, abs=1e-9)
+
+
+def test_curve_csv_holds_every_epoch_of_every_run(world: tuple[Path, Path, list[Run]], folder: Path) -> None:
+    data = pd.read_csv(folder / "figures" / "error-epochs-kjv-3gram.csv")
+    assert set(data["method"]) == {"neukron", "cp"}
+    own = data[(data["method"] == "neukron") & (data["setting"] == "h16") & (data["seed"] == 1)]
+    history = pd.read_parquet(world[1] / "kjv-3gram/neukron/h16-s1/history.parquet")
+    assert own["epoch"].tolist() == history["epoch"].tolist()
+    assert own["relative_error"].tolist() == pytest.approx((history["error"] / SHAPES["kjv-3gram"][2]).tolist())
+
+
+def test_scaling_figure_finds_the_slope(folder: Path) -> None:
+    data = pd.read_csv(folder / "figures" / "scaling.csv")
+    assert sorted(data["dataset"].unique()) == ["kjv-4gram", "kjv-4gram.f0.25", "kjv-4gram.f0.5"]
+    assert pd.read_csv(folder / "tables" / "scaling.csv")["slope"].to_list() == pytest.approx([1.0] * 6, abs=1e-3)
+    svg = (folder / "figures" / "scaling.svg").read_text()
+    assert "slope 1.00" in svg
+    assert len(tooltips(folder, "scaling")) == 6
+
+
+def test_samples_are_only_in_the_scaling_figure(folder: Path) -> None:
+    for name in ("compression", "smallest"):
+        assert not pd.read_csv(folder / "tables" / f"{name}.csv")["dataset"].str.contains(".f", regex=False).any()
+
+
+def test_cost_figure_says_where_the_block_sparse_network_loses(folder: Path) -> None:
+    data = pd.read_csv(folder / "figures" / "cost-digits.csv")
+    step = data[data["quantity"].str.startswith("time")]
+    assert step["ratio"].tolist() == pytest.approx([3.1 / 1.6] * 2)
+    assert any("dearer than dense" in text for text in tooltips(folder, "cost-digits"))
+
+
+def test_page_tells_wins_and_losses(page: str) -> None:
+    assert re.search(r'class="verdict win">[\d.]+\N{MULTIPLICATION SIGN} smaller', page)
+    assert re.search(r'class="verdict loss">[\d.]+\N{MULTIPLICATION SIGN} larger', page)
+    assert "and is not on flights" in page
+    for name in ("equal", "equal + orders", "as published"):
+        assert f"<dt>{name}</dt>" in page
+
+
+def test_smallest_artifact_by_hand(folder: Path) -> None:
+    found = pd.read_csv(folder / "tables" / "smallest.csv")
+    row = found[
+        (found["dataset"] == "flights") & (found["relative_error_at_most"] == 0) & (found["accounting"] == "equal")
+    ]
+    assert row[["method", "bytes"]].to_numpy().tolist() == [["lossless", int(44396 * 0.2)]]
+    assert (found["relative_error"] <= found["relative_error_at_most"]).all()
+
+
+def test_runs_table_has_a_command_for_every_number(world: tuple[Path, Path, list[Run]], folder: Path) -> None:
+    table = pd.read_csv(folder / "tables" / "runs.csv")
+    assert table["command"].tolist() == [f"snakemake --force {run.folder}/metrics.json" for run in world[2]]
+    assert table["params_sha256"].str.fullmatch("[0-9a-f]{64}").all()
+    assert table[table["method"] == "t-svd"]["settings"].tolist() == ["rank=1", "rank=4", "rank=16"]
+
+
+def test_headlines_are_ten_aligned_lines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report.main(["--headlines", str(folder)])
+    first, empty, *rest = capsys.readouterr().out.splitlines()
+    assert first == f"Report: {folder / 'report.html'}"
+    assert empty == ""
+    text = (folder / "headlines.txt").read_text()
+    assert rest == text.splitlines()
+    body = rest[rest.index(next(line for line in rest if line.startswith("data set"))) + 1 :]
+    assert len(body) == 10
+    assert max(map(len, rest)) <= 130
+    assert len({line.index("larger") > 0 for line in body if "larger" in line}) == 1
+    assert any("equal + orders" in line and "kB" in line for line in body)
+    assert body[-1].startswith("kjv-4gram")
+    assert str(folder) not in text
+
+
+def test_headlines_without_a_report_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no report here yet; make it with: python -m pipeline.report"):
+        report.main(["--headlines", str(tmp_path)])
+
+
+def test_partial_report_says_so(world: tuple[Path, Path, list[Run]], tmp_path: Path) -> None:
+    params, _, _ = world
+    for run in load_config(params).runs("demo"):
+        if run.dataset in ("flights", "digits") and run.method in ("t-svd", "neukron", "dense"):
+            metrics, history = network(run) if run.dataset == "digits" else compression(run)
+            target = aggregate.run_folder(tmp_path / "runs", run)
+            write_history(target / "history.parquet", history)
+            write_metrics(target / "metrics.json", metrics)
+    partial = make_report(params, tmp_path / "runs", tmp_path / "demo", "--partial")
+    text = (partial / "report.html").read_text()
+    assert "56 of 65 runs of this experiment are missing" in text
+    assert "9 of 65 runs (partial)" in (partial / "headlines.txt").read_text()
+    assert not (partial / "figures" / "size-error-equal-kjv-3gram.svg").exists()
+    assert len(pd.read_csv(partial / "figures" / "cost-digits.csv")) == 0
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"neukron": {"datasets": []}, "scaling": {"datasets": [], "fractions": []}},
+        {"neukron": {"datasets": []}, "matrix_baselines": {"datasets": [], "methods": []},
+         "tensor_baselines": {"datasets": [], "methods": []}, "scaling": {"datasets": [], "fractions": []}},
+        {"matrix_baselines": {"datasets": [], "methods": []}, "tensor_baselines": {"datasets": [], "methods": []},
+         "networks": {"datasets": [], "methods": []}, "seeds": [3]},
+        {"neukron": {"datasets": []}, "matrix_baselines": {"datasets": [], "methods": []},
+         "tensor_baselines": {"datasets": [], "methods": []}, "networks": {"datasets": [], "methods": []},
+         "scaling": {"datasets": ["kjv-4gram"], "fractions": [0.5]}},
+    ],
+    ids=["no NeuKron", "only networks", "only NeuKron, one seed", "only one sample"],
+)  # fmt: skip
+def test_experiments_of_any_extent_have_a_report(root: Path, tmp_path: Path, edit: dict[str, Any]) -> None:
+    params = write_params(root, tmp_path, edit)
+    runs = write_runs(params, tmp_path / "runs")
+    folder = make_report(params, tmp_path / "runs", tmp_path / "demo")
+    for name in report_files(runs):
+        assert (folder / name).stat().st_size > 0, name
+    tags = Tags((folder / "report.html").read_text())
+    assert tags.wrong == []
+    assert "nan" not in (folder / "headlines.txt").read_text()
+    assert not re.search(r"\bnan\b", (folder / "report.html").read_text())
+
+
+def test_missing_and_damaged_inputs_are_named(world: tuple[Path, Path, list[Run]], tmp_path: Path) -> None:
+    params, runs_dir, _ = world
+    names = ["--experiment", "demo", "--params", str(params), "--runs-dir"]
+    with pytest.raises(
+        InputError, match=r"metrics\.parquet: no such file; make it with: python -m pipeline\.aggregate"
+    ):
+        report.main([str(tmp_path), *names, str(runs_dir)])
+    aggregate.main([str(tmp_path), *names, str(runs_dir)])
+    with pytest.raises(InputError, match=r"h8-s0/history\.parquet: no such file; make it with: snakemake"):
+        report.main([str(tmp_path), *names, str(tmp_path)])
+    (tmp_path / "metrics.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(InputError, match=r"metrics\.parquet: no readable Parquet file"):
+        report.main([str(tmp_path), *names, str(runs_dir)])
+
+
+def test_long_histories_are_thinned_but_keep_their_end(world: tuple[Path, Path, list[Run]], tmp_path: Path) -> None:
+    from pipeline.reporting.figures import CURVE_POINTS, error_epochs
+    from pipeline.reporting.results import load_results
+
+    params, runs_dir, _ = world
+    results = load_results(params.parent / "demo", "demo", load_config(params), runs_dir)
+    history = pd.DataFrame({"epoch": range(1, 5001), "error": [1.0] * 5000, "seconds": [float(i) for i in range(5000)]})
+    key = ("flights", "neukron", "h8", 0)
+    results.histories[key] = history
+    data = error_epochs(results, "flights").data
+    own = data[(data["method"] == "neukron") & (data["setting"] == "h8") & (data["seed"] == 0)]
+    assert len(own) <= CURVE_POINTS + 1
+    assert own["epoch"].iloc[-1] == 5000
+
+
+def test_templates_are_part_of_the_distribution(root: Path) -> None:
+    tool = tomllib.loads((root / "pyproject.toml").read_text())["tool"]
+    patterns = tool["setuptools"]["package-data"]["pipeline.reporting"]
+    package = root / "pipeline" / "reporting"
+    shipped = {path for pattern in patterns for path in package.glob(pattern)}
+    assert {path.name for path in shipped} == {"report.html", "style.css"}
