@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 from pipeline import step
-from pipeline.datasets import read_raw
+from pipeline.datasets import READERS, format_of, read_raw
 from pipeline.datasets.assemble import Assembled, Labels, assemble
 from pipeline.datasets.registry import Dataset, read_entry
 from pipeline.errors import InputError
@@ -38,13 +39,35 @@ def convert(dataset: str, entry: Dataset, raw: Path, output: Path) -> Assembled:
     try:
         result = assemble(read_raw(entry.format, files, entry.options), source)
         _check_expectations(entry, result.tensor)
-        label_files = _label_files(entry, result, output)
+        labels = _wanted_labels(entry, result)
     except InputError as error:
         raise InputError(f"data set '{dataset}': {error}") from error
-    for path, labels in label_files.items():
-        write_labels(path, labels)
-    result.tensor.write_parquet(output)
+    _write(result, labels, output)
     return result
+
+
+def convert_file(path: Path, output: Path, format_name: str | None, options: dict[str, Any]) -> Assembled:
+    """Convert one file that no registry entry names; every mode with labels gets a label file.
+
+    Parameters
+    ----------
+    format_name
+        A key of :data:`pipeline.datasets.READERS`; None: what the file's name suggests.
+    options
+        Of the format's reader.
+    """
+    name = format_name or format_of(path.name)
+    digest = _checked_digest(path, None)
+    source = {"dataset": path.name, "format": name, "options": options, "sha256": {path.name: digest}}
+    result = assemble(read_raw(name, {path.name: path}, options), source)
+    _write(result, {mode: labels for mode, labels in enumerate(result.labels) if labels is not None}, output)
+    return result
+
+
+def _write(result: Assembled, labels: dict[int, Labels], output: Path) -> None:
+    for mode, columns in labels.items():
+        write_labels(output.with_name(f"{output.stem}.labels-{mode}.parquet"), columns)
+    result.tensor.write_parquet(output)
 
 
 def _checked_digest(path: Path, expected: str | None) -> str:
@@ -65,8 +88,8 @@ def _check_expectations(entry: Dataset, tensor: SparseTensor) -> None:
         raise InputError(f"norm2 {tensor.norm2!r} after conversion, the registry says {entry.norm2!r}")
 
 
-def _label_files(entry: Dataset, result: Assembled, output: Path) -> dict[Path, Labels]:
-    """Label files that the entry asks for; the caller's output names are known from the entry alone."""
+def _wanted_labels(entry: Dataset, result: Assembled) -> dict[int, Labels]:
+    """Labels of the modes that the entry lists; which files there will be is known from the entry alone."""
     found = {mode: labels for mode, labels in enumerate(result.labels) if labels is not None}
     for mode in entry.labels:
         if mode not in found:
@@ -75,7 +98,7 @@ def _label_files(entry: Dataset, result: Assembled, output: Path) -> dict[Path, 
         if mode not in entry.labels:
             name = result.tensor.mode_names[mode]
             print(f"labels of mode {mode} ({name}) are not kept; list it under 'labels' to keep them", file=sys.stderr)
-    return {output.with_name(f"{output.stem}.labels-{mode}.parquet"): found[mode] for mode in entry.labels}
+    return {mode: found[mode] for mode in entry.labels}
 
 
 def write_labels(path: Path, labels: Labels) -> None:
@@ -91,27 +114,48 @@ def write_labels(path: Path, labels: Labels) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Convert the raw files of one data set."""
+    """Convert the raw files of one data set, or one file."""
     arguments = step.parser(
         "Convert the raw files of a data set to a Parquet sparse tensor: labels become indices, duplicates are "
-        "summed, modes are sorted by size, and the result is checked against the registry.",
-        "example: python -m pipeline.convert flights --raw data/raw/flights --output data/tensors/flights.parquet",
+        "summed, modes are sorted by size, and the result is checked against the registry. Or convert one file "
+        "of your own, without an entry.",
+        "examples:\n"
+        "  python -m pipeline.convert flights\n"
+        "  python -m pipeline.convert --file my.mtx.gz --output my.parquet\n"
+        "  python -m pipeline.convert --file clicks.csv --set columns=[user,item] --set value=clicks "
+        "--output my.parquet",
     )
-    arguments.add_argument("dataset", help="name of the registry entry")
+    arguments.add_argument("dataset", nargs="?", help="name of the registry entry")
     arguments.add_argument("--raw", type=Path, help="folder with its files (default: data/raw/DATASET)")
+    arguments.add_argument("--file", type=Path, help="convert this file instead of a data set")
+    arguments.add_argument("--format", help=f"of --file; by its name's ending, else one of: {', '.join(READERS)}")
+    step.add_settings(arguments)
     arguments.add_argument("--output", type=Path, help="default: data/tensors/DATASET.parquet")
     arguments.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
     options = arguments.parse_args(argv)
-    entry = read_entry(options.params, options.dataset)
-    raw = options.raw or Path("data/raw") / options.dataset
-    output = options.output or Path("data/tensors") / f"{options.dataset}.parquet"
-    result = convert(options.dataset, entry, raw, output)
+    if (options.dataset is None) == (options.file is None):
+        raise InputError("name either a data set or a file with --file")
+    if options.file is not None:
+        if options.output is None:
+            raise InputError("--file needs --output, the Parquet file to write")
+        output = options.output
+        result = convert_file(options.file, output, options.format, step.parse_settings(options.settings))
+    else:
+        if options.settings or options.format:
+            raise InputError("--set and --format belong to --file; a data set's options are in params.yaml")
+        output = options.output or Path("data/tensors") / f"{options.dataset}.parquet"
+        entry = read_entry(options.params, options.dataset)
+        result = convert(options.dataset, entry, options.raw or Path("data/raw") / options.dataset, output)
+    _report(result, output)
+
+
+def _report(result: Assembled, output: Path) -> None:
     tensor = result.tensor
     if tensor.duplicates_summed:
         print(f"{tensor.duplicates_summed:,} duplicate entries summed", file=sys.stderr)
     if tensor.zeros_dropped:
         print(f"{tensor.zeros_dropped:,} zero entries dropped", file=sys.stderr)
-    print(f"{options.dataset}: {tensor} from {result.entries:,} entries -> {output}", file=sys.stderr)
+    print(f"{tensor} from {result.entries:,} entries -> {output}", file=sys.stderr)
 
 
 if __name__ == "__main__":

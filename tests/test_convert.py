@@ -167,7 +167,7 @@ class TestOwnData:
         self, tmp_path: Path, entry: dict[str, Any], capsys: pytest.CaptureFixture[str]
     ) -> None:
         (tmp_path / "my.mtx").write_text("10 5 1\n30 7 1\n30 6 1\n")
-        entry |= {"format": "coo", "options": {"relabel": True, "names": ["who", "what"]}, "labels": [1]}
+        entry |= {"format": "coo", "options": {"base": None, "names": ["who", "what"]}, "labels": [1]}
         self.run(tmp_path, entry)
         assert "labels of mode 0 (who) are not kept" in capsys.readouterr().err
         assert not (tmp_path / "my.labels-0.parquet").exists()

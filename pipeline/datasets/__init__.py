@@ -8,32 +8,69 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any
 
-from pipeline.datasets import coo, digits, flights, idx, kjv, mtx, simplices
+from pipeline.datasets import arrays, columnar, coo, csvtable, digits, flights, idx, kjv, mtx, simplices
 from pipeline.datasets.raw import Files, RawTensor
 from pipeline.errors import InputError, nearest
 
 READERS: dict[str, Callable[..., RawTensor]] = {
+    "binsparse": arrays.read_binsparse,
+    "columnar": columnar.read,
     "coo": coo.read,
+    "csv": csvtable.read,
     "digits": digits.read,
     "flights": flights.read,
     "idx": idx.read,
     "kjv": kjv.read,
     "mtx": mtx.read,
+    "npz": arrays.read_npz,
     "simplices": simplices.read,
+    "tns": coo.read_tns,
+}
+
+SUFFIXES = {  # of a file's name, .gz and .zip aside -> its format
+    ".mtx": "mtx",
+    ".tns": "tns",
+    ".txt": "coo",
+    ".coo": "coo",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".npz": "npz",
+    ".parquet": "columnar",
+    ".arrow": "columnar",
+    ".feather": "columnar",
+    ".h5": "binsparse",
+    ".hdf5": "binsparse",
 }
 
 
+def format_of(name: str) -> str:
+    """Return the format that a file's name suggests.
+
+    >>> format_of("my.matrix.mtx.gz")
+    'mtx'
+    """
+    suffix = PurePath(name.lower().removesuffix(".gz").removesuffix(".zip")).suffix
+    if suffix not in SUFFIXES:
+        raise InputError(f"{name}: its ending tells no format; known: {', '.join(sorted(SUFFIXES))}")
+    return SUFFIXES[suffix]
+
+
 def check_format(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse a format that has no reader, and an option that its reader does not have."""
+    """Refuse a format that has no reader, an option that its reader does not have, and a lack of one it needs."""
     if name not in READERS:
         raise InputError(f"format '{name}' does not exist{nearest(name, READERS)}")
-    known = list(inspect.signature(READERS[name]).parameters)[1:]
+    parameters = dict(list(inspect.signature(READERS[name]).parameters.items())[1:])
+    known = list(parameters)
     for option in options:
         if option not in known:
             hint = nearest(option, known) if known else "; it has none"
             raise InputError(f"format '{name}' has no option '{option}'{hint}")
+    for option, parameter in parameters.items():
+        if parameter.default is parameter.empty and option not in options:
+            raise InputError(f"format '{name}' needs the option '{option}'")
 
 
 def read_raw(name: str, files: Files, options: Mapping[str, Any]) -> RawTensor:

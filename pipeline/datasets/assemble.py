@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.raw import Array, Mode, RawTensor
+from pipeline.datasets.raw import Array, Keys, Mode, RawTensor
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 
-Labels = dict[str, Array]  # columns of a label file, one value an index
+Labels = dict[str, Any]  # columns of a label file (NumPy or Arrow arrays), one value an index
+PLAIN_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,7 @@ def assemble(raw: RawTensor, source: dict[str, Any]) -> Assembled:
     values = np.concatenate([values for _, values in blocks]) if blocks else np.empty(0)
     if len(values) == 0:
         raise InputError("empty tensor: the raw files have no entry")
-    indexed = [
-        _index(mode, np.concatenate([keys[position] for keys, _ in blocks])) for position, mode in enumerate(raw.modes)
-    ]
+    indexed = [_index(mode, [keys[position] for keys, _ in blocks]) for position, mode in enumerate(raw.modes)]
     del blocks
     sizes = [size for _, size, _ in indexed]
     order = sorted(range(len(sizes)), key=lambda position: sizes[position])
@@ -56,11 +55,29 @@ def assemble(raw: RawTensor, source: dict[str, Any]) -> Assembled:
     return Assembled(tensor, [indexed[position][2] for position in order], len(values))
 
 
-def _index(mode: Mode, keys: Array) -> tuple[Array, int, Labels | None]:
+def _index(mode: Mode, parts: list[Keys]) -> tuple[Array, int, Labels | None]:
     """Return 0-based indices, the size of the mode and its labels."""
     if mode.indexed:
-        return keys, mode.size or int(keys.max()) + 1, mode.labels
-    import pandas as pd
+        indices = np.concatenate(parts)
+        return indices, mode.size or int(indices.max()) + 1, mode.labels
+    import pyarrow as pa
 
-    indices, labels = pd.factorize(keys, sort=True)
-    return indices, len(labels), {"label": np.asarray(labels)}
+    encoded = pa.chunked_array([pa.array(part) for part in parts]).dictionary_encode().combine_chunks()
+    labels, order = sort_labels(encoded.dictionary)
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = np.arange(len(order))
+    return ranks[encoded.indices.to_numpy()], len(order), {"label": labels}
+
+
+def sort_labels(labels: Any) -> tuple[Any, Array]:
+    """Return an Arrow array of distinct labels in ascending order, and where each stood.
+
+    Texts that are all whole numbers in plain notation become numbers, so that 9 comes before 10.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_string(labels.type) and pc.all(pc.match_substring_regex(labels, PLAIN_NUMBER)).as_py():
+        labels = labels.cast(pa.int64())
+    order = pc.sort_indices(labels).to_numpy()
+    return labels.take(pa.array(order)), order

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.datasets.coo import check_range
+from pipeline.datasets.places import check_range
 from pipeline.datasets.raw import Block, Files, Mode, RawTensor, only_file, open_raw
-from pipeline.datasets.text import read_numbers
+from pipeline.datasets.text import line_of_entry, read_numbers
 from pipeline.errors import InputError
 
 FIELDS = ("pattern", "integer", "real")
@@ -67,10 +67,13 @@ def read_header(path: Path) -> Header:
 
 
 def _blocks(path: Path, header: Header, modes: list[Mode]) -> Iterator[Block]:
+    def place(entry: int) -> str:
+        return f"{path}:{line_of_entry(path, entry, skip=header.lines)}"
+
     seen = 0
     for keys, values in read_numbers(path, 2, values=header.field != "pattern", skip=header.lines):
-        for position, mode in enumerate(modes):
-            check_range(path, seen, keys[position], 1, mode, skip=header.lines)
+        for column, mode in zip(keys, modes, strict=True):
+            check_range(column, 1, mode, place, seen)
         seen += len(values)
         row, column = (each - 1 for each in keys)
         yield [row, column], values

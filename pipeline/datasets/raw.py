@@ -18,8 +18,9 @@ import numpy.typing as npt
 from pipeline.errors import InputError
 
 Array = npt.NDArray[Any]
+Keys = Any  # a NumPy array, or an Arrow one where labels are text
 Files = Mapping[str, Path]  # the entry's file names -> where they lie
-Block = tuple[list[Array], Array]  # one array of keys a mode, and the values
+Block = tuple[list[Keys], Array]  # one array of keys a mode, and the values
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,240 @@
+"""Sparse matrices and tensors as named arrays: SciPy's ``.npz`` and Binsparse in HDF5.
+
+Sources: scipy.sparse.save_npz; Binary Sparse Format Specification 0.1 (GraphBLAS/binsparse-specification).
+Every index is checked before it is used: a file from somewhere else cannot make SciPy read out of bounds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.datasets.places import check_range
+from pipeline.datasets.raw import Array, Files, Mode, RawTensor, only_file
+from pipeline.errors import InputError
+
+MATRIX_NAMES = ("row", "column")
+Arrays = Mapping[str, Array]
+
+
+def read_npz(files: Files) -> RawTensor:
+    """Read what ``scipy.sparse.save_npz`` writes: coo of any order, csr, csc, and bsr or dia matrices."""
+    path = only_file(files)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; fetch it with 'python -m pipeline.download'") from error
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise InputError(f"{path}: not a readable .npz file ({error})") from error
+    except AttributeError as error:
+        raise InputError(f"{path}: a single array where scipy.sparse.save_npz writes an archive") from error
+    layout = bytes(arrays["format"].item()).decode() if arrays.get("format", np.array("")).dtype.kind == "S" else ""
+    readers: dict[str, Callable[[Path, Arrays, tuple[int, ...]], tuple[list[Array], Array]]] = {
+        "coo": _coo,
+        "csr": _csr,
+        "csc": _csc,
+        "bsr": _through_scipy,
+        "dia": _through_scipy,
+    }
+    if layout not in readers:
+        raise InputError(f"{path}: no sparse matrix of scipy.sparse.save_npz; its 'format' is none of {list(readers)}")
+    shape = _shape(path, _array(path, arrays, "shape").tolist())
+    indices, values = readers[layout](path, arrays, shape)
+    return _tensor(path, indices, values, shape)
+
+
+def _coo(path: Path, arrays: Arrays, shape: tuple[int, ...]) -> tuple[list[Array], Array]:
+    if "coords" in arrays:
+        return list(np.atleast_2d(arrays["coords"])), _array(path, arrays, "data")
+    return [_array(path, arrays, "row"), _array(path, arrays, "col")], _array(path, arrays, "data")
+
+
+def _csr(path: Path, arrays: Arrays, shape: tuple[int, ...]) -> tuple[list[Array], Array]:
+    inner = _array(path, arrays, "indices")
+    outer = expand_pointers(path, _array(path, arrays, "indptr"), len(inner), shape[0])
+    return [outer, inner], _array(path, arrays, "data")
+
+
+def _csc(path: Path, arrays: Arrays, shape: tuple[int, ...]) -> tuple[list[Array], Array]:
+    (column, row), values = _csr(path, arrays, shape[::-1])
+    return [row, column], values
+
+
+def _through_scipy(path: Path, arrays: Arrays, shape: tuple[int, ...]) -> tuple[list[Array], Array]:
+    from scipy import sparse
+
+    blocked = "indptr" in arrays
+    parts = tuple(
+        _array(path, arrays, name) for name in (("data", "indices", "indptr") if blocked else ("data", "offsets"))
+    )
+    try:
+        kind: Any = sparse.bsr_array if blocked else sparse.dia_array
+        matrix = kind(parts, shape=shape)
+        if blocked:
+            matrix.check_format(full_check=True)
+        entries = matrix.tocoo()
+    except (ValueError, TypeError, IndexError) as error:
+        raise InputError(f"{path}: its arrays form no matrix ({error})") from error
+    return list(entries.coords), entries.data
+
+
+def expand_pointers(path: Path, pointers: Array, entries: int, size: int) -> Array:
+    """Turn the pointers of a compressed format into one index an entry.
+
+    Raises
+    ------
+    InputError
+        Pointers that do not rise from 0 to the number of entries, or not one more than `size`.
+    """
+    if pointers.dtype.kind not in "iu" or pointers.ndim != 1 or len(pointers) != size + 1:
+        raise InputError(f"{path}: {pointers.shape} pointers of type {pointers.dtype} for a mode of size {size}")
+    ends = pointers.astype(np.int64)
+    counts = ends[1:] - ends[:-1]
+    if pointers[0] != 0 or pointers[-1] != entries or (counts < 0).any():
+        raise InputError(f"{path}: pointers do not rise from 0 to its {entries} entries")
+    return np.repeat(np.arange(size), counts)
+
+
+def read_binsparse(files: Files, *, group: str = "/") -> RawTensor:
+    """Read a Binsparse file (HDF5): COO, COOR, COOC, CSR, CSC, DCSR, DCSC, VEC, CVEC, and tensors of one sparse level.
+
+    Parameters
+    ----------
+    group
+        Where in the file the tensor lies.
+    """
+    import h5py
+
+    path = only_file(files)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; fetch it with 'python -m pipeline.download'")
+    try:
+        with h5py.File(path, "r") as file:
+            if group not in file:
+                raise InputError(f"{path}: no group '{group}'")
+            descriptor = json.loads(file[group].attrs["binsparse"])["binsparse"]
+            arrays = {name: file[group][name][...] for name in descriptor["data_types"] if name in file[group]}
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{path}: not a readable Binsparse file ({error})") from error
+    return _from_descriptor(path, descriptor, arrays)
+
+
+def _from_descriptor(path: Path, descriptor: dict[str, Any], arrays: Arrays) -> RawTensor:
+    shape = _shape(path, descriptor.get("shape"))
+    if descriptor.get("fill"):
+        fill = _array(path, arrays, "fill_value")
+        if fill.any():
+            raise InputError(f"{path}: cells that are not stored have the value {fill.tolist()}; only 0 is sparse")
+    layout, transpose = _layout(path, descriptor, len(shape))
+    inner = [shape[mode] for mode in transpose]
+    last = f"indices_{len(shape) - 1}"
+    count = len(_array(path, arrays, last))
+    if layout == "compressed":
+        rows = expand_pointers(path, _array(path, arrays, "pointers_to_1"), count, inner[0])
+        indices = [rows, arrays[last]]
+    elif layout == "doubly compressed":
+        kept = _array(path, arrays, "indices_0")
+        place = expand_pointers(path, _array(path, arrays, "pointers_to_1"), count, len(kept))
+        indices = [kept[place], arrays[last]]
+    else:
+        indices = [_array(path, arrays, f"indices_{mode}") for mode in range(len(shape))]
+    values = _values(path, descriptor["data_types"].get("values", ""), _array(path, arrays, "values"), count)
+    placed = [indices[transpose.index(mode)] for mode in range(len(shape))]
+    return _tensor(path, *_mirrored(path, descriptor.get("structure"), placed, values, shape), shape)
+
+
+PREDEFINED = {
+    "VEC": ("coordinates", [0]),
+    "CVEC": ("coordinates", [0]),
+    "COO": ("coordinates", [0, 1]),
+    "COOR": ("coordinates", [0, 1]),
+    "COOC": ("coordinates", [1, 0]),
+    "CSR": ("compressed", [0, 1]),
+    "CSC": ("compressed", [1, 0]),
+    "DCSR": ("doubly compressed", [0, 1]),
+    "DCSC": ("doubly compressed", [1, 0]),
+}
+
+
+def _layout(path: Path, descriptor: dict[str, Any], order: int) -> tuple[str, list[int]]:
+    """Return how entries are stored, and the tensor's mode behind each stored mode."""
+    name = descriptor.get("format")
+    if isinstance(name, str) and name in PREDEFINED:
+        layout, transpose = PREDEFINED[name]
+        if len(transpose) != order:
+            raise InputError(f"{path}: format {name} with a shape of {order} sizes")
+        return layout, transpose
+    custom = descriptor.get("custom") if name == "custom" else name
+    if not isinstance(custom, dict):
+        raise InputError(f"{path}: format {name!r} is none of: {', '.join(PREDEFINED)}, a custom sparse level")
+    nested = custom.get("level")
+    level: dict[str, Any] = nested if isinstance(nested, dict) else custom
+    kind = level.get("level_desc", level.get("level"))
+    inner = level.get("subformat") or level.get("level")
+    leaf = inner.get("level_desc", inner.get("level")) if isinstance(inner, dict) else None
+    if kind != "sparse" or leaf != "element" or level.get("rank") != order:
+        raise InputError(f"{path}: of custom formats, one sparse level of all {order} modes over elements is read")
+    transpose = custom.get("transpose") or descriptor.get("swizzle") or list(range(order))
+    if sorted(transpose) != list(range(order)):
+        raise InputError(f"{path}: {transpose} is no order of {order} modes")
+    return "coordinates", transpose
+
+
+def _values(path: Path, kind: str, stored: Array, count: int) -> Array:
+    if kind.startswith("iso["):
+        if len(stored) != 1:
+            raise InputError(f"{path}: {len(stored)} values of type {kind}, which has one")
+        stored = np.repeat(stored, count)
+    if "complex" in kind:
+        raise InputError(f"{path}: complex values; a tensor here has real ones")
+    return stored
+
+
+def _mirrored(
+    path: Path, structure: str | None, indices: list[Array], values: Array, shape: tuple[int, ...]
+) -> tuple[list[Array], Array]:
+    if structure is None:
+        return indices, values
+    sign = {"symmetric_lower": 1, "symmetric_upper": 1, "skew_symmetric_lower": -1, "skew_symmetric_upper": -1}
+    if structure not in sign or len(shape) != 2 or shape[0] != shape[1]:
+        raise InputError(f"{path}: structure {structure!r} of shape {shape} is not known")
+    row, column = indices
+    off = row != column
+    values = values.astype(np.float64)
+    mirrored = np.concatenate([values, sign[structure] * values[off]])
+    return [np.concatenate([row, column[off]]), np.concatenate([column, row[off]])], mirrored
+
+
+def _tensor(path: Path, indices: Sequence[Array], values: Array, shape: tuple[int, ...]) -> RawTensor:
+    """Check arrays of coordinates and values and wrap them."""
+    if len(indices) != len(shape) or values.ndim != 1 or any(index.shape != values.shape for index in indices):
+        raise InputError(f"{path}: arrays of different lengths for a shape {shape}")
+    if any(index.dtype.kind not in "iu" for index in indices) or values.dtype.kind not in "iubf":
+        raise InputError(f"{path}: indices are whole numbers and values real ones")
+    names = MATRIX_NAMES if len(shape) == 2 else [f"mode_{mode}" for mode in range(len(shape))]
+    modes = [Mode(name, indexed=True, size=size) for name, size in zip(names, shape, strict=True)]
+    for mode, index in zip(modes, indices, strict=True):
+        check_range(index, 0, mode, lambda entry: f"{path}: entry {entry}")
+    return RawTensor(modes, [([index.astype(np.int64) for index in indices], values.astype(np.float64))])
+
+
+def _shape(path: Path, shape: Any) -> tuple[int, ...]:
+    if not isinstance(shape, list) or not shape or not all(type(size) is int and size > 0 for size in shape):
+        raise InputError(f"{path}: shape {shape} is no list of sizes of at least 1")
+    if math.prod(shape) == 0 or max(shape) > 1 << 48:
+        raise InputError(f"{path}: shape {shape} is too large")
+    return tuple(shape)
+
+
+def _array(path: Path, arrays: Arrays, name: str) -> Array:
+    if name not in arrays:
+        raise InputError(f"{path}: array '{name}' is missing")
+    return np.atleast_1d(arrays[name])

@@ -1,0 +1,29 @@
+"""Step: a sparse tensor -> a file for another program."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pipeline import step
+from pipeline.sparse import SparseTensor
+from pipeline.sparse.formats import write
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Export one tensor."""
+    arguments = step.parser(
+        "Write a Parquet sparse tensor as Matrix Market (.mtx, .mtx.gz; matrices), FROSTT text (.tns, .tns.gz) "
+        "or SciPy archive (.npz). Indices in text files are 1-based, as these formats want.",
+        "example: python -m pipeline.export data/tensors/flights.parquet flights.mtx.gz",
+    )
+    arguments.add_argument("tensor", type=Path, help="Parquet sparse tensor")
+    arguments.add_argument("output", type=Path, help="file to write; its ending tells the format")
+    options = arguments.parse_args(argv)
+    tensor = SparseTensor.read_parquet(options.tensor)
+    write(tensor, options.output)
+    print(f"{tensor} -> {options.output}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    step.run(main)
