@@ -128,7 +128,7 @@ def test_columns_do_not_depend_on_what_was_run(params: Path, runs_dir: Path) -> 
 def test_csv_equals_parquet(params: Path, runs_dir: Path) -> None:
     folder = call(params, runs_dir)
     from_parquet = pq.read_table(folder / "metrics.parquet").to_pandas(integer_object_nulls=True)
-    from_csv = pd.read_csv(folder / "metrics.csv", float_precision="round_trip")
+    from_csv = pd.read_csv(folder / "metrics.csv")
     assert list(from_csv.columns) == list(from_parquet.columns)
     for name in from_csv.columns:
         left, right = from_csv[name], from_parquet[name]
@@ -262,7 +262,10 @@ def test_command_line_exits_with_two_and_one_line(params: Path, tmp_path: Path, 
 
 
 def test_import_is_light(root: Path) -> None:
-    code = "import sys, pipeline.aggregate, pipeline.report; print([m for m in ('torch', 'matplotlib', 'pandas') if m in sys.modules])"
+    code = (
+        "import sys, pipeline.aggregate, pipeline.report;"
+        "print([name for name in ('torch', 'matplotlib', 'pandas') if name in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

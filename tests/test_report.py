@@ -404,7 +404,7 @@ def test_headlines_are_ten_aligned_lines(folder: Path, capsys: pytest.CaptureFix
 
 
 def test_headlines_without_a_report_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no report here yet; make it with: python -m pipeline.report"):
+    with pytest.raises(InputError, match=r"no report here yet; make it with: python -m pipeline\.report"):
         report.main(["--headlines", str(tmp_path)])
 
 

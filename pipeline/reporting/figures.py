@@ -108,7 +108,7 @@ def _series(pen: Pen, method: str, points: pd.DataFrame) -> None:
     pen.axes.plot(points["bytes"], points["relative_error"], color=style.light, linewidth=0.9, alpha=0.55, zorder=3)
     pen.axes.errorbar(
         points["bytes"], points["relative_error"], xerr=points["bytes_stderr"].fillna(0),
-        yerr=points["relative_error_stderr"].fillna(0), fmt="none", ecolor=style.light, elinewidth=1.0, capsize=2.0,
+        yerr=points["relative_error_stderr"].fillna(0), fmt="none", color=style.light, elinewidth=1.0, capsize=2.0,
         zorder=4,
     )  # fmt: skip
     for row in points.to_dict("records"):
@@ -286,7 +286,7 @@ def accuracy_sparsity(results: Results, dataset: str) -> Drawing:
                 axes.axhline(row["accuracy"], color=style.light, linewidth=0.9, linestyle=(0, (4, 2)), zorder=2)
             axes.errorbar(
                 row["block_sparsity"], row["accuracy"], yerr=_or_zero(row["accuracy_stderr"]),
-                xerr=_or_zero(row["block_sparsity_stderr"]), fmt="none", ecolor=style.light, elinewidth=1.0,
+                xerr=_or_zero(row["block_sparsity_stderr"]), fmt="none", color=style.light, elinewidth=1.0,
                 capsize=2.0, zorder=4,
             )  # fmt: skip
             share = _percent(row["accuracy"], row["accuracy_stderr"])
@@ -493,7 +493,7 @@ def _scaling_series(pen: Pen, setting: str, points: pd.DataFrame, dash: Any) -> 
         ends = np.asarray([x.min(), x.max()])
         pen.axes.plot(ends, law.scale * ends**law.slope, color=colour, linewidth=1.1, linestyle=dash, zorder=3)
     pen.axes.errorbar(
-        x, y, yerr=points["seconds_per_epoch_stderr"].fillna(0), fmt="none", ecolor=colour, elinewidth=1.0, capsize=2.0
+        x, y, yerr=points["seconds_per_epoch_stderr"].fillna(0), fmt="none", color=colour, elinewidth=1.0, capsize=2.0
     )
     for row in points.to_dict("records"):
         text = f"{row['dataset']} {setting}: {row['nnz']:,.0f} non-zeros, {duration(row['seconds_per_epoch'])} an epoch"

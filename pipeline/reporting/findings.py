@@ -243,12 +243,12 @@ def _network_line(results: Results, dataset: str) -> tuple[str, ...]:
     best, dense = best_network(results, dataset)
     reference = "dense: not run" if dense is None else f"dense: accuracy {_share(dense['accuracy'])}"
     if best is None:
-        return (dataset, "block-sparse network", "not run", reference, "-")
+        return (dataset, "accuracy", "not run", reference, "-")
     name = point_name(best["method"], best["setting"])
-    own = f"{name}: {_share(best['accuracy'])}, {_share(best['block_sparsity'])} zero"
+    own = f"{name}: {_share(best['accuracy'])}, {_share(best['block_sparsity'])} zero blocks"
     return (
         dataset,
-        "test accuracy, zero blocks",
+        "accuracy",
         own,
         reference,
         f"step time {times(float(best['step_ratio']))}x dense",

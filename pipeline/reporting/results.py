@@ -96,7 +96,7 @@ class Results:
         """Seconds an epoch against non-zeros: the samples and their whole data set, one row a size and setting."""
         runs = self.runs[(self.runs["kind"] == "compression") & (self.runs["method"] == "neukron")]
         sampled = {base_of(name) for name in runs["dataset"] if is_sample(name)}
-        runs = runs[[base_of(name) in sampled for name in runs["dataset"]]]
+        runs = runs[np.asarray([base_of(name) in sampled for name in runs["dataset"]], dtype=bool)]
         means = over_seeds(runs, ["nnz", "seconds_per_epoch"])
         means.insert(0, "base", [base_of(name) for name in means["dataset"]])
         return means.sort_values(["base", "setting", "nnz"], kind="stable").reset_index(drop=True)
@@ -114,7 +114,7 @@ class Results:
         return self.runs[self.runs["dataset"] == dataset].iloc[0]
 
     def _of_kind(self, kind: str, samples: bool) -> pd.DataFrame:
-        wanted = np.asarray([is_sample(name) == samples for name in self.runs["dataset"]])
+        wanted = np.asarray([is_sample(name) == samples for name in self.runs["dataset"]], dtype=bool)
         frame: pd.DataFrame = self.runs[(self.runs["kind"] == kind).to_numpy() & wanted]
         return frame
 

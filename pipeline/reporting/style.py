@@ -147,7 +147,7 @@ def duration(seconds: float) -> str:
 def times(ratio: float) -> str:
     """A ratio as a factor.
 
-    >>> times(1.04), times(3.25), times(123.4)
+    >>> times(1.04), times(3.26), times(123.4)
     ('1.04', '3.3', '123')
     """
     if ratio < 1.095:

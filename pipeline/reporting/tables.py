@@ -46,7 +46,7 @@ def all_tables(results: Results) -> dict[str, pd.DataFrame]:
         "compression": results.compression,
         "smallest": smallest(results),
         "networks": results.networks,
-        "scaling": results.scaling.merge(scaling_slopes(results)[["base", "setting", "slope"]], how="left"),
+        "scaling": scaling(results),
         "runs": runs(results),
     }
 
@@ -88,6 +88,13 @@ def runs(results: Results) -> pd.DataFrame:
     frame.insert(4, "settings", [settings_text(run) for run in plans])
     frame["command"] = [f"snakemake --force {run.folder}/metrics.json" for run in plans]
     return frame
+
+
+def scaling(results: Results) -> pd.DataFrame:
+    """Seconds an epoch for each number of non-zeros, with the slope fitted to its data set and setting."""
+    slopes = {(row["base"], row["setting"]): row["slope"] for row in scaling_slopes(results).to_dict("records")}
+    keys = zip(results.scaling["base"], results.scaling["setting"], strict=True)
+    return results.scaling.assign(slope=[slopes[key] for key in keys])
 
 
 def versions(results: Results) -> dict[str, str]:
