@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path as MarkerPath
 
-from pipeline.reporting.style import INK, RC, TEXT, colour_variables, look
+from pipeline.reporting.style import GROUND, INK, RC, TEXT, colour_variables, look
 
 WIDTH, HEIGHT, LEGEND = 304.0, 256.0, 34.0  # points; the legend's strip lies below the drawing
 Box = tuple[float, float, float, float]  # left, bottom, right, top
@@ -58,7 +58,7 @@ class Pen:
         size *= {"*": 1.5, "D": 0.88, "s": 1.15, "^": 0.9}.get(style.marker, 1.0)
         self.axes.plot(
             [x], [y], linestyle="", marker=style.marker, color=style.light,
-            markersize=size, markeredgecolor="#fffffe", markeredgewidth=0.8, gid=gid, zorder=5, clip_on=False,
+            markersize=size, markeredgecolor=GROUND, markeredgewidth=0.8, gid=gid, zorder=5, clip_on=False,
         )  # fmt: skip
 
     def place(self, x: float, y: float, text: str, colour: str) -> None:
@@ -87,6 +87,7 @@ class Pen:
         self.axes.annotate(
             text, (x, y), xytext=offset, textcoords="offset points", color=colour,
             fontsize=TEXT - 1.5, va="center", annotation_clip=False, zorder=6,
+            bbox={"facecolor": GROUND, "edgecolor": "none", "alpha": 0.75, "pad": 0.4},
         )  # fmt: skip
 
 

@@ -233,17 +233,15 @@ def _paint_curves(pen: Pen, data: pd.DataFrame, x: str, y: str) -> None:
         style = look(str(method))
         for position, (setting, curves) in enumerate(runs.groupby("setting", sort=False)):
             dash = DASHES[position % len(DASHES)]
+            end = (-math.inf, 0.0)
             for seed, curve in curves.groupby("seed", sort=False):
                 last = (float(curve[x].iloc[-1]), float(curve[y].iloc[-1]))
+                end = max(end, last)
                 pen.axes.plot(curve[x], curve[y], color=style.light, linestyle=dash, linewidth=1.3, alpha=0.85)
                 if len(curve) == 1:
-                    pen.point(
-                        *last,
-                        str(method),
-                        f"{point_name(str(method), str(setting))}, seed {seed}: {significant(last[1])}",
-                        5.0,
-                    )
-            ends.append((*last, style.name if setting == "default" else str(setting), style.light))
+                    tip = f"{point_name(str(method), str(setting))}, seed {seed}: {significant(last[1])}"
+                    pen.point(*last, str(method), tip, 5.0)
+            ends.append((*end, style.name if setting == "default" else str(setting), style.light))
     _label_ends(pen, ends)
 
 

@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from pipeline.reporting.figures import scaling_slopes
 from pipeline.reporting.results import ACCOUNTINGS, Accounting, Record, Results
-from pipeline.reporting.style import look, point_name, significant, times, with_prefix
+from pipeline.reporting.statistics import frontier
+from pipeline.reporting.style import ABOUT, PLUS_MINUS, look, point_name, significant, times, with_prefix
 
 TARGETS = [0.9, 0.75, 0.5, 0.25, 0.1, 0.0]  # relative errors that the table of smallest artifacts asks for
 TELLING_LINES = 10
@@ -68,6 +70,39 @@ def beyond(results: Results, dataset: str) -> list[str]:
     cells = results.compression[results.compression["dataset"] == dataset]
     best = cells[cells["method"] == "neukron"]["relative_error"].min()
     return list(dict.fromkeys(cells[(cells["method"] != "neukron") & (cells["relative_error"] < best)]["method"]))
+
+
+def on_frontier(results: Results, dataset: str) -> str:
+    """Which NeuKron settings no other artifact beats in both size and error, in each accounting, as a sentence."""
+    cells = results.compression[results.compression["dataset"] == dataset]
+    found: dict[str, list[str]] = {}
+    for accounting in ACCOUNTINGS:
+        on = frontier(cells[accounting.column].tolist(), cells["relative_error"].tolist())
+        mine = cells[np.asarray(on, dtype=bool) & (cells["method"] == "neukron").to_numpy()]
+        found.setdefault(", ".join(mine["setting"]) or "none", []).append(accounting.name)
+    parts = [f"{settings} ({', '.join(names)})" for settings, names in found.items()]
+    return f"NeuKron settings that nothing beats in both size and error: {'; '.join(parts)}."
+
+
+def error_notes(results: Results, dataset: str) -> list[str]:
+    """What a reader must know of the errors on a data set: the padded grid's, and which were sampled."""
+    cells = results.compression[results.compression["dataset"] == dataset]
+    norm2 = float(results.first(dataset)["norm2"])
+    notes = []
+    padded = cells[cells["error_padded"].notna()].to_dict("records")
+    if padded:
+        values = ", ".join(
+            f"{point_name(cell['method'], cell['setting'])} {significant(cell['error_padded'] / norm2)}"
+            for cell in padded
+        )
+        notes.append(f"Relative error over the zero-padded grid, as NeuKron's publication counts it: {values}.")
+    widest = cells["relative_halfwidth"].max()
+    if widest > 0:
+        notes.append(
+            f"{ABOUT} marks errors that were sampled from the model; the 95 % interval of a run is at most "
+            f"{PLUS_MINUS} {significant(widest, 2)} wide."
+        )
+    return notes
 
 
 def smallest(results: Results) -> pd.DataFrame:
@@ -205,14 +240,13 @@ def headlines(results: Results) -> str:
     runs = f"{len(results.runs)} runs"
     if len(results.runs) < len(results.planned):
         runs = f"{len(results.runs)} of {len(results.planned)} runs (partial)"
-    title = (
-        f"Experiment {results.experiment}: {runs}. Error: squared Frobenius, relative to the tensor's. "
-        "Accounting: equal = 4 bytes a real,\n"
-        "orders free; equal + orders = orders stored too. 1 kB = 1,000 bytes."
-    )
+    title = [
+        f"Experiment {results.experiment}: {runs}. Error: squared Frobenius, relative to the tensor's.",
+        "Accounting: equal = 4 bytes a real, orders free; equal + orders = orders stored too. 1 kB = 1,000 bytes.",
+    ]
     header = ("data set", "accounting", "most accurate NeuKron", "smallest other as accurate", "NeuKron is")
     body = [header, *lines] if datasets else list(lines)
-    return "\n".join([title, *_aligned(body)]) + "\n"
+    return "\n".join([*title, *_aligned(body)]) + "\n"
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:

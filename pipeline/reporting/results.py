@@ -18,7 +18,17 @@ from pipeline.errors import InputError
 from pipeline.reporting.statistics import over_seeds
 
 COMPRESSION = [
-    *("error", "relative_error", "fitness", "bytes", "bytes_equal", "bytes_with_order", "file_bytes"),
+    *(
+        "error",
+        "error_padded",
+        "relative_error",
+        "relative_halfwidth",
+        "fitness",
+        "bytes",
+        "bytes_equal",
+        "bytes_with_order",
+        "file_bytes",
+    ),
     *("parameters", "epochs", "seconds", "seconds_per_epoch", "peak_rss_bytes"),
 ]
 NETWORK = [
@@ -81,8 +91,13 @@ class Results:
 
     @cached_property
     def compression(self) -> pd.DataFrame:
-        """Means over seeds of all compressors on whole data sets: one row a data set, method and setting."""
-        return over_seeds(self._of_kind("compression", samples=False), COMPRESSION)
+        """Means over seeds of all compressors on whole data sets: one row a data set, method and setting.
+
+        ``relative_halfwidth`` is half the 95 % interval of a run's relative error where it was sampled, else NaN.
+        """
+        runs = self._of_kind("compression", samples=False)
+        halfwidth = (runs["error_high"] - runs["error_low"]) / 2 / runs["norm2"]
+        return over_seeds(runs.assign(relative_halfwidth=halfwidth), COMPRESSION)
 
     @cached_property
     def networks(self) -> pd.DataFrame:

@@ -40,7 +40,8 @@ INK, MUTED, GRID, GROUND = "#1b2530", "#5a6673", "#dfe4ea", "#fffffe"
 THEME = {INK: "ink", MUTED: "muted", GRID: "grid", GROUND: "card"}
 
 TEXT = 9.0
-TIMES, MISSING = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
+TIMES, MISSING, ABOUT = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}", "\N{ALMOST EQUAL TO}"
+PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 # Keys are Any because matplotlib's stubs want them as literals.
 RC: dict[Any, Any] = {
     "svg.fonttype": "none",

@@ -16,7 +16,7 @@ from pipeline.reporting.figures import scaling_slopes
 from pipeline.reporting.findings import TARGETS, smallest
 from pipeline.reporting.results import ACCOUNTINGS, Results, base_of, is_sample, settings_text
 from pipeline.reporting.statistics import frontier
-from pipeline.reporting.style import MISSING, TIMES, duration, look, point_name, significant, with_prefix
+from pipeline.reporting.style import ABOUT, MISSING, TIMES, duration, look, point_name, significant, with_prefix
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def compression_table(results: Results, dataset: str) -> Table:
             [
                 method_cell(cell["method"]),
                 Cell(str(cell["setting"])),
-                _number(cell, "relative_error", significant),
+                _number(cell, "relative_error", _approximately if cell["relative_halfwidth"] > 0 else significant),
                 _plain(significant(cell["error"], 4)),
                 _number(cell, "fitness", lambda value: f"{value:.3f}"),
                 *(
@@ -149,8 +149,15 @@ def compression_table(results: Results, dataset: str) -> Table:
 def _number(cell: dict[Any, Any], name: str, text: Callable[[float], str]) -> Cell:
     """Mean and, where there are several seeds, its standard error."""
     spread = cell[f"{name}_stderr"]
-    shown = text(cell[name]) + (f" ± {significant(spread, 2)}" if cell["seeds"] > 1 and spread > 0 else "")
+    shown = text(cell[name])
+    if cell["seeds"] > 1 and spread > 0:
+        least = 10.0 ** -len(shown.partition(".")[2])  # the mean's last digit
+        shown += f" ± {significant(spread, 2)}" if spread >= least / 2 else f" ± <{least:g}"
     return Cell(shown, number=True)
+
+
+def _approximately(value: float) -> str:
+    return f"{ABOUT} {significant(value)}"
 
 
 def _plain(text: str) -> Cell:
