@@ -21,6 +21,8 @@ CLASSES = {
     "t-svd": "pipeline.baselines.t_svd:TSVD",
     "cur": "pipeline.baselines.cur:CUR",
     "cmd": "pipeline.baselines.cur:CMD",
+    "accams": "pipeline.baselines.accams:ACCAMS",
+    "baccams": "pipeline.baselines.baccams:BACCAMS",
     "cp": "pipeline.baselines.cp:CP",
     "tucker": "pipeline.baselines.tucker:Tucker",
     "lossless": "pipeline.baselines.lossless:Lossless",

@@ -82,6 +82,13 @@ class CURSettings(Section):
     rank: Positive | None = None
 
 
+class StencilSettings(Section):
+    stencils: Positive | None = None
+    clusters: Positive | None = None
+    max_sweeps: Positive = 20
+    tolerance: Annotated[float, Field(ge=0)] = 1.0e-4
+
+
 class TuckerSettings(CPSettings):
     pass
 
@@ -155,6 +162,8 @@ class Config(Section):
     t_svd: Annotated[TSVDSettings, Field(alias="t-svd")]
     cur: CURSettings
     cmd: CURSettings
+    accams: StencilSettings
+    baccams: StencilSettings
     cp: CPSettings
     tucker: TuckerSettings
     lossless: LosslessSettings
@@ -218,6 +227,8 @@ METHODS: dict[str, Method] = {
     "t-svd": Method("matrix", False, TSVDSettings),
     "cur": Method("matrix", True, CURSettings),
     "cmd": Method("matrix", True, CURSettings),
+    "accams": Method("matrix", True, StencilSettings),
+    "baccams": Method("matrix", True, StencilSettings),
     "cp": Method("any", True, CPSettings),
     "tucker": Method("any", True, TuckerSettings),
     "lossless": Method("any", False, LosslessSettings),

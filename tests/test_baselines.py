@@ -24,6 +24,8 @@ SMALL: dict[str, dict[str, object]] = {  # settings that keep a fit below a seco
     "cp": {"rank": 3, "max_sweeps": 5},
     "cur": {"rows": 6, "columns": 8},
     "cmd": {"rows": 6, "columns": 8},
+    "accams": {"stencils": 3, "clusters": 3},
+    "baccams": {"stencils": 3, "clusters": 3},
     "tucker": {"rank": 3, "max_sweeps": 5},
     "truncation": {"keep": 0.5},
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pipeline.baselines.accams import ACCAMS
+from pipeline.baselines.baccams import BACCAMS
 from pipeline.baselines.base import Baseline
 from pipeline.baselines.cp import CP
 from pipeline.baselines.cur import CMD, CUR
@@ -16,6 +18,8 @@ METHODS: dict[str, type[Baseline]] = {
         TSVD,
         CUR,
         CMD,
+        ACCAMS,
+        BACCAMS,
         CP,
         Tucker,
         Lossless,

@@ -1,0 +1,297 @@
+"""Sums of co-clusterings ("stencils") of a sparse matrix, fitted without ever forming the residual.
+
+A stencil gives every row and every column one of k clusters and every pair of clusters a value. All that an
+update needs of the residual X - sum of the other stencils are its sums over column clusters: those of X
+come from the non-zeros, those of a stencil from the k x k table that counts columns by both clusterings.
+A sweep costs O(s nnz + (N + M) s^2 k + (N + M) s k^2) operations.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.baselines.base import (
+    AUTOMATIC_SHARE,
+    BATCH,
+    COORDINATE_BYTES,
+    Baseline,
+    Integers,
+    Reals,
+    Sparse,
+    check_positive,
+    stored_type,
+)
+from pipeline.errors import InputError
+from pipeline.sparse import SparseTensor
+
+AUTOMATIC_CLUSTERS = 16
+LARGEST_AUTOMATIC_STENCILS = 50
+EMBEDDING = 8  # singular vectors of the residual in which first clusters are sought
+KMEANS_SWEEPS = 15
+EXACT = 1e-12  # a residual below this share of norm2 needs no further stencil
+
+
+class Stencil(NamedTuple):
+    """Row clusters (N,), column clusters (M,) and block values (k, k)."""
+
+    rows: Integers
+    columns: Integers
+    blocks: Reals
+
+    @property
+    def transposed(self) -> Stencil:
+        """The same stencil of the transposed matrix."""
+        return Stencil(self.columns, self.rows, self.blocks.T)
+
+
+class Stencils(Baseline):
+    """Base of ACCAMS and bACCAMS: the additive model, its exact error, its size, its artifact.
+
+    Attributes after ``fit``
+    ------------------------
+    stencils_
+        Up to `stencils` of them; fewer where the residual vanishes before.
+    clusters_
+        k.
+    """
+
+    matrices_only = True
+    stochastic = True
+
+    stencils_: list[Stencil]
+    clusters_: int
+
+    def __init__(
+        self,
+        *,
+        stencils: int | None = None,
+        clusters: int | None = None,
+        max_sweeps: int = 20,
+        tolerance: float = 1.0e-4,
+        seed: int = 0,
+    ) -> None:
+        self.stencils = stencils
+        self.clusters = clusters
+        self.max_sweeps = max_sweeps
+        self.tolerance = tolerance
+        self.seed = seed
+
+    def _fit(self, X: SparseTensor) -> None:
+        self.clusters_ = AUTOMATIC_CLUSTERS if self.clusters is None else self.clusters
+        check_positive("clusters", self.clusters_)
+        count = _automatic_stencils(X, self.clusters_) if self.stencils is None else self.stencils
+        check_positive("stencils", count)
+        check_positive("max_sweeps", self.max_sweeps)
+        if not self.tolerance >= 0:
+            raise InputError(f"tolerance={self.tolerance!r}: needs a number of at least 0")
+        by_row: Sparse = X.to_scipy().tocsr()
+        self.stencils_ = []
+        self._solve(X, (by_row, by_row.T.tocsr()), count, np.random.default_rng(self.seed))
+
+    @abstractmethod
+    def _solve(self, X: SparseTensor, A: tuple[Sparse, Sparse], count: int, random: np.random.Generator) -> None:
+        """Fill ``stencils_``, recording every sweep; `A` is the matrix by rows and its transpose by rows."""
+
+    def predict(self, coords: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Approximate the cells at (n, 2) `coords`; returns (n,) float64."""
+        index = self.check_coords(coords)
+        values = np.zeros(len(index))
+        for start in range(0, len(index), BATCH):
+            row, column = index[start : start + BATCH].T
+            for stencil in self.stencils_:
+                values[start : start + BATCH] += stencil.blocks[stencil.rows[row], stencil.columns[column]]
+        return values
+
+    def _squared_error(self, X: SparseTensor) -> float:
+        inner = float(X.values @ self.predict(X.coords))
+        return max(0.0, X.norm2 - 2 * inner + self._norm2())
+
+    def _norm2(self) -> float:
+        """Squared norm of the sum of stencils, from tables that count rows and columns by two clusterings."""
+        total = 0.0
+        for position, first in enumerate(self.stencils_):
+            for second in self.stencils_[position:]:
+                rows = contingency(first.rows, second.rows, self.clusters_)
+                columns = contingency(first.columns, second.columns, self.clusters_)
+                inner = float(np.sum(rows * (first.blocks @ columns @ second.blocks.T)))
+                total += inner if first is second else 2 * inner
+        return total
+
+    def size(self) -> dict[str, int]:
+        """Bytes: entropy-coded assignments and 4 bytes a block value, as published; they hold the identities too."""
+        bits = sum(entropy_bits(part, self.clusters_) for stencil in self.stencils_ for part in stencil[:2])
+        total = math.ceil(bits / 8) + 4 * self.parameter_count()
+        return {"bytes": total, "bytes_equal": total, "bytes_with_order": total}
+
+    def parameter_count(self) -> int:
+        """s k^2 block values."""
+        return len(self.stencils_) * self.clusters_**2
+
+    def save(self, path: Any, orders: bool = True) -> None:
+        """Write the artifact. Assignments are by index: with or without orders it answers in own indices."""
+        from pipeline.artifact import write_artifact
+
+        tensors: dict[str, npt.NDArray[Any]] = {}
+        for number, stencil in enumerate(self.stencils_):
+            for name, clusters in (("rows", stencil.rows), ("columns", stencil.columns)):
+                counts = np.bincount(clusters, minlength=self.clusters_)
+                tensors[f"{name}_counts_{number}"] = counts.astype(np.uint32)
+                tensors[f"{name}_{number}"] = encode_clusters(clusters, counts)
+            tensors[f"blocks_{number}"] = stored_type(stencil.blocks)
+        content = {"shape": list(self.shape_), "clusters": self.clusters_, "stencils": len(self.stencils_)}
+        write_artifact(path, self.name, tensors, content)
+
+    @classmethod
+    def from_artifact(cls, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> Self:
+        """Rebuild the model; arrays that contradict the shape are refused."""
+        model = cls()
+        model.shape_ = tuple(int(size) for size in metadata["shape"])
+        model.history_ = []
+        model.clusters_ = int(metadata["clusters"])
+        model.stencils_ = []
+        for number in range(int(metadata["stencils"])):
+            parts = []
+            for name, size in zip(("rows", "columns"), model.shape_, strict=True):
+                counts = tensors[f"{name}_counts_{number}"].astype(np.int64)
+                if counts.sum() != size or len(counts) != model.clusters_:
+                    raise ValueError(f"{name} of stencil {number} are {counts.sum()}, not {size}")
+                parts.append(decode_clusters(tensors[f"{name}_{number}"], counts))
+            blocks = tensors[f"blocks_{number}"].astype(np.float64)
+            model.stencils_.append(Stencil(parts[0], parts[1], blocks.reshape(model.clusters_, model.clusters_)))
+        return model
+
+
+def _automatic_stencils(X: SparseTensor, clusters: int) -> int:
+    """As many stencils as fit into a fourth of the coordinate list, within 1..50."""
+    each = sum(X.shape) * math.log2(max(clusters, 2)) / 8 + 4 * clusters**2
+    return int(np.clip(X.nnz * COORDINATE_BYTES / AUTOMATIC_SHARE / each, 1, LARGEST_AUTOMATIC_STENCILS))
+
+
+def residual_sums(A: Sparse, others: list[Stencil], columns: Integers, clusters: int) -> Reals:
+    """Sums of the residual X - sum(others) over column clusters: (N, k).
+
+    `A` is the matrix by rows; give the transpose and transposed stencils for sums over row clusters.
+    """
+    sums: Reals = (A @ indicator(columns, clusters)).toarray()
+    for other in others:
+        table = other.blocks @ contingency(other.columns, columns, clusters)
+        sums -= table[other.rows]
+    return sums
+
+
+def block_sums(sums: Reals, rows: Integers) -> Reals:
+    """Sums of the residual over blocks, (k, k), from its sums over column clusters."""
+    return np.asarray(indicator(rows, sums.shape[1]).T @ sums)
+
+
+def block_means(sums: Reals, rows: Integers, columns: Integers) -> Reals:
+    """Means of the residual over blocks: the best values for given clusters; 0 for an empty block."""
+    clusters = sums.shape[1]
+    cells = np.outer(np.bincount(rows, minlength=clusters), np.bincount(columns, minlength=clusters))
+    return block_sums(sums, rows) / np.maximum(cells, 1)
+
+
+def assignment_costs(sums: Reals, blocks: Reals, columns: Integers) -> Reals:
+    """Squared error of each row under each cluster, less its own squared norm: (N, k)."""
+    sizes = np.bincount(columns, minlength=blocks.shape[1])
+    costs: Reals = sums @ (-2 * blocks.T)
+    costs += (blocks**2 @ sizes)[None, :]
+    return costs
+
+
+def spectral_start(
+    A: tuple[Sparse, Sparse], others: list[Stencil], clusters: int, random: np.random.Generator
+) -> tuple[Integers, Integers]:
+    """Row and column clusters by k-means on the leading singular vectors of the residual."""
+    from scipy.sparse.linalg import LinearOperator, svds
+
+    shape = A[0].shape
+    rank = min(EMBEDDING, min(shape) - 1)
+    if rank < 1:
+        return random.integers(0, clusters, shape[0]), random.integers(0, clusters, shape[1])
+    operator = LinearOperator(
+        shape,
+        matvec=lambda vector: _multiply(A[0], others, vector.ravel()),
+        rmatvec=lambda vector: _multiply(A[1], [other.transposed for other in others], vector.ravel()),
+        dtype=np.float64,
+    )
+    left, sigma, right = svds(operator, k=rank, v0=random.standard_normal(min(shape)))
+    return kmeans(left * sigma, clusters, random), kmeans(right.T * sigma, clusters, random)
+
+
+def _multiply(A: Sparse, others: list[Stencil], vector: Reals) -> Reals:
+    product: Reals = A @ vector
+    for other in others:
+        by_cluster = np.bincount(other.columns, weights=vector, minlength=other.blocks.shape[1])
+        product -= (other.blocks @ by_cluster)[other.rows]
+    return product
+
+
+def kmeans(points: Reals, clusters: int, random: np.random.Generator) -> Integers:
+    """Cluster of each of (n, d) points: k-means++ centres, then Lloyd's sweeps."""
+    centres = [points[random.integers(len(points))]]
+    distance = np.sum((points - centres[0]) ** 2, axis=1)
+    while len(centres) < clusters and distance.any():
+        centres.append(points[random.choice(len(points), p=distance / distance.sum())])
+        distance = np.minimum(distance, np.sum((points - centres[-1]) ** 2, axis=1))
+    middle = np.array(centres)
+    nearest = np.zeros(len(points), dtype=np.int64)
+    for _ in range(KMEANS_SWEEPS):
+        nearest = np.argmin(points @ (-2 * middle.T) + np.sum(middle**2, axis=1), axis=1)
+        members = indicator(nearest, len(middle))
+        counts = np.asarray(members.sum(axis=0)).ravel()
+        middle = np.where(counts[:, None] > 0, (members.T @ points) / np.maximum(counts, 1)[:, None], middle)
+    return nearest.astype(np.int64)
+
+
+def indicator(clusters: Integers, count: int) -> Sparse:
+    """(n, k) sparse matrix with a 1 at each element's cluster."""
+    from scipy.sparse import csr_array
+
+    start = np.arange(len(clusters) + 1)
+    return csr_array((np.ones(len(clusters)), clusters, start), shape=(len(clusters), count))
+
+
+def contingency(first: Integers, second: Integers, clusters: int) -> Reals:
+    """(k, k) counts of elements by two clusterings."""
+    pairs = np.bincount(first * clusters + second, minlength=clusters * clusters)
+    return pairs.reshape(clusters, clusters).astype(np.float64)
+
+
+def entropy_bits(clusters: Integers, count: int) -> float:
+    """Bits of an entropy-coded assignment: n times the entropy of the cluster sizes."""
+    sizes = np.bincount(clusters, minlength=count)
+    sizes = sizes[sizes > 0]
+    return float(np.sum(sizes * np.log2(len(clusters) / sizes)))
+
+
+def encode_clusters(clusters: Integers, counts: Integers) -> npt.NDArray[np.uint32]:
+    """Range-code an assignment with the cluster sizes as model."""
+    import constriction
+
+    coder = constriction.stream.queue.RangeEncoder()
+    if len(counts) > 1:
+        coder.encode(clusters.astype(np.int32), _sizes_model(counts))
+    return np.asarray(coder.get_compressed(), dtype=np.uint32)
+
+
+def decode_clusters(code: npt.NDArray[np.uint32], counts: Integers) -> Integers:
+    """Undo :func:`encode_clusters`."""
+    import constriction
+
+    if len(counts) == 1:
+        return np.zeros(int(counts[0]), dtype=np.int64)
+    coder = constriction.stream.queue.RangeDecoder(code.astype(np.uint32))
+    return np.asarray(coder.decode(_sizes_model(counts), int(counts.sum()))).astype(np.int64)
+
+
+def _sizes_model(counts: Integers) -> Any:
+    import constriction
+
+    share = counts.astype(np.float32) / np.float32(counts.sum())
+    return constriction.stream.model.Categorical(share, perfect=False)
