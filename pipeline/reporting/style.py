@@ -41,7 +41,7 @@ THEME = {INK: "ink", MUTED: "muted", GRID: "grid", GROUND: "card"}
 
 TEXT = 9.0
 TIMES, MISSING, ABOUT = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}", "\N{ALMOST EQUAL TO}"
-PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
+PLUS_MINUS, MINUS = "\N{PLUS-MINUS SIGN}", "\N{MINUS SIGN}"
 # Keys are Any because matplotlib's stubs want them as literals.
 RC: dict[Any, Any] = {
     "svg.fonttype": "none",

@@ -16,7 +16,7 @@ from pipeline.reporting.figures import scaling_slopes
 from pipeline.reporting.findings import TARGETS, smallest
 from pipeline.reporting.results import ACCOUNTINGS, Results, base_of, is_sample, settings_text
 from pipeline.reporting.statistics import frontier
-from pipeline.reporting.style import ABOUT, MISSING, TIMES, duration, look, point_name, significant, with_prefix
+from pipeline.reporting.style import ABOUT, MINUS, MISSING, TIMES, duration, look, point_name, significant, with_prefix
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ def dataset_table(results: Results) -> Table:
                 Cell(row["description"]),
                 Cell(row["shape"].replace("x", TIMES) if tensor else MISSING),
                 _plain(f"{row['nnz']:,}" if tensor else MISSING),
-                _plain(significant(100 * row["density"], 2) if tensor else MISSING),
+                Cell(_density(row["density"]) if tensor else MISSING, number=True),
                 Cell(row["licence"]),
                 Cell(row["citation"]),
                 Cell(Markup("<code>{}</code>").format(row["data_sha256"][:12])),
@@ -250,6 +250,15 @@ def dataset_table(results: Results) -> Table:
         *(("licence", ""), ("source", ""), ("SHA-256", "first 12 digits")),
     ]
     return Table("Data sets", heads, rows, _numbers(rows, len(heads)))
+
+
+def _density(share: float) -> str | Markup:
+    """A share in percent; one too small to be read with its zeros as a power of ten."""
+    percent = 100 * share
+    if percent >= 1e-3:
+        return significant(percent, 2)
+    mantissa, _, exponent = f"{percent:.1e}".partition("e")
+    return Markup("{} {} 10<sup>{}</sup>").format(mantissa, TIMES, f"{int(exponent):d}".replace("-", MINUS))
 
 
 def run_table(results: Results) -> Table:
