@@ -35,7 +35,8 @@ class Section(BaseModel):
 class RawFile(Section):
     """One published file: its checksum and where to get it, in order of preference."""
 
-    sha256: Digest | None = None
+    sha256: Digest | None = None  # None: recorded in data/registry.lock at the first download
+    size: Positive | None = None  # bytes
     sources: Annotated[list[str], Field(min_length=1)]
 
 
@@ -49,6 +50,7 @@ class Dataset(Section):
     options: dict[str, Any] = {}
     labels: list[Annotated[int, Field(ge=0)]] = []  # modes whose labels become a file
     mirror: str | None = None  # folder in a mirror; default: the data set's name
+    registration: str | None = None  # where to get files that need an account
     files: Annotated[dict[str, RawFile], Field(min_length=1)]
     shape: list[Positive] | None = None
     nnz: Positive | None = None
@@ -86,6 +88,13 @@ class StencilSettings(Section):
     stencils: Positive | None = None
     clusters: Positive | None = None
     max_sweeps: Positive = 20
+    tolerance: Annotated[float, Field(ge=0)] = 1.0e-4
+
+
+class KronFitSettings(Section):
+    seed_power: Annotated[int, Field(ge=2)] | None = None
+    gamma: Annotated[float, Field(ge=0)] = 10.0
+    max_sweeps: Positive = 100
     tolerance: Annotated[float, Field(ge=0)] = 1.0e-4
 
 
@@ -164,6 +173,7 @@ class Config(Section):
     cmd: CURSettings
     accams: StencilSettings
     baccams: StencilSettings
+    kronfit: KronFitSettings
     cp: CPSettings
     tucker: TuckerSettings
     lossless: LosslessSettings
@@ -229,6 +239,7 @@ METHODS: dict[str, Method] = {
     "cmd": Method("matrix", True, CURSettings),
     "accams": Method("matrix", True, StencilSettings),
     "baccams": Method("matrix", True, StencilSettings),
+    "kronfit": Method("matrix", True, KronFitSettings),
     "cp": Method("any", True, CPSettings),
     "tucker": Method("any", True, TuckerSettings),
     "lossless": Method("any", False, LosslessSettings),
@@ -402,7 +413,7 @@ STEP_CODE = {
     "convert": [*COMMON_CODE, "datasets", "sparse"],
     "sample": [*COMMON_CODE, "sparse"],
     "train_neukron": [*RUN_CODE, "neukron"],
-    "fit_baseline": [*RUN_CODE, "baselines"],
+    "fit_baseline": [*RUN_CODE, "baselines", "neukron"],
     "train_kpd": [*RUN_CODE, "kpd"],
 }
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline import step
 from pipeline.datasets.fetch import fetch
 from pipeline.datasets.registry import Dataset, read_entry
+from pipeline.errors import InputError
+from pipeline.files import sha256_file, write_json
 
 MIRROR = "KRONFLOW_MIRROR"
+LOCK = "data/registry.lock"  # checksums of files for which none is published, from their first download
 
 
 def download(dataset: str, entry: Dataset, output: Path, root: Path, mirror: str | None = None) -> None:
@@ -19,7 +26,7 @@ def download(dataset: str, entry: Dataset, output: Path, root: Path, mirror: str
     Parameters
     ----------
     root
-        What ``file:`` sources are relative to.
+        What ``file:`` sources and ``data/registry.lock`` are relative to.
     mirror
         A folder or web address with ``<entry.mirror or dataset>/<file>``, tried before the entry's sources.
 
@@ -28,10 +35,54 @@ def download(dataset: str, entry: Dataset, output: Path, root: Path, mirror: str
     InputError
         A file that no source gives with the right checksum.
     """
+    lock = root / LOCK
     for name, file in entry.files.items():
         sources = [*mirror_sources(mirror, entry.mirror or dataset, name), *file.sources]
-        source = fetch(output / name, sources, file.sha256, root)
+        expected = file.sha256 or recorded_digest(lock, dataset, name)
+        try:
+            source = fetch(output / name, sources, expected, root, file.size)
+        except InputError as error:
+            if entry.registration is None:
+                raise
+            own = file.sources[0].removeprefix("file:")
+            raise InputError(
+                f"{error}; '{dataset}' needs registration: get {name} from {entry.registration} and put it at {own}"
+            ) from error
+        if expected is None:
+            record_digest(lock, dataset, name, sha256_file(output / name))
         print(f"{output / name}: from {source}", file=sys.stderr)
+
+
+def recorded_digest(lock: Path, dataset: str, name: str) -> str | None:
+    """Return the SHA-256 that the first download of a file had; None where there was none."""
+    if not lock.is_file():
+        return None
+    try:
+        digest = json.loads(lock.read_text(encoding="utf-8")).get(dataset, {}).get(name)
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{lock}: no valid record of checksums ({error}); restore it from git") from error
+    return None if digest is None else str(digest)
+
+
+def record_digest(lock: Path, dataset: str, name: str, digest: str) -> None:
+    """Add the checksum of a file whose entry has none, so that every later download is checked against it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with _exclusive(lock.parent):
+        content = json.loads(lock.read_text(encoding="utf-8")) if lock.is_file() else {}
+        content.setdefault(dataset, {})[name] = digest
+        write_json(lock, {key: dict(sorted(content[key].items())) for key in sorted(content)})
+    print(f"{name}: sha256 {digest} recorded in {lock}", file=sys.stderr)
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Let one process at a time into the block; several downloads may end at once."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def mirror_sources(mirror: str | None, folder: str, name: str) -> list[str]:

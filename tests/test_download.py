@@ -6,7 +6,10 @@ import errno
 import hashlib
 import http.server
 import importlib.metadata
+import json
+import sys
 import threading
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -218,7 +221,7 @@ class TestPackage:
             ("package:numpy==0.0.1/numpy/__init__.py", r"is installed; run 'pip install numpy==0.0.1'"),
             ("package:no-such-thing==1.0/x", r"not installed; run 'pip install no-such-thing==1.0'"),
             ("package:numpy/x", r"write package:NAME==VERSION/PATH"),
-            ("ftp://x/y", r"starts with none of http:"),
+            ("ftp://x/y", r"starts with none of: http"),
         ],
     )
     def test_bad_sources(self, target: Path, source: str, problem: str) -> None:
@@ -229,6 +232,52 @@ class TestPackage:
         version = importlib.metadata.version("numpy")
         with pytest.raises(InputError, match="has no file numpy/none"):
             fetch(target, [f"package:numpy=={version}/numpy/none"], None, Path())
+
+
+class TestGoogleDrive:
+    """With a stand-in for gdown, which talks to nothing but Google."""
+
+    @pytest.fixture
+    def drive(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+        stored = {"ID1": CONTENT, "ID2": b"other"}
+
+        def download_folder(id: str, skip_download: bool, quiet: bool) -> list[types.SimpleNamespace]:
+            assert (id, skip_download) == ("FOLDER", True)
+            return [types.SimpleNamespace(id="ID1", path="a/x.bin"), types.SimpleNamespace(id="ID2", path="y.bin")]
+
+        def download_file(id: str, output: str, resume: bool, quiet: bool) -> str:
+            if id not in stored:
+                raise RuntimeError("Cannot retrieve the public link")
+            Path(output).write_bytes(stored[id])
+            return output
+
+        module = types.SimpleNamespace(download_folder=download_folder, download=download_file)
+        monkeypatch.setitem(sys.modules, "gdown", module)
+        return stored
+
+    @pytest.mark.parametrize("source", ["gdrive:ID1", "gdrive:FOLDER/x.bin"])
+    def test_file(self, drive: dict[str, bytes], target: Path, source: str) -> None:
+        fetch(target, [source], DIGEST, Path())
+        assert target.read_bytes() == CONTENT
+        assert [path.name for path in target.parent.iterdir()] == ["x.bin"]
+
+    @pytest.mark.parametrize(
+        ("source", "problem"),
+        [
+            ("gdrive:ID2", f"where {DIGEST} is expected"),
+            ("gdrive:ID3", "Cannot retrieve the public link"),
+            ("gdrive:FOLDER/z.bin", "the folder holds 0 files of the name z.bin"),
+        ],
+    )
+    def test_failures(self, drive: dict[str, bytes], target: Path, source: str, problem: str) -> None:
+        with pytest.raises(InputError, match=problem):
+            fetch(target, [source], DIGEST, Path())
+        assert list(target.parent.iterdir()) == []
+
+    def test_without_gdown(self, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "gdown", None)
+        with pytest.raises(InputError, match="run 'pip install gdown'"):
+            fetch(target, ["gdrive:ID1"], DIGEST, Path())
 
 
 class TestStep:
@@ -270,6 +319,46 @@ class TestStep:
         download.main(["x", "--params", str(params), "--output-dir", str(tmp_path / "out")])
         assert server.asked[0] == ("/mirror/folder/x.txt", None)
         assert (tmp_path / "out" / "x.txt").read_bytes() == b"0 0 1\n"
+
+    def rewrite(self, params: Path, **changes: Any) -> None:
+        content = yaml.safe_load(params.read_text())
+        content["datasets"]["x"] |= changes
+        params.write_text(yaml.safe_dump(content))
+
+    def test_checksum_of_the_first_download_is_kept(
+        self, params: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.rewrite(params, files={"x.txt": {"sources": ["file:own.txt"]}})
+        arguments = ["x", "--params", str(params), "--output-dir", str(tmp_path / "out")]
+        download.main(arguments)
+        digest = hashlib.sha256(b"0 0 1\n").hexdigest()
+        assert json.loads((tmp_path / "data" / "registry.lock").read_text()) == {"x": {"x.txt": digest}}
+        download.main(arguments)
+        (tmp_path / "own.txt").write_bytes(b"0 0 2\n")
+        (tmp_path / "out" / "x.txt").unlink()
+        with pytest.raises(InputError, match=f"where {digest} is expected"):
+            download.main(arguments)
+        assert list((tmp_path / "out").iterdir()) == []
+
+    def test_two_data_sets_share_the_record(self, tmp_path: Path) -> None:
+        download.record_digest(tmp_path / "d" / "registry.lock", "b", "y", "1")
+        download.record_digest(tmp_path / "d" / "registry.lock", "a", "x", "2")
+        assert download.recorded_digest(tmp_path / "d" / "registry.lock", "b", "y") == "1"
+        assert download.recorded_digest(tmp_path / "d" / "registry.lock", "b", "x") is None
+        (tmp_path / "d" / "registry.lock").write_text("[")
+        with pytest.raises(InputError, match="no valid record of checksums"):
+            download.recorded_digest(tmp_path / "d" / "registry.lock", "b", "y")
+
+    def test_registration_is_explained(self, params: Path, tmp_path: Path) -> None:
+        self.rewrite(params, registration="https://example.org/register")
+        (tmp_path / "own.txt").unlink()
+        with pytest.raises(InputError, match=r"get x.txt from https://example.org/register and put it at own.txt"):
+            download.main(["x", "--params", str(params), "--output-dir", str(tmp_path / "out")])
+
+    def test_file_larger_than_the_disk(self, params: Path, tmp_path: Path) -> None:
+        self.rewrite(params, files={"x.txt": {"sources": ["file:own.txt"], "size": 1 << 60}})
+        with pytest.raises(InputError, match=r"x.txt: takes 1,152,921,504,606,846,976 bytes and only"):
+            download.main(["x", "--params", str(params), "--output-dir", str(tmp_path / "out")])
 
     @pytest.mark.parametrize(
         ("key", "value", "problem"),

@@ -221,7 +221,7 @@ class TestCSV:
     ) -> None:
         path = tmp_path_factory.mktemp("csv") / "x.csv"
         pd.DataFrame(rows, columns=["a", "b", "w"]).to_csv(path, index=False)
-        layout = csvtable._Layout(path, ",", True, True, "utf-8", (), False).with_columns(["a", "b"], "w")
+        layout = csvtable.Layout(path).with_columns(["a", "b"], "w")
         careful = list(csvtable._careful_blocks(layout, 0))
         assert [block[1].tolist() for block in careful] == [[row[2] for row in rows]]
         assert careful[0][0][0].tolist() == [row[0] for row in rows]

@@ -11,23 +11,44 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from pipeline.datasets import arrays, columnar, coo, csvtable, digits, flights, idx, kjv, mtx, simplices
+from pipeline.datasets import (
+    arrays,
+    checkins,
+    cifar,
+    coha,
+    columnar,
+    coo,
+    csvtable,
+    digits,
+    flights,
+    idx,
+    kasandr,
+    kjv,
+    mtx,
+    simplices,
+    twitch,
+)
 from pipeline.datasets.raw import Files, RawTensor
 from pipeline.errors import InputError, nearest
 
 READERS: dict[str, Callable[..., RawTensor]] = {
     "binsparse": arrays.read_binsparse,
+    "checkins": checkins.read,
+    "cifar": cifar.read,
+    "coha": coha.read,
     "columnar": columnar.read,
     "coo": coo.read,
     "csv": csvtable.read,
     "digits": digits.read,
     "flights": flights.read,
     "idx": idx.read,
+    "kasandr": kasandr.read,
     "kjv": kjv.read,
     "mtx": mtx.read,
     "npz": arrays.read_npz,
     "simplices": simplices.read,
     "tns": coo.read_tns,
+    "twitch": twitch.read,
 }
 
 SUFFIXES = {  # of a file's name, .gz and .zip aside -> its format

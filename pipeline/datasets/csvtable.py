@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -11,7 +12,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from pipeline.datasets.places import modes_of, to_places
-from pipeline.datasets.raw import Block, Files, RawTensor, only_file, open_raw, open_text
+from pipeline.datasets.raw import Block, Files, RawTensor, members, only_file, open_raw, open_text
 from pipeline.datasets.text import INTEGER, NUMBER, SHOWN
 from pipeline.errors import InputError, nearest
 
@@ -28,10 +29,12 @@ def read(
     quotes: bool = True,
     encoding: str = "utf-8",
     missing: Sequence[str] = (),
+    only: Mapping[str | int, str] | None = None,
+    member: str | None = None,
     base: int | None = None,
     shape: Sequence[int] | None = None,
 ) -> RawTensor:
-    """Read a CSV or TSV file (plain, .gz or .zip): one entry a line, lines of the same place add up.
+    """Read a CSV or TSV file (plain, compressed or in an archive): one entry a line, lines of one place add up.
 
     Parameters
     ----------
@@ -49,6 +52,10 @@ def read(
         As Python names it, for example ``latin-1``.
     missing
         Texts that stand for no label; lines with one in a column that becomes a mode are left out.
+    only
+        Columns and the text that each must have; other lines are left out.
+    member
+        The files of an archive to read, one after the other, as a pattern such as ``train_*.csv``.
     base, shape
         For columns of indices: see :func:`pipeline.datasets.places.modes_of`.
     """
@@ -57,33 +64,68 @@ def read(
         separator = "\t" if ".tsv" in path.name else ","
     if not isinstance(separator, str) or len(separator) != 1 or separator in '\r\n"':
         raise InputError(f"option separator: one character, not {separator!r}")
-    layout = _Layout(path, separator, header, quotes, encoding, tuple(map(str, missing)), base is not None)
-    layout = layout.with_columns(columns, value)
-    modes = modes_of(columns, base, shape)
-    return RawTensor(modes, to_places(_blocks(layout), modes, base, layout.place))
+    layout = Layout(path, separator, header, quotes, encoding, tuple(map(str, missing)), base is not None)
+    parts = [layout] if member is None else [replace(layout, member=name) for name in members(path, member)]
+    return read_parts(parts, columns, base, shape, value=value, only=only)
+
+
+def read_parts(
+    parts: Sequence[Layout],
+    columns: Sequence[str | int],
+    base: int | None = None,
+    shape: Sequence[int] | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    value: str | int | None = None,
+    minus: str | int | None = None,
+    only: Mapping[str | int, str] | None = None,
+) -> RawTensor:
+    """Read tables of one layout, one after the other.
+
+    Parameters
+    ----------
+    names
+        Of the modes; without, those of the columns.
+    minus
+        A column to subtract from the values.
+
+    Other parameters as in :func:`read`.
+    """
+    modes = modes_of(names or columns, base, shape)
+    located = (layout.with_columns(columns, value, minus, only or {}) for layout in parts)
+    return RawTensor(
+        modes,
+        itertools.chain.from_iterable(to_places(_blocks(layout), modes, base, layout.place) for layout in located),
+    )
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """Where what stands in the file."""
+class Layout:
+    """A table and where what stands in it."""
 
     path: Path
-    separator: str
-    header: bool
-    quotes: bool
-    encoding: str
-    missing: tuple[str, ...]
-    indices: bool  # columns hold whole numbers, not labels
+    separator: str = ","
+    header: bool = True
+    quotes: bool = True
+    encoding: str = "utf-8"
+    missing: tuple[str, ...] = ()
+    indices: bool = False  # columns hold whole numbers, not labels
+    member: str | None = None  # of an archive
     width: int = 0  # fields of a line
     keys: tuple[int, ...] = ()  # positions of the columns
     value: int | None = None
+    minus: int | None = None
+    only: tuple[tuple[int, str], ...] = ()
 
-    def with_columns(self, columns: Sequence[str | int], value: str | int | None) -> _Layout:
+    def with_columns(
+        self,
+        columns: Sequence[str | int],
+        value: str | int | None = None,
+        minus: str | int | None = None,
+        only: Mapping[str | int, str] | None = None,
+    ) -> Layout:
         """Find the columns in the first line."""
-        first = next(_lines(self, skip_header=False), (1, []))[1]
-        if not first:
-            raise InputError(f"{self.path}: empty tensor: the file has no line")
-        names: list[Any] = [name.removeprefix("\ufeff") for name in first] if self.header else list(range(len(first)))
+        names = self.header_names()
         if not columns:
             raise InputError("option columns: name at least one column")
 
@@ -91,26 +133,46 @@ class _Layout:
             if names.count(name) != 1:
                 times = names.count(name)
                 hint = f" stands there {times} times" if times else f"{nearest(str(name), map(str, names))}"
-                raise InputError(f"{self.path}:1: no single column '{name}'{hint}")
+                raise InputError(f"{self.name}:1: no single column '{name}'{hint}")
             return names.index(name)
 
-        keys = tuple(position(name) for name in columns)
-        return replace(self, width=len(first), keys=keys, value=None if value is None else position(value))
+        return replace(
+            self,
+            width=len(names),
+            keys=tuple(position(name) for name in columns),
+            value=None if value is None else position(value),
+            minus=None if minus is None else position(minus),
+            only=tuple((position(name), str(text)) for name, text in (only or {}).items()),
+        )
+
+    def header_names(self) -> list[Any]:
+        """Return the names of the columns; their positions in a file without header."""
+        first = next(_lines(self, skip_header=False), (1, []))[1]
+        if not first:
+            raise InputError(f"{self.name}: empty tensor: the file has no line")
+        return [name.removeprefix("\ufeff") for name in first] if self.header else list(range(len(first)))
+
+    @property
+    def name(self) -> str:
+        """The file, and within an archive its member, for messages."""
+        return str(self.path) if self.member is None else f"{self.path}:{self.member}"
 
     def place(self, entry: int) -> str:
         """Return ``file:line`` of the entry with the given number."""
-        kept = (number for number, fields in _lines(self) if not self.lacks(fields))
+        kept = (number for number, fields in _lines(self) if not self.leaves_out(fields))
         for position, number in enumerate(kept):
             if position == entry:
-                return f"{self.path}:{number}"
+                return f"{self.name}:{number}"
         raise IndexError(entry)
 
-    def lacks(self, fields: list[str]) -> bool:
-        """Whether a line has no label for some mode."""
-        return any(fields[key] in self.missing for key in self.keys)
+    def leaves_out(self, fields: list[str]) -> bool:
+        """Whether a line lacks a label, or is not among those to read."""
+        return any(fields[key] in self.missing for key in self.keys) or any(
+            fields[column] != text for column, text in self.only
+        )
 
 
-def _blocks(layout: _Layout) -> Iterator[Block]:
+def _blocks(layout: Layout) -> Iterator[Block]:
     """Arrow's blocks as long as it understands the file; what it does not, line by line."""
     read_lines = 0
     for lines, block in _fast_blocks(layout):
@@ -123,17 +185,17 @@ def _blocks(layout: _Layout) -> Iterator[Block]:
     yield from _careful_blocks(layout, read_lines)
 
 
-def _fast_blocks(layout: _Layout) -> Iterator[tuple[int, Block | None]]:
+def _fast_blocks(layout: Layout) -> Iterator[tuple[int, Block | None]]:
     """Yield the number of lines and the entries in them; None once Arrow fails or a field is not as it should be."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
     names = [str(number) for number in range(layout.width)]
     kinds = {names[key]: pa.string() for key in layout.keys}
-    if layout.value is not None:
-        kinds[names[layout.value]] = pa.float64()
+    kinds |= {names[column]: pa.string() for column, _ in layout.only}
+    kinds |= {names[column]: pa.float64() for column in (layout.value, layout.minus) if column is not None}
     try:
-        with open_raw(layout.path) as stream:
+        with open_raw(layout.path, layout.member) as stream:
             reader = arrow_csv.open_csv(
                 stream,
                 read_options=arrow_csv.ReadOptions(
@@ -161,17 +223,21 @@ def _fast_blocks(layout: _Layout) -> Iterator[tuple[int, Block | None]]:
         yield 0, None
 
 
-def _entries(layout: _Layout, table: Any, names: list[str]) -> Block | None:
+def _entries(layout: Layout, table: Any, names: list[str]) -> Block | None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
     columns = [table[names[key]] for key in layout.keys]
     values = np.ones(table.num_rows) if layout.value is None else table[names[layout.value]].to_numpy()
-    if layout.missing:
+    if layout.minus is not None:
+        values = values - table[names[layout.minus]].to_numpy()
+    if layout.missing or layout.only:
         absent = pa.array(layout.missing, pa.string())
         kept = np.ones(table.num_rows, dtype=bool)
         for column in columns:
             kept &= ~pc.is_in(column, absent).to_numpy()
+        for position, text in layout.only:
+            kept &= pc.equal(table[names[position]], text).to_numpy()
         columns, values = [column.filter(pa.array(kept)) for column in columns], values[kept]
     pattern = r"^[+-]?[0-9]{1,18}$" if layout.indices else "."
     if not all(pc.all(pc.match_substring_regex(column, pattern), min_count=0).as_py() for column in columns):
@@ -183,11 +249,11 @@ def _entries(layout: _Layout, table: Any, names: list[str]) -> Block | None:
     return [column.combine_chunks() for column in columns], values
 
 
-def _lines(layout: _Layout, skip_header: bool = True) -> Iterator[tuple[int, list[str]]]:
+def _lines(layout: Layout, skip_header: bool = True) -> Iterator[tuple[int, list[str]]]:
     """Yield the number of each line that is not empty, and its fields."""
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if layout.quotes else csv.QUOTE_NONE
     try:
-        with open_text(layout.path, layout.encoding) as text:
+        with open_text(layout.path, layout.encoding, layout.member) as text:
             lines = csv.reader(text, delimiter=layout.separator, quoting=quoting, strict=True)
             if skip_header and layout.header:
                 next(lines, None)
@@ -196,12 +262,12 @@ def _lines(layout: _Layout, skip_header: bool = True) -> Iterator[tuple[int, lis
                     if fields:
                         yield lines.line_num, fields
             except csv.Error as error:
-                raise InputError(f"{layout.path}:{lines.line_num}: no valid line ({error})") from error
+                raise InputError(f"{layout.name}:{lines.line_num}: no valid line ({error})") from error
     except LookupError as error:
         raise InputError(f"option encoding: Python knows no encoding '{layout.encoding}'") from error
 
 
-def _careful_blocks(layout: _Layout, skip: int) -> Iterator[Block]:
+def _careful_blocks(layout: Layout, skip: int) -> Iterator[Block]:
     """Parse line by line, after `skip` lines that have been read already."""
     rows: list[list[Any]] = []
     for position, (number, fields) in enumerate(_lines(layout)):
@@ -210,7 +276,9 @@ def _careful_blocks(layout: _Layout, skip: int) -> Iterator[Block]:
         if len(fields) != layout.width:
             _fail(layout, number, f"{len(fields)} fields where the first line has {layout.width}")
         value = 1.0 if layout.value is None else _value(layout, number, fields[layout.value])
-        if not layout.lacks(fields):
+        if layout.minus is not None:
+            value -= _value(layout, number, fields[layout.minus])
+        if not layout.leaves_out(fields):
             rows.append([*(_key(layout, number, fields[key]) for key in layout.keys), value])
         if len(rows) == 1 << 20:
             yield _block_of(layout, rows)
@@ -219,12 +287,12 @@ def _careful_blocks(layout: _Layout, skip: int) -> Iterator[Block]:
         yield _block_of(layout, rows)
 
 
-def _block_of(layout: _Layout, rows: list[list[Any]]) -> Block:
+def _block_of(layout: Layout, rows: list[list[Any]]) -> Block:
     *keys, values = zip(*rows, strict=True)
     return [np.array(key, dtype=np.int64 if layout.indices else object) for key in keys], np.array(values)
 
 
-def _key(layout: _Layout, number: int, field: str) -> str | int:
+def _key(layout: Layout, number: int, field: str) -> str | int:
     if not field:
         _fail(layout, number, "a label is empty; set the option missing: [''] to leave such lines out")
     if not layout.indices:
@@ -234,7 +302,7 @@ def _key(layout: _Layout, number: int, field: str) -> str | int:
     return int(field)
 
 
-def _value(layout: _Layout, number: int, field: str) -> float:
+def _value(layout: Layout, number: int, field: str) -> float:
     text = field.strip().encode()
     value = float(text) if NUMBER.fullmatch(text) else np.nan
     if not np.isfinite(value):
@@ -242,5 +310,5 @@ def _value(layout: _Layout, number: int, field: str) -> float:
     return value
 
 
-def _fail(layout: _Layout, number: int, problem: str) -> NoReturn:
-    raise InputError(f"{layout.path}:{number}: {problem}")
+def _fail(layout: Layout, number: int, problem: str) -> NoReturn:
+    raise InputError(f"{layout.name}:{number}: {problem}")

@@ -39,4 +39,4 @@ def read(files: Files, *, test: int = 360) -> RawTensor:
     table = np.array(records, dtype=np.uint8).reshape(-1, SIDE * SIDE + 1)
     pixels = table[:, :-1].reshape(-1, SIDE, SIDE)
     split = np.where(np.arange(len(table)) < len(table) - test, "train", "test")
-    return image_tensor(pixels, table[:, -1], split, MAXIMUM)
+    return image_tensor(pixels, {"label": table[:, -1].astype(np.int64), "split": split.astype(object)}, MAXIMUM)

@@ -2,7 +2,7 @@
 
 Sources are texts: ``https://..`` or ``http://..``; ``package:DIST==VERSION/PATH``, a file inside an
 installed distribution, which is read and never imported; ``file:PATH``, relative to the folder of
-``params.yaml``.
+``params.yaml``; ``gdrive:ID`` or ``gdrive:FOLDER_ID/NAME``, a file on Google Drive.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,7 +36,7 @@ class _ChecksumError(ValueError):
     """A finished transfer with another checksum; a ValueError so that pooch tries again from the start."""
 
 
-def fetch(target: Path, sources: list[str], sha256: str | None, root: Path) -> str:
+def fetch(target: Path, sources: list[str], sha256: str | None, root: Path, size: int | None = None) -> str:
     """Put a file at `target` from the first source that gives it with the right checksum.
 
     Parameters
@@ -48,6 +49,8 @@ def fetch(target: Path, sources: list[str], sha256: str | None, root: Path) -> s
         The expected checksum in hexadecimal; None accepts any content.
     root
         What ``file:`` paths are relative to.
+    size
+        Bytes that the file takes; None: unknown.
 
     Returns
     -------
@@ -60,6 +63,9 @@ def fetch(target: Path, sources: list[str], sha256: str | None, root: Path) -> s
     """
     if sha256 is not None and target.is_file() and sha256_file(target) == sha256:
         return str(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if size is not None and (free := shutil.disk_usage(target.parent).free) < size:
+        raise InputError(f"{target}: takes {size:,} bytes and only {free:,} are free; make room")
     failures = []
     for source in sources:
         try:
@@ -76,8 +82,9 @@ def fetch(target: Path, sources: list[str], sha256: str | None, root: Path) -> s
 def _reader(source: str) -> Callable[[str, Path, str | None, Path], None]:
     kind = source.partition(":")[0]
     readers = {"http": _from_web, "https": _from_web, "package": _from_package, "file": _from_disk}
+    readers["gdrive"] = _from_google_drive
     if kind not in readers:
-        raise InputError(f"source '{source}': starts with none of http:, https:, package:, file:")
+        raise InputError(f"source '{source}': starts with none of: {', '.join(readers)}")
     return readers[kind]
 
 
@@ -143,6 +150,35 @@ def _from_web(source: str, target: Path, sha256: str | None, root: Path) -> None
         raise SourceError(" ".join(str(error).split())) from error
     except OSError as error:
         raise InputError(f"{target}: cannot write: {error.strerror or error}") from error
+
+
+def _from_google_drive(source: str, target: Path, sha256: str | None, root: Path) -> None:
+    """Download with gdown, which also resumes; it is no dependency, since few need it."""
+    try:
+        import gdown
+    except ImportError as error:
+        raise SourceError("needs the package gdown; run 'pip install gdown'") from error
+    part = target.with_name(f".{target.name}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    place, _, name = source.removeprefix("gdrive:").partition("/")
+    try:
+        if name:
+            listed = gdown.download_folder(id=place, skip_download=True, quiet=True) or []
+            found = [file.id for file in listed if Path(file.path).name == name]
+            if len(found) != 1:
+                raise SourceError(f"the folder holds {len(found)} files of the name {name}")
+            place = found[0]
+        gdown.download(id=place, output=str(part), resume=True, quiet=not sys.stderr.isatty())
+    except SourceError:
+        raise
+    except Exception as error:  # gdown raises what it likes
+        raise SourceError(" ".join(str(error).split()) or type(error).__name__) from error
+    if not part.is_file():
+        raise SourceError("gdown gave no file")
+    if sha256 is not None and (digest := sha256_file(part)) != sha256:
+        part.unlink()
+        raise SourceError(_mismatch(digest, sha256))
+    part.replace(target)
 
 
 class _Resuming:

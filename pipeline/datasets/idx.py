@@ -28,7 +28,8 @@ def read(files: Files) -> RawTensor:
         if images[-1].shape[1:] != images[0].shape[1:]:
             raise InputError(f"{path}: images of {images[-1].shape[1:]}, those of 'train' have {images[0].shape[1:]}")
         split += [name] * len(labels[-1])
-    return image_tensor(np.concatenate(images), np.concatenate(labels), np.array(split), maximum=255)
+    columns = {"label": np.concatenate(labels).astype(np.int64), "split": np.array(split, dtype=object)}
+    return image_tensor(np.concatenate(images), columns, maximum=255)
 
 
 def read_idx(path: Path, dimensions: int) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -11,22 +11,24 @@ from pipeline.datasets.raw import Array, Block, Mode, RawTensor
 IMAGES_PER_BLOCK = 10_000
 
 
-def image_tensor(pixels: Array, labels: Array, split: Array, maximum: int) -> RawTensor:
-    """Make the raw tensor row x column (x channel) x image.
+def image_tensor(
+    pixels: Array, labels: dict[str, Array], maximum: int, names: Sequence[str] = ("row", "column")
+) -> RawTensor:
+    """Make the raw tensor of a set of images.
 
     Parameters
     ----------
     pixels
-        (n, rows, columns) or (n, rows, columns, channels) whole numbers of 0..`maximum`, kept as they are.
-    labels, split
-        (n,) the class of each image and whether it is for ``train`` or ``test``.
+        (n, rows, columns), or with more axes, whole numbers of 0..`maximum`, kept as they are.
+    labels
+        Columns of (n,): ``label``, the class of each image; ``split``, whether it is for ``train`` or ``test``.
     maximum
         The value of a white pixel; in the metadata as ``maximum``, to scale pixels to [0, 1].
+    names
+        Of the axes after the first.
     """
-    names = ["row", "column", "channel"][: pixels.ndim - 1]
     modes = [Mode(name, indexed=True, size=size) for name, size in zip(names, pixels.shape[1:], strict=True)]
-    columns = {"label": labels.astype(np.int64), "split": split.astype(object)}
-    modes.append(Mode("image", indexed=True, size=len(pixels), labels=columns))
+    modes.append(Mode("image", indexed=True, size=len(pixels), labels=labels))
     return RawTensor(modes, _blocks(pixels), {"maximum": maximum})
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +18,18 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.datasets.archive import is_archive, member_names, open_member
 from pipeline.errors import InputError
+
+DAMAGE = (
+    EOFError,
+    gzip.BadGzipFile,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    NotImplementedError,  # of zipfile, for a way of compression that it does not know
+)
 
 Array = npt.NDArray[Any]
 Keys = Any  # a NumPy array, or an Arrow one where labels are text
@@ -82,34 +96,64 @@ def file_named(files: Files, *parts: str) -> Path:
 
 
 @contextmanager
-def open_raw(path: Path) -> Iterator[IO[bytes]]:
-    """Open a raw file for reading, unpacking ``.gz`` and a ``.zip`` with one member.
+def open_raw(path: Path, member: str | None = None) -> Iterator[IO[bytes]]:
+    """Open a raw file for reading, unpacking ``.gz``, ``.bz2``, ``.xz`` and an archive with one file.
 
     Damage that shows while reading becomes an :class:`InputError` that names the file.
+
+    Parameters
+    ----------
+    member
+        Which file of an archive; None: the only one.
     """
-    try:
-        if path.suffix == ".gz":
-            with gzip.open(path) as stream:
-                yield stream  # type: ignore[misc]
-        elif path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                if len(archive.namelist()) != 1:
-                    raise InputError(f"{path}: an archive of {len(archive.namelist())} files where one belongs")
-                with archive.open(archive.namelist()[0]) as stream:
-                    yield stream
-        else:
-            with path.open("rb") as stream:
-                yield stream
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; fetch it with 'python -m pipeline.download'") from error
-    except (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: truncated or damaged file ({error}); download it again") from error
+    with _telling_damage(path), _open_packed(path, member) as stream:
+        yield stream
+
+
+def members(path: Path, pattern: str) -> list[str]:
+    """Return the names of the files in an archive that match a pattern such as ``*.txt``; at least one.
+
+    Raises
+    ------
+    InputError
+        None matches; a damaged or dangerous archive.
+    """
+    with _telling_damage(path):
+        names = member_names(path, pattern)
+    if not names:
+        raise InputError(f"{path}: the archive has no file '{pattern}'")
+    return names
 
 
 @contextmanager
-def open_text(path: Path, encoding: str = "utf-8") -> Iterator[io.TextIOWrapper]:
+def _telling_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; fetch it with 'python -m pipeline.download'") from error
+    except DAMAGE as error:
+        raise InputError(f"{path}: truncated or damaged file ({error}); download it again") from error
+    except OSError as error:
+        if error.errno is not None:  # not bz2's way to say that the data are no bzip2
+            raise
+        raise InputError(f"{path}: truncated or damaged file ({error}); download it again") from error
+
+
+def _open_packed(path: Path, member: str | None) -> AbstractContextManager[IO[bytes]]:
+    if is_archive(path):
+        names = [member] if member is not None else member_names(path, "*")
+        if len(names) != 1:
+            raise InputError(f"{path}: an archive of {len(names)} files where one belongs")
+        return open_member(path, names[0])
+    openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    opened: AbstractContextManager[IO[bytes]] = openers.get(path.suffix, Path.open)(path, "rb")
+    return opened
+
+
+@contextmanager
+def open_text(path: Path, encoding: str = "utf-8", member: str | None = None) -> Iterator[io.TextIOWrapper]:
     """Open a raw text file as :func:`open_raw` does; text in another encoding is an InputError."""
-    with open_raw(path) as stream, io.TextIOWrapper(stream, encoding=encoding, newline="") as text:
+    with open_raw(path, member) as stream, io.TextIOWrapper(stream, encoding=encoding, newline="") as text:
         try:
             yield text
         except UnicodeDecodeError as error:

@@ -19,15 +19,21 @@ from pipeline.errors import InputError, nearest
 
 @dataclass(frozen=True)
 class RawFile:
-    """One published file: its checksum and its sources in order of preference."""
+    """One published file: its sources in order of preference, its checksum, and its size in bytes."""
 
     sources: list[str]
     sha256: str | None = None
+    size: int | None = None
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One registry entry; `shape`, `nnz` and `norm2` are what a conversion must give."""
+    """One registry entry.
+
+    `registration` is the address where a user gets files that may not be fetched by a program; `mirror` the
+    folder in a mirror; `labels` the modes whose labels are kept; `shape`, `nnz` and `norm2` what a conversion
+    must give.
+    """
 
     description: str
     licence: str
@@ -37,6 +43,7 @@ class Dataset:
     options: dict[str, Any] = field(default_factory=dict)
     labels: list[int] = field(default_factory=list)
     mirror: str | None = None
+    registration: str | None = None
     shape: list[int] | None = None
     nnz: int | None = None
     norm2: float | None = None
@@ -70,8 +77,10 @@ def read_entry(params: str | Path, dataset: str) -> Dataset:
         raise InputError(f"{key}.files: name at least one file")
     for name in ("description", "licence", "citation", "format"):
         _expect(key, entry, name, str)
-    for name, kind in (("options", dict), ("labels", list), ("mirror", str), ("shape", list), ("nnz", int)):
+    for name, kind in (("options", dict), ("labels", list), ("shape", list), ("nnz", int)):
         _expect(key, entry, name, kind)
+    for name in ("mirror", "registration"):
+        _expect(key, entry, name, str)
     for name in ("labels", "shape"):
         if not all(type(value) is int and value >= 0 for value in entry.get(name) or []):
             raise InputError(f"{key}.{name}: whole numbers of at least 0, not {entry[name]!r}")
@@ -86,6 +95,7 @@ def _raw_file(key: str, name: Any, content: Any) -> RawFile:
     entry = _checked(key, content, RawFile)
     _expect(key, entry, "sources", list)
     _expect(key, entry, "sha256", str)
+    _expect(key, entry, "size", int)
     if not entry["sources"] or not all(isinstance(source, str) for source in entry["sources"]):
         raise InputError(f"{key}.sources: a list of at least one source, not {entry['sources']!r}")
     digest = entry.get("sha256")

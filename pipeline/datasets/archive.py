@@ -1,0 +1,114 @@
+"""Files inside archives, read in place: nothing is unpacked to disk, links are not followed."""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING
+
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+LIMIT = 1 << 37  # bytes of all files together; the largest published archive unpacks to 2^32
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the name is one of a .zip or of a .tar, compressed or not."""
+    name = path.name.lower()
+    return name.endswith((".zip", ".tgz")) or ".tar" in path.suffixes[-2:]
+
+
+def member_names(path: Path, pattern: str) -> list[str]:
+    """Return the full names of the files in an archive whose last part matches `pattern`, in its order.
+
+    Raises
+    ------
+    InputError
+        A damaged archive; one that holds a name outside its folder, a link, a device, or too much.
+    """
+    names = [name for name, _ in _entries(path)]
+    return [name for name in names if fnmatch.fnmatch(PurePosixPath(name).name, pattern)]
+
+
+@contextmanager
+def open_member(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """Open one file of an archive for reading from its start to its end."""
+    for found, stream in _entries(path):
+        if found == name:
+            with stream() as content:
+                yield content
+            return
+    raise InputError(f"{path}: the archive has no file {name}")
+
+
+def _entries(path: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
+    if zipfile.is_zipfile(path):
+        yield from _zip_entries(path)
+    else:
+        yield from _tar_entries(path)
+
+
+def _zip_entries(path: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
+    with zipfile.ZipFile(path) as archive:
+        total = 0
+        for entry in archive.infolist():
+            kind = entry.external_attr >> 28  # the type of a Unix file, 0 where another system made the archive
+            total += entry.file_size
+            _check(path, entry.filename, total, plain=kind in (0, 4, 8))
+            if entry.flag_bits & 1:
+                raise InputError(f"{path}: {entry.filename} is encrypted; unpack it yourself")
+            if not entry.is_dir():
+                yield entry.filename, partial(archive.open, entry)
+
+
+def _tar_entries(path: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
+    with tarfile.open(path, "r|*") as archive:  # as a stream: compressed archives are read once, in order
+        total = 0
+        for entry in archive:
+            total += entry.size
+            _check(path, entry.name, total, plain=entry.isreg() or entry.isdir())
+            if entry.isreg():
+                yield entry.name, partial(_open_tar_entry, archive, entry)
+
+
+def _check(path: Path, name: str, total: int, *, plain: bool) -> None:
+    place = PurePosixPath(name.replace("\\", "/"))
+    if place.is_absolute() or ".." in place.parts or name[1:2] == ":":
+        raise InputError(f"{path}: the archive holds '{name}', a place outside its folder; do not trust it")
+    if not plain:
+        raise InputError(f"{path}: the archive holds '{name}', a link or device; do not trust it")
+    if total > LIMIT:
+        raise InputError(f"{path}: the archive unpacks to more than {LIMIT:,} bytes; do not trust it")
+
+
+def _open_tar_entry(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
+    stream = archive.extractfile(entry)
+    if stream is None:
+        raise tarfile.ReadError(f"{entry.name} has no content")
+    return io.BufferedReader(_Forward(stream))
+
+
+class _Forward(io.RawIOBase):
+    """A file of an archive that is read as a stream: forwards only, and it says so."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Fill the buffer as far as there is content."""
+        view = memoryview(buffer).cast("B")
+        content = self._stream.read(len(view))
+        view[: len(content)] = content
+        return len(content)

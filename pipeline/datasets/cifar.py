@@ -1,0 +1,145 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): channel x row x column x image, from either published archive.
+
+The Python archives hold pickles. They are read by an unpickler that knows no class but inert stand-ins for
+the four names that occur in them, so that nothing in a file can run code; the arrays are made afterwards
+from plain bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from pipeline.datasets.images import image_tensor
+from pipeline.datasets.raw import Array, Files, RawTensor, members, only_file, open_raw
+from pipeline.errors import InputError
+
+IMAGE = (3, 32, 32)  # channel, row, column
+PIXELS = 3072
+PYTHON_PARTS = {
+    "cifar-10-batches-py": [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"],
+    "cifar-100-python": ["train", "test"],
+}
+BINARY_PARTS = {
+    "cifar-10-batches-bin": [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"],
+    "cifar-100-binary": ["train.bin", "test.bin"],
+}
+LABEL_COLUMNS = {10: ["label"], 100: ["coarse", "label"]}  # in the order of the bytes of a binary record
+PICKLED_LABELS = {10: ["labels"], 100: ["coarse_labels", "fine_labels"]}
+
+
+def read(files: Files) -> RawTensor:
+    """Read ``cifar-10-python.tar.gz``, ``cifar-100-python.tar.gz`` or one of the ``-binary`` archives.
+
+    Training images come first. The label file of CIFAR-100 has the fine class as ``label`` and ``coarse``.
+    """
+    path = only_file(files)
+    names = members(path, "*")
+    folder, parts = _layout(path, names)
+    classes = 100 if "100" in folder else 10
+    decode = _decode_pickle if folder in PYTHON_PARTS else _decode_binary
+    pixels, columns, split = [], [], []
+    for part in parts:
+        name = next(name for name in names if PurePosixPath(name).parts[-2:] == (folder, part))
+        with open_raw(path, name) as stream:
+            images, labels = decode(f"{path}:{name}", stream.read(), classes)
+        pixels.append(images)
+        columns.append(labels)
+        split += ["test" if part.startswith("test") else "train"] * len(images)
+    stacked = np.concatenate(columns).astype(np.int64)
+    labelled = {name: stacked[:, column] for column, name in enumerate(LABEL_COLUMNS[classes])}
+    labelled["split"] = np.array(split, dtype=object)
+    return image_tensor(np.concatenate(pixels), labelled, 255, ("channel", "row", "column"))
+
+
+def _layout(path: Path, names: list[str]) -> tuple[str, list[str]]:
+    held = {PurePosixPath(name).parts[-2:] for name in names}
+    for folder, parts in (PYTHON_PARTS | BINARY_PARTS).items():
+        if {(folder, part) for part in parts} <= held:
+            return folder, parts
+    raise InputError(f"{path}: holds none of the folders {sorted(PYTHON_PARTS | BINARY_PARTS)} with all their files")
+
+
+def _decode_binary(name: str, content: bytes, classes: int) -> tuple[Array, Array]:
+    """Records of one or two label bytes and 3,072 pixels."""
+    width = len(LABEL_COLUMNS[classes])
+    if not content or len(content) % (width + PIXELS):
+        raise InputError(f"{name}: {len(content):,} bytes are no records of {width + PIXELS:,}")
+    records = np.frombuffer(content, dtype=np.uint8).reshape(-1, width + PIXELS)
+    return records[:, width:].reshape(-1, *IMAGE), _checked(name, records[:, :width], classes)
+
+
+def _decode_pickle(name: str, content: bytes, classes: int) -> tuple[Array, Array]:
+    try:
+        batch = _PlainUnpickler(io.BytesIO(content), encoding="bytes").load()
+        pixels = batch[b"data"].to_numpy()
+        labels = np.array([batch[key.encode()] for key in PICKLED_LABELS[classes]])
+    except InputError:
+        raise
+    except Exception as error:  # a broken pickle can raise anything
+        raise InputError(f"{name}: not a batch of CIFAR-{classes} ({type(error).__name__}: {error})") from error
+    if pixels.ndim != 2 or pixels.shape[1] != PIXELS or labels.shape != (len(PICKLED_LABELS[classes]), len(pixels)):
+        raise InputError(f"{name}: images of {pixels.shape} with labels of {labels.shape}")
+    if labels.dtype.kind not in "iu":
+        raise InputError(f"{name}: labels are no whole numbers")
+    return pixels.reshape(-1, *IMAGE), _checked(name, labels.T, classes)
+
+
+def _checked(name: str, labels: Array, classes: int) -> Array:
+    limits = [10] if classes == 10 else [20, 100]
+    if len(labels) == 0 or labels.min() < 0 or np.any(labels.max(axis=0) >= limits):
+        raise InputError(f"{name}: labels outside 0..{limits[-1] - 1}, or no images")
+    return labels
+
+
+class _PickledArray:
+    """What a pickle says about a NumPy array of bytes, without building one."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def to_numpy(self) -> Array:
+        """Return the array; the state is (version, shape, type, Fortran order, bytes)."""
+        _, shape, kind, fortran, content = self.state
+        if kind.name not in (b"u1", "u1") or fortran or not isinstance(content, bytes):
+            raise ValueError("an array that is not of unsigned bytes in C order")
+        return np.frombuffer(content, dtype=np.uint8).reshape(shape)
+
+
+class _PickledType:
+    """What a pickle says about a NumPy type."""
+
+    def __init__(self, name: Any = None, *arguments: Any) -> None:
+        self.name = name
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _latin1_bytes(text: str, encoding: str) -> bytes:
+    return text.encode("latin-1")
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """An unpickler for which NumPy's names mean the stand-ins above, and any other name is an error."""
+
+    def find_class(self, module: str, name: str) -> Callable[..., Any]:
+        """Return the stand-in for a global name."""
+        allowed: dict[tuple[str, str], Callable[..., Any]] = {
+            ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
+            ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
+            ("numpy", "ndarray"): _PickledArray,
+            ("numpy", "dtype"): _PickledType,
+            ("_codecs", "encode"): _latin1_bytes,
+        }
+        if (module, name) not in allowed:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which a batch of images does not need")
+        return allowed[module, name]
