@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -41,11 +40,7 @@ def make(method: str, settings: dict[str, Any], seed: int = 0) -> Baseline:
 
     if method not in METHODS:
         raise InputError(f"method '{method}' is no baseline{nearest(method, METHODS)}")
-    known = set(inspect.signature(METHODS[method]).parameters) - {"seed"}
-    for name in settings:
-        if name not in known:
-            hint = nearest(name, known) if known else "; it has none"
-            raise InputError(f"{method} has no setting '{name}'{hint}")
+    step.check_settings(METHODS[method], settings, given_otherwise={"seed"})
     if METHODS[method].stochastic:
         settings = settings | {"seed": seed}
     return METHODS[method](**settings)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import errno
+import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import yaml
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, nearest
 
 
 def parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
@@ -53,6 +54,18 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise InputError(f"--set {pair}: '{text}' is no YAML value") from error
     return settings
+
+
+def check_settings(method: type, settings: dict[str, Any], given_otherwise: Collection[str] = ()) -> None:
+    """Refuse settings that a method's constructor does not take, naming the nearest one that it does.
+
+    `given_otherwise` names arguments that have options of their own on the command line.
+    """
+    known = set(inspect.signature(method).parameters) - set(given_otherwise)
+    for name in settings:
+        if name not in known:
+            hint = nearest(name, known) if known else "; it has none"
+            raise InputError(f"--set {name}: {method.__name__} has no such setting{hint}")
 
 
 def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> None:

@@ -12,6 +12,8 @@ Both engines answer the same two questions about normalised products P (the appr
 
 from __future__ import annotations
 
+import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -77,6 +79,8 @@ class Engine(ABC):
     chunk
         Cells evaluated together; a suitable number for the engine if left out.
     """
+
+    device = torch.device("cpu")
 
     def __init__(self, levels: Levels, hidden: int, chunk: int | None = None) -> None:
         self.levels = levels
@@ -181,6 +185,40 @@ class _Level:
     norms: Any
 
 
+class _Arena:
+    """Scratch memory of one thread, used again for every chunk: fresh pages cost as much as the arithmetic.
+
+    :meth:`take` hands out arrays until :meth:`reset`; when they outgrow the block, the next reset enlarges it.
+    """
+
+    def __init__(self) -> None:
+        self._block = np.empty(0, np.float32)
+        self._used = 0
+
+    def reset(self) -> None:
+        """Take back everything that was handed out."""
+        if self._used > len(self._block):
+            self._block = np.empty(self._used + self._used // 8, np.float32)
+        self._used = 0
+
+    def take(self, *shape: int) -> npt.NDArray[np.float32]:
+        """An uninitialised array."""
+        size = math.prod(shape)
+        start = self._used
+        self._used += -(-size // kernels.LANES) * kernels.LANES
+        if self._used > len(self._block):
+            return np.empty(shape, np.float32)
+        return self._block[start : start + size].reshape(shape)
+
+
+class _Workspace(threading.local):
+    """Each thread's arenas: one for activations that are kept, two that take turns from level to level."""
+
+    def __init__(self) -> None:
+        self.kept = _Arena()
+        self.turns = (_Arena(), _Arena())
+
+
 class CompiledEngine(Engine):
     """Chunks on threads, each a sequence of small matrix products (torch) and compiled kernels (numba)."""
 
@@ -192,6 +230,8 @@ class CompiledEngine(Engine):
         self._shifts = np.array([shift for _, shift in levels.packing], dtype=np.int64)
         self._alphabets = np.array(levels.alphabets, dtype=np.int64)
         self._offsets = [levels.embedding_offset(level) for level in range(1, levels.depth + 1)]
+        self._workspace = _Workspace()
+        self._pool: ThreadPoolExecutor | None = None
 
     def default_chunk(self) -> int:
         """About 24 MiB of kept activations, and at least 512 cells."""
@@ -219,6 +259,7 @@ class CompiledEngine(Engine):
 
         def work(piece: slice) -> _Padded:
             nodes, leaf = self._tree(keys[:, piece])
+            self._workspace.kept.reset()
             products[piece] = self._forward_keep(padded, nodes)[leaf]
             below = np.bincount(leaf, weights=factors[piece], minlength=len(nodes[-1].parent))
             return self._backward(padded, nodes, below)
@@ -243,8 +284,9 @@ class CompiledEngine(Engine):
             if self.threads == 1 or len(pieces) == 1:
                 yield from map(work, pieces)
             else:
-                with ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                    yield from pool.map(work, pieces)
+                if self._pool is None:
+                    self._pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
+                yield from self._pool.map(work, pieces)
         finally:
             torch.set_num_threads(before)
 
@@ -293,11 +335,13 @@ class CompiledEngine(Engine):
         token = nodes[k].token
         return len(token), token + self._offsets[k - 1]
 
-    def _recurrent(self, padded: _Padded, above: _Level, k: int) -> tuple[Any, Any]:
+    def _recurrent(self, padded: _Padded, above: _Level, k: int, arena: _Arena) -> tuple[Any, Any]:
         """Recurrent products and cell states of the nodes above depth k; the start is all zero."""
         if k == 1:
             return np.zeros((1, 4 * self.width), np.float32), np.zeros((1, self.width), np.float32)
-        return torch.mm(above.hidden, padded.recurrent).numpy(), above.cell
+        products = arena.take(len(above.hidden), 4 * self.width)
+        torch.mm(above.hidden, padded.recurrent, out=torch.from_numpy(products))
+        return products, above.cell
 
     def _forward(self, padded: _Padded, nodes: list[_Level]) -> npt.NDArray[np.float32]:
         """P of every leaf, keeping only what the next depth needs."""
@@ -305,45 +349,48 @@ class CompiledEngine(Engine):
         product = padded.first[nodes[1].token]
         for k in range(1, self.levels.depth):
             above, level, children = nodes[k - 1], nodes[k], nodes[k + 1]
+            arena = self._workspace.turns[k % 2]
+            arena.reset()
             count, rows = self._states(nodes, k)
-            recurrent, cell_above = self._recurrent(padded, above, k)
-            planes = np.empty((4, count * width), np.float32)
-            cell = np.empty(count * width, np.float32)
-            hidden = np.empty(count * width, np.float32)
+            recurrent, cell_above = self._recurrent(padded, above, k, arena)
+            planes, cell, hidden = arena.take(4, count * width), arena.take(count * width), arena.take(count * width)
             kernels.gather(recurrent, padded.table, level.parent, rows, cell_above, planes, cell)
             kernels.cell_forward(planes, cell, hidden, count * width)
-            above.hidden = above.cell = None
             level.hidden, level.cell = torch.from_numpy(hidden).view(count, width), cell.reshape(count, width)
-            factors = self._factors(padded, level, k)
+            factors = self._factors(padded, level, k, arena)
             below = np.empty(len(children.parent), np.float32)
             kernels.descend(factors, children.parent, children.token, product, below)
             product = below
         return product
 
-    def _factors(self, padded: _Padded, level: _Level, k: int) -> npt.NDArray[np.float32]:
+    def _factors(self, padded: _Padded, level: _Level, k: int, arena: _Arena) -> npt.NDArray[np.float32]:
         """Normalised factors of level k + 1 at every node of depth k; outputs and norms are kept."""
         weight, bias = padded.heads[self.levels.alphabets[k]]
-        level.outputs = torch.addmm(bias, level.hidden, weight)
+        count = len(level.hidden)
+        level.outputs = torch.from_numpy(arena.take(count, len(bias)))
+        torch.addmm(bias, level.hidden, weight, out=level.outputs)
         factors: npt.NDArray[np.float32] = torch.nn.functional.softplus(level.outputs).numpy()
-        level.norms = np.empty(len(factors), np.float32)
+        level.norms = arena.take(count)
         kernels.normalise(factors, level.norms)
         return factors
 
     def _forward_keep(self, padded: _Padded, nodes: list[_Level]) -> npt.NDArray[np.float32]:
         """P of every leaf, keeping every depth's activations in its level."""
-        width = self.width
+        width, arena = self.width, self._workspace.kept
         nodes[1].product = padded.first[nodes[1].token]
         for k in range(1, self.levels.depth):
             above, level, children = nodes[k - 1], nodes[k], nodes[k + 1]
+            turn = self._workspace.turns[k % 2]
+            turn.reset()
             count, rows = self._states(nodes, k)
-            recurrent, cell_above = self._recurrent(padded, above, k)
-            level.planes = np.empty((4, count * width), np.float32)
-            level.cell_before, cell, level.tanh_cell, hidden = np.empty((4, count * width), np.float32)
+            recurrent, cell_above = self._recurrent(padded, above, k, turn)
+            level.planes = arena.take(4, count * width)
+            level.cell_before, cell, level.tanh_cell, hidden = arena.take(4, count * width)
             kernels.gather(recurrent, padded.table, level.parent, rows, cell_above, level.planes, level.cell_before)
             kernels.cell_forward_keep(level.planes, level.cell_before, cell, level.tanh_cell, hidden, count * width)
             level.hidden, level.cell = torch.from_numpy(hidden).view(count, width), cell.reshape(count, width)
-            level.factors = self._factors(padded, level, k)
-            children.product = np.empty(len(children.parent), np.float32)
+            level.factors = self._factors(padded, level, k, arena)
+            children.product = arena.take(len(children.parent))
             kernels.descend(level.factors, children.parent, children.token, level.product, children.product)
         result: npt.NDArray[np.float32] = nodes[-1].product
         return result
@@ -359,19 +406,20 @@ class CompiledEngine(Engine):
         grad_recurrent = grad_cell = None  # by the recurrent products and cell states of the depth at hand
         for k in range(depth - 1, 0, -1):
             level, children = nodes[k], nodes[k + 1]
+            arena = self._workspace.turns[k % 2]
+            arena.reset()
             count, rows = self._states(nodes, k)
-            grad = np.empty_like(level.factors)
+            grad = arena.take(*level.factors.shape)
             below_above = np.empty(count)
-            kernels.ascend(
-                level.factors, children.parent, children.token, level.product, below, below_above, grad
-            )
+            kernels.ascend(level.factors, children.parent, children.token, level.product, below, below_above, grad)
             below = below_above
-            kernels.factor_backward(level.factors, level.norms, torch.sigmoid(level.outputs).numpy(), grad)
+            kernels.factor_backward(level.factors, level.norms, level.outputs.sigmoid_().numpy(), grad)
             weight, _ = padded.heads[self.levels.alphabets[k]]
             grad_outputs = torch.from_numpy(grad)
             heads[self.levels.alphabets[k]][0].addmm_(level.hidden.T, grad_outputs)
             heads[self.levels.alphabets[k]][1].add_(grad_outputs.sum(0))
-            grad_hidden = torch.mm(grad_outputs, weight.T)
+            grad_hidden = torch.from_numpy(arena.take(count, width))
+            torch.mm(grad_outputs, weight.T, out=grad_hidden)
             if grad_recurrent is None or grad_cell is None:
                 grad_cell = np.zeros(count * width, np.float32)
             else:
@@ -381,8 +429,7 @@ class CompiledEngine(Engine):
                 level.planes, level.cell_before, level.tanh_cell, grad_hidden.view(-1).numpy(), grad_cell, count * width
             )
             above = len(nodes[k - 1].parent)
-            grad_gates = np.empty((above, 4 * width), np.float32)
-            grad_above = np.empty(above * width, np.float32)
+            grad_gates, grad_above = arena.take(above, 4 * width), arena.take(above * width)
             kernels.scatter(level.planes, grad_cell, level.parent, rows, grad_gates, grad_above, table)
             grad_recurrent, grad_cell = torch.from_numpy(grad_gates), grad_above
         first = np.bincount(nodes[1].token, weights=below, minlength=len(padded.first)).astype(np.float32)

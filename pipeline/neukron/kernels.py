@@ -12,9 +12,24 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 from numpy import float32 as f32
 
 Array = Any  # numpy arrays: numba infers the types
+
+
+def _prefer_wide_vectors() -> None:
+    """Let LLVM use 512-bit registers where there are any; its default of 256 costs a third of the speed here."""
+    features = [name for name, present in llvm.get_host_cpu_features().items() if present]
+    if numba.config.CPU_FEATURES is None and "avx512f" in features:
+        numba.config.CPU_NAME = llvm.get_host_cpu_name()
+        numba.config.CPU_FEATURES = ",".join([*(f"+{name}" for name in features), "-prefer-256-bit"])
+
+
+_prefer_wide_vectors()
 LANES = 16  # float32 in one vector register of the widest kind
 
 _FAST = {"nogil": True, "cache": True, "fastmath": True, "error_model": "numpy"}
@@ -57,30 +72,38 @@ def build_tree(
     return count
 
 
-@numba.njit(inline="always")
-def _tanh_parts(x: Any) -> Any:
-    """Numerator and denominator of tanh: a continued fraction on [-2.3, 2.3], the argument doubled twice."""
-    t = x * f32(0.25)
-    t = f32(2.275) if t > f32(2.275) else t
-    t = f32(-2.275) if t < f32(-2.275) else t
-    u = t * t
-    p = t * (f32(135135.0) + u * (f32(17325.0) + u * (f32(378.0) + u)))
-    q = f32(135135.0) + u * (f32(62370.0) + u * (f32(3150.0) + u * f32(28.0)))
-    p, q = p * f32(7.4e-6), q * f32(7.4e-6)  # keeps the products below within float32
-    s = f32(2.0) * p * q
-    c = p * p + q * q
-    return f32(2.0) * s * c, s * s + c * c
+@intrinsic  # type: ignore[untyped-decorator]
+def _float_of_bits(typing_context: Any, bits: Any) -> Any:
+    """Read 32 bits as a float: what makes a power of two from its exponent."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), codegen
 
 
 @numba.njit(inline="always")
-def _tanh(x: Any) -> Any:
-    p, q = _tanh_parts(x)
-    return p / q
+def _exp(x: Any) -> Any:
+    """e^x for |x| <= 25 (clamped), relative error below 2e-6: 2^n times a polynomial for the fraction."""
+    x = f32(25.0) if x > f32(25.0) else x
+    x = f32(-25.0) if x < f32(-25.0) else x
+    z = x * f32(1.4426950408889634)
+    n = np.int32(z + f32(128.5)) - np.int32(128)
+    f = (z - f32(n)) * f32(0.6931471805599453)
+    tail = f32(1 / 24) + f * (f32(1 / 120) + f * f32(1 / 720))
+    p = f32(1.0) + f * (f32(1.0) + f * (f32(0.5) + f * (f32(1 / 6) + f * tail)))
+    return p * _float_of_bits(np.int32((n + np.int32(127)) << np.int32(23)))
 
 
 @numba.njit(inline="always")
 def _sigmoid(x: Any) -> Any:
-    return f32(0.5) + f32(0.5) * _tanh(f32(0.5) * x)
+    return f32(1.0) / (f32(1.0) + _exp(-x))
+
+
+@numba.njit(inline="always")
+def _tanh(x: Any) -> Any:
+    e = _exp(f32(-2.0) * x)
+    return (f32(1.0) - e) / (f32(1.0) + e)
 
 
 @numba.njit(**_FAST)
@@ -112,17 +135,17 @@ def gather(
 def cell_forward(planes: Array, cell: Array, hidden: Array, n: int) -> None:
     """Step the LSTM cell over `n` flat units; `cell` holds the state before and receives the one after."""
     gate_i, gate_f, gate_g, gate_o = planes[0], planes[1], planes[2], planes[3]
+    one = f32(1.0)
     for j in range(n):
-        pi, qi = _tanh_parts(f32(0.5) * gate_i[j])
-        pf, qf = _tanh_parts(f32(0.5) * gate_f[j])
-        pg, qg = _tanh_parts(gate_g[j])
-        # sigmoid = (p + q) / 2q; one division for both products
-        denominator = qi * qg
-        c = f32(0.5) * ((pf + qf) * cell[j] * denominator + (pi + qi) * pg * qf) / (denominator * qf)
-        po, qo = _tanh_parts(f32(0.5) * gate_o[j])
-        pc, qc = _tanh_parts(c)
+        i = one + _exp(-gate_i[j])
+        f = one + _exp(-gate_f[j])
+        e = _exp(f32(-2.0) * gate_g[j])
+        g = one + e
+        ig = i * g
+        c = (cell[j] * ig + (one - e) * f) / (ig * f)  # f c + i g over a common denominator
+        e = _exp(f32(-2.0) * c)
         cell[j] = c
-        hidden[j] = f32(0.5) * (po + qo) * pc / (qo * qc)
+        hidden[j] = (one - e) / ((one + _exp(-gate_o[j])) * (one + e))
 
 
 @numba.njit(**_FAST)

@@ -215,9 +215,7 @@ class SparseTensor:
             coords[:, mode] = table.column(mode).to_numpy()
         values = table.column("value").to_numpy().astype(np.float64)
         try:
-            tensor = cls(
-                coords, values, shape, mode_names=metadata.get("mode_names"), source=metadata.get("source")
-            )
+            tensor = cls(coords, values, shape, mode_names=metadata.get("mode_names"), source=metadata.get("source"))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         if tensor.nnz != metadata["nnz"]:
@@ -280,9 +278,7 @@ def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
 def _checked_coords(coords: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
     if coords.ndim != 2 or coords.shape[1] != len(shape):
-        raise InputError(
-            f"coords of shape {coords.shape} for a tensor of shape {shape}: needs (nnz, {len(shape)})"
-        )
+        raise InputError(f"coords of shape {coords.shape} for a tensor of shape {shape}: needs (nnz, {len(shape)})")
     if coords.dtype.kind == "f":
         bad = ~np.isfinite(coords) | (coords != np.rint(coords))
         if bad.any():

@@ -1,0 +1,304 @@
+"""From raw files to the report: one definition of every job, for Snakemake and for DVC.
+
+snakemake                             the default experiment of params.yaml
+snakemake -n                          what would be done, and why
+snakemake results/demo/report.html    one experiment
+snakemake partial                     a report of the runs that are there, in results/<experiment>-partial/
+snakemake flights.neukron             all runs of one data set and method of the default experiment
+"""
+
+import json
+import os
+import shlex
+import sys
+from itertools import groupby
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+# Jobs run `python`: let it be the one that runs Snakemake, with or without an activated environment.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+sys.path.insert(0, workflow.basedir)
+
+from pipeline.config import code_files, load_config, setting_arguments
+from pipeline.errors import InputError
+from pipeline.reporting.outputs import report_files
+
+try:
+    CONFIG = load_config(Path(workflow.basedir) / "params.yaml")
+    EXPERIMENT = config.get("experiment", CONFIG.experiment)
+    RUNS = {name: CONFIG.runs(name) for name in {*CONFIG.experiments, EXPERIMENT}}
+except InputError as error:
+    raise WorkflowError(str(error)) from None
+
+RUN_BY_FOLDER = {run.folder: run for runs in RUNS.values() for run in runs}
+
+
+def methods(rule_name):
+    """Methods that a fitting rule serves, as a wildcard constraint."""
+    return "|".join(sorted({run.method for run in RUN_BY_FOLDER.values() if run.rule == rule_name})) or "none"
+
+
+def the_run(wildcards):
+    """The run that a folder stands for."""
+    method = wildcards.get("method", "neukron")
+    folder = f"results/runs/{wildcards.dataset}/{method}/{wildcards.setting}-s{wildcards.seed}"
+    if folder not in RUN_BY_FOLDER:
+        raise WorkflowError(f"{folder}: no experiment in params.yaml has this run; see python -m pipeline.config")
+    return RUN_BY_FOLDER[folder]
+
+
+def run_tensor(wildcards):
+    """The tensor or sample that a run is fitted to."""
+    return CONFIG.tensor_path(the_run(wildcards).dataset)
+
+
+def run_labels(wildcards):
+    """The class labels of a network's images."""
+    return CONFIG.label_path(the_run(wildcards).dataset)
+
+
+def run_arguments(wildcards):
+    """Names, seed and settings of a run as the arguments of its step."""
+    run = the_run(wildcards)
+    arguments = ["--dataset", run.dataset, "--setting", run.setting, "--seed", str(run.seed)]
+    return shlex.join([*arguments, *setting_arguments(run.settings)])
+
+
+def run_memory(wildcards, input, attempt):
+    """Memory to reserve in MB: a base for the libraries, and some times the file."""
+    return attempt * (700 + 60 * int(input.size_mb))
+
+
+def artifacts(name, runs):
+    """One of the files of each run."""
+    return [f"{run.folder}/{name}" for run in runs]
+
+
+wildcard_constraints:
+    dataset=r"[a-z0-9][a-z0-9._-]*",
+    setting=r"[a-z0-9][a-z0-9_-]*",
+    experiment=r"[a-z0-9][a-z0-9_-]*",
+    fraction=r"[0-9.]+",
+    seed=r"\d+",
+
+
+localrules:
+    all,
+    partial,
+
+
+rule all:
+    default_target: True
+    input:
+        f"results/{EXPERIMENT}/report.html",
+
+
+for name, entry in CONFIG.datasets.items():
+
+    rule:
+        name:
+            f"download_{name}"
+        input:
+            code=code_files("download"),
+        output:
+            [f"data/raw/{name}/{file}" for file in entry.files],
+        params:
+            dataset=name,
+            entry=entry.model_dump_json(),
+        log:
+            f"logs/download/{name}.log",
+        benchmark:
+            f"logs/benchmarks/download/{name}.tsv"
+        conda:
+            "environment.yaml"
+        retries: 1
+        shell:
+            "python -m pipeline.download {params.dataset} 2> {log}"
+
+    rule:
+        name:
+            f"convert_{name}"
+        input:
+            [f"data/raw/{name}/{file}" for file in entry.files],
+            code=code_files("convert"),
+        output:
+            tensor=f"data/tensors/{name}.parquet",
+            labels=[f"data/tensors/{name}.labels-{mode}.parquet" for mode in entry.labels],
+        params:
+            dataset=name,
+            entry=entry.model_dump_json(),
+        log:
+            f"logs/convert/{name}.log",
+        benchmark:
+            f"logs/benchmarks/convert/{name}.tsv"
+        resources:
+            mem_mb=lambda wildcards, input, attempt: attempt * (1000 + 30 * int(input.size_mb)),
+        conda:
+            "environment.yaml"
+        shell:
+            "python -m pipeline.convert {params.dataset} 2> {log}"
+
+
+rule sample:
+    input:
+        "data/tensors/{dataset}.parquet",
+        code=code_files("sample"),
+    output:
+        "data/samples/{dataset}/f{fraction}-s{seed}.parquet",
+    log:
+        "logs/sample/{dataset}.f{fraction}-s{seed}.log",
+    benchmark:
+        "logs/benchmarks/sample/{dataset}.f{fraction}-s{seed}.tsv"
+    conda:
+        "environment.yaml"
+    shell:
+        "python -m pipeline.sample {input[0]} {output} --fraction {wildcards.fraction} --seed {wildcards.seed} 2> {log}"
+
+
+rule train_neukron:
+    input:
+        tensor=run_tensor,
+        code=code_files("train_neukron"),
+    output:
+        model="results/runs/{dataset}/neukron/{setting}-s{seed}/model.safetensors",
+        metrics="results/runs/{dataset}/neukron/{setting}-s{seed}/metrics.json",
+        history="results/runs/{dataset}/neukron/{setting}-s{seed}/history.parquet",
+    params:
+        folder=subpath(output.model, parent=True),
+        arguments=run_arguments,
+    log:
+        "logs/train_neukron/{dataset}/{setting}-s{seed}.log",
+    benchmark:
+        "logs/benchmarks/train_neukron/{dataset}/{setting}-s{seed}.tsv"
+    threads: 1
+    resources:
+        mem_mb=run_memory,
+    conda:
+        "environment.yaml"
+    shell:
+        "python -m pipeline.train_neukron {input.tensor} {params.folder} {params.arguments}"
+        " --threads {threads} 2> {log}"
+
+
+rule fit_baseline:
+    input:
+        tensor=run_tensor,
+        code=code_files("fit_baseline"),
+    output:
+        model="results/runs/{dataset}/{method}/{setting}-s{seed}/model.safetensors",
+        metrics="results/runs/{dataset}/{method}/{setting}-s{seed}/metrics.json",
+        history="results/runs/{dataset}/{method}/{setting}-s{seed}/history.parquet",
+    params:
+        folder=subpath(output.model, parent=True),
+        arguments=run_arguments,
+    log:
+        "logs/fit_baseline/{dataset}/{method}/{setting}-s{seed}.log",
+    benchmark:
+        "logs/benchmarks/fit_baseline/{dataset}/{method}/{setting}-s{seed}.tsv"
+    threads: 1
+    resources:
+        mem_mb=run_memory,
+    wildcard_constraints:
+        method=methods("fit_baseline"),
+    conda:
+        "environment.yaml"
+    shell:
+        "python -m pipeline.fit_baseline {input.tensor} {params.folder} --method {wildcards.method} {params.arguments}"
+        " --threads {threads} > {log} 2>&1"
+
+
+rule train_kpd:
+    input:
+        tensor=run_tensor,
+        labels=run_labels,
+        code=code_files("train_kpd"),
+    output:
+        model="results/runs/{dataset}/{method}/{setting}-s{seed}/model.safetensors",
+        metrics="results/runs/{dataset}/{method}/{setting}-s{seed}/metrics.json",
+        history="results/runs/{dataset}/{method}/{setting}-s{seed}/history.parquet",
+    params:
+        folder=subpath(output.model, parent=True),
+        arguments=run_arguments,
+    log:
+        "logs/train_kpd/{dataset}/{method}/{setting}-s{seed}.log",
+    benchmark:
+        "logs/benchmarks/train_kpd/{dataset}/{method}/{setting}-s{seed}.tsv"
+    threads: 1
+    resources:
+        mem_mb=run_memory,
+    wildcard_constraints:
+        method=methods("train_kpd"),
+    conda:
+        "environment.yaml"
+    shell:
+        "python -m pipeline.train_kpd {input.tensor} {params.folder} --labels {input.labels}"
+        " --method {wildcards.method} {params.arguments} --threads {threads} > {log} 2>&1"
+
+
+for name, runs in RUNS.items():
+
+    rule:
+        name:
+            f"aggregate_{name}"
+        input:
+            artifacts("metrics.json", runs),
+        output:
+            [f"results/{name}/{file}" for file in ("metrics.parquet", "metrics.csv", "summary.json")],
+        params:
+            experiment=name,
+        log:
+            f"logs/aggregate/{name}.log",
+        benchmark:
+            f"logs/benchmarks/aggregate/{name}.tsv"
+        conda:
+            "environment.yaml"
+        shell:
+            "python -m pipeline.aggregate results/{params.experiment} --experiment {params.experiment} > {log} 2>&1"
+
+    rule:
+        name:
+            f"report_{name}"
+        input:
+            f"results/{name}/metrics.parquet",
+            artifacts("history.parquet", runs),
+        output:
+            [f"results/{name}/{file}" for file in report_files(runs)],
+        params:
+            experiment=name,
+        log:
+            f"logs/report/{name}.log",
+        benchmark:
+            f"logs/benchmarks/report/{name}.tsv"
+        conda:
+            "environment.yaml"
+        shell:
+            "python -m pipeline.report results/{params.experiment} --experiment {params.experiment} > {log} 2>&1"
+
+
+# All runs of one data set and method: what a DVC stage asks for.
+for (dataset, method), runs in groupby(RUNS[EXPERIMENT], key=lambda run: (run.dataset, run.method)):
+
+    rule:
+        name:
+            f"{dataset}.{method}"
+        localrule: True
+        input:
+            artifacts("metrics.json", runs),
+        log:
+            f"logs/{dataset}.{method}.log",
+        conda:
+            "environment.yaml"
+
+
+rule partial:
+    params:
+        experiment=EXPERIMENT,
+    log:
+        f"logs/partial/{EXPERIMENT}.log",
+    conda:
+        "environment.yaml"
+    shell:
+        "(python -m pipeline.aggregate results/{params.experiment}-partial --experiment {params.experiment} --partial"
+        " && python -m pipeline.report results/{params.experiment}-partial --experiment {params.experiment})"
+        " > {log} 2>&1"

@@ -1,0 +1,5 @@
+"""NeuKron: constant-size lossy compression of sparse, reorderable matrices and tensors."""
+
+from pipeline.neukron.neukron import NeuKron
+
+__all__ = ["NeuKron"]

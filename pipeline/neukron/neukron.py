@@ -1,0 +1,297 @@
+"""The NeuKron compressor: one object to fit, ask, measure, save."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.artifact import pack_integers, unpack_integers, write_artifact
+from pipeline.compressor import Compressor, order_bytes
+from pipeline.errors import InputError, nearest
+from pipeline.neukron.engine import Engine, Weights, make_engine
+from pipeline.neukron.levels import Levels
+from pipeline.neukron.model import SequenceModel
+from pipeline.neukron.order_search import Order
+from pipeline.neukron.trainer import Options, State, Trainer, choose_orders
+from pipeline.neukron.walk import Walker, real_mass
+from pipeline.sparse import SparseTensor
+
+CHOICES = {
+    "cell": ("lstm",),
+    "schedule": ("fast", "paper"),
+    "order_init": ("auto", "random", "degree", "lexicographic"),
+}
+
+
+class NeuKron(Compressor):
+    """Constant-size lossy compression of a sparse matrix or tensor whose indices may be reordered.
+
+    Kwon, Ko, Jung, Shin: "NeuKron: Constant-Size Lossy Compression of Sparse Reorderable Matrices and
+    Tensors", WWW 2023. The model's size depends on `hidden` and the number of modes, not on the tensor.
+
+    Parameters
+    ----------
+    hidden
+        Width h of the sequence model; the one setting that trades size for error.
+    cell
+        Sequence model: ``lstm``.
+    schedule
+        ``fast``: mini-batches, best scale in closed form, reordering once the model is warm.
+        ``paper``: two rounds of reordering and one full-batch step an epoch, as published.
+    order_init
+        Initial orders: ``random``, ``degree``, ``lexicographic``, or ``auto``: the best of a short trial.
+    gamma
+        Inverse temperature of the order search; ``math.inf`` accepts improvements only.
+    lr
+        Learning rate of Adam; 1e-2 (fast) or 1e-3 (paper) if None.
+    seed
+        Decides everything random. On a CPU two fits with the same seed are bit-identical, whatever `threads`.
+    device
+        ``auto`` (CUDA if there is one), ``cpu``, ``cuda``.
+    max_epochs, max_seconds
+        Limits; None for none. A limit in seconds makes results depend on the machine.
+    patience
+        Stop after so many epochs without a relative gain of 1e-5.
+    threads
+        CPU threads; all cores if None.
+
+    Attributes
+    ----------
+    model_, orders_, shape_, history_
+        The best model, the order of every mode (modes in ascending size), the tensor's shape, and one dict an
+        epoch with ``epoch``, ``error`` (over the padded grid), ``seconds``, ``learning_rate``.
+
+    Examples
+    --------
+    >>> X = SparseTensor([[0, 0], [1, 1], [2, 2], [3, 3]], [1.0, 1.0, 1.0, 1.0], (4, 4))
+    >>> m = NeuKron(hidden=4, max_epochs=3, device="cpu", threads=1).fit(X)
+    >>> m.size()["bytes"] == 4 * m.parameter_count()
+    True
+    """
+
+    name: ClassVar[str] = "neukron"
+    stochastic: ClassVar[bool] = True
+
+    model_: SequenceModel
+    orders_: list[Order] | None
+    device_: str
+    peak_gpu_bytes_: int
+
+    def __init__(
+        self,
+        *,
+        hidden: int = 30,
+        cell: str = "lstm",
+        schedule: str = "fast",
+        order_init: str = "auto",
+        gamma: float = 10.0,
+        lr: float | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        max_epochs: int | None = None,
+        max_seconds: float | None = None,
+        patience: int = 100,
+        threads: int | None = None,
+    ) -> None:
+        self.hidden = hidden
+        self.cell = cell
+        self.schedule = schedule
+        self.order_init = order_init
+        self.gamma = gamma
+        self.lr = lr
+        self.seed = seed
+        self.device = device
+        self.max_epochs = max_epochs
+        self.max_seconds = max_seconds
+        self.patience = patience
+        self.threads = threads
+
+    # ------------------------------------------------------------------ fitting
+
+    def fit(self, X: SparseTensor, after_epoch: Callable[[State], None] | None = None) -> Self:
+        """Fit to `X`; `after_epoch` is called with the trainer's state after every epoch.
+
+        Raises
+        ------
+        InputError
+            A setting is unknown or out of range.
+        """
+        self._check_settings()
+        mode_order = _ascending(X.shape)
+        coords = np.ascontiguousarray(X.coords[:, mode_order])
+        levels = Levels(tuple(X.shape[mode] for mode in mode_order))
+        engine = self._engine(levels)
+        options = Options(
+            self.schedule, self.gamma, self.lr, self.max_epochs, self.max_seconds, self.patience, self.seed
+        )
+        orders = choose_orders(levels, engine, coords, X.values, self.hidden, options, self.order_init)
+        trainer = Trainer(levels, engine, coords, X.values, options)
+        state = trainer.start(SequenceModel(levels, self.hidden, self.seed), orders)
+        trainer.run(state, after_epoch or (lambda _: None))
+        state.model.load_state_dict(state.best_weights)
+        self.shape_ = X.shape
+        self.model_ = state.model
+        self.orders_ = state.best_orders
+        self.device_ = engine.device.type
+        self.peak_gpu_bytes_ = torch.cuda.max_memory_allocated() if self.device_ == "cuda" else 0
+        self.history_ = state.history
+        return self
+
+    def _check_settings(self) -> None:
+        for key, allowed in CHOICES.items():
+            value = getattr(self, key)
+            if value not in allowed:
+                raise InputError(f"NeuKron: {key}={value!r} is unknown{nearest(str(value), allowed)}")
+        for key in ("hidden", "max_epochs", "patience", "threads"):
+            value = getattr(self, key)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InputError(f"NeuKron: {key}={value!r}: needs a whole number of at least 1")
+        for key in ("gamma", "lr", "max_seconds"):
+            value = getattr(self, key)
+            if value is not None and not value > 0:
+                raise InputError(f"NeuKron: {key}={value!r}: needs a positive number")
+
+    def _engine(self, levels: Levels) -> Engine:
+        device = self.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return make_engine(levels, self.hidden, device, self.threads or len(os.sched_getaffinity(0)))
+
+    # ------------------------------------------------------------------ answers
+
+    def predict(self, coords: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Approximate cells; `coords` (n, D) in the tensor's own mode order. Returns (n,) float64.
+
+        Without orders in the artifact, indices are positions in the model's own order.
+        """
+        index = self.check_coords(coords)
+        if len(index) == 0:
+            return np.zeros(0)
+        levels = self.model_.levels
+        keys = levels.keys(index[:, _ascending(self.shape_)], self.orders_)
+        permutation = levels.sort_order(keys)
+        products = np.empty(len(index))
+        with torch.no_grad():
+            weights = Weights.of(self.model_)
+        products[permutation] = self._engine(levels).products(weights, np.ascontiguousarray(keys[:, permutation]))
+        return products * self.model_.scale()
+
+    def error(self, X: SparseTensor) -> dict[str, Any]:
+        """Squared Frobenius error against `X`.
+
+        Returns
+        -------
+        ``error_padded``: over the zero-padded grid, exact (Lemma 1). ``error``: over the real cells; summed
+        exactly where the model's tree is small enough, else sampled with its 95 % interval in
+        ``error_interval``.
+        """
+        if X.shape != self.shape_:
+            raise InputError(f"tensor of shape {X.shape}, the model was fitted to {self.shape_}")
+        approximation = self.predict(X.coords)
+        scale = self.model_.scale()
+        fixed = X.norm2 - 2.0 * float(np.dot(X.values, approximation))
+        padded = max(fixed + scale * scale, 0.0)
+        result: dict[str, Any] = {"error": padded, "error_padded": padded}
+        if self.orders_ is None:
+            return result
+        with torch.no_grad():
+            walker = Walker(self.model_.levels, Weights.of(self.model_))
+        shape = tuple(X.shape[mode] for mode in _ascending(X.shape))
+        mass = real_mass(walker, shape, self.orders_, np.random.default_rng([self.seed, 3]))
+        result["error"] = max(fixed + scale * scale * mass.share, 0.0)
+        if not mass.exact:
+            result["error_interval"] = tuple(max(fixed + scale * scale * end, 0.0) for end in (mass.low, mass.high))
+        return result
+
+    def size(self) -> dict[str, int]:
+        """Bytes: published and equal accounting agree (4 a parameter); ``bytes_with_order`` adds N log2 N bits a mode."""
+        weights = 4 * self.parameter_count()
+        return {"bytes": weights, "bytes_equal": weights, "bytes_with_order": weights + order_bytes(self.shape_)}
+
+    def parameter_count(self) -> int:
+        """Number of parameters: 2(2^D-1)h + 8h^2 + 8h + sum_a a(h+1) + 2^D + 1.
+
+        torch keeps two bias vectors of the LSTM, as the published count does.
+        """
+        return self.model_.parameter_count()
+
+    # ------------------------------------------------------------------ artifact
+
+    def save(self, path: str | Path, orders: bool = True) -> None:
+        """Write one safetensors file: float32 weights and, with `orders`, bit-packed positions.
+
+        Without orders the file answers in the model's own order, over the padded grid.
+        """
+        tensors = {
+            name: tensor.detach().cpu().numpy() for name, tensor in self.model_.state_dict().items() if name != "log_q"
+        }
+        tensors["log_q"] = self.model_.log_q.detach().numpy().reshape(1)
+        levels = self.model_.levels
+        stored = orders and self.orders_ is not None
+        if stored and self.orders_ is not None:
+            for mode, (size, bits, order) in enumerate(zip(levels.shape, levels.bits, self.orders_, strict=True)):
+                tensors[f"order_{mode}"] = pack_integers(order[:size], bits)
+        metadata = {
+            "shape": list(self.shape_),
+            "levels": list(levels.shape),
+            "cell": self.cell,
+            "hidden": self.hidden,
+            "seed": self.seed,
+            "heads": [int(size) for size in self.model_.heads],
+            "orders": stored,
+        }
+        write_artifact(path, self.name, tensors, metadata)
+
+    @classmethod
+    def from_artifact(cls, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> Self:
+        """Rebuild a fitted model; see :meth:`save`."""
+        model = cls(hidden=metadata["hidden"], cell=metadata["cell"], seed=metadata["seed"])
+        model._check_settings()
+        levels = Levels(tuple(metadata["levels"]))
+        model.model_ = SequenceModel(levels, model.hidden, 0, tuple(metadata["heads"]))
+        state = {name: torch.from_numpy(array) for name, array in tensors.items() if not name.startswith("order_")}
+        state["log_q"] = state["log_q"].reshape(())
+        try:
+            model.model_.load_state_dict(state)
+        except RuntimeError as error:
+            raise InputError(f"weights do not fit hidden={model.hidden} and sizes {levels.shape}") from error
+        model.shape_ = tuple(metadata["shape"])
+        if metadata["orders"]:
+            model.orders_ = [
+                _completed(unpack_integers(tensors[f"order_{mode}"], bits, size), 2**bits)
+                for mode, (size, bits) in enumerate(zip(levels.shape, levels.bits, strict=True))
+            ]
+        else:
+            model.orders_ = None
+            ascending = _ascending(model.shape_)
+            model.shape_ = tuple(2 ** levels.bits[ascending.index(mode)] for mode in range(len(model.shape_)))
+        model.history_ = []
+        return model
+
+    @classmethod
+    def from_parts(cls, model: SequenceModel, orders: list[Order], shape: tuple[int, ...]) -> Self:
+        """Wrap a trained model and its orders (modes in ascending size), as an import does."""
+        result = cls(hidden=model.hidden)
+        result.model_, result.orders_, result.shape_, result.history_ = model, orders, shape, []
+        return result
+
+
+def _ascending(shape: tuple[int, ...]) -> list[int]:
+    """Modes by size, smallest first; equal sizes keep their order."""
+    return sorted(range(len(shape)), key=lambda mode: shape[mode])
+
+
+def _completed(position: npt.NDArray[np.int64], size: int) -> Order:
+    """Give the padding the positions that real indices leave free."""
+    free = np.ones(size, dtype=bool)
+    free[position] = False
+    if np.count_nonzero(free) != size - len(position):
+        raise InputError("a stored order names a position twice")
+    return np.concatenate((position, np.flatnonzero(free)))
+

@@ -1,0 +1,118 @@
+"""Turn a checkpoint of the authors' program into a fitted :class:`NeuKron`.
+
+The file is read by torch's weights-only loader, which runs no code from it.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import InputError
+from pipeline.neukron.levels import Levels
+from pipeline.neukron.model import SequenceModel
+from pipeline.neukron.neukron import NeuKron
+from pipeline.neukron.order_search import Order
+from pipeline.sparse import SparseTensor
+
+
+def read_reference_text(path: str | Path) -> SparseTensor:
+    """Read the authors' text format: sizes on the first line (a tensor's preceded by its order), then entries.
+
+    A matrix starts with ``N_1, N_2``, a tensor with ``D, N_1, .., N_D``; each further line is
+    ``index, .., index, value``, 0-based.
+
+    Raises
+    ------
+    InputError
+        A line that does not fit, with its number.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text ({error})") from error
+    header = _numbers(path, 1, lines[0] if lines else "")
+    sizes = header if len(header) == 2 else header[1:]
+    if len(header) != 2 and header[0] != len(sizes):
+        raise InputError(f"{path}:1: '{lines[0]}': needs 'N_1, N_2' or 'D, N_1, .., N_D'")
+    rows = []
+    for number, line in enumerate(lines[1:], start=2):
+        if line.strip():
+            row = _numbers(path, number, line)
+            if len(row) != len(sizes) + 1:
+                raise InputError(f"{path}:{number}: '{line}': needs {len(sizes)} indices and a value")
+            rows.append(row)
+    entries = np.array(rows).reshape(len(rows), len(sizes) + 1)
+    try:
+        return SparseTensor(entries[:, :-1], entries[:, -1], [int(size) for size in sizes])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _numbers(path: Path, number: int, line: str) -> list[float]:
+    try:
+        return [float(part) for part in line.replace(",", " ").split()]
+    except ValueError as error:
+        raise InputError(f"{path}:{number}: '{line}': {error}") from error
+
+
+def import_checkpoint(path: str | Path, X: SparseTensor) -> NeuKron:
+    """Read the authors' checkpoint for tensor `X` (modes in ascending size).
+
+    Raises
+    ------
+    InputError
+        The file is no such checkpoint, would need to run code, or does not fit the tensor.
+    """
+    path = Path(path)
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        state = {
+            name.removeprefix("module."): tensor for name, tensor in checkpoint["model_state_dict"].items()
+        }
+        orders = _orders(checkpoint)
+    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: cannot be read by the weights-only loader ({first})") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: no NeuKron checkpoint: {error} is missing") from error
+    levels = Levels(X.shape)
+    if [len(order) for order in orders] != [2**bits for bits in levels.bits]:
+        raise InputError(
+            f"{path}: orders of lengths {[len(order) for order in orders]} where the tensor's {X.shape} need "
+            f"{[2**bits for bits in levels.bits]}; give the data file the checkpoint was trained on"
+        )
+    try:
+        return NeuKron.from_parts(_model(levels, state), orders, X.shape)
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"{path}: weights do not fit the tensor's shape {X.shape} ({error})") from error
+
+
+def _orders(checkpoint: dict[str, Any]) -> list[Order]:
+    tensors = checkpoint["perms"] if "perms" in checkpoint else [checkpoint["node_perm"], checkpoint["edge_perm"]]
+    return [tensor.to(torch.int64).numpy() for tensor in tensors]
+
+
+def _model(levels: Levels, state: dict[str, Tensor]) -> SequenceModel:
+    heads: dict[int, tuple[Tensor, Tensor]] = {}
+    for name, weight in state.items():
+        if name.startswith("linear") and name.endswith(".weight"):
+            heads[len(weight)] = (weight, state[name.removesuffix("weight") + "bias"])
+    model = SequenceModel(levels, state["input_emb.weight"].shape[1], 0, tuple(sorted(heads, reverse=True)))
+    own = {
+        "first": state["sos"],
+        "embedding": state["input_emb.weight"],
+        "log_q": torch.tensor(math.log(float(state["level_sq_sum"])), dtype=torch.float64),
+    }
+    own |= {name: tensor for name, tensor in state.items() if name.startswith("rnn.")}
+    for size, (weight, bias) in heads.items():
+        own |= {f"heads.{size}.weight": weight, f"heads.{size}.bias": bias}
+    model.load_state_dict(own)
+    return model

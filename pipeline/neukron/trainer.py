@@ -1,0 +1,297 @@
+"""Fit model and orders together: the published schedule, and a faster one.
+
+The squared error over the padded grid is, by Lemma 1, ``norm2 + s^2 - 2 s T`` with the scale s and
+``T = sum x P`` over the non-zeros. ``paper`` follows the publication: every epoch two rounds of reordering
+all modes, then one full-batch Adam step with its safeguard. ``fast`` takes many steps an epoch on
+mini-batches of T, sets s to its best value T in closed form, and reorders only once the model has
+warmed up, so that an untrained model never destroys a good initial order.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.neukron.engine import Engine, Weights, weighted_sum
+from pipeline.neukron.levels import Levels
+from pipeline.neukron.model import SequenceModel
+from pipeline.neukron.order_search import Order, initial_orders, reorder_mode
+
+IMPROVEMENT = 1.0e-5  # smallest relative gain that counts as progress
+GUARD = 1.1  # a step may raise the loss by this factor at most
+GUARD_TRIES = 10
+PAPER_ROUNDS = 2
+WARM_UP = 40  # epochs of the fast schedule before the first reordering, or a third of all epochs if fewer
+BATCH = 4096  # non-zeros in a mini-batch
+STEPS = (8, 64)  # fewest and most mini-batches an epoch
+DECAY = 0.5  # of the learning rate after DECAY_PATIENCE epochs without a new best
+DECAY_PATIENCE = 8
+TRIAL_EPOCHS = 3
+TRIAL_ORDERS = ("degree", "lexicographic")
+TRIAL_NNZ = 1 << 17  # a trial of initial orders sees at most so many non-zeros
+
+
+@dataclass
+class Options:
+    """How to train; see :class:`pipeline.neukron.NeuKron` for each."""
+
+    schedule: str
+    gamma: float
+    lr: float | None
+    max_epochs: int | None
+    max_seconds: float | None
+    patience: int
+    seed: int
+
+
+@dataclass
+class State:
+    """Everything that decides the rest of a run."""
+
+    model: SequenceModel
+    optimiser: torch.optim.Adam
+    orders: list[Order]
+    products: npt.NDArray[np.float64]  # (nnz,) P under the present model and orders
+    rng: np.random.Generator
+    error: float = math.inf
+    best_error: float = math.inf
+    best_weights: dict[str, Any] = field(default_factory=dict)
+    best_orders: list[Order] = field(default_factory=list)
+    epoch: int = 0
+    stale: int = 0  # epochs without progress, for stopping
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains on one tensor.
+
+    Parameters
+    ----------
+    levels, engine
+        The level structure and what evaluates the model on it.
+    coords, values
+        (nnz, D) int64 with modes in ascending size, (nnz,) float64.
+    options
+        How to train.
+    """
+
+    def __init__(
+        self,
+        levels: Levels,
+        engine: Engine,
+        coords: npt.NDArray[np.int64],
+        values: npt.NDArray[np.float64],
+        options: Options,
+    ) -> None:
+        self.levels = levels
+        self.engine = engine
+        self.coords = coords
+        self.values = values
+        self.options = options
+        self.norm2 = float(np.sum(values * values))
+
+    def start(self, model: SequenceModel, orders: list[Order]) -> State:
+        """State before the first epoch: the scale starts at ||X||."""
+        model.set_scale(math.sqrt(self.norm2))
+        default = 1.0e-3 if self.options.schedule == "paper" else 1.0e-2
+        optimiser = torch.optim.Adam(model.parameters(), lr=self.options.lr or default)
+        state = State(model, optimiser, orders, np.empty(0), np.random.default_rng([self.options.seed, 1]))
+        self.refresh(state)
+        return state
+
+    def run(self, state: State, after_epoch: Callable[[State], None]) -> None:
+        """Train until the epochs or seconds are used up or nothing improves any more.
+
+        `after_epoch` sees the state after each epoch; the best weights and orders are kept in it.
+        """
+        epoch = self.paper_epoch if self.options.schedule == "paper" else self.fast_epoch
+        while not self.finished(state):
+            started = time.perf_counter()
+            epoch(state)
+            state.epoch += 1
+            state.seconds += time.perf_counter() - started
+            self._keep_best(state)
+            state.history.append(
+                {
+                    "epoch": state.epoch,
+                    "error": state.error,
+                    "seconds": state.seconds,
+                    "learning_rate": float(state.optimiser.param_groups[0]["lr"]),
+                }
+            )
+            after_epoch(state)
+
+    def finished(self, state: State) -> bool:
+        """Whether a limit is reached or patience has run out."""
+        limits = self.options
+        return (
+            (limits.max_epochs is not None and state.epoch >= limits.max_epochs)
+            or (limits.max_seconds is not None and state.seconds >= limits.max_seconds)
+            or state.stale >= limits.patience
+        )
+
+    def _keep_best(self, state: State) -> None:
+        gained = not math.isfinite(state.best_error) or (
+            (state.best_error - state.error) >= IMPROVEMENT * state.best_error
+        )
+        state.stale = 0 if gained else state.stale + 1
+        if state.error < state.best_error:
+            state.best_error = state.error
+            state.best_weights = copy.deepcopy(state.model.state_dict())
+            state.best_orders = [order.copy() for order in state.orders]
+
+    # ------------------------------------------------------------------ evaluation
+
+    def sorted_keys(self, orders: list[Order]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Sorted keys of the non-zeros under `orders`, and which non-zero each belongs to."""
+        keys = self.levels.keys(self.coords, orders)
+        permutation = self.levels.sort_order(keys)
+        return np.ascontiguousarray(keys[:, permutation]), permutation
+
+    def evaluate(self, weights: Weights, orders: list[Order]) -> npt.NDArray[np.float64]:
+        """P at every non-zero, (nnz,)."""
+        keys, permutation = self.sorted_keys(orders)
+        products = np.empty(len(permutation))
+        products[permutation] = self.engine.products(weights, keys)
+        return products
+
+    def refresh(self, state: State) -> None:
+        """Recompute the products and the error after the model has changed."""
+        state.products = self.evaluate(self._weights(state), state.orders)
+        self._measure(state)
+
+    def _measure(self, state: State) -> None:
+        scale = state.model.scale()
+        state.error = max(self.norm2 + scale * (scale - 2.0 * float(np.dot(self.values, state.products))), 0.0)
+
+    @staticmethod
+    def _weights(state: State) -> Weights:
+        with torch.no_grad():
+            return Weights.of(state.model)
+
+    def reorder(self, state: State) -> None:
+        """One round: improve the order of every mode once."""
+        weights = self._weights(state)
+        gain = 2.0 * state.model.scale() * self.values
+        for mode in range(len(self.levels.bits)):
+            state.products = reorder_mode(
+                mode,
+                self.levels,
+                self.coords,
+                gain,
+                state.orders,
+                state.products,
+                lambda orders: self.evaluate(weights, orders),
+                self.options.gamma,
+                state.rng,
+            )
+        self._measure(state)
+
+    # ------------------------------------------------------------------ schedules
+
+    def paper_epoch(self, state: State) -> None:
+        """Two rounds of reordering, then one full-batch Adam step.
+
+        While the step raises the loss by more than a tenth it is taken back and tried with a tenth of the
+        learning rate, at most ten times; afterwards the learning rate is what it was.
+        """
+        for _ in range(PAPER_ROUNDS):
+            self.reorder(state)
+        keys, permutation = self.sorted_keys(state.orders)
+        state.optimiser.zero_grad()
+        total, _ = weighted_sum(self.engine, state.model, keys, self.values[permutation])
+        scale = torch.exp(0.5 * self.levels.depth * state.model.log_q)
+        (scale * scale - 2.0 * scale * total).backward()  # type: ignore[no-untyped-call]
+        before = state.error
+        model, optimiser = copy.deepcopy(state.model.state_dict()), copy.deepcopy(state.optimiser.state_dict())
+        rate = state.optimiser.param_groups[0]["lr"]
+        for attempt in range(GUARD_TRIES + 1):
+            state.optimiser.param_groups[0]["lr"] = rate * 0.1**attempt
+            state.optimiser.step()
+            self.refresh(state)
+            if state.error <= GUARD * before:
+                break
+            state.model.load_state_dict(model)
+            state.optimiser.load_state_dict(copy.deepcopy(optimiser))
+        else:
+            self.refresh(state)
+        state.optimiser.param_groups[0]["lr"] = rate
+
+    def fast_epoch(self, state: State) -> None:
+        """Mini-batch steps on log T, the best scale, and, once warm, one round of reordering."""
+        keys, permutation = self.sorted_keys(state.orders)
+        values = self.values[permutation]
+        for batch in self._batches(state, len(values)):
+            state.optimiser.zero_grad()
+            total, _ = weighted_sum(self.engine, state.model, np.ascontiguousarray(keys[:, batch]), values[batch])
+            (-total * (len(values) / (len(batch) * state.model.scale()))).backward()
+            state.optimiser.step()
+        state.products = self.evaluate(self._weights(state), state.orders)
+        if self._warm(state):
+            self.reorder(state)
+        total = float(np.dot(self.values, state.products))
+        state.model.set_scale(total)
+        self._measure(state)
+        self._control_rate(state)
+
+    def _batches(self, state: State, count: int) -> list[npt.NDArray[np.int64]]:
+        """Uniform mini-batches of the sorted non-zeros that cover each once, every batch in ascending order.
+
+        Batches of neighbours would share more prefixes, but their gradients are so much noisier that
+        training is slower by the clock.
+        """
+        batches = min(int(np.clip(count // BATCH, *STEPS)), count)
+        return [np.sort(part) for part in np.array_split(state.rng.permutation(count), batches)]
+
+    def _warm(self, state: State) -> bool:
+        """Whether the model knows enough to judge orders."""
+        epochs = self.options.max_epochs
+        return state.epoch >= (WARM_UP if epochs is None else min(WARM_UP, epochs // 3))
+
+    def _control_rate(self, state: State) -> None:
+        """Lower the learning rate when several epochs in a row brought no new best."""
+        recent = [row["error"] for row in state.history[-DECAY_PATIENCE:]]
+        group = state.optimiser.param_groups[0]
+        if len(recent) == DECAY_PATIENCE and min(recent) > state.best_error and state.error > state.best_error:
+            changed = [row["learning_rate"] for row in state.history[-DECAY_PATIENCE:]]
+            if min(changed) == max(changed):
+                group["lr"] *= DECAY
+
+
+def choose_orders(
+    levels: Levels,
+    engine: Engine,
+    coords: npt.NDArray[np.int64],
+    values: npt.NDArray[np.float64],
+    hidden: int,
+    options: Options,
+    kind: str,
+) -> list[Order]:
+    """Initial orders of the wanted kind; ``auto`` trains a few epochs on each candidate and keeps the best.
+
+    A trial sees at most 2^17 non-zeros, drawn uniformly; every candidate starts from the same model.
+    """
+    rng = np.random.default_rng([options.seed, 2])
+    if kind != "auto":
+        return initial_orders(kind, levels, coords, values, rng)
+    trial = Options("fast", options.gamma, options.lr, TRIAL_EPOCHS, None, options.patience, options.seed)
+    shown = np.arange(len(values))
+    if len(values) > TRIAL_NNZ:
+        shown = np.sort(rng.choice(len(values), TRIAL_NNZ, replace=False))
+    results = []
+    for candidate in TRIAL_ORDERS:
+        orders = initial_orders(candidate, levels, coords, values, rng)
+        trainer = Trainer(levels, engine, coords[shown], values[shown], trial)
+        state = trainer.start(SequenceModel(levels, hidden, options.seed), [order.copy() for order in orders])
+        trainer.run(state, lambda _: None)
+        results.append((state.best_error, orders))
+    return min(results, key=lambda result: result[0])[1]

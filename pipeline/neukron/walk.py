@@ -1,0 +1,215 @@
+"""Walk down the model's tree: all children of a set of prefixes, with their products.
+
+Each level's factors have norm 1, so the squares below a node sum to the square of its product. That makes
+X~^2 / q^L a probability distribution over the padded grid, and gives the mass on the real cells exactly
+where the grid is small, by ancestral sampling where it is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.neukron.engine import Weights
+from pipeline.neukron.levels import Levels
+from pipeline.neukron.order_search import Order
+
+BLOCK = 1 << 13  # nodes expanded together
+EXACT_NODES = 1 << 22  # walk at most so many nodes before sampling takes over
+SAMPLES = 1 << 20
+
+
+@dataclass
+class Frontier:
+    """Nodes of one depth: their tokens so far as positions' leading bits, products and states.
+
+    ``prefix`` (n, D) int64, ``product`` (n,) float32, ``hidden`` and ``cell`` (n, h), `count` (n,) samples.
+    """
+
+    depth: int
+    prefix: npt.NDArray[np.int64]
+    product: Tensor
+    hidden: Tensor
+    cell: Tensor
+
+    def select(self, rows: npt.NDArray[np.intp]) -> Frontier:
+        """Some of the nodes."""
+        index = torch.from_numpy(rows)
+        return Frontier(self.depth, self.prefix[rows], self.product[index], self.hidden[index], self.cell[index])
+
+    def __len__(self) -> int:
+        return len(self.prefix)
+
+
+class Walker:
+    """Expands nodes of the tree of a model with the given level structure and weights (detached, CPU)."""
+
+    def __init__(self, levels: Levels, weights: Weights) -> None:
+        self.levels = levels
+        self.weights = weights.replace([tensor.detach().cpu() for tensor in weights.tensors()])
+        self.hidden = self.weights.recurrent.shape[1]
+
+    def root(self) -> Frontier:
+        """The empty prefix."""
+        empty = torch.zeros(1, self.hidden)
+        return Frontier(0, np.zeros((1, len(self.levels.bits)), dtype=np.int64), torch.ones(1), empty, empty)
+
+    def factors(self, frontier: Frontier) -> Tensor:
+        """Normalised factors of the next level at every node, (n, alphabet)."""
+        if frontier.depth == 0:
+            return self.weights.first[None]
+        weight, bias = self.weights.heads[self.levels.alphabets[frontier.depth]]
+        outputs = torch.nn.functional.softplus(frontier.hidden @ weight.T + bias)
+        return torch.nn.functional.normalize(outputs, dim=1)
+
+    def child_prefixes(self, frontier: Frontier, parent: npt.NDArray[np.intp], token: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Prefixes of the children that `token` leads to from the nodes `parent`."""
+        prefix = frontier.prefix[parent].copy()
+        level = frontier.depth + 1
+        modes = [mode for mode, bits in enumerate(self.levels.bits) if bits >= level]
+        for rank, mode in enumerate(reversed(modes)):
+            prefix[:, mode] = (prefix[:, mode] << 1) | ((token >> rank) & 1)
+        return prefix
+
+    def step(self, frontier: Frontier, parent: npt.NDArray[np.intp], token: npt.NDArray[np.int64], product: Tensor) -> Frontier:
+        """The children that `token` leads to from the nodes `parent`, with their states."""
+        prefix = self.child_prefixes(frontier, parent, token)
+        level = frontier.depth + 1
+        if level == self.levels.depth:
+            empty = torch.zeros(len(parent), 0)
+            return Frontier(level, prefix, product, empty, empty)
+        above = torch.from_numpy(parent)
+        rows = torch.from_numpy(token) + self.levels.embedding_offset(level)
+        gates = self.weights.table[rows] + (frontier.hidden @ self.weights.recurrent.T)[above]
+        i, f, g, o = gates.split(self.hidden, dim=1)
+        cell = torch.sigmoid(f) * frontier.cell[above] + torch.sigmoid(i) * torch.tanh(g)
+        return Frontier(level, prefix, product, torch.sigmoid(o) * torch.tanh(cell), cell)
+
+
+@dataclass
+class Mass:
+    """Share of the model's squared mass on the real cells, with its 95 % interval (equal ends: exact)."""
+
+    share: float
+    low: float
+    high: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether the share was summed, not sampled."""
+        return self.low == self.high
+
+
+def real_mass(
+    walker: Walker,
+    shape: tuple[int, ...],
+    orders: list[Order],
+    rng: np.random.Generator,
+    exact_nodes: int = EXACT_NODES,
+    samples: int = SAMPLES,
+) -> Mass:
+    """Share of the squared mass of the padded grid that falls on the N_1 x ... x N_D real cells.
+
+    Subtrees that are wholly real or wholly padding are counted without being walked. Exact while fewer than
+    `exact_nodes` nodes are visited, else from `samples` ancestral samples with a Wilson 95 % interval.
+    """
+    if all(size == 2**bits for size, bits in zip(shape, walker.levels.bits, strict=True)):
+        return Mass(1.0, 1.0, 1.0)
+    real = _RealCells(walker.levels, shape, orders)
+    share = _exact_share(walker, real, exact_nodes)
+    if share is not None:
+        return Mass(share, share, share)
+    inside = _sampled_inside(walker, real, rng, samples)
+    return _wilson(inside, samples)
+
+
+class _RealCells:
+    """How many real positions lie below a prefix, by mode."""
+
+    def __init__(self, levels: Levels, shape: tuple[int, ...], orders: list[Order]) -> None:
+        self.levels = levels
+        self.before = []  # real positions before each position
+        for size, bits, order in zip(shape, levels.bits, orders, strict=True):
+            real = np.zeros(2**bits, dtype=np.int64)
+            real[order[:size]] = 1
+            self.before.append(np.concatenate(([0], np.cumsum(real))))
+
+    def classify(self, prefix: npt.NDArray[np.int64], depth: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """For each node whether all cells below it are real, and whether none is."""
+        whole = np.ones(len(prefix), dtype=bool)
+        none = np.zeros(len(prefix), dtype=bool)
+        for mode, bits in enumerate(self.levels.bits):
+            left = max(bits - depth, 0)
+            count = self.before[mode][(prefix[:, mode] + 1) << left] - self.before[mode][prefix[:, mode] << left]
+            whole &= count == 1 << left
+            none |= count == 0
+        return whole, none
+
+
+def _children(walker: Walker, frontier: Frontier) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64], Tensor]:
+    """Every child of every node: parent row, token, product."""
+    alphabet = walker.levels.alphabets[frontier.depth]
+    parent = np.repeat(np.arange(len(frontier)), alphabet)
+    token = np.tile(np.arange(alphabet), len(frontier))
+    return parent, token, (frontier.product[:, None] * walker.factors(frontier)).flatten()
+
+
+def _blocks(frontier: Frontier) -> Iterator[Frontier]:
+    for start in range(0, len(frontier), BLOCK):
+        yield frontier.select(np.arange(start, min(start + BLOCK, len(frontier))))
+
+
+def _exact_share(walker: Walker, real: _RealCells, budget: int) -> float | None:
+    """Sum of squared products over real cells, depth first in blocks; None when the budget runs out."""
+    stack = [walker.root()]
+    total = 0.0
+    visited = 0
+    while stack:
+        frontier = stack.pop()
+        visited += len(frontier)
+        if visited > budget:
+            return None
+        parent, token, product = _children(walker, frontier)
+        whole, none = real.classify(walker.child_prefixes(frontier, parent, token), frontier.depth + 1)
+        total += float((product.double().numpy()[whole] ** 2).sum())
+        mixed = np.flatnonzero(~whole & ~none)
+        if len(mixed):
+            children = walker.step(frontier, parent[mixed], token[mixed], product[torch.from_numpy(mixed)])
+            stack.extend(_blocks(children))
+    return min(total, 1.0)
+
+
+def _sampled_inside(walker: Walker, real: _RealCells, rng: np.random.Generator, samples: int) -> int:
+    """Number of ancestral samples that fall on real cells; samples at one node are split multinomially."""
+    inside = 0
+    stack = [(walker.root(), np.array([samples]))]
+    while stack:
+        frontier, counts = stack.pop()
+        chances = walker.factors(frontier).double().numpy() ** 2
+        chances = chances / chances.sum(axis=1, keepdims=True)
+        split = rng.multinomial(counts, np.broadcast_to(chances, (len(frontier), chances.shape[1])))
+        parent, token = np.nonzero(split)
+        number = split[parent, token]
+        whole, none = real.classify(walker.child_prefixes(frontier, parent, token), frontier.depth + 1)
+        inside += int(number[whole].sum())
+        mixed = np.flatnonzero(~whole & ~none)
+        if len(mixed):
+            children = walker.step(frontier, parent[mixed], token[mixed], torch.ones(len(mixed)))
+            for start, block in zip(range(0, len(mixed), BLOCK), _blocks(children), strict=True):
+                stack.append((block, number[mixed][start : start + BLOCK]))
+    return inside
+
+
+def _wilson(inside: int, samples: int) -> Mass:
+    """Wilson's 95 % interval of a proportion."""
+    z = 1.959963984540054
+    share = inside / samples
+    centre = (share + z * z / (2 * samples)) / (1 + z * z / samples)
+    half = z / (1 + z * z / samples) * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
+    return Mass(share, max(0.0, centre - half), min(1.0, centre + half))
