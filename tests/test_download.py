@@ -328,7 +328,7 @@ class TestStep:
     def test_checksum_of_the_first_download_is_kept(
         self, params: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        self.rewrite(params, files={"x.txt": {"sources": ["file:own.txt"]}})
+        self.rewrite(params, files={"x.txt": {"sources": ["file:own.txt"]}}, registration="https://example.org")
         arguments = ["x", "--params", str(params), "--output-dir", str(tmp_path / "out")]
         download.main(arguments)
         digest = hashlib.sha256(b"0 0 1\n").hexdigest()
@@ -339,6 +339,13 @@ class TestStep:
         with pytest.raises(InputError, match=f"where {digest} is expected"):
             download.main(arguments)
         assert list((tmp_path / "out").iterdir()) == []
+
+    def test_own_file_may_change(self, params: Path, tmp_path: Path) -> None:
+        self.rewrite(params, files={"x.txt": {"sources": ["file:own.txt"]}})
+        for content in (b"0 0 1\n", b"0 0 2\n"):
+            (tmp_path / "own.txt").write_bytes(content)
+            download.main(["x", "--params", str(params), "--output-dir", str(tmp_path / "out")])
+            assert (tmp_path / "out" / "x.txt").read_bytes() == content
 
     def test_two_data_sets_share_the_record(self, tmp_path: Path) -> None:
         download.record_digest(tmp_path / "d" / "registry.lock", "b", "y", "1")
