@@ -399,6 +399,11 @@ def test_runs_table_has_a_command_for_every_number(world: tuple[Path, Path, list
     assert table[table["method"] == "t-svd"]["settings"].tolist() == ["rank=1", "rank=4", "rank=16"]
 
 
+def test_page_says_what_the_settings_stand_for(page: str) -> None:
+    assert "NeuKron h8 = hidden 8, max_epochs 20; NeuKron h16 = hidden 16, max_epochs 20; T-SVD r1 = rank 1" in page
+    assert "Settings: KPD b2x4 = block [2, 4]; all else as by default." in page
+
+
 def test_headlines_are_ten_aligned_lines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report.main(["--headlines", str(folder)])
     first, empty, *rest = capsys.readouterr().out.splitlines()

@@ -105,6 +105,20 @@ def error_notes(results: Results, dataset: str) -> list[str]:
     return notes
 
 
+def settings_note(results: Results, dataset: str) -> str:
+    """What the settings' names on a data set stand for: the values that differ from the method's defaults."""
+    meanings: dict[str, str] = {}
+    for run in results.planned:
+        if run.dataset == dataset:
+            defaults = results.config.method_defaults(run.method).model_dump()
+            own = [f"{key} {value}" for key, value in run.settings.items() if value != defaults.get(key)]
+            if own:
+                meanings[point_name(run.method, run.setting)] = ", ".join(own)
+    if not meanings:
+        return "Every setting is the method's default."
+    return f"Settings: {'; '.join(f'{name} = {values}' for name, values in meanings.items())}; all else as by default."
+
+
 def smallest(results: Results) -> pd.DataFrame:
     """The smallest artifact with at most a given relative error, one row a data set, accounting and target."""
     rows = []

@@ -90,7 +90,7 @@ def _compression_section(results: Results, dataset: str, drawings: Mapping[str, 
         "methods": list(dict.fromkeys(cells["method"])),
         "comparisons": findings.compare(results, dataset),
         "frontier": findings.on_frontier(results, dataset),
-        "notes": findings.error_notes(results, dataset),
+        "notes": [findings.settings_note(results, dataset), *findings.error_notes(results, dataset)],
         "beyond": [look(name).name for name in findings.beyond(results, dataset)],
         "sizes": [drawings[f"size-error-{item.slug}-{dataset}"] for item in ACCOUNTINGS],
         "curves": [drawings[f"error-epochs-{dataset}"], drawings[f"error-seconds-{dataset}"]],
@@ -106,6 +106,7 @@ def _network_section(results: Results, dataset: str, drawings: Mapping[str, Draw
         "methods": list(dict.fromkeys(cells["method"])),
         "figures": [drawings[f"{figure}-{dataset}"] for figure in ("accuracy-sparsity", "cost", "accuracy-epochs")],
         "table": tables.network_table(results, dataset),
+        "notes": [findings.settings_note(results, dataset)],
     }
 
 
