@@ -141,6 +141,7 @@ class Scaling(Section):
 
 
 Settings = dict[str, dict[Name, dict[str, Any]]]  # method -> setting's name -> values
+Grid = dict[str, Settings]  # data set -> its settings
 
 
 class Experiment(Section):
@@ -152,13 +153,11 @@ class Experiment(Section):
     tensor_baselines: MethodGroup = MethodGroup()
     networks: MethodGroup = MethodGroup()
     scaling: Scaling = Scaling()
-    settings: Settings
-    overrides: dict[str, Settings] = {}
+    settings: Grid
 
     def settings_of(self, dataset: str, method: str) -> dict[str, dict[str, Any]]:
-        """Settings by name of `method` on `dataset`: the data set's own, else the experiment's."""
-        own = self.overrides.get(dataset, {})
-        return own.get(method, self.settings.get(method, {}))
+        """Settings by name of `method` on `dataset`; a sample has those of what it is a sample of."""
+        return self.settings.get(dataset.partition(".f")[0], {}).get(method, {})
 
 
 class Config(Section):
@@ -350,19 +349,16 @@ def _problems(config: Config) -> Iterator[tuple[str, str]]:
     for name, plan in config.experiments.items():
         key = f"experiments.{name}"
         yield from _group_problems(config, plan, key)
-        for where, settings in [(f"{key}.settings", plan.settings)] + [
-            (f"{key}.overrides.{dataset}", own) for dataset, own in plan.overrides.items()
-        ]:
-            yield from _settings_problems(config, settings, where)
-        for dataset in plan.overrides:
+        for dataset, settings in plan.settings.items():
             if dataset not in config.datasets:
-                yield f"{key}.overrides", f"data set '{dataset}' does not exist{nearest(dataset, config.datasets)}"
+                yield f"{key}.settings", f"data set '{dataset}' does not exist{nearest(dataset, config.datasets)}"
+            yield from _settings_problems(config, settings, f"{key}.settings.{dataset}")
         for run in config.runs(name):
             known = meaning.setdefault((run.dataset, run.method, run.setting), (name, run.settings))
             if known[1] != run.settings:
                 yield (
-                    f"{key}.settings.{run.method}.{run.setting}",
-                    f"means something else for '{run.dataset}' in experiment '{known[0]}'; give one of them another name",
+                    f"{key}.settings.{run.dataset}.{run.method}.{run.setting}",
+                    f"means something else in experiment '{known[0]}'; give one of them another name",
                 )
 
 
@@ -382,8 +378,13 @@ def _group_problems(config: Config, plan: Experiment, key: str) -> Iterator[tupl
         for method in methods:
             if method not in allowed:
                 yield f"{key}.{group}.methods", f"'{method}' does not belong here{nearest(method, allowed)}"
-            elif datasets and not all(plan.settings_of(dataset, method) for dataset in datasets):
-                yield f"{key}.settings", f"no setting for method '{method}'; add one, for example default: {{}}"
+        for dataset, method in itertools.product(datasets, methods):
+            if not plan.settings_of(dataset, method):
+                yield (
+                    f"{key}.settings.{dataset}",
+                    f"no setting for method '{method}', which {group} asks for; add one, for example "
+                    f"{method}: {{default: {{}}}}",
+                )
 
 
 def _settings_problems(config: Config, settings: Settings, key: str) -> Iterator[tuple[str, str]]:

@@ -24,13 +24,15 @@ class Assembled:
     entries: int
 
 
-def assemble(raw: RawTensor, source: dict[str, Any]) -> Assembled:
+def assemble(raw: RawTensor, source: dict[str, Any], ascending: bool = True) -> Assembled:
     """Build the tensor of a raw data set in memory.
 
     Parameters
     ----------
     source
         Metadata to store with the tensor, beside the notes of the reader.
+    ascending
+        Whether to sort the modes by size; without it they stay as the file has them.
 
     Raises
     ------
@@ -44,7 +46,7 @@ def assemble(raw: RawTensor, source: dict[str, Any]) -> Assembled:
     indexed = [_index(mode, [keys[position] for keys, _ in blocks]) for position, mode in enumerate(raw.modes)]
     del blocks
     sizes = [size for _, size, _ in indexed]
-    order = sorted(range(len(sizes)), key=lambda position: sizes[position])
+    order = sorted(range(len(sizes)), key=lambda position: sizes[position] if ascending else position)
     tensor = SparseTensor(
         np.stack([indexed[position][0] for position in order], axis=1),
         values,

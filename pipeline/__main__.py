@@ -1,0 +1,358 @@
+"""The console script: compress a tensor, look into an artifact, ask it, unpack it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import __version__, step
+from pipeline.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from pipeline.compressor import Compressor
+    from pipeline.sparse import SparseTensor
+
+EXAMPLES = """examples:
+  kronflow compress matrix.mtx matrix.safetensors --set hidden=8 --set max_epochs=100
+  kronflow info matrix.safetensors
+  kronflow query matrix.safetensors 3 17
+  kronflow query matrix.safetensors --file coords.csv
+  kronflow decompress matrix.safetensors top.parquet --top 1000 --among matrix.parquet
+"""
+LIST_LIMIT = 20  # history and settings longer than this are summed up
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one of the commands."""
+    arguments = step.parser("Compress sparse matrices and tensors, and use what came of it.", EXAMPLES)
+    arguments.prog = "kronflow"
+    arguments.add_argument("--version", action="version", version=f"kronflow {__version__}")
+    commands = arguments.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_compress, _add_info, _add_query, _add_decompress, _add_import):
+        add(commands)
+    options = arguments.parse_args(argv)
+    options.run(options)
+
+
+Commands = Any  # argparse's special action has no public name
+
+
+def _command(commands: Commands, name: str, run_it: Callable[[argparse.Namespace], None], text: str) -> Any:
+    command = commands.add_parser(
+        name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    command.set_defaults(run=run_it)
+    return command
+
+
+# -------------------------------------------------------------------------------------------------- compress
+
+
+def _add_compress(commands: Commands) -> None:
+    command = _command(commands, "compress", compress, "Fit a method to a matrix or tensor and write its artifact.")
+    command.add_argument("tensor", type=Path, help="Parquet sparse tensor, .mtx, .tns, .npz, .csv or another known format")
+    command.add_argument("artifact", type=Path, help="the .safetensors file to write")
+    command.add_argument("--method", default="neukron", help="neukron (default), or a baseline: t-svd, cp, truncation ..")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--threads", type=int, help="default: all cores")
+    command.add_argument("--no-orders", action="store_true", help="leave the orders out: smaller, answers in its own order")
+    step.add_settings(command)
+
+
+def compress(options: argparse.Namespace) -> None:
+    """Fit, save, and say what the artifact costs and what it is worth."""
+    settings = step.parse_settings(options.settings)
+    if options.threads:
+        step.limit_threads(options.threads)
+    X = read_tensor(options.tensor)
+    print(X)
+    started = time.perf_counter()
+    model = _fit(options, settings, X)
+    model.save(options.artifact, orders=not options.no_orders)
+    error = model.error(X)
+    size = model.size()
+    _print_rows(
+        [
+            ("method", model.name),
+            ("error", f"{error['error']:,.6g} (squared Frobenius norm, real cells)"),
+            ("relative error", f"{error['error'] / X.norm2:.2%} of ||X||^2"),
+            ("bytes as published", f"{size['bytes']:,}"),
+            ("bytes equal", f"{size['bytes_equal']:,} (4 bytes a real)"),
+            ("bytes with orders", f"{size['bytes_with_order']:,} (4 bytes a real, orders stored)"),
+            ("file", f"{options.artifact}, {options.artifact.stat().st_size:,} bytes"),
+            ("seconds", f"{time.perf_counter() - started:.1f}"),
+        ]
+    )
+
+
+def _fit(options: argparse.Namespace, settings: dict[str, Any], X: SparseTensor) -> Compressor:
+    if options.method == "neukron":
+        from pipeline.neukron import NeuKron
+        from pipeline.train_neukron import progress
+
+        step.check_settings(NeuKron, settings, given_otherwise={"seed", "threads"})
+        neukron = NeuKron(seed=options.seed, threads=options.threads, **settings)
+        with progress(X, neukron.max_epochs) as after_epoch:
+            return neukron.fit(X, after_epoch)
+    from pipeline.baselines import METHODS
+    from pipeline.fit_baseline import make
+
+    if options.method not in METHODS:
+        raise InputError(f"--method {options.method}: unknown{nearest(options.method, ['neukron', *METHODS])}")
+    return make(options.method, settings, options.seed).fit(X)
+
+
+def read_tensor(path: Path) -> SparseTensor:
+    """Read a Parquet sparse tensor, or a file of any other known format with its modes as they are in the file."""
+    from pipeline.datasets import format_of, read_raw
+    from pipeline.datasets.assemble import assemble
+    from pipeline.sparse import SparseTensor
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if path.suffix == ".parquet" and is_sparse_tensor(path):
+        return SparseTensor.read_parquet(path)
+    try:
+        return assemble(read_raw(format_of(path.name), {path.name: path}, {}), {"file": path.name}, ascending=False).tensor
+    except InputError as error:
+        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
+def is_sparse_tensor(path: Path) -> bool:
+    """Whether a Parquet file carries the metadata of a sparse tensor; other tables are converted."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return b"kronflow" in (pq.read_schema(path).metadata or {})
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: not a readable Parquet file ({error})") from error
+
+
+# ------------------------------------------------------------------------------------------------------ info
+
+
+def _add_info(commands: Commands) -> None:
+    command = _command(commands, "info", info, "Say what an artifact or a Parquet sparse tensor holds.")
+    command.add_argument("file", type=Path)
+    command.add_argument("--json", action="store_true", help="for programs")
+
+
+def info(options: argparse.Namespace) -> None:
+    """Print what a file holds, as aligned lines or as JSON."""
+    content = _tensor_info(options.file) if options.file.suffix == ".parquet" else _artifact_info(options.file)
+    if options.json:
+        print(json.dumps(content, indent=2))
+    else:
+        _print_rows([(key, _short(value)) for key, value in content.items()])
+
+
+def _tensor_info(path: Path) -> dict[str, Any]:
+    X = read_tensor(path)
+    return {
+        "file": str(path),
+        "shape": list(X.shape),
+        "nnz": X.nnz,
+        "density": X.density,
+        "norm2": X.norm2,
+        "mode_names": list(X.mode_names),
+        "source": X.source,
+        "file_bytes": path.stat().st_size,
+    }
+
+
+def _artifact_info(path: Path) -> dict[str, Any]:
+    import pipeline
+    from pipeline.artifact import read_artifact
+
+    _, metadata = read_artifact(path)
+    model = pipeline.load(path)
+    content = {"file": str(path), **metadata}
+    if hasattr(model, "size"):
+        content |= {"parameters": model.parameter_count(), **model.size()}
+    return content | {"file_bytes": path.stat().st_size}
+
+
+# ----------------------------------------------------------------------------------------------------- query
+
+
+def _add_query(commands: Commands) -> None:
+    command = _command(commands, "query", query, "Approximate single cells, in the tensor's own indices.")
+    command.add_argument("artifact", type=Path)
+    command.add_argument("index", type=int, nargs="*", help="one index for each mode, 0-based")
+    command.add_argument("--file", type=Path, help="text file with one cell a line: indices separated by commas or spaces")
+
+
+def query(options: argparse.Namespace) -> None:
+    """Print one value a line."""
+    import numpy as np
+
+    model = _load_compressor(options.artifact)
+    if bool(options.index) == bool(options.file):
+        raise InputError("query: give the indices of one cell, or --file with many")
+    coords = _read_cells(options.file) if options.file else np.array([options.index], dtype=np.int64)
+    for value in model.predict(coords):
+        print(f"{value:.9g}")
+
+
+def _read_cells(path: Path) -> Any:
+    import numpy as np
+
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        parts = line.partition("#")[0].replace(",", " ").split()
+        if parts:
+            try:
+                rows.append([int(part) for part in parts])
+            except ValueError:
+                raise InputError(f"{path}:{number}: '{line}': indices are whole numbers") from None
+            if len(rows[-1]) != len(rows[0]):
+                raise InputError(f"{path}:{number}: {len(rows[-1])} indices, the lines before have {len(rows[0])}")
+    if not rows:
+        raise InputError(f"{path}: no cells in it; write one a line, for example '3, 17'")
+    return np.array(rows, dtype=np.int64)
+
+
+# ------------------------------------------------------------------------------------------------ decompress
+
+
+def _add_decompress(commands: Commands) -> None:
+    command = _command(
+        commands, "decompress", decompress, "Write a block of cells, or the largest among given cells, as a sparse tensor."
+    )
+    command.add_argument("artifact", type=Path)
+    command.add_argument("output", type=Path, help="Parquet sparse tensor to write")
+    command.add_argument("--block", help="ranges of every mode, for example 0:10,5:25 (default: everything)")
+    command.add_argument("--top", type=int, help="keep only so many largest values")
+    command.add_argument("--among", type=Path, help="Parquet sparse tensor whose non-zeros are the cells to look at")
+    command.add_argument("--limit", type=int, default=1 << 24, help="refuse to look at more cells (default: 16,777,216)")
+
+
+def decompress(options: argparse.Namespace) -> None:
+    """Predict the wanted cells and write those that are not zero."""
+    import numpy as np
+
+    from pipeline.sparse import SparseTensor
+
+    model = _load_compressor(options.artifact)
+    coords = _wanted_cells(options, model.shape_)
+    values = model.predict(coords)
+    if options.top is not None:
+        if options.top < 1:
+            raise InputError(f"--top {options.top}: at least 1")
+        keep = np.argsort(-np.abs(values), kind="stable")[: options.top]
+        coords, values = coords[keep], values[keep]
+    X = SparseTensor(coords, values, model.shape_, source={"artifact": options.artifact.name})
+    X.write_parquet(options.output)
+    print(f"{options.output}: {X}")
+
+
+def _wanted_cells(options: argparse.Namespace, shape: Sequence[int]) -> Any:
+    import math
+
+    import numpy as np
+
+    if options.among:
+        return read_tensor(options.among).coords
+    ranges = _parse_block(options.block, shape) if options.block else [(0, size) for size in shape]
+    cells = math.prod(stop - start for start, stop in ranges)
+    if cells > options.limit:
+        raise InputError(f"{cells:,} cells, more than {options.limit:,}: narrow --block, or raise --limit")
+    grids = np.meshgrid(*(np.arange(start, stop) for start, stop in ranges), indexing="ij")
+    return np.stack([grid.ravel() for grid in grids], axis=1)
+
+
+def _parse_block(text: str, shape: Sequence[int]) -> list[tuple[int, int]]:
+    parts = text.split(",")
+    if len(parts) != len(shape):
+        raise InputError(f"--block {text}: {len(parts)} ranges for {len(shape)} modes; write one a mode, like 0:10,5:25")
+    ranges = []
+    for part, size in zip(parts, shape, strict=True):
+        start, colon, stop = part.partition(":")
+        try:
+            low, high = int(start or 0), int(stop or size) if colon else int(start) + 1
+        except ValueError:
+            raise InputError(f"--block {text}: '{part}' is no range; write start:stop") from None
+        if not 0 <= low < high <= size:
+            raise InputError(f"--block {text}: '{part}' is not within 0:{size}")
+        ranges.append((low, high))
+    return ranges
+
+
+# ---------------------------------------------------------------------------------------------------- import
+
+
+def _add_import(commands: Commands) -> None:
+    command = _command(
+        commands,
+        "import-reference",
+        import_reference,
+        "Turn a checkpoint of the NeuKron authors' program into an artifact, without running code from it.",
+    )
+    command.add_argument("checkpoint", type=Path, help="their .pt file")
+    command.add_argument("data", type=Path, help="the text file it was trained on")
+    command.add_argument("artifact", type=Path, help="the .safetensors file to write")
+
+
+def import_reference(options: argparse.Namespace) -> None:
+    """Convert, and show the error that the imported model has on its data."""
+    from pipeline.neukron.reference_import import import_checkpoint, read_reference_text
+
+    X = read_reference_text(options.data)
+    model = import_checkpoint(options.checkpoint, X)
+    model.save(options.artifact)
+    error = model.error(X)
+    _print_rows(
+        [
+            ("tensor", str(X)),
+            ("parameters", f"{model.parameter_count():,}"),
+            ("error_padded", f"{error['error_padded']:,.6f} (over the padded grid)"),
+            ("error", f"{error['error']:,.6f} (over the real cells)"),
+            ("file", f"{options.artifact}, {options.artifact.stat().st_size:,} bytes"),
+        ]
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- shared
+
+
+def _load_compressor(path: Path) -> Compressor:
+    import pipeline
+    from pipeline.compressor import Compressor
+
+    model = pipeline.load(path)
+    if not isinstance(model, Compressor):
+        raise InputError(f"{path}: holds a network, not a compressed tensor")
+    return model
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_short(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        shown = " x ".join(f"{part:,}" if isinstance(part, int) else str(part) for part in value[:LIST_LIMIT])
+        return shown + (f" .. ({len(value)} in all)" if len(value) > LIST_LIMIT else "")
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _print_rows(rows: list[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}")
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    step.run(main)
+
+
+if __name__ == "__main__":
+    run()
