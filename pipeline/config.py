@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline import step
 from pipeline.errors import InputError, nearest
+from pipeline.files import write_text
 
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
@@ -113,17 +115,33 @@ class TruncationSettings(Section):
 class NetworkSettings(Section):
     """What the dense network and its block-sparse counterparts share."""
 
-    network: Literal["linear"] = "linear"
+    network: Literal["linear", "lenet5", "vit-tiny", "vit-base", "swin-tiny"] = "linear"
     epochs: Positive = 30
     batch: Positive = 64
     lr: Annotated[float, Field(gt=0)] = 1.0e-2
     weight_decay: Annotated[float, Field(ge=0)] = 1.0e-4
 
 
-class KPDSettings(NetworkSettings):
+class BlockSettings(NetworkSettings):
+    """What all methods that zero blocks share."""
+
     block: Block = [2, 2]
-    rank: Positive = 2
     block_sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    layers: str = "all"
+
+
+class KPDSettings(BlockSettings):
+    rank: Positive = 2
+
+
+class ElasticGroupLassoSettings(BlockSettings):
+    l2: Annotated[float, Field(ge=0)] = 1.0e-2
+
+
+class RigLSettings(BlockSettings):
+    interval: Positive = 100
+    drop: Fraction = 0.3
+    distribution: Literal["uniform", "erk"] = "uniform"
 
 
 class MethodGroup(Section):
@@ -179,6 +197,12 @@ class Config(Section):
     truncation: TruncationSettings
     dense: NetworkSettings
     kpd: KPDSettings
+    kpd_group: Annotated[KPDSettings, Field(alias="kpd-group")]
+    random_mask: Annotated[BlockSettings, Field(alias="random-mask")]
+    group_lasso: Annotated[BlockSettings, Field(alias="group-lasso")]
+    elastic_group_lasso: Annotated[ElasticGroupLassoSettings, Field(alias="elastic-group-lasso")]
+    rigl: RigLSettings
+    magnitude: BlockSettings
     datasets: dict[Name, Dataset]
 
     def method_defaults(self, method: str) -> Section:
@@ -245,6 +269,12 @@ METHODS: dict[str, Method] = {
     "truncation": Method("any", False, TruncationSettings),
     "dense": Method("network", True, NetworkSettings),
     "kpd": Method("network", True, KPDSettings),
+    "kpd-group": Method("network", True, KPDSettings),
+    "random-mask": Method("network", True, BlockSettings),
+    "group-lasso": Method("network", True, BlockSettings),
+    "elastic-group-lasso": Method("network", True, ElasticGroupLassoSettings),
+    "rigl": Method("network", True, RigLSettings),
+    "magnitude": Method("network", True, BlockSettings),
 }
 
 
@@ -445,14 +475,31 @@ def _yaml_value(value: Any) -> str:
     return str(value).replace(" ", "")
 
 
+def use_experiment(name: str, params: Path, stages: Path) -> None:
+    """Point ``params.yaml`` (default target of Snakemake) and ``dvc.yaml`` (whose matrices run over one) at `name`."""
+    old = load_config(params).experiment
+    load_config(params).runs(name)
+    text = params.read_text(encoding="utf-8")
+    write_text(params, re.sub(r"^experiment:.*$", f"experiment: {name}", text, flags=re.MULTILINE))
+    text = stages.read_text(encoding="utf-8")
+    write_text(stages, re.sub(rf"\b(experiments\.|results/){re.escape(old)}\b", rf"\g<1>{name}", text))
+
+
 def main(argv: list[str] | None = None) -> None:
     """Check ``params.yaml`` and list the runs that an experiment asks for."""
     arguments = step.parser("Check params.yaml and list the runs of an experiment, one a line.")
-    arguments.add_argument("--params", default="params.yaml", help="the file to check (default: params.yaml)")
+    arguments.add_argument("--params", type=Path, default=Path("params.yaml"), help="the file to check (default: params.yaml)")
     arguments.add_argument("--experiment", help="default: the one that params.yaml names")
+    arguments.add_argument("--name", action="store_true", help="only print the name of the experiment")
+    arguments.add_argument("--use", metavar="NAME", help="make NAME the default experiment of params.yaml and dvc.yaml")
     options = arguments.parse_args(argv)
-    runs = load_config(options.params).runs(options.experiment)
-    for run in runs:
+    if options.use:
+        use_experiment(options.use, options.params, options.params.with_name("dvc.yaml"))
+    config = load_config(options.params)
+    if options.name or options.use:
+        print(config.experiment)
+        return
+    for run in config.runs(options.experiment):
         print(run.folder, *setting_arguments(run.settings))
 
 

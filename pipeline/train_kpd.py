@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from pipeline.checkpoint import Checkpoint
     from pipeline.kpd.data import LabelledImages
     from pipeline.kpd.methods import Dense
     from pipeline.kpd.trainer import Trained
@@ -38,8 +40,9 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     device = _device(options.device)
     method = make(options.method, step.parse_settings(options.settings))
-    settings = _settings(method)
+    settings = settings_of(method)
     data = read_images(options.tensor, options.labels, options.seed)
+    state = _state(options, settings)
     with tqdm(total=method.epochs, unit="epoch", desc=options.method) as bar:
 
         def show(entry: dict[str, Any]) -> None:
@@ -47,9 +50,12 @@ def main(argv: list[str] | None = None) -> None:
             bar.update()
 
         started = time.perf_counter()
-        trained = train(method, data, seed=options.seed, device=device, progress=show)
+        trained = train(method, data, seed=options.seed, device=device, progress=show, state=state)
         seconds = time.perf_counter() - started
+    if trained.report is not None:
+        print(trained.report, file=sys.stderr)
     _write(options, settings, data, trained, seconds, device)
+    state.clear()
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -64,7 +70,7 @@ def _arguments() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--labels", type=Path, required=True, help="Parquet with columns index, label and, if published, split"
     )
-    arguments.add_argument("--method", default="kpd", help="sparsity method: kpd, dense (default: kpd)")
+    arguments.add_argument("--method", default="kpd", help="sparsity method (default: kpd); dense: the twin")
     arguments.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 .. (default: a GPU if there is one)"
     )
@@ -83,7 +89,18 @@ def _device(name: str) -> str:
     return name
 
 
-def _settings(method: Dense) -> dict[str, Any]:
+def _state(options: argparse.Namespace, settings: dict[str, Any]) -> Checkpoint:
+    """Where this run's training state lies, from an earlier interrupted one too."""
+    from pipeline.checkpoint import Checkpoint
+    from pipeline.files import sha256_file
+    from pipeline.metrics import library_versions
+    from pipeline.record import identity
+
+    run = identity(options, options.method, settings)
+    return Checkpoint(run | {"labels": sha256_file(options.labels), "versions": library_versions("torch")})
+
+
+def settings_of(method: Dense) -> dict[str, Any]:
     """Settings of `method` as plain values, without its working state."""
     return {key: value for key, value in asdict(method).items() if not key.startswith("_")}
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import io
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import InputError
-from pipeline.kpd import KPDLinear
+from pipeline.kpd import KPDLinear, functional, fused
+from pipeline.kpd.cost import training_memory
 
 
 def kron_weight(layer: KPDLinear) -> torch.Tensor:
@@ -137,3 +141,256 @@ def test_state_travels() -> None:
     other.load_state_dict(torch.load(file, weights_only=True))
     assert torch.equal(other(x), layer(x))
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+
+
+PATHS = list(functional.PATHS)
+
+
+def rounding(path: str) -> tuple[torch.dtype, dict[str, float]]:
+    """The fused path is float32 only."""
+    return (
+        (torch.float32, {"rtol": 1e-4, "atol": 1e-4})
+        if path == "fused"
+        else (torch.float64, {"rtol": 1e-9, "atol": 1e-9})
+    )
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("rank", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("N", "grid", "block"), [(1, (1, 1), (1, 1)), (33, (5, 7), (3, 2)), (64, (16, 16), (4, 4)), (70, (9, 33), (5, 9))]
+)
+def test_every_path_gives_torch_krons_product_and_gradients(
+    path: str, rank: int, N: int, grid: tuple[int, int], block: tuple[int, int]
+) -> None:
+    dtype, tolerance = rounding(path)
+    torch.manual_seed(1)
+    scaled = torch.randn(rank, *grid, dtype=dtype, requires_grad=True)
+    B = torch.randn(rank, *block, dtype=dtype, requires_grad=True)
+    x = torch.randn(N, grid[1] * block[1], dtype=dtype, requires_grad=True)
+    dy = torch.randn(N, grid[0] * block[0], dtype=dtype)
+    y = functional.kpd_product(x, scaled, B, path)
+    got = torch.autograd.grad(y, (x, scaled, B), dy)
+    exact = [tensor.detach().double().requires_grad_() for tensor in (x, scaled, B)]
+    weight = sum(torch.kron(exact[1][i], exact[2][i]) for i in range(rank))
+    expected = exact[0] @ weight.T
+    gradients = torch.autograd.grad(expected, exact, dy.double())
+    for own, true in zip((y, *got), (expected, *gradients), strict=True):
+        scale = true.abs().max().item()
+        torch.testing.assert_close(own.double() / scale, true / scale, **tolerance)
+
+
+@pytest.mark.parametrize("path", ["inner", "outer", "dense"])
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_gradcheck_of_every_path(path: str, rank: int) -> None:
+    def product(x: torch.Tensor, scaled: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+        return functional.kpd_product(x, scaled, B, path)
+
+    shapes = ((3, 6), (rank, 2, 3), (rank, 5, 2))
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    assert torch.autograd.gradcheck(product, inputs)
+    inputs[0].requires_grad_(False)
+    assert torch.autograd.gradcheck(product, inputs)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_fused_path_is_the_same_on_every_run_of_as_many_threads(threads: int) -> None:
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal((200, 24)).astype(np.float32) for _ in range(2))
+    scaled, B = rng.standard_normal((2, 6, 8)).astype(np.float32), rng.standard_normal((2, 4, 3)).astype(np.float32)
+    first = [fused.forward(x, scaled, B, threads), *fused.backward(dy, x, scaled, B, threads, True)]
+    again = [fused.forward(x, scaled, B, threads), *fused.backward(dy, x, scaled, B, threads, True)]
+    one = [fused.forward(x, scaled, B, 1), *fused.backward(dy, x, scaled, B, 1, True)]
+    for left, right, single in zip(first, again, one, strict=True):
+        assert np.array_equal(left, right)
+        np.testing.assert_allclose(left, single, rtol=1e-3, atol=1e-3)
+
+
+def test_empty_batches_pass() -> None:
+    for path in PATHS:
+        layer = KPDLinear(6, 4, (2, 3), 2, path=path)
+        y = layer(torch.ones(0, 6))
+        assert y.shape == (0, 4)
+        y.sum().backward()
+        assert torch.all(layer.A.grad == 0)
+
+
+def test_choice_is_measured_once_and_by_shape_repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def measure(x: torch.Tensor, *_: object) -> dict[str, float]:
+        calls.append(len(x))
+        return {"inner": 2.0, "outer": 1.0, "dense": 3.0}
+
+    monkeypatch.setattr(functional, "measure", measure)
+    monkeypatch.setattr(functional, "WORTH_MEASURING", 0)
+    monkeypatch.setattr(functional, "_measured", {})
+    x, scaled, B = torch.randn(40, 12), torch.randn(1, 2, 3), torch.randn(1, 2, 4)
+    assert [functional.choose(x, scaled, B, measured=True) for _ in range(3)] == ["outer"] * 3
+    assert calls == [40]
+    with FlopCounterMode(display=False) as counter:
+        functional.kpd_product(x, scaled, B)
+    assert counter.get_total_flops() == 2 * 40 * 2 * 4 * (3 + 2)
+    by_shape = {functional.choose(x, scaled, B, measured=False) for _ in range(3)}
+    assert len(by_shape) == 1
+
+
+def test_measuring_times_every_available_path() -> None:
+    seconds = functional.measure(
+        torch.randn(8, 12), torch.randn(1, 2, 3), torch.randn(1, 2, 4), training=True, repeats=1
+    )
+    assert set(seconds) == set(functional.PATHS)
+    assert all(value > 0 for value in seconds.values())
+    double = torch.randn(8, 12, dtype=torch.float64)
+    assert "fused" not in functional.available(double)
+
+
+def test_without_numba_it_says_so_and_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functional, "HAS_FUSED", False)
+    layer = KPDLinear(8, 8, (2, 2))
+    with pytest.warns(UserWarning, match="Numba is missing"):
+        layer(torch.ones(2, 8))
+    with pytest.raises(InputError, match="needs Numba"):
+        KPDLinear(8, 8, (2, 2), path="fused")
+
+
+def test_large_layers_take_a_cheaper_way_than_dense_by_shape() -> None:
+    x = torch.randn(4096, 1024)
+    assert functional.choose(x, torch.randn(1, 128, 128), torch.randn(1, 8, 8), measured=False) == "fused"
+    assert functional.choose(x[:64], torch.randn(16, 512, 512), torch.randn(16, 2, 2), measured=False) == "dense"
+
+
+@pytest.mark.parametrize("path", ["fused", "inner", "outer"])
+def test_a_training_step_keeps_little_more_than_dense(path: str) -> None:
+    x, labels = torch.randn(512, 256), torch.zeros(512, dtype=torch.long)
+    own = training_memory(torch.nn.Sequential(KPDLinear(256, 256, (8, 8), rank=2, path=path)), x, labels)
+    dense = training_memory(torch.nn.Sequential(torch.nn.Linear(256, 256)), x, labels)
+    assert own["activations"] <= 1.2 * dense["activations"]
+    assert own["optimizer"] == 2 * own["parameters"]
+    assert own["parameters"] < dense["parameters"]
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_autocast_and_half_precision(rank: int) -> None:
+    layer = KPDLinear(32, 16, (4, 4), rank)
+    x = torch.randn(9, 32)
+    expected = layer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.05)
+    y.sum().backward()
+    assert layer.A.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("path", ["shape", *PATHS])
+def test_compiles_without_a_break(path: str) -> None:
+    layer = KPDLinear(32, 16, (4, 4), 2, path=path)
+    x = torch.randn(9, 32)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), layer(x))
+    compiled(x).square().sum().backward()
+    gradient = layer.A.grad.clone()
+    layer.zero_grad()
+    layer(x).square().sum().backward()
+    torch.testing.assert_close(gradient, layer.A.grad)
+
+
+def test_works_in_distributed_data_parallel(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        layer = KPDLinear(8, 6, (3, 2), rank=2)
+        plain = copy.deepcopy(layer)
+        parallel = torch.nn.parallel.DistributedDataParallel(layer)
+        x = torch.randn(10, 8)
+        parallel(x).square().mean().backward()
+        plain(x).square().mean().backward()
+        for own, expected in zip(layer.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(own.grad, expected.grad)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_van_loan_start_is_the_best_approximation() -> None:
+    torch.manual_seed(0)
+    dense = torch.nn.Linear(12, 10, dtype=torch.float64)
+    errors = []
+    for rank in (1, 2, 4):
+        layer = KPDLinear.from_linear(dense, (2, 2), rank)
+        errors.append((layer.weight() - dense.weight).norm().item())
+        # a term's error is the rest of the singular values of the rearranged weight (Eckart and Young)
+        rearranged = dense.weight.view(5, 2, 6, 2).transpose(1, 2).reshape(30, 4)
+        rest = torch.linalg.svdvals(rearranged)[rank:].norm().item()
+        assert errors[-1] == pytest.approx(rest, abs=1e-12)
+        assert torch.equal(layer.bias, dense.bias)
+    assert errors[0] > errors[1] > errors[2] == pytest.approx(0, abs=1e-12)
+    x = torch.randn(3, 12, dtype=torch.float64)
+    torch.testing.assert_close(KPDLinear.from_linear(dense, (2, 2), 4)(x), dense(x))
+
+
+def test_svd_start_has_the_dense_layers_deviation() -> None:
+    layer = KPDLinear(64, 64, (4, 4), rank=2, init="svd")
+    assert layer.weight().std(correction=0).item() == pytest.approx((3 * 64) ** -0.5, rel=1e-4)
+    B = layer.B.detach().flatten(1)
+    torch.testing.assert_close(B @ B.T, torch.eye(2), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 4])
+def test_group_variant_has_orthonormal_blocks_and_their_norms(rank: int) -> None:
+    layer = KPDLinear(6, 8, (2, 2), rank, variant="group", dtype=torch.float64)
+    assert layer.S is None
+    assert sum(p.numel() for p in layer.parameters()) == rank * 12 + rank * 4 + 8
+    with torch.no_grad():
+        layer.B.add_(torch.randn_like(layer.B))
+    before = layer.weight().detach()
+    layer.fix_gauge()
+    torch.testing.assert_close(layer.weight(), before)
+    B = layer.B.detach().flatten(1)
+    torch.testing.assert_close(B @ B.T, torch.eye(rank, dtype=torch.float64))
+    norms = before.view(4, 2, 3, 2).square().sum(dim=(1, 3)).sqrt()
+    torch.testing.assert_close(layer.block_scores(), norms)
+    threshold = norms.median()
+    layer.shrink(threshold)
+    expected = before.view(4, 2, 3, 2) * (1 - threshold / norms).clamp_min(0)[:, None, :, None]
+    torch.testing.assert_close(layer.weight().detach(), expected.reshape(8, 6))
+    torch.testing.assert_close(
+        layer(torch.eye(6, dtype=torch.float64)).detach() - layer.bias.detach(), expected.reshape(8, 6).T
+    )
+
+
+def test_group_variant_solves_block_group_lasso() -> None:
+    # min 1/2 |X W^T - Y|^2 / N + weight sum_g |W_g|_F has one solution; find it twice.
+    torch.manual_seed(0)
+    N, n, m, weight, rate = 60, 8, 6, 0.15, 0.5
+    X, Y = torch.randn(N, n, dtype=torch.float64), torch.randn(N, m, dtype=torch.float64)
+    W = torch.zeros(m, n, dtype=torch.float64)
+    for _ in range(400):  # proximal gradient on the full matrix
+        W = W - rate * (X @ W.T - Y).T @ X / N
+        blocks = W.view(3, 2, 4, 2)
+        norms = blocks.square().sum(dim=(1, 3), keepdim=True).sqrt()
+        W = (blocks * (1 - rate * weight / norms).clamp_min(0)).nan_to_num().view(m, n)
+    layer = KPDLinear(n, m, (2, 2), rank=4, bias=False, variant="group", dtype=torch.float64, path="inner")
+    for _ in range(400):
+        layer.zero_grad()
+        (0.5 * (layer(X) - Y).square().sum() / N).backward()
+        with torch.no_grad():
+            layer.A.sub_(rate * layer.A.grad)
+        layer.shrink(rate * weight)
+    torch.testing.assert_close(layer.weight().detach(), W, atol=1e-8, rtol=0)
+    zero = W.view(3, 2, 4, 2).abs().amax(dim=(1, 3)) == 0
+    assert 0 < int(zero.sum()) < 12
+    assert torch.equal(layer.zero_blocks(), zero)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"variant": "groups"}, "did you mean 'group'"),
+        ({"init": "sdv"}, "did you mean 'svd'"),
+        ({"path": "fussed"}, "did you mean 'fused'"),
+        ({"variant": "group", "rank": 7}, "at most 6 orthonormal terms"),
+    ],
+)
+def test_unknown_options_are_refused(options: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        KPDLinear(6, 4, (2, 3), **options)

@@ -9,12 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from pipeline.checkpoint import Checkpoint
 from pipeline.errors import InputError
 from pipeline.kpd import KPDLinear
-from pipeline.kpd.convert import convert
+from pipeline.kpd.blocks import BlockLinear, block_layers
 from pipeline.kpd.data import labelled_images
-from pipeline.kpd.methods import KPD, METHODS, Dense, largest, make, target_count
-from pipeline.kpd.trainer import block_sparsity, dense_twin, fresh_network, step_seconds, train
+from pipeline.kpd.methods import (
+    KPD,
+    METHODS,
+    Dense,
+    erk_targets,
+    largest,
+    make,
+    move_blocks,
+    target_count,
+    wanted_count,
+)
+from pipeline.kpd.trainer import Trainer, block_sparsity, dense_twin, fresh_network, step_seconds, train
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +88,7 @@ def test_dense_method_learns_and_counts_no_blocks(blobs) -> None:
 
 
 def test_same_seed_same_network_other_seed_another(blobs) -> None:
-    weights = [fresh_network(make("kpd", {}), blobs, seed)[1].A.detach() for seed in (0, 0, 1)]
+    weights = [fresh_network(make("kpd", {}), blobs, seed)[0][1].A.detach() for seed in (0, 0, 1)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
@@ -104,16 +115,6 @@ def test_gauge_balances_selector_and_coefficients() -> None:
     assert layer.S[0, 1] < 0
 
 
-def test_convert_names_what_it_swaps_and_what_does_not_fit() -> None:
-    network = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
-    assert convert(network, (2, 2), 1, "0") == ["0"]
-    assert isinstance(network[0], KPDLinear)
-    with pytest.raises(InputError, match=r"layer '2': block .* 2 rows"):
-        convert(network, (2, 2), 1)
-    with pytest.raises(InputError, match="no linear layer has a name like 'x"):
-        convert(network, (2, 2), 1, "x*")
-
-
 @pytest.mark.parametrize(
     ("name", "values", "words"),
     [
@@ -128,6 +129,10 @@ def test_convert_names_what_it_swaps_and_what_does_not_fit() -> None:
         ("dense", {"epochs": 0}, "epochs=0"),
         ("dense", {"lr": -1.0}, "lr=-1.0"),
         ("dense", {"lr": "fast"}, "wrong kind of value"),
+        ("rigl", {"distribution": "erg"}, "did you mean 'erk'"),
+        ("rigl", {"drop": 1.5}, "drop=1.5"),
+        ("rigl", {"interval": 0}, "interval=0"),
+        ("elastic-group-lasso", {"l2": -1}, "l2=-1"),
     ],
 )
 def test_wrong_settings_are_refused(name: str, values: dict, words: str) -> None:
@@ -146,7 +151,7 @@ def test_methods_are_named_as_their_classes_say() -> None:
 
 
 def test_step_times_are_of_copies(blobs) -> None:
-    network = fresh_network(make("kpd", {}), blobs, 0)
+    network, _ = fresh_network(make("kpd", {}), blobs, 0)
     before = network[1].A.detach().clone()
     images, labels = torch.from_numpy(blobs.images[:8]), torch.from_numpy(blobs.labels[:8])
     own, dense = step_seconds([network, dense_twin(network)], images, labels, repeats=3)
@@ -179,3 +184,155 @@ def test_published_test_part_is_kept_apart() -> None:
 def test_wrong_images_are_refused(images: np.ndarray, labels: np.ndarray, words: str) -> None:
     with pytest.raises(InputError, match=words):
         labelled_images(images, labels, seed=0)
+
+
+SPARSE = [name for name in METHODS if name != "dense"]
+
+
+@pytest.mark.parametrize("name", SPARSE)
+@pytest.mark.parametrize("share", [0.3, 0.75])
+def test_every_method_reaches_its_target_with_exact_zeros(blobs, name: str, share: float) -> None:
+    settings = {"epochs": 8, "batch": 16, "block": [2, 2], "block_sparsity": share}
+    if name == "rigl":
+        settings["interval"] = 5
+    trained = train(make(name, settings), blobs, seed=1)
+    zeros = target_count(share, 16)
+    assert trained.block_sparsity == zeros / 16
+    weight = dense_twin(trained.network)[1].weight.view(2, 2, 8, 2).abs().amax(dim=(1, 3))
+    assert int((weight == 0).sum()) == zeros
+    assert trained.test_accuracy > (0.7 if share == 0.3 else 0.3)
+    assert trained.report.swapped == ["1"]
+
+
+def test_rigl_conserves_the_number_of_active_blocks_and_moves_them(blobs) -> None:
+    method = make("rigl", {"epochs": 6, "batch": 16, "interval": 4, "block_sparsity": 0.5})
+    trainer = Trainer(method, blobs, seed=0)
+    layer = trainer.network[1]
+    first = layer.support.clone()
+    before_step = method.before_step
+    seen = []
+
+    def watched(*arguments) -> bool:
+        old = layer.support.clone()
+        taken = before_step(*arguments)
+        seen.append((taken, int(layer.support.sum()), int((old != layer.support).sum())))
+        return taken
+
+    method.before_step = watched
+    trainer.run()
+    assert {active for _, active, _ in seen} == {8}
+    moves = [changed for taken, _, changed in seen if taken]
+    assert moves[0] == 2 * int(0.3 * 8 * 0.999)
+    assert len(moves) == sum(1 for step in range(4, 55, 4) if step / 54 < 0.75)
+    assert all(changed == 0 for taken, _, changed in seen if not taken)
+    assert not torch.equal(first, layer.support)
+
+
+def test_rigl_drops_the_weakest_and_grows_where_the_gradient_is_largest() -> None:
+    layer = BlockLinear(4, 2, (1, 2), bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[3.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.0, 0.0]]))
+    layer.set_support(torch.tensor([[True, True], [False, False]]))
+    # the first block's values cancel when pooled with their sign, its norm is the larger one
+    layer.weight.grad = torch.tensor([[9.0, 9.0, 9.0, 9.0], [5.0, -5.0, 3.0, 3.0]])
+    state = {"step": torch.tensor(3.0), "exp_avg": torch.ones(2, 4), "exp_avg_sq": torch.ones(2, 4)}
+    move_blocks(layer, 0.5, state)
+    assert layer.support.tolist() == [[True, False], [True, False]]
+    assert layer.weight.tolist() == [[3.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
+    assert state["exp_avg"].tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
+    assert state["step"] == 3.0
+
+
+def test_erk_gives_small_layers_more_and_meets_the_whole() -> None:
+    grids = [(2, 2), (30, 10), (50, 60)]
+    zeros = erk_targets(grids, 0.8)
+    assert zeros[0] == 0
+    densities = [1 - z / (a * b) for z, (a, b) in zip(zeros, grids, strict=True)]
+    assert densities[0] > densities[1] > densities[2]
+    total = sum(a * b for a, b in grids)
+    assert abs(sum(zeros) - 0.8 * total) <= 1.5
+
+
+def test_group_lasso_step_is_the_group_soft_threshold() -> None:
+    layer = BlockLinear(4, 2, (2, 2), bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[3.0, 0.0, 0.1, 0.0], [0.0, 4.0, 0.0, 0.1]]))
+    layer.shrink(1.0)
+    expected = torch.tensor([[2.4, 0.0, 0.0, 0.0], [0.0, 3.2, 0.0, 0.0]])
+    torch.testing.assert_close(layer.weight.detach(), expected)
+    assert layer.zero_blocks().tolist() == [[False, True]]
+
+
+def test_elastic_group_lasso_also_shrinks_everything() -> None:
+    elastic, plain = make("elastic-group-lasso", {"l2": 0.5, "lr": 0.1}), make("group-lasso", {"lr": 0.1})
+    weights = []
+    for method in (elastic, plain):
+        network = nn.Sequential(nn.Linear(4, 4))
+        torch.nn.init.constant_(network[0].weight, 2.0)
+        method.prepare(network)
+        torch.nn.init.constant_(network[0].weight, 2.0)
+        method.after_step(0.3)
+        weights.append(network[0].weight.detach())
+    torch.testing.assert_close(weights[0], weights[1] / 1.1)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 300), st.floats(0, 1), st.floats(0, 1))
+def test_ramp_rises_from_nothing_to_the_target(target: int, early: float, late: float) -> None:
+    early, late = min(early, late), max(early, late)
+    assert 0 <= wanted_count(target, early) <= wanted_count(target, late) <= target
+    assert wanted_count(target, 0.1) == 0
+    assert wanted_count(target, 0.6) == target
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_resumed_run_equals_an_uninterrupted_one(blobs, tmp_path, name: str) -> None:
+    def method() -> Dense:
+        more = {"interval": 7} if name == "rigl" else {}
+        return make(name, {"epochs": 7, "batch": 32, **more})
+
+    def facts(trained) -> list[tuple]:
+        return [tuple(value for key, value in entry.items() if key != "seconds") for entry in trained.history]
+
+    whole = train(method(), blobs, seed=2)
+    for stop in (2, 5):
+        checkpoint = Checkpoint({"run": name, "stop": stop}, tmp_path, seconds=0)
+        first = Trainer(method(), blobs, seed=2)
+        for _ in range(stop):
+            first.epoch()
+        checkpoint.save(first.state_dict())
+        torch.rand(3)  # the global generator plays no part
+        seen = []
+        resumed = train(
+            method(), blobs, seed=2, state=Checkpoint({"run": name, "stop": stop}, tmp_path), progress=seen.append
+        )
+        assert facts(resumed) == facts(whole)
+        assert len(seen) == 7
+        for own, true in zip(resumed.network.state_dict().values(), whole.network.state_dict().values(), strict=True):
+            assert torch.equal(own, true)
+
+
+def test_checkpoint_of_another_run_or_a_broken_one_is_not_taken(tmp_path) -> None:
+    one = Checkpoint({"seed": 0}, tmp_path, seconds=0)
+    one.save({"step": 3, "values": torch.ones(2)})
+    assert Checkpoint({"seed": 1}, tmp_path).load() is None
+    assert Checkpoint({"seed": 0}, tmp_path).load()["step"] == 3
+    one.path.write_bytes(one.path.read_bytes()[:20])
+    assert Checkpoint({"seed": 0}, tmp_path).load() is None
+    one.clear()
+    assert not one.path.parent.exists()
+    lazy = Checkpoint({"seed": 2}, tmp_path, seconds=3600)
+    lazy.save({"step": 1})
+    assert lazy.load() is None
+    lazy.save({"step": 1}, force=True)
+    assert lazy.load() == {"step": 1}
+
+
+def test_layers_pattern_limits_the_work(blobs) -> None:
+    trained = train(make("kpd", {"network": "lenet5", "epochs": 1, "layers": "8", "block": [4, 4]}), blobs)
+    assert list(block_layers(trained.network)) == ["8"]
+
+
+def test_divergence_is_said_plainly(blobs) -> None:
+    with pytest.raises(InputError, match="training diverged in epoch"):
+        train(make("dense", {"network": "lenet5", "lr": 1.0e30, "epochs": 2}), blobs)

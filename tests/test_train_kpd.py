@@ -14,10 +14,14 @@ import torch
 
 import pipeline
 from pipeline import step
+from pipeline.config import METHODS as CONFIG_METHODS
+from pipeline.config import load_config, setting_arguments
 from pipeline.errors import InputError
+from pipeline.kpd.methods import METHODS, make
+from pipeline.kpd.trainer import Trainer
 from pipeline.metrics import NetworkMetrics, read_metrics
 from pipeline.sparse import SparseTensor
-from pipeline.train_kpd import main, read_images
+from pipeline.train_kpd import main, read_images, settings_of
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +155,47 @@ def test_damaged_artifacts_are_refused(digits, tmp_path: Path) -> None:
     write_artifact(tmp_path / "bad.safetensors", "kpd", missing, metadata)
     with pytest.raises(InputError, match=r"bad.safetensors.*do not fit"):
         pipeline.load(tmp_path / "bad.safetensors")
+
+
+def test_sections_of_params_yaml_are_the_methods_defaults(root: Path) -> None:
+    config = load_config(root / "params.yaml")
+    for name, method in METHODS.items():
+        defaults = {
+            key: list(value) if isinstance(value, tuple) else value for key, value in settings_of(method()).items()
+        }
+        assert config.method_defaults(name).model_dump() == defaults
+        assert CONFIG_METHODS[name].settings().model_dump() == defaults
+
+
+def test_settings_travel_through_the_command_line(root: Path) -> None:
+    for run in load_config(root / "params.yaml").runs("demo"):
+        if run.rule == "train_kpd":
+            pairs = setting_arguments(run.settings)[1::2]
+            assert make(run.method, step.parse_settings(pairs)) == make(run.method, run.settings)
+
+
+def test_interrupted_run_goes_on(digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.checkpoint.Checkpoint.__init__.__defaults__", (Path(".cache/checkpoints"), 0.0))
+    epoch = Trainer.epoch
+
+    def dies_after_three(self: Trainer) -> None:
+        if len(self.history) == 3:
+            raise KeyboardInterrupt
+        epoch(self)
+
+    arguments = ("--set", "epochs=6")
+    with monkeypatch.context() as context:
+        context.setattr(Trainer, "epoch", dies_after_three)
+        with pytest.raises(KeyboardInterrupt):
+            run(digits, tmp_path / "broken", *arguments)
+    assert not (tmp_path / "broken").exists()
+    assert len(list((tmp_path / ".cache" / "checkpoints").iterdir())) == 1
+    run(digits, tmp_path / "broken", *arguments)
+    run(digits, tmp_path / "whole", *arguments)
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("broken", "whole")]
+    assert models[0] == models[1]
+    assert not list((tmp_path / ".cache" / "checkpoints").iterdir())
 
 
 def test_help_shows_an_example(capsys) -> None:

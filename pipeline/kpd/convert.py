@@ -1,41 +1,171 @@
-"""Swap the linear layers of a module for KPD layers."""
+"""Swap the linear layers of any module for block-sparse ones, by rules, and say what it costs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from torch import nn
 
 from pipeline.errors import InputError
-from pipeline.kpd.layer import KPDLinear
+from pipeline.kpd.blocks import BlockLayer
+from pipeline.kpd.layer import KPDLinear, checked_block
 
 
-def linear_layers(module: nn.Module, pattern: str = "*") -> Iterator[tuple[str, nn.Linear]]:
-    """Yield (name, layer) of the linear layers of `module` whose dotted name matches `pattern`."""
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.Linear) and fnmatchcase(name, pattern):
-            yield name, layer
+@dataclass(frozen=True)
+class Rule:
+    """What becomes of a layer: a KPD layer with these settings (see :class:`KPDLinear`)."""
+
+    block: tuple[int, int]
+    rank: int = 1
+    variant: Literal["selector", "group"] = "selector"
 
 
-def convert(module: nn.Module, block: tuple[int, int], rank: int, pattern: str = "*") -> list[str]:
-    """Swap, in place, every linear layer that `pattern` matches for a fresh KPD layer; return their names.
+@dataclass(frozen=True)
+class Swap:
+    """One linear layer and what became of it.
+
+    Attributes
+    ----------
+    name, in_features, out_features
+        The layer.
+    problem
+        Why it stayed as it was; None where it was swapped.
+    parameters, dense_parameters
+        Of the new layer and of the old one.
+    predicted_cost
+        Multiply-adds of the new layer's product beside the dense one's, the cheaper of both orders:
+        the smaller of r (1 / m1 + 1 / n2) and r (1 / n1 + 1 / m2).
+    """
+
+    name: str
+    in_features: int
+    out_features: int
+    problem: str | None
+    parameters: int
+    dense_parameters: int
+    predicted_cost: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`convert` did; printing it gives a table."""
+
+    swaps: tuple[Swap, ...]
+
+    @property
+    def swapped(self) -> list[str]:
+        """Names of the layers that were swapped."""
+        return [swap.name for swap in self.swaps if swap.problem is None]
+
+    def __str__(self) -> str:
+        lines = ["layer                          size           parameters      cost beside dense"]
+        for swap in self.swaps:
+            size = f"{swap.in_features} -> {swap.out_features}"
+            if swap.problem is None:
+                share = swap.parameters / swap.dense_parameters
+                note = f"{share:8.3f} of dense   {swap.predicted_cost:.3f}"
+                note += "  more than dense" if swap.predicted_cost > 1 else ""
+            else:
+                note = f"left dense: {swap.problem}"
+            lines.append(f"{swap.name:<30} {size:<14} {note}")
+        return "\n".join(lines)
+
+
+def predicted_cost(layer: KPDLinear) -> float:
+    """Multiply-adds of a KPD layer's product beside its dense twin's, the cheaper of both orders."""
+    (m1, n1), (m2, n2) = layer.grid, layer.block
+    return layer.rank * min(1 / m1 + 1 / n2, 1 / n1 + 1 / m2)
+
+
+def convert(
+    module: nn.Module, rules: Mapping[str, Rule | None], *, keep_weights: bool = False, path: str = "auto"
+) -> Report:
+    """Swap, in place, linear layers of `module` for KPD layers.
+
+    Parameters
+    ----------
+    module
+        Any module that holds linear layers under a name of their own.
+    rules
+        Pattern of a layer's dotted name (``*`` and ``?`` as in file names) to what becomes of it; None
+        leaves a layer as it is. The first pattern that matches decides, and a layer no pattern matches stays.
+    keep_weights
+        Start from the nearest approximation of the present weights instead of afresh.
+    path
+        See :func:`pipeline.kpd.functional.kpd_product`.
+
+    Returns
+    -------
+    Report
+        What was swapped, what a block does not divide, and each layer's predicted cost. A layer that will
+        cost more than dense also gives a warning.
 
     Raises
     ------
     InputError
-        No layer matches, or the block does not divide one that does.
+        No layer was swapped.
+
+    Examples
+    --------
+    >>> network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> convert(network, {"*": Rule(block=(4, 4))}).swapped
+    ['0']
     """
-    names = []
-    for name, layer in list(linear_layers(module, pattern)):
-        try:
-            new = KPDLinear(
-                layer.in_features, layer.out_features, block, rank, layer.bias is not None, layer.weight.device
+
+    def factored(layer: nn.Linear, rule: Rule) -> KPDLinear:
+        if keep_weights:
+            return KPDLinear.from_linear(layer, rule.block, rule.rank, variant=rule.variant, path=path)
+        weight = layer.weight
+        return KPDLinear(
+            layer.in_features,
+            layer.out_features,
+            rule.block,
+            rule.rank,
+            layer.bias is not None,
+            weight.device,
+            weight.dtype,
+            variant=rule.variant,
+            path=path,
+        )
+
+    report = swap_layers(module, rules, factored)
+    for swap in report.swaps:
+        if swap.problem is None and swap.predicted_cost > 1:
+            warnings.warn(
+                f"layer '{swap.name}' costs {swap.predicted_cost:.2f} times its dense twin; "
+                "a larger block or a lower rank costs less",
+                stacklevel=2,
             )
+    return report
+
+
+def swap_layers(
+    module: nn.Module, rules: Mapping[str, Rule | None], make: Callable[[nn.Linear, Rule], BlockLayer]
+) -> Report:
+    """Swap every linear layer that a rule asks for by what `make` returns; see :func:`convert`."""
+    swaps = []
+    for name, layer in list(module.named_modules()):
+        rule = next((rule for pattern, rule in rules.items() if fnmatchcase(name, pattern)), None)
+        if type(layer) is not nn.Linear or rule is None:
+            continue
+        dense = sum(parameter.numel() for parameter in layer.parameters())
+        size = (name, layer.in_features, layer.out_features)
+        try:
+            checked_block(layer.in_features, layer.out_features, rule.block)
         except InputError as error:
-            raise InputError(f"layer '{name}': {error}") from error
+            swaps.append(Swap(*size, str(error), dense, dense, 1.0))
+            continue
+        new = make(layer, rule)
         module.set_submodule(name, new)
-        names.append(name)
-    if not names:
-        raise InputError(f"no linear layer has a name like '{pattern}'")
-    return names
+        own = sum(parameter.numel() for parameter in new.parameters())
+        cost = predicted_cost(new) if isinstance(new, KPDLinear) else 1.0
+        swaps.append(Swap(*size, None, own, dense, cost))
+    report = Report(tuple(swaps))
+    if not report.swapped:
+        reasons = "; ".join(f"layer '{swap.name}': {swap.problem}" for swap in swaps)
+        raise InputError(reasons or f"no linear layer has a name like {', '.join(rules) or '(no rule)'}")
+    return report

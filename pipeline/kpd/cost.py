@@ -10,12 +10,19 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.kpd.blocks import BlockLayer, block_layers
 from pipeline.kpd.layer import KPDLinear
 
 
 def training_flops(network: nn.Module, images: Tensor, labels: Tensor) -> int:
-    """Operations of one training step (forward and backward, no optimiser) on a batch, as torch counts them."""
+    """Operations of one training step (forward and backward, no optimiser) on a batch, as torch counts them.
+
+    Every matrix product, convolution and attention that runs is counted, what is made again in the backward
+    included, and each KPD layer by the way it takes.
+    """
     twin = copy.deepcopy(network).train()
+    cross_entropy(twin(images), labels).backward()  # type: ignore[no-untyped-call]  # measures, uncounted
+    twin.zero_grad()
     with FlopCounterMode(display=False) as counter:
         cross_entropy(twin(images), labels).backward()  # type: ignore[no-untyped-call]
     return int(counter.get_total_flops())
@@ -24,44 +31,69 @@ def training_flops(network: nn.Module, images: Tensor, labels: Tensor) -> int:
 @torch.no_grad()
 def inference_flops(network: nn.Module, images: Tensor) -> int:
     """Operations to classify a batch when zero blocks are skipped, each layer in its cheaper sparse form."""
+    layers = block_layers(network)
     twin = copy.deepcopy(network).eval()
-    saved = 0
-    rows: dict[KPDLinear, int] = {}
-    for layer in twin.modules():
-        if isinstance(layer, KPDLinear):
-            layer.register_forward_hook(
-                lambda layer, inputs, _: rows.update({layer: inputs[0].numel() // layer.in_features})
+    rows: dict[str, int] = {}
+    for name, layer in block_layers(twin).items():
+        plain = layer.to_dense()
+        plain.register_forward_hook(
+            lambda layer, inputs, _, name=name: rows.update(
+                {name: rows.get(name, 0) + inputs[0].numel() // layer.in_features}
             )
+        )
+        twin.set_submodule(name, plain)
     with FlopCounterMode(display=False) as counter:
         twin(images)
-    for layer, count in rows.items():
-        saved += _kpd_flops(layer, count) - sparse_flops(layer, count)
-    return int(counter.get_total_flops()) - saved
+    total = int(counter.get_total_flops())
+    for name, count in rows.items():
+        layer = layers[name]
+        total += sparse_flops(layer, count) - 2 * count * layer.in_features * layer.out_features
+    return total
 
 
-def sparse_flops(layer: KPDLinear, rows: int) -> int:
-    """Operations of the cheaper of two exact forms of `layer` on `rows` rows, zero blocks skipped.
+def sparse_flops(layer: BlockLayer, rows: int) -> int:
+    """Operations of the cheaper of the exact forms of `layer` on `rows` rows, zero blocks skipped.
 
-    Blocks of W: 2 m2 n2 a block and row. Factored: B_i first, 2 r m2 n2 a used column of blocks, then
-    2 r m2 a block.
+    Blocks of W: 2 m2 n2 a block and row. Factored, for a KPD layer: B_i first, 2 r m2 n2 a used column of
+    blocks, then 2 r m2 a block.
     """
     used = ~layer.zero_blocks()
     (m2, n2), blocks = layer.block, int(used.sum())
+    whole = blocks * m2 * n2
+    if not isinstance(layer, KPDLinear):
+        return 2 * rows * whole
     columns = int(used.any(dim=0).sum())
-    return 2 * rows * min(blocks * m2 * n2, layer.rank * (columns * m2 * n2 + blocks * m2))
+    return 2 * rows * min(whole, layer.rank * (columns * m2 * n2 + blocks * m2))
 
 
 def inference_parameters(network: nn.Module) -> int:
     """Reals that classification needs: blocks or factors of block-sparse layers, whichever are fewer, and the rest."""
     count = sum(parameter.numel() for parameter in network.parameters())
-    for layer in network.modules():
-        if isinstance(layer, KPDLinear):
-            blocks, size = int((~layer.zero_blocks()).sum()), math.prod(layer.block)
-            count -= layer.S.numel() + layer.A.numel() + layer.B.numel()
-            count += min(blocks * size, layer.rank * (blocks + size))
+    for layer in block_layers(network).values():
+        blocks, size = int((~layer.zero_blocks()).sum()), math.prod(layer.block)
+        bias = 0 if layer.bias is None else layer.bias.numel()
+        count -= sum(parameter.numel() for parameter in layer.parameters()) - bias
+        count += min(blocks * size, layer.rank * (blocks + size)) if isinstance(layer, KPDLinear) else blocks * size
     return count
 
 
-def _kpd_flops(layer: KPDLinear, rows: int) -> int:
-    (m1, n1), (m2, n2) = layer.grid, layer.block
-    return 2 * rows * layer.rank * m2 * n1 * (m1 + n2)
+def training_memory(network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, int]:
+    """Bytes of a training step: ``parameters``, ``optimizer`` (AdamW's two moments), ``activations``.
+
+    Activations are what the forward keeps for the backward, each storage once, parameters not counted.
+    """
+    twin = copy.deepcopy(network).train()
+    own = {parameter.untyped_storage().data_ptr() for parameter in twin.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    twin(images)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        cross_entropy(twin(images), labels)
+    size = sum(parameter.numel() * parameter.element_size() for parameter in twin.parameters())
+    return {"parameters": size, "optimizer": 2 * size, "activations": sum(kept.values())}

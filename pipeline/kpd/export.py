@@ -12,6 +12,7 @@ from torch import nn
 
 from pipeline.artifact import write_artifact
 from pipeline.errors import InputError
+from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers
 from pipeline.kpd.layer import KPDLinear
 from pipeline.kpd.networks import build
 
@@ -67,10 +68,11 @@ class NetworkArtifact:
         """Write the artifact."""
         tensors: dict[str, npt.NDArray[Any]] = {}
         layers: dict[str, dict[str, Any]] = {}
-        for name, layer in self.network.named_modules():
+        for name, layer in block_layers(self.network).items():
+            tensors |= {f"{name}.{key}": value for key, value in _packed(layer).items()}
+            layers[name] = {"block": list(layer.block)}
             if isinstance(layer, KPDLinear):
-                tensors |= {f"{name}.{key}": value for key, value in _packed(layer).items()}
-                layers[name] = {"block": list(layer.block), "rank": layer.rank}
+                layers[name] |= {"rank": layer.rank, "variant": layer.variant}
         for key, value in self.network.state_dict().items():
             if key.rpartition(".")[0] not in layers:
                 tensors[key] = value.cpu().numpy()
@@ -93,9 +95,7 @@ class NetworkArtifact:
             dense = network.get_submodule(name)
             if not isinstance(dense, nn.Linear):
                 raise InputError(f"layer '{name}' is no linear layer of network '{metadata['network']}'")
-            layer = KPDLinear(
-                dense.in_features, dense.out_features, tuple(form["block"]), form["rank"], dense.bias is not None
-            )
+            layer = _empty(dense, form)
             own = {
                 key: state.pop(f"{name}.{key}") for key in ("blocks", "values", "B", "bias") if f"{name}.{key}" in state
             }
@@ -116,24 +116,46 @@ class NetworkArtifact:
         )
 
 
-def _packed(layer: KPDLinear) -> dict[str, npt.NDArray[Any]]:
-    """``blocks`` (m1 n1 bits: which are not zero), ``values`` (r, blocks: S * A there), ``B`` and ``bias``."""
+def _packed(layer: BlockLayer) -> dict[str, npt.NDArray[Any]]:
+    """The layer without its zero blocks.
+
+    ``blocks``: m1 n1 bits, which are not zero. ``values``: there, (r, count) of S * A with ``B`` beside it, or
+    (count, m2, n2) of the weight. ``bias``.
+    """
     used = ~layer.zero_blocks()
-    packed = {
-        "blocks": np.packbits(used.cpu().numpy()),
-        "values": layer.scaled().detach()[:, used].cpu().numpy(),
-        "B": layer.B.detach().cpu().numpy(),
-    }
-    return packed if layer.bias is None else packed | {"bias": layer.bias.detach().cpu().numpy()}
+    packed = {"blocks": np.packbits(used.cpu().numpy())}
+    if isinstance(layer, KPDLinear):
+        packed["values"] = layer.scaled().detach()[:, used].cpu().numpy()
+        packed["B"] = layer.B.detach().cpu().numpy()
+    else:
+        packed["values"] = layer.blocks(layer.weight.detach()).transpose(1, 2)[used].cpu().numpy()
+    if layer.bias is not None:
+        packed["bias"] = layer.bias.detach().cpu().numpy()
+    return packed
+
+
+def _empty(dense: nn.Linear, form: dict[str, Any]) -> BlockLayer:
+    """Return a layer of this form in the place of `dense`."""
+    block, has_bias = (form["block"][0], form["block"][1]), dense.bias is not None
+    if "rank" in form:
+        return KPDLinear(
+            dense.in_features, dense.out_features, block, form["rank"], has_bias, variant=form["variant"], path="shape"
+        )
+    return BlockLinear(dense.in_features, dense.out_features, block, has_bias)
 
 
 @torch.no_grad()
-def _unpack(layer: KPDLinear, packed: dict[str, torch.Tensor]) -> None:
+def _unpack(layer: BlockLayer, packed: dict[str, torch.Tensor]) -> None:
     """Undo :func:`_packed`: S is 1 on the support, A holds S * A."""
-    used = np.unpackbits(packed["blocks"].numpy(), count=layer.S.numel()).astype(bool).reshape(layer.grid)
-    layer.A.zero_()
-    layer.A[:, torch.from_numpy(used)] = packed["values"]
-    layer.B.copy_(packed["B"])
+    bits = np.unpackbits(packed["blocks"].numpy(), count=layer.support.numel())
+    used = torch.from_numpy(bits.astype(bool).reshape(layer.grid))
+    if isinstance(layer, KPDLinear):
+        layer.A.zero_()
+        layer.A[:, used] = packed["values"]
+        layer.B.copy_(packed["B"])
+    else:
+        layer.weight.zero_()
+        layer.blocks(layer.weight).transpose(1, 2)[used] = packed["values"]
     if layer.bias is not None:
         layer.bias.copy_(packed["bias"])
-    layer.set_support(torch.from_numpy(used))
+    layer.set_support(used)

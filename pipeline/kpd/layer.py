@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, nearest
+from pipeline.kpd.functional import checked_path, kpd_product, kron_weight
 
 
 class KPDLinear(nn.Module):
@@ -28,27 +29,35 @@ class KPDLinear(nn.Module):
         Whether to add a bias of m reals.
     device, dtype
         Of the parameters, as in :class:`torch.nn.Linear`.
+    variant
+        ``selector``: with S, whose l1 norm is penalised. ``group``: without S and with orthonormal B_i, so
+        that a block's norm is that of (A_1 .. A_r)_ab and shrinking it is exactly block group LASSO.
+    init
+        ``random``: W has a fresh dense layer's standard deviation. ``svd``: the best approximation of a fresh
+        dense W, scaled to its standard deviation.
+    path
+        How the product is made, see :func:`pipeline.kpd.functional.kpd_product`; every way is exact.
 
     Attributes
     ----------
     S
-        (m1, n1), starts at 1; the l1 penalty acts on it.
+        (m1, n1), starts at 1; None in the group variant.
     A
         (r, m1, n1).
     B
-        (r, m2, n2), each B_i of unit Frobenius norm after :meth:`fix_gauge`.
+        (r, m2, n2), each of unit Frobenius norm after :meth:`fix_gauge`.
     support
-        (m1, n1) bool buffer: blocks outside it are zero whatever S says, and get no gradient.
+        (m1, n1) bool buffer: blocks outside it are zero whatever S and A say, and get no gradient.
 
     Raises
     ------
     InputError
-        A block that does not divide the features, or a rank below 1.
+        A block that does not divide the features, or a rank below 1 (or, in the group variant, above m2 n2).
 
     Notes
     -----
     Source: Zhu, Zuo, Khalili, "An Efficient Training Algorithm for Models with Block-wise Sparsity".
-    Parameters: (r + 1) m1 n1 + r m2 n2, plus m for the bias.
+    Parameters: (r + 1) m1 n1 + r m2 n2, plus m for the bias; the group variant has no S.
 
     Examples
     --------
@@ -57,6 +66,7 @@ class KPDLinear(nn.Module):
     (torch.Size([5, 4]), torch.Size([4, 6]))
     """
 
+    S: nn.Parameter | None
     support: Tensor
 
     def __init__(
@@ -68,16 +78,25 @@ class KPDLinear(nn.Module):
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        variant: Literal["selector", "group"] = "selector",
+        init: Literal["random", "svd"] = "random",
+        path: str = "auto",
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.block, self.rank = checked_block(in_features, out_features, block), rank
+        self.block = m2, n2 = checked_block(in_features, out_features, block)
+        self.rank, self.variant, self.init, self.path = rank, variant, init, checked_path(path)
+        for name, value, known in (("variant", variant, ("selector", "group")), ("init", init, ("random", "svd"))):
+            if value not in known:
+                raise InputError(f"{name} '{value}' is unknown{nearest(value, known)}")
         if rank < 1:
             raise InputError(f"rank {rank}: a KPD layer needs at least one term")
-        m2, n2 = self.block
+        if rank > m2 * n2 and (variant == "group" or init == "svd"):
+            raise InputError(f"rank {rank}: a block of {m2} x {n2} has at most {m2 * n2} orthonormal terms")
         grid = (out_features // m2, in_features // n2)
         where: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.S = nn.Parameter(torch.empty(grid, **where))
+        self.S = nn.Parameter(torch.empty(grid, **where)) if variant == "selector" else None
         self.A = nn.Parameter(torch.empty(rank, *grid, **where))
         self.B = nn.Parameter(torch.empty(rank, m2, n2, **where))
         self.bias = nn.Parameter(torch.empty(out_features, **where)) if bias else None
@@ -87,50 +106,113 @@ class KPDLinear(nn.Module):
     @property
     def grid(self) -> tuple[int, int]:
         """(m1, n1): number of blocks down and across."""
-        return self.S.shape[0], self.S.shape[1]
+        return self.A.shape[1], self.A.shape[2]
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw A and B so that W has the standard deviation of a fresh :class:`torch.nn.Linear`; S = 1."""
+        """Draw the parameters; W gets the standard deviation of a fresh :class:`torch.nn.Linear`."""
         bound = 1.0 / math.sqrt(self.in_features)
-        self.S.fill_(1.0)
         self.support.fill_(True)
-        self.B.normal_()
-        # With B_i of unit norm an entry of it has deviation 1 / sqrt(m2 n2); nn.Linear's is bound / sqrt(3).
-        self.A.normal_(std=bound / math.sqrt(3 * self.rank) * math.sqrt(math.prod(self.block)))
-        self.B.div_(self.B.flatten(1).norm(dim=1).view(-1, 1, 1))
+        if self.S is not None:
+            self.S.fill_(1.0)
+        if self.init == "svd":
+            self.approximate(torch.empty_like(self.weight()).uniform_(-bound, bound))
+            self.A.mul_(bound / math.sqrt(3) / self.weight().std(correction=0))
+        else:
+            self.B.normal_()
+            self.B.div_(self.B.flatten(1).norm(dim=1).view(-1, 1, 1))
+            # An entry of B_i has deviation 1 / sqrt(m2 n2) now; nn.Linear's is bound / sqrt(3).
+            self.A.normal_(std=bound / math.sqrt(3 * self.rank) * math.sqrt(math.prod(self.block)))
+        if self.variant == "group":
+            self.fix_gauge()
         if self.bias is not None:
             self.bias.uniform_(-bound, bound)
 
+    @torch.no_grad()
+    def approximate(self, weight: Tensor) -> None:
+        """Set S = 1, A and B to the nearest W of this rank in the Frobenius norm.
+
+        The truncated singular value decomposition of the rearranged `weight`, one block a row (Van Loan).
+        """
+        (m1, n1), (m2, n2) = self.grid, self.block
+        rearranged = weight.reshape(m1, m2, n1, n2).transpose(1, 2).reshape(m1 * n1, m2 * n2)
+        U, s, Vh = torch.linalg.svd(rearranged, full_matrices=False)
+        terms = min(self.rank, len(s))
+        self.A.zero_()
+        self.B.fill_(1.0 / math.sqrt(m2 * n2))
+        self.A[:terms] = (U[:, :terms] * s[:terms]).T.reshape(terms, m1, n1)
+        self.B[:terms] = Vh[:terms].reshape(terms, m2, n2)
+        self.support.fill_(True)
+        if self.S is not None:
+            self.S.fill_(1.0)
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        block: tuple[int, int],
+        rank: int = 1,
+        *,
+        variant: Literal["selector", "group"] = "selector",
+        path: str = "auto",
+    ) -> KPDLinear:
+        """Return the layer nearest to `linear` in the Frobenius norm, with its bias.
+
+        With rank = m2 n2 it is the same map.
+        """
+        weight = linear.weight
+        layer = cls(
+            linear.in_features,
+            linear.out_features,
+            block,
+            rank,
+            linear.bias is not None,
+            weight.device,
+            weight.dtype,
+            variant=variant,
+            path=path,
+        )
+        layer.approximate(weight.detach())
+        with torch.no_grad():
+            if layer.bias is not None:
+                layer.bias.copy_(linear.bias)
+        return layer
+
     def scaled(self) -> Tensor:
-        """Return S * A_i on the support: (r, m1, n1)."""
-        return self.A * (self.S * self.support)
+        """Return S * A_i (A_i in the group variant) on the support: (r, m1, n1)."""
+        return self.A * (self.support if self.S is None else self.S * self.support)
 
     def weight(self) -> Tensor:
         """Return W, (m, n)."""
-        blocks = torch.einsum("rab,rjk->ajbk", self.scaled(), self.B)
-        return blocks.reshape(self.out_features, self.in_features)
+        return kron_weight(self.scaled(), self.B)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., n) to (..., m): B first, then S * A with the sum over terms inside one product."""
-        (m1, n1), (m2, n2) = self.grid, self.block
+        """Map (..., n) to (..., m)."""
         if x.shape[-1] != self.in_features:
             raise InputError(f"input of shape {tuple(x.shape)}: the last dimension must be {self.in_features}")
-        inner = x.reshape(-1, n2) @ self.B.reshape(self.rank * m2, n2).T  # (N n1, r m2)
-        inner = inner.view(-1, n1, self.rank, m2).permute(2, 1, 0, 3)  # (r, n1, N, m2)
-        outer = self.scaled().permute(1, 0, 2).reshape(m1, -1)  # (m1, r n1)
-        y = (outer @ inner.reshape(self.rank * n1, -1)).view(m1, -1, m2)  # (m1, N, m2)
-        y = y.transpose(0, 1).reshape(*x.shape[:-1], self.out_features)
-        return y if self.bias is None else y + self.bias
+        scaled: Tensor = self.scaled()
+        B: Tensor = self.B
+        if torch.is_autocast_enabled(x.device.type):
+            lower = torch.get_autocast_dtype(x.device.type)
+            x, scaled, B = x.to(lower), scaled.to(lower), B.to(lower)
+        y = kpd_product(x.reshape(-1, self.in_features), scaled, B, self.path)
+        y = y.view(*x.shape[:-1], self.out_features)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     @torch.no_grad()
     def fix_gauge(self) -> None:
-        """Give every B_i unit norm, and |S_ab| the square root of the Frobenius norm of block (a, b).
+        """Choose among the many (S, A, B) of one W the one on which a penalty means something; W stays.
 
-        W stays the same. Without this the l1 penalty on S means nothing: (S, A, B) and (S / (c d), c A, d B)
-        give one W for any c of a block and any d of a term. With it |S_ab| ranks blocks by their norm.
-        A block of norm zero keeps its S and A.
+        Selector: every B_i gets unit norm, and |S_ab| the square root of the Frobenius norm of block (a, b),
+        so that |S| ranks blocks by their norm; else (S, A, B) and (S / (c d), c A, d B) would cost differently
+        for any c of a block and d of a term. A block of norm zero keeps its S and A.
+        Group: the B_i become orthonormal.
         """
+        if self.S is None:
+            Q, R = torch.linalg.qr(self.B.flatten(1).T)  # vec B_i = sum_l Q_l R_li
+            self.B.copy_(Q.T.view_as(self.B))
+            self.A.copy_(torch.tensordot(R, self.A, dims=1))
+            return
         norms = self.B.flatten(1).norm(dim=1).clamp_min(torch.finfo(self.B.dtype).tiny).view(-1, 1, 1)
         self.B.div_(norms)
         self.A.mul_(norms)
@@ -149,19 +231,23 @@ class KPDLinear(nn.Module):
 
     @torch.no_grad()
     def block_scores(self) -> Tensor:
-        """(m1, n1): what the proximal step shrinks, |S| on the support."""
-        return self.S.abs() * self.support
+        """(m1, n1): what the proximal step shrinks, |S| (the norm of A's columns in the group variant)."""
+        return (self.A.norm(dim=0) if self.S is None else self.S.abs()) * self.support
 
     @torch.no_grad()
     def shrink(self, threshold: Tensor | float) -> None:
-        """Proximal step of the l1 penalty: S <- sign(S) max(|S| - threshold, 0)."""
-        self.S.copy_(self.S.sign() * (self.S.abs() - threshold).clamp_min(0))
+        """Proximal step of the penalty: S <- sign(S) max(|S| - threshold, 0), or so the norm of A's columns."""
+        if self.S is None:
+            norms = self.A.norm(dim=0)
+            self.A.mul_(torch.where(norms > threshold, 1.0 - threshold / norms, 0.0))
+        else:
+            self.S.copy_(self.S.sign() * (self.S.abs() - threshold).clamp_min(0))
 
     @torch.no_grad()
     def set_support(self, support: Tensor) -> None:
         """Keep only the blocks where the (m1, n1) bool `support` is true; the others become exact zeros."""
         self.support.copy_(support)
-        self.S.mul_(self.support)
+        (self.A if self.S is None else self.S).mul_(self.support)
 
     @torch.no_grad()
     def zero_blocks(self) -> Tensor:
@@ -184,12 +270,16 @@ class KPDLinear(nn.Module):
         return dense
 
     def extra_repr(self) -> str:
-        """Sizes, and parameters beside those of the dense layer."""
+        """Sizes; parameters and operations a row (forward, the cheaper order) beside those of the dense layer."""
+        (m1, n1), (m2, n2), r = self.grid, self.block, self.rank
         own = sum(parameter.numel() for parameter in self.parameters())
         dense = self.in_features * self.out_features + (self.out_features if self.bias is not None else 0)
+        flops = 2 * r * min(n1 * m2 * (m1 + n2), m1 * n2 * (n1 + m2))
+        variant = "" if self.variant == "selector" else f"variant={self.variant}, "
         return (
-            f"in_features={self.in_features}, out_features={self.out_features}, block={self.block}, "
-            f"rank={self.rank}, bias={self.bias is not None}, parameters={own} (dense: {dense})"
+            f"in_features={self.in_features}, out_features={self.out_features}, block={self.block}, rank={r}, "
+            f"bias={self.bias is not None}, {variant}parameters={own} (dense: {dense}), "
+            f"flops={flops} (dense: {2 * self.in_features * self.out_features})"
         )
 
 

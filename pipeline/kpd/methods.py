@@ -1,20 +1,23 @@
 """Sparsity methods: what happens to a network's blocks before, during and after training.
 
 All have one shape. A method is a dataclass of settings with defaults; ``prepare`` swaps layers,
-``parameter_groups`` says what decays, ``after_step`` runs after every step of the optimiser and
-``freeze`` fixes the support at exactly the wanted number of zero blocks, after which only fine-tuning follows.
+``parameter_groups`` says what decays, ``before_step`` may take the optimiser's place, ``after_step`` runs
+after every step, and from ``RAMP_END`` of training on the support is fixed at exactly the wanted number of
+zero blocks, so that only fine-tuning follows.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError, nearest
-from pipeline.kpd.convert import convert
+from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers
+from pipeline.kpd.convert import Report, Rule, swap_layers
 from pipeline.kpd.layer import KPDLinear
 
 RAMP_START = 0.1  # share of training before the first block may become zero
@@ -54,8 +57,9 @@ class Dense:
         if not self.lr > 0 or not self.weight_decay >= 0:
             raise InputError(f"lr={self.lr}, weight_decay={self.weight_decay}: neither may be negative, lr not zero")
 
-    def prepare(self, network: nn.Module) -> None:
-        """Swap the layers this method works on."""
+    def prepare(self, network: nn.Module) -> Report | None:
+        """Swap the layers this method works on and say which."""
+        return None
 
     def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
         """Parameters for the optimiser, those that decay apart from those that do not."""
@@ -66,92 +70,370 @@ class Dense:
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": free, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
 
+    def before_step(self, optimizer: torch.optim.Optimizer, step: int, progress: float) -> bool:
+        """Act between backward and optimiser; True where that takes the place of the optimiser's step."""
+        return False
+
     def after_step(self, progress: float) -> None:
         """Act on the layers after a step of the optimiser; `progress` is the share of training done."""
 
-    def frozen(self, progress: float) -> bool:
+    def is_final(self, progress: float) -> bool:
         """Whether the support no longer changes, so that epochs may be compared."""
         return True
 
-    def freeze(self) -> None:
-        """Fix the support."""
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know beside the network."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`state_dict`."""
 
 
 @dataclass(kw_only=True)
-class KPD(Dense):
-    """W = sum_i (S * A_i) kron B_i with an l1 penalty on S, controlled so that the wanted share of blocks is zero.
-
-    The soft threshold follows each step: it grows while fewer blocks are zero than a cubic ramp wants
-    (from none at a tenth of training to `block_sparsity` at six tenths) and shrinks while more are, and it
-    never zeroes more than `block_sparsity`. Then the support is frozen and the rest fine-tuned.
+class BlockMethod(Dense):
+    """Base of the methods that zero whole blocks of every linear layer.
 
     Parameters
     ----------
     block
         Rows and columns of a block.
-    rank
-        Terms r.
     block_sparsity
         Share of each layer's blocks that end up exactly zero, reached to the nearest whole block.
+    layers
+        Pattern of the names of the layers to work on, or all; one that the block does not divide stays dense.
     """
 
-    name: ClassVar[str] = "kpd"
-
     block: tuple[int, int] = (2, 2)
-    rank: int = 2
     block_sparsity: float = 0.5
-    _layers: list[KPDLinear] = field(default_factory=list, init=False, repr=False)
-    _thresholds: list[float] = field(default_factory=list, init=False, repr=False)
+    layers: str = "all"
+    _layers: list[BlockLayer] = field(default_factory=list, init=False, repr=False)
     _is_frozen: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.block, str) or len(self.block) != 2 or not all(_whole(side) for side in self.block):
-            raise InputError(f"block={self.block}: needs rows and columns of a block, for example [2, 4]")
-        self.block = (int(self.block[0]), int(self.block[1]))
-        if not _whole(self.rank):
-            raise InputError(f"rank={self.rank}: needs a whole number of at least 1")
+        self.block = _checked_pair(self.block)
         if not 0 <= self.block_sparsity < 1:
             raise InputError(f"block_sparsity={self.block_sparsity}: needs a share from 0 up to below 1")
 
-    def prepare(self, network: nn.Module) -> None:
-        """Swap every linear layer for a KPD layer."""
-        convert(network, self.block, self.rank)
-        self._layers = [layer for layer in network.modules() if isinstance(layer, KPDLinear)]
-        self._thresholds = [FIRST_THRESHOLD] * len(self._layers)
+    def prepare(self, network: nn.Module) -> Report | None:
+        """Swap the linear layers."""
+        report = swap_layers(network, {"*" if self.layers == "all" else self.layers: self.rule()}, self.make_layer)
+        self._layers = list(block_layers(network).values())
+        return report
+
+    def rule(self) -> Rule:
+        """What becomes of a layer."""
+        return Rule(self.block)
+
+    def make_layer(self, layer: nn.Linear, rule: Rule) -> BlockLayer:
+        """Return the layer that takes the place of `layer`, afresh."""
+        return BlockLinear(layer.in_features, layer.out_features, rule.block, layer.bias is not None)
+
+    def targets(self) -> list[int]:
+        """Zero blocks that each layer ends up with."""
+        return [target_count(self.block_sparsity, layer.support.numel()) for layer in self._layers]
 
     def after_step(self, progress: float) -> None:
-        """Fix the gauge, then the proximal step with the controlled threshold."""
-        for index, layer in enumerate(self._layers):
+        """Bring the blocks closer to the target; keep a frozen support's zeros."""
+        if not self._is_frozen and progress >= RAMP_END:
+            self.freeze()
+        for index, (layer, target) in enumerate(zip(self._layers, self.targets(), strict=True)):
             layer.fix_gauge()
             if self._is_frozen:
                 layer.set_support(layer.support)
-            elif progress > RAMP_START and self.block_sparsity > 0:
-                self._thresholds[index] = self._controlled(layer, self._thresholds[index], progress)
+            elif progress > RAMP_START and target > 0:
+                self.sparsify(index, layer, wanted_count(target, progress))
 
-    def _controlled(self, layer: KPDLinear, threshold: float, progress: float) -> float:
-        """Shrink `layer` by `threshold`, kept below what would zero too many blocks; return the next threshold."""
-        done = min(1.0, (progress - RAMP_START) / (RAMP_END - RAMP_START))
-        wanted = int(target_count(self.block_sparsity, layer.S.numel()) * (1.0 - (1.0 - done) ** 3))
-        first_kept = torch.sort(layer.block_scores().flatten()).values[wanted]
-        limit = torch.nextafter(first_kept, first_kept.new_zeros(()))
-        layer.shrink(limit.clamp_max(threshold))
-        return threshold * GAIN if int(layer.zero_blocks().sum()) < wanted else threshold / GAIN
-
-    def frozen(self, progress: float) -> bool:
-        """Whether the support is fixed; fixes it when its time has come."""
-        if not self._is_frozen and progress >= RAMP_END:
-            self.freeze()
-        return self._is_frozen
+    def sparsify(self, index: int, layer: BlockLayer, wanted: int) -> None:
+        """Act on one layer on its way, where `wanted` blocks should be zero by now."""
 
     def freeze(self) -> None:
-        """Zero exactly the wanted number of blocks, those of the smallest |S|, for good."""
-        for layer in self._layers:
-            layer.set_support(largest(layer.block_scores(), target_count(self.block_sparsity, layer.S.numel())))
+        """Zero exactly the wanted number of blocks, those of the smallest score, for good."""
+        for layer, target in zip(self._layers, self.targets(), strict=True):
+            layer.set_support(largest(layer.block_scores(), target))
         self._is_frozen = True
 
+    def is_final(self, progress: float) -> bool:
+        """Whether the support is fixed."""
+        return self._is_frozen
 
-METHODS: dict[str, type[Dense]] = {"dense": Dense, "kpd": KPD}
+    def state_dict(self) -> dict[str, Any]:
+        """Whether the support is fixed; the support itself is part of the network."""
+        return {"is_frozen": self._is_frozen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`state_dict`."""
+        self._is_frozen = state["is_frozen"]
+
+
+@dataclass(kw_only=True)
+class Proximal(BlockMethod):
+    """Base of the methods with a penalty and a proximal step; the penalty is controlled.
+
+    The soft threshold follows each step: it grows while fewer blocks are zero than a cubic ramp wants (from
+    none at a tenth of training to `block_sparsity` at six tenths) and shrinks while more are. No step zeroes
+    more than the ramp wants. Then the support is frozen, the penalty dropped and the rest fine-tuned.
+    """
+
+    _thresholds: list[float] = field(default_factory=list, init=False, repr=False)
+
+    def prepare(self, network: nn.Module) -> Report | None:
+        """Swap the linear layers; each gets its own threshold."""
+        report = super().prepare(network)
+        self._thresholds = [FIRST_THRESHOLD] * len(self._layers)
+        return report
+
+    def sparsify(self, index: int, layer: BlockLayer, wanted: int) -> None:
+        """Proximal step with the controlled threshold."""
+        threshold = self._thresholds[index]
+        first_kept = torch.sort(layer.block_scores().flatten()).values[wanted]
+        layer.shrink(torch.nextafter(first_kept, first_kept.new_zeros(())).clamp_max(threshold))
+        enough = int(layer.zero_blocks().sum()) >= wanted
+        self._thresholds[index] = threshold / GAIN if enough else threshold * GAIN
+
+    def state_dict(self) -> dict[str, Any]:
+        """Support and thresholds."""
+        return super().state_dict() | {"thresholds": list(self._thresholds)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`state_dict`."""
+        super().load_state_dict(state)
+        self._thresholds = list(state["thresholds"])
+
+
+@dataclass(kw_only=True)
+class KPD(Proximal):
+    """W = sum_i (S * A_i) kron B_i with an l1 penalty on S (Zhu, Zuo, Khalili).
+
+    Parameters
+    ----------
+    rank
+        Terms r.
+    """
+
+    name: ClassVar[str] = "kpd"
+    variant: ClassVar[Literal["selector", "group"]] = "selector"
+
+    rank: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not _whole(self.rank):
+            raise InputError(f"rank={self.rank}: needs a whole number of at least 1")
+
+    def rule(self) -> Rule:
+        """A KPD layer of this block and rank."""
+        return Rule(self.block, self.rank, self.variant)
+
+    def make_layer(self, layer: nn.Linear, rule: Rule) -> BlockLayer:
+        """Return a fresh KPD layer; its way of multiplying follows from its shape, so that reruns are equal."""
+        return KPDLinear(
+            layer.in_features,
+            layer.out_features,
+            rule.block,
+            rule.rank,
+            layer.bias is not None,
+            variant=rule.variant,
+            path="shape",
+        )
+
+
+@dataclass(kw_only=True)
+class KPDGroup(KPD):
+    """W = sum_i A_i kron B_i with orthonormal B_i and a group penalty on (A_1 .. A_r)_ab: block group LASSO."""
+
+    name: ClassVar[str] = "kpd-group"
+    variant: ClassVar[Literal["selector", "group"]] = "group"
+
+
+@dataclass(kw_only=True)
+class GroupLasso(Proximal):
+    """A full weight with the group penalty sqrt(m2 n2) ||W_g||_F on every block (Yuan and Lin 2006)."""
+
+    name: ClassVar[str] = "group-lasso"
+
+
+@dataclass(kw_only=True)
+class ElasticGroupLasso(GroupLasso):
+    """Group LASSO plus l2, then debiasing with the zero blocks fixed (Oyedotun et al. 2020).
+
+    Parameters
+    ----------
+    l2
+        Weight of the squared norm: each proximal step also divides the weight by 1 + 2 lr l2.
+    """
+
+    name: ClassVar[str] = "elastic-group-lasso"
+
+    l2: float = 1.0e-2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.l2 >= 0:
+            raise InputError(f"l2={self.l2}: may not be negative")
+
+    @torch.no_grad()
+    def sparsify(self, index: int, layer: BlockLayer, wanted: int) -> None:
+        """Shrink the groups, then everything."""
+        super().sparsify(index, layer, wanted)
+        if isinstance(layer, BlockLinear):
+            layer.weight.div_(1.0 + 2.0 * self.lr * self.l2)
+
+
+@dataclass(kw_only=True)
+class RandomMask(BlockMethod):
+    """A full weight with blocks drawn at random before training and zero throughout."""
+
+    name: ClassVar[str] = "random-mask"
+
+    def prepare(self, network: nn.Module) -> Report | None:
+        """Swap the layers and draw the blocks."""
+        report = super().prepare(network)
+        for layer, target in zip(self._layers, self.targets(), strict=True):
+            layer.set_support(largest(torch.rand(layer.grid), target))
+        self._is_frozen = True
+        return report
+
+
+@dataclass(kw_only=True)
+class MagnitudePruning(BlockMethod):
+    """Blocks of the smallest norm go, step by step along a cubic ramp (Zhu and Gupta 2017), then fine-tuning."""
+
+    name: ClassVar[str] = "magnitude"
+
+    def sparsify(self, index: int, layer: BlockLayer, wanted: int) -> None:
+        """Zero the blocks of smallest norm; those that are zero already stay."""
+        layer.set_support(largest(layer.block_scores(), wanted))
+
+
+@dataclass(kw_only=True)
+class BlockRigL(BlockMethod):
+    """A constant number of blocks that move to where the gradient is large (RigL, Evci et al. 2020, by blocks).
+
+    Every `interval` steps until three quarters of training, in place of the optimiser's step, the share
+    drop / 2 (1 + cos) of the used blocks with the smallest norms is dropped and as many of those with the
+    largest dense gradient are taken up, at zero and with a fresh state of the optimiser.
+
+    Parameters
+    ----------
+    interval
+        Steps from one move to the next.
+    drop
+        Share of the used blocks that the first move replaces.
+    distribution
+        ``uniform``: every layer has the same share of zero blocks. ``erk``: a layer's density goes with
+        (m1 + n1) / (m1 n1), the whole network reaching `block_sparsity`.
+    """
+
+    name: ClassVar[str] = "rigl"
+    LAST: ClassVar[float] = 0.75  # share of training after which the support is fixed
+
+    interval: int = 100
+    drop: float = 0.3
+    distribution: Literal["uniform", "erk"] = "uniform"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not _whole(self.interval):
+            raise InputError(f"interval={self.interval}: needs a whole number of at least 1")
+        if not 0 <= self.drop <= 1:
+            raise InputError(f"drop={self.drop}: needs a share of 0..1")
+        if self.distribution not in ("uniform", "erk"):
+            raise InputError(f"distribution={self.distribution!r}{nearest(str(self.distribution), ('uniform', 'erk'))}")
+
+    def prepare(self, network: nn.Module) -> Report | None:
+        """Swap the layers and draw the first blocks."""
+        report = super().prepare(network)
+        for layer, target in zip(self._layers, self.targets(), strict=True):
+            layer.set_support(largest(torch.rand(layer.grid), target))
+        return report
+
+    def targets(self) -> list[int]:
+        """Zero blocks of each layer, by the distribution."""
+        if self.distribution == "uniform":
+            return super().targets()
+        return erk_targets([layer.grid for layer in self._layers], self.block_sparsity)
+
+    def before_step(self, optimizer: torch.optim.Optimizer, step: int, progress: float) -> bool:
+        """Move blocks when it is time; that takes the place of the weights' step."""
+        if step % self.interval or progress >= self.LAST:
+            return False
+        share = self.drop / 2 * (1 + math.cos(math.pi * progress / self.LAST))
+        for layer in self._layers:
+            if isinstance(layer, BlockLinear):
+                move_blocks(layer, share, optimizer.state.get(layer.weight, {}))
+        return True
+
+    def after_step(self, progress: float) -> None:
+        """Keep the unused blocks at zero."""
+        self._is_frozen = progress >= self.LAST
+        for layer in self._layers:
+            layer.set_support(layer.support)
+
+
+@torch.no_grad()
+def move_blocks(layer: BlockLinear, share: float, state: dict[str, Any]) -> None:
+    """Replace the weakest `share` of a layer's used blocks by those with the largest gradient.
+
+    As many blocks are used afterwards as before. `state` is the optimiser's for the weight: its moments
+    become zero in the new blocks.
+    """
+    used = layer.support
+    count = min(int(share * int(used.sum())), int((~used).sum()))
+    if count == 0 or layer.weight.grad is None:
+        return
+    norms = layer.block_norms().masked_fill(~used, math.inf).flatten()
+    dropped = torch.sort(norms, stable=True).indices[:count]
+    kept = used.flatten().clone()
+    kept[dropped] = False
+    gradient = torch.linalg.vector_norm(layer.blocks(layer.weight.grad), dim=(1, 3)).flatten()
+    gradient[used.flatten()] = -math.inf  # the dropped ones may not come back at once
+    grown = torch.sort(gradient, descending=True, stable=True).indices[:count]
+    fresh = torch.zeros_like(kept)
+    fresh[grown] = True
+    for moment in state.values():
+        if isinstance(moment, Tensor) and moment.shape == layer.weight.shape:
+            layer.blocks(moment).mul_(~fresh.view_as(used)[:, None, :, None])
+    layer.set_support((kept | fresh).view_as(used))
+
+
+def erk_targets(grids: list[tuple[int, int]], sparsity: float) -> list[int]:
+    """Zero blocks of each layer for Erdos-Renyi-kernel densities, (m1 + n1) / (m1 n1) up to a common factor.
+
+    Layers whose density would pass 1 stay full and the others share what is left.
+
+    >>> erk_targets([(10, 10), (100, 100)], 0.9)
+    [8, 9082]
+    """
+    wanted = (1 - sparsity) * sum(m1 * n1 for m1, n1 in grids)
+    full: set[int] = set()
+    while True:
+        left = wanted - sum(grids[index][0] * grids[index][1] for index in full)
+        sides = {index: m1 + n1 for index, (m1, n1) in enumerate(grids) if index not in full}
+        factor = left / sum(sides.values()) if sides else 0.0
+        over = {index for index, side in sides.items() if factor * side > grids[index][0] * grids[index][1]}
+        if not over:
+            break
+        full |= over
+    return [
+        0 if index in full else min(m1 * n1 - 1, round(m1 * n1 - factor * (m1 + n1)))
+        for index, (m1, n1) in enumerate(grids)
+    ]
+
+
+METHODS: dict[str, type[Dense]] = {
+    method.name: method
+    for method in (
+        Dense,
+        KPD,
+        KPDGroup,
+        RandomMask,
+        GroupLasso,
+        ElasticGroupLasso,
+        BlockRigL,
+        MagnitudePruning,
+    )
+}
 
 
 def make(name: str, settings: dict[str, Any]) -> Dense:
@@ -183,6 +465,16 @@ def target_count(share: float, blocks: int) -> int:
     return min(round(share * blocks), blocks - 1)
 
 
+def wanted_count(target: int, progress: float) -> int:
+    """Return how many blocks the cubic ramp wants to be zero at a share `progress` of training.
+
+    >>> [wanted_count(100, progress) for progress in (0.1, 0.35, 0.6, 1.0)]
+    [0, 87, 100, 100]
+    """
+    done = min(1.0, max(0.0, (progress - RAMP_START) / (RAMP_END - RAMP_START)))
+    return int(target * (1.0 - (1.0 - done) ** 3))
+
+
 def largest(scores: Tensor, zeros: int) -> Tensor:
     """Return which blocks stay when the `zeros` with the smallest scores go; ties go in order of position.
 
@@ -199,6 +491,12 @@ def _decays(name: str, parameter: Tensor) -> bool:
     """Weight decay bounds W: on weights and on A; S has its own penalty, B is kept at unit norm."""
     last = name.rpartition(".")[2]
     return last == "A" or (last not in ("S", "B") and parameter.ndim > 1)
+
+
+def _checked_pair(block: Any) -> tuple[int, int]:
+    if isinstance(block, str) or len(block) != 2 or not all(_whole(side) for side in block):
+        raise InputError(f"block={block}: needs rows and columns of a block, for example [2, 4]")
+    return int(block[0]), int(block[1])
 
 
 def _whole(number: Any) -> bool:

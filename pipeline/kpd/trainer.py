@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from pipeline.errors import InputError
+from pipeline.kpd.blocks import block_layers
+from pipeline.kpd.convert import Report
 from pipeline.kpd.data import LabelledImages
-from pipeline.kpd.layer import KPDLinear
 from pipeline.kpd.methods import Dense
 from pipeline.kpd.networks import build
 
-EVALUATION_BATCH = 4096
+EVALUATION_BATCH = 2048
+
+
+class State(Protocol):
+    """Where training leaves its state; :class:`pipeline.checkpoint.Checkpoint` is one."""
+
+    def load(self) -> dict[str, Any] | None:
+        """Return an earlier state, if there is one."""
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Take the present state."""
 
 
 @dataclass
@@ -30,6 +42,8 @@ class Trained:
         The one of the best validation accuracy among the epochs with the final support.
     history
         One dict an epoch: ``epoch, loss, validation_accuracy, block_sparsity, seconds``.
+    report
+        Which layers were swapped; None for a dense network.
     """
 
     network: nn.Module
@@ -38,15 +52,130 @@ class Trained:
     test_accuracy: float
     train_loss: float
     block_sparsity: float
+    report: Report | None
 
 
-def fresh_network(method: Dense, data: LabelledImages, seed: int) -> nn.Module:
-    """Make the method's network with parameters that depend on `seed` alone."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = build(method.network, data.image_shape, data.classes)
-        method.prepare(network)
-    return network
+class Trainer:
+    """Minimises the cross-entropy on the training part by AdamW with a cosine learning rate.
+
+    Parameters
+    ----------
+    method
+        From :func:`pipeline.kpd.methods.make`; used up by the run.
+    data
+        The images; every choice is made on the validation part, the test part is used once, at the end.
+    seed
+        Decides the initial parameters and the order of the images.
+    device
+        Where to train.
+    """
+
+    def __init__(self, method: Dense, data: LabelledImages, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        self.method, self.data = method, data
+        self.network, self.report = fresh_network(method, data, seed)
+        self.network.to(device)
+        self.images = torch.from_numpy(data.images).to(device)
+        self.labels = torch.from_numpy(data.labels).to(device)
+        self.optimizer = torch.optim.AdamW(method.parameter_groups(self.network), lr=method.lr)
+        self.steps = method.epochs * -(-len(data.train) // method.batch)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, self.steps)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.step = 0
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
+
+    def run(self, progress: Callable[[dict[str, Any]], None] | None = None, state: State | None = None) -> Trained:
+        """Train to the end, from an earlier `state` if there is one; tell `progress` each epoch's entry."""
+        earlier = state.load() if state is not None else None
+        if earlier is not None:
+            self.load_state_dict(earlier)
+            for entry in self.history if progress is not None else []:
+                progress(entry)  # type: ignore[misc]
+        while len(self.history) < self.method.epochs:
+            self.epoch()
+            if progress is not None:
+                progress(self.history[-1])
+            if state is not None:
+                state.save(self.state_dict())
+        return self.finish()
+
+    def epoch(self) -> None:
+        """Pass over the training part once and add an entry to the history."""
+        started = time.perf_counter()
+        self.network.train()
+        total = torch.zeros((), dtype=torch.float64)
+        for index in self.batches():
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = cross_entropy(self.network(self.images[index]), self.labels[index])
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.step += 1
+            progress = self.step / self.steps
+            if not self.method.before_step(self.optimizer, self.step, progress):
+                self.optimizer.step()
+            self.schedule.step()
+            self.method.after_step(progress)
+            total += loss.detach().double().cpu() * len(index)
+        if not torch.isfinite(total):
+            raise InputError(
+                f"lr={self.method.lr}: training diverged in epoch {len(self.history) + 1}; take a lower one"
+            )
+        validation = accuracy(self.network, self.images, self.labels, self.data.validation)
+        number = len(self.history) + 1
+        entry = {
+            "epoch": number,
+            "loss": float(total) / len(self.data.train),
+            "validation_accuracy": validation,
+            "block_sparsity": block_sparsity(self.network),
+            "seconds": time.perf_counter() - started,
+        }
+        self.history.append(entry)
+        is_final = self.method.is_final(number / self.method.epochs)
+        if is_final and (self.best is None or validation > self.best["validation_accuracy"]):
+            self.best = {"validation_accuracy": validation, "network": copy.deepcopy(self.network.state_dict())}
+
+    def batches(self) -> Iterator[Tensor]:
+        """Indices of the training images in a fresh order, a batch at a time, on the images' device."""
+        order = torch.randperm(len(self.data.train), generator=self.generator)
+        for batch in torch.split(torch.from_numpy(self.data.train)[order], self.method.batch):
+            yield batch.to(self.images.device)
+
+    def finish(self) -> Trained:
+        """Go back to the best epoch and test it."""
+        if self.best is None:
+            raise RuntimeError(f"method '{self.method.name}' never reached its final support")
+        self.network.load_state_dict(self.best["network"])
+        self.network.eval()
+        return Trained(
+            network=self.network,
+            history=self.history,
+            validation_accuracy=self.best["validation_accuracy"],
+            test_accuracy=accuracy(self.network, self.images, self.labels, self.data.test),
+            train_loss=self.history[-1]["loss"],
+            block_sparsity=block_sparsity(self.network),
+            report=self.report,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs to go on as if never interrupted."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "method": self.method.state_dict(),
+            "generator": self.generator.get_state(),
+            "step": self.step,
+            "history": self.history,
+            "best": self.best,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`state_dict`."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.method.load_state_dict(state["method"])
+        self.generator.set_state(state["generator"])
+        self.step, self.history, self.best = state["step"], state["history"], state["best"]
 
 
 def train(
@@ -56,72 +185,19 @@ def train(
     seed: int = 0,
     device: torch.device | str = "cpu",
     progress: Callable[[dict[str, Any]], None] | None = None,
+    state: State | None = None,
 ) -> Trained:
-    """Minimise the cross-entropy on the training part by AdamW with a cosine learning rate.
+    """Train a network on `data` by `method`; see :class:`Trainer`."""
+    return Trainer(method, data, seed, device).run(progress, state)
 
-    Parameters
-    ----------
-    method
-        From :func:`pipeline.kpd.methods.make`; used up by this run.
-    data
-        The images; every choice is made on the validation part, the test part is used once, at the end.
-    seed
-        Decides the initial parameters and the order of the images.
-    device
-        Where to train.
-    progress
-        Called with each epoch's entry of the history.
-    """
-    network = fresh_network(method, data, seed).to(device)
-    images, labels = torch.from_numpy(data.images).to(device), torch.from_numpy(data.labels).to(device)
-    optimizer = torch.optim.AdamW(method.parameter_groups(network), lr=method.lr)
-    steps_per_epoch = -(-len(data.train) // method.batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, method.epochs * steps_per_epoch)
-    generator = torch.Generator().manual_seed(seed)
-    train_part = torch.from_numpy(data.train)
-    history: list[dict[str, Any]] = []
-    best: tuple[float, dict[str, Tensor]] | None = None
-    step = 0
-    for epoch in range(1, method.epochs + 1):
-        started = time.perf_counter()
-        network.train()
-        total = torch.zeros((), dtype=torch.float64)
-        for batch in torch.split(train_part[torch.randperm(len(train_part), generator=generator)], method.batch):
-            index = batch.to(device)
-            optimizer.zero_grad(set_to_none=True)
-            loss = cross_entropy(network(images[index]), labels[index])
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            step += 1
-            method.after_step(step / (method.epochs * steps_per_epoch))
-            total += loss.detach().double().cpu() * len(batch)
-        is_final = method.frozen(epoch / method.epochs)
-        validation = accuracy(network, images, labels, data.validation)
-        history.append(
-            {
-                "epoch": epoch,
-                "loss": float(total) / len(train_part),
-                "validation_accuracy": validation,
-                "block_sparsity": block_sparsity(network),
-                "seconds": time.perf_counter() - started,
-            }
-        )
-        if progress is not None:
-            progress(history[-1])
-        if is_final and (best is None or validation > best[0]):
-            best = (validation, copy.deepcopy(network.state_dict()))
-    assert best is not None  # the last epoch's support is final by every method's contract  # noqa: S101
-    network.load_state_dict(best[1])
-    network.eval()
-    return Trained(
-        network=network,
-        history=history,
-        validation_accuracy=best[0],
-        test_accuracy=accuracy(network, images, labels, data.test),
-        train_loss=history[-1]["loss"],
-        block_sparsity=block_sparsity(network),
-    )
+
+def fresh_network(method: Dense, data: LabelledImages, seed: int) -> tuple[nn.Module, Report | None]:
+    """Make the method's network with parameters that depend on `seed` alone, and say which layers it swapped."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = build(method.network, data.image_shape, data.classes)
+        report = method.prepare(network)
+    return network, report
 
 
 @torch.no_grad()
@@ -137,7 +213,7 @@ def accuracy(network: nn.Module, images: Tensor, labels: Tensor, part: Any) -> f
 
 def block_sparsity(network: nn.Module) -> float:
     """Share of the blocks of all block-sparse layers that are exactly zero; 0 for a dense network."""
-    zeros = [layer.zero_blocks() for layer in network.modules() if isinstance(layer, KPDLinear)]
+    zeros = [layer.zero_blocks() for layer in block_layers(network).values()]
     blocks = sum(zero.numel() for zero in zeros)
     return sum(int(zero.sum()) for zero in zeros) / blocks if blocks else 0.0
 
@@ -165,9 +241,8 @@ def _wait(images: Tensor) -> None:
 
 
 def dense_twin(network: nn.Module) -> nn.Module:
-    """Return a copy of `network` whose block-sparse layers are dense ones with the same weights."""
+    """Return a copy of `network` whose block-sparse layers are plain ones with the same weights."""
     twin = copy.deepcopy(network)
-    for name, layer in list(twin.named_modules()):
-        if isinstance(layer, KPDLinear):
-            twin.set_submodule(name, layer.to_dense())
+    for name, layer in block_layers(twin).items():
+        twin.set_submodule(name, layer.to_dense())
     return twin

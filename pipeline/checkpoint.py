@@ -1,0 +1,61 @@
+"""Training state on disk, so that an interrupted run goes on where it stopped.
+
+A state lies in ``.cache/checkpoints/<digest of the run's inputs and settings>/``, outside both workflow
+tools; the same run finds it again by itself and removes it when it is done.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.files import atomic_path, sha256_json
+
+ROOT = Path(".cache/checkpoints")
+
+
+class Checkpoint:
+    """The state of one run.
+
+    Parameters
+    ----------
+    run
+        What makes the run what it is (digests of data and settings, seed, versions), as plain values.
+    root
+        Folder of all states.
+    seconds
+        Least time between two writes; 0 writes each time.
+    """
+
+    def __init__(self, run: dict[str, Any], root: Path = ROOT, seconds: float = 30.0) -> None:
+        self.path = root / sha256_json(run) / "state.pt"
+        self._seconds = seconds
+        self._written = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the state of an earlier, unfinished run; None if there is none or it cannot be read."""
+        if not self.path.is_file():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.path, weights_only=True)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError):
+            return None  # written by another version or cut off by a full disk: start anew
+        return state
+
+    def save(self, state: dict[str, Any], *, force: bool = False) -> None:
+        """Write tensors and plain values, whole or not at all, unless the last write was just now."""
+        if not force and time.monotonic() - self._written < self._seconds:
+            return
+        with atomic_path(self.path) as temporary:
+            torch.save(state, temporary)
+        self._written = time.monotonic()
+
+    def clear(self) -> None:
+        """Remove the state of a finished run."""
+        self.path.unlink(missing_ok=True)
+        if self.path.parent.is_dir() and not any(self.path.parent.iterdir()):
+            self.path.parent.rmdir()

@@ -1,0 +1,109 @@
+"""BlockLinear: a dense linear layer seen as a grid of blocks, for the methods that prune a full weight."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.kpd.layer import KPDLinear, checked_block
+
+
+class BlockLinear(nn.Linear):
+    """A :class:`torch.nn.Linear` whose m2 x n2 blocks can be scored, shrunk and pruned.
+
+    Parameters
+    ----------
+    in_features, out_features, bias, device, dtype
+        As in :class:`torch.nn.Linear`.
+    block
+        (m2, n2): rows and columns of a block.
+
+    Attributes
+    ----------
+    support
+        (m1, n1) bool buffer: the blocks in use. The weight holds exact zeros outside after
+        :meth:`set_support`, which a training loop calls after each step; gradients stay dense.
+    """
+
+    support: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        block: tuple[int, int],
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.block = checked_block(in_features, out_features, block)
+        super().__init__(in_features, out_features, bias, device, dtype)
+        m1, n1 = out_features // self.block[0], in_features // self.block[1]
+        self.register_buffer("support", torch.ones(m1, n1, dtype=torch.bool, device=device))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(m1, n1): number of blocks down and across."""
+        return self.support.shape[0], self.support.shape[1]
+
+    def blocks(self, matrix: Tensor) -> Tensor:
+        """View an (m, n) matrix of the weight's shape as (m1, m2, n1, n2)."""
+        (m1, n1), (m2, n2) = self.grid, self.block
+        return matrix.view(m1, m2, n1, n2)
+
+    @torch.no_grad()
+    def block_norms(self) -> Tensor:
+        """(m1, n1): Frobenius norms of the blocks."""
+        norms: Tensor = torch.linalg.vector_norm(self.blocks(self.weight), dim=(1, 3))
+        return norms
+
+    @torch.no_grad()
+    def block_scores(self) -> Tensor:
+        """(m1, n1): what the proximal step shrinks, the blocks' norms."""
+        return self.block_norms() * self.support
+
+    @torch.no_grad()
+    def shrink(self, threshold: Tensor | float) -> None:
+        """Proximal step of the group penalty: W_g <- W_g max(0, 1 - threshold / ||W_g||_F)."""
+        norms = self.block_norms()
+        factors = torch.where(norms > threshold, 1.0 - threshold / norms, 0.0)
+        self.blocks(self.weight).mul_(factors[:, None, :, None])
+
+    @torch.no_grad()
+    def set_support(self, support: Tensor) -> None:
+        """Keep only the blocks where `support` is true; the others become exact zeros."""
+        self.support.copy_(support)
+        self.blocks(self.weight).mul_(self.support[:, None, :, None])
+
+    @torch.no_grad()
+    def fix_gauge(self) -> None:
+        """Do nothing: a full weight has one representation."""
+
+    @torch.no_grad()
+    def zero_blocks(self) -> Tensor:
+        """(m1, n1) bool: the blocks that are exactly zero."""
+        return ~(self.blocks(self.weight) != 0).any(dim=3).any(dim=1)
+
+    @torch.no_grad()
+    def to_dense(self) -> nn.Linear:
+        """Return the plain layer with the same weight and bias."""
+        weight = self.weight
+        dense = nn.Linear(
+            self.in_features, self.out_features, self.bias is not None, device=weight.device, dtype=weight.dtype
+        )
+        dense.weight.copy_(weight)
+        if self.bias is not None:
+            dense.bias.copy_(self.bias)
+        return dense
+
+    def extra_repr(self) -> str:
+        """Sizes and the block."""
+        return f"{super().extra_repr()}, block={self.block}"
+
+
+BlockLayer = KPDLinear | BlockLinear
+
+
+def block_layers(network: nn.Module) -> dict[str, BlockLayer]:
+    """Return the layers of `network` that have blocks, by dotted name."""
+    return {name: layer for name, layer in network.named_modules() if isinstance(layer, BlockLayer)}

@@ -1,0 +1,284 @@
+"""The product of a KPD layer: four exact ways, and the choice between them.
+
+``fused``
+    One pass over the rows on a CPU, float32 (:mod:`pipeline.kpd.fused`; needs Numba).
+``inner``
+    B_i first, then S * A_i with the sum over terms inside one product. Cost beside dense: r (1 / m1 + 1 / n2).
+``outer``
+    S * A_i first, then B_i. Cost beside dense: r (1 / n1 + 1 / m2).
+``dense``
+    Build W and multiply. The cost of a dense layer, and for small or high-rank layers the least.
+
+None keeps an intermediate result for the backward: what lies between the products is made again.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from pipeline.errors import InputError, nearest
+
+try:
+    from pipeline.kpd import fused
+except ImportError:  # Numba is an extra on a bare GPU machine
+    HAS_FUSED = False
+else:
+    HAS_FUSED = True
+
+WORTH_MEASURING = 1 << 24  # multiply-adds of the dense layer below which the choice by shape is as good
+
+
+class _Inner(torch.autograd.Function):
+    """B first. x (N, n1 n2), scaled (r, m1, n1), B (r, m2, n2) -> (N, m1 m2)."""
+
+    @staticmethod
+    def forward(x: Tensor, scaled: Tensor, B: Tensor) -> Tensor:
+        (_, m1, _), m2 = scaled.shape, B.shape[1]
+        y = _side_by_side(scaled) @ _Inner.between(x, scaled, B)  # (m1, N m2)
+        return y.view(m1, len(x), m2).transpose(0, 1).reshape(len(x), m1 * m2)
+
+    @staticmethod
+    def between(x: Tensor, scaled: Tensor, B: Tensor) -> Tensor:
+        """B_i x for all i: (r n1, N m2)."""
+        (r, _, n1), (_, m2, n2) = scaled.shape, B.shape
+        z = x.reshape(-1, n2) @ B.reshape(r * m2, n2).T  # (N n1, r m2)
+        return z.view(len(x), n1, r, m2).permute(2, 1, 0, 3).reshape(r * n1, len(x) * m2)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, scaled, B = ctx.saved_tensors
+        (r, m1, n1), (_, m2, n2) = scaled.shape, B.shape
+        N = len(x)
+        dy = dy.reshape(N, m1, m2).transpose(0, 1).reshape(m1, N * m2)
+        d_outer = dy @ _Inner.between(x, scaled, B).T  # (m1, r n1)
+        dz = (_side_by_side(scaled).T @ dy).view(r, n1, N, m2).permute(2, 1, 0, 3).reshape(N * n1, r * m2)
+        dB = (dz.T @ x.reshape(-1, n2)).view(r, m2, n2)
+        dx = (dz @ B.reshape(r * m2, n2)).view(N, n1 * n2) if ctx.needs_input_grad[0] else None
+        return dx, d_outer.view(m1, r, n1).transpose(0, 1), dB
+
+
+class _Outer(torch.autograd.Function):
+    """S * A first. The same arguments as :class:`_Inner`."""
+
+    @staticmethod
+    def forward(x: Tensor, scaled: Tensor, B: Tensor) -> Tensor:
+        m1, m2 = scaled.shape[1], B.shape[1]
+        y = _Outer.between(x, scaled, B) @ B.transpose(1, 2).reshape(-1, m2)  # (N m1, m2)
+        return y.view(len(x), m1 * m2)
+
+    @staticmethod
+    def between(x: Tensor, scaled: Tensor, B: Tensor) -> Tensor:
+        """(S * A_i) x for all i: (N m1, r n2)."""
+        (r, m1, n1), n2 = scaled.shape, B.shape[2]
+        u = scaled.reshape(r * m1, n1) @ _columns(x, n1, n2)
+        return u.view(r, m1, len(x), n2).permute(2, 1, 0, 3).reshape(len(x) * m1, r * n2)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, scaled, B = ctx.saved_tensors
+        (r, m1, n1), (_, m2, n2) = scaled.shape, B.shape
+        N = len(x)
+        dy = dy.reshape(N * m1, m2)
+        dB = (_Outer.between(x, scaled, B).T @ dy).view(r, n2, m2).transpose(1, 2)
+        du = (dy @ B.transpose(0, 1).reshape(m2, r * n2)).view(N, m1, r, n2)
+        du = du.permute(2, 1, 0, 3).reshape(r * m1, N * n2)
+        d_scaled = (du @ _columns(x, n1, n2).T).view(r, m1, n1)
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = (scaled.reshape(r * m1, n1).T @ du).view(n1, N, n2).transpose(0, 1).reshape(N, n1 * n2)
+        return dx, d_scaled, dB
+
+
+def _side_by_side(scaled: Tensor) -> Tensor:
+    """(r, m1, n1) -> (m1, r n1)."""
+    r, m1, n1 = scaled.shape
+    return scaled.transpose(0, 1).reshape(m1, r * n1)
+
+
+def _columns(x: Tensor, n1: int, n2: int) -> Tensor:
+    """(N, n1 n2) -> (n1, N n2)."""
+    return x.reshape(len(x), n1, n2).transpose(0, 1).reshape(n1, len(x) * n2)
+
+
+def kron_weight(scaled: Tensor, B: Tensor) -> Tensor:
+    """Return sum_i scaled_i kron B_i, (m1 m2, n1 n2)."""
+    (_, m1, n1), (_, m2, n2) = scaled.shape, B.shape
+    return torch.einsum("rab,rjk->ajbk", scaled, B).reshape(m1 * m2, n1 * n2)
+
+
+def _dense(x: Tensor, scaled: Tensor, B: Tensor) -> Tensor:
+    return x @ kron_weight(scaled, B).T
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().contiguous().numpy()
+
+
+@torch.library.custom_op("kronflow::kpd", mutates_args=(), device_types="cpu")
+def _fused(x: Tensor, scaled: Tensor, B: Tensor) -> Tensor:
+    y = fused.forward(_array(x), _array(scaled), _array(B), torch.get_num_threads())
+    return torch.from_numpy(y)
+
+
+@torch.library.custom_op("kronflow::kpd_backward", mutates_args=(), device_types="cpu")
+def _fused_backward(dy: Tensor, x: Tensor, scaled: Tensor, B: Tensor, needs_dx: bool) -> tuple[Tensor, Tensor, Tensor]:
+    arrays = (_array(dy), _array(x), _array(scaled), _array(B))
+    dx, d_scaled, dB = fused.backward(*arrays, torch.get_num_threads(), needs_dx)
+    return torch.from_numpy(dx), torch.from_numpy(d_scaled).contiguous(), torch.from_numpy(dB)
+
+
+@_fused.register_fake
+def _(x: Tensor, scaled: Tensor, B: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], scaled.shape[1] * B.shape[1])
+
+
+@_fused_backward.register_fake
+def _(dy: Tensor, x: Tensor, scaled: Tensor, B: Tensor, needs_dx: bool) -> tuple[Tensor, Tensor, Tensor]:
+    dx = x.new_empty(x.shape[0] if needs_dx else 0, x.shape[1])
+    return dx, scaled.new_empty(scaled.shape), B.new_empty(B.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    needs_dx = ctx.needs_input_grad[0]
+    dx, d_scaled, dB = _fused_backward(dy, *ctx.saved_tensors, needs_dx)
+    return (dx if needs_dx else None), d_scaled, dB
+
+
+_fused.register_autograd(_differentiate, setup_context=_keep)
+
+
+@register_flop_formula(torch.ops.kronflow.kpd)
+def _fused_flops(x: list[int], scaled: list[int], B: list[int], *_: Any, **__: Any) -> int:
+    (r, m1, n1), m2, n2 = scaled, B[1], B[2]
+    return 2 * x[0] * r * m2 * n1 * (m1 + n2)
+
+
+@register_flop_formula(torch.ops.kronflow.kpd_backward)
+def _fused_backward_flops(
+    dy: list[int], x: list[int], scaled: list[int], B: list[int], needs_dx: bool, *_: Any, **__: Any
+) -> int:
+    (r, m1, n1), m2, n2 = scaled, B[1], B[2]
+    # B x anew, S * A, B x, B and, where wanted, x
+    return 2 * x[0] * r * m2 * n1 * (n2 + m1 + m1 + n2 + (n2 if needs_dx else 0))
+
+
+PATHS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "fused": _fused,
+    "inner": _Inner.apply,
+    "outer": _Outer.apply,
+    "dense": _dense,
+}
+CHOICES = ("auto", "shape", *PATHS)
+
+
+def checked_path(path: str) -> str:
+    """Return `path` if it is one of :data:`CHOICES` and can be had here."""
+    if path not in CHOICES:
+        raise InputError(f"path '{path}' is unknown{nearest(path, CHOICES)}")
+    if path == "fused" and not HAS_FUSED:
+        raise InputError("path 'fused' needs Numba: pip install numba, or use auto")
+    return path
+
+
+def kpd_product(x: Tensor, scaled: Tensor, B: Tensor, path: str = "auto") -> Tensor:
+    """Return x W^T for W = sum_i scaled_i kron B_i.
+
+    Parameters
+    ----------
+    x
+        (N, n1 n2).
+    scaled, B
+        (r, m1, n1) and (r, m2, n2), of x's type and on its device.
+    path
+        One of :data:`PATHS`; ``shape``: chosen from the sizes alone, the same on every run; ``auto``: for
+        layers of some size chosen by measuring all once in this process, so that a rerun may round
+        differently.
+    """
+    if path in ("auto", "shape"):
+        path = choose(x, scaled, B, measured=path == "auto")
+    return PATHS[path](x, scaled, B)
+
+
+def choose(x: Tensor, scaled: Tensor, B: Tensor, measured: bool) -> str:
+    """Return the name of the path to take for these sizes."""
+    (r, m1, n1), (_, m2, n2) = scaled.shape, B.shape
+    by_shape = min(_predicted(x, r, m1, n1, m2, n2), key=lambda pair: pair[1])[0]
+    if not measured or torch.compiler.is_compiling() or len(x) * m1 * m2 * n1 * n2 < WORTH_MEASURING:
+        return by_shape
+    training = torch.is_grad_enabled()
+    bucket = len(x).bit_length()
+    key = (x.device, x.dtype, torch.get_num_threads(), bucket, r, m1, n1, m2, n2, training)
+    if key not in _measured:
+        _measured[key] = measure(x, scaled, B, training)
+    return min(_measured[key], key=_measured[key].__getitem__)
+
+
+_measured: dict[tuple[Any, ...], dict[str, float]] = {}
+
+
+def available(x: Tensor) -> list[str]:
+    """Names of the paths that can take `x`."""
+    takes_fused = x.device.type == "cpu" and x.dtype == torch.float32
+    if takes_fused and not HAS_FUSED:
+        warnings.warn("Numba is missing: KPD layers use torch's own products, which are slower", stacklevel=2)
+    return [name for name in PATHS if name != "fused" or (takes_fused and HAS_FUSED)]
+
+
+def measure(x: Tensor, scaled: Tensor, B: Tensor, training: bool, repeats: int = 3) -> dict[str, float]:
+    """Seconds of a forward (and, if `training`, a backward) by every available path; the best of `repeats`."""
+    own = [tensor.detach().requires_grad_(training) for tensor in (x, scaled, B)]
+    seconds = {}
+    for name in available(x):
+        times = []
+        for _ in range(repeats + 1):  # the first call compiles or warms up
+            _synchronise(x)
+            started = time.perf_counter()
+            with torch.set_grad_enabled(training):
+                y = PATHS[name](*own)
+                if training:
+                    torch.autograd.grad(y, own, torch.ones_like(y))
+            _synchronise(x)
+            times.append(time.perf_counter() - started)
+        seconds[name] = min(times[1:])
+    return seconds
+
+
+def _synchronise(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+
+
+def _predicted(x: Tensor, r: int, m1: int, n1: int, m2: int, n2: int) -> list[tuple[str, float]]:
+    """Relative cost of each available path: operations, weighted by how well it uses the machine, and a start-up.
+
+    The weights are rough: on a CPU, copies double the cost of two plain products, and the fused path is
+    about a third above one plain product.
+    """
+    N = len(x)
+    inner, outer = r * N * n1 * m2 * (m1 + n2), r * N * m1 * n2 * (n1 + m2)
+    costs = {
+        "fused": 1.3 * inner + 1.0e7,
+        "inner": 2.0 * inner + 2.0e6,
+        "outer": 2.0 * outer + 2.0e6,
+        "dense": N * m1 * m2 * n1 * n2 + r * m1 * m2 * n1 * n2 + 1.0e6,
+    }
+    return [(name, costs[name]) for name in available(x)]

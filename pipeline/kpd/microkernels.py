@@ -1,0 +1,237 @@
+"""Small vector kernels for float32 on CPUs, written in LLVM's vector instructions through Numba.
+
+They take addresses (integers, in bytes) and strides (in floats), know no shapes beyond their own, and are
+called only by :mod:`pipeline.kpd.fused`. LLVM maps a vector of :data:`LANES` floats to what the CPU has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+LANES = 16 if llvm.get_host_cpu_features().get("avx512f", False) else 8
+WIDTH = 2 * LANES  # columns of a product computed at once: two vectors
+ROWS = 8 if LANES == 16 else 4  # rows of a product computed at once: as many sums as fit into registers
+FLOAT = 4  # bytes
+
+_f32, _i64, _i32 = ir.FloatType(), ir.IntType(64), ir.IntType(32)
+_vector = ir.VectorType(_f32, LANES)
+_CONTRACT = ("contract",)  # a product and a sum may become one fused instruction
+
+
+def _constant(value: int) -> ir.Constant:
+    return ir.Constant(_i64, value)
+
+
+def _vector_at(builder: Any, address: Any) -> Any:
+    return builder.inttoptr(address, ir.PointerType(_vector))
+
+
+def _load(builder: Any, address: Any) -> Any:
+    return builder.load(_vector_at(builder, address), align=FLOAT)
+
+
+def _shifted(builder: Any, base: Any, stride: Any, count: int) -> Any:
+    return builder.add(base, builder.mul(stride, _constant(count)))
+
+
+def _broadcast(builder: Any, address: Any) -> Any:
+    scalar = builder.load(builder.inttoptr(address, ir.PointerType(_f32)), align=FLOAT)
+    first = builder.insert_element(ir.Constant(_vector, ir.Undefined), scalar, ir.Constant(_i32, 0))
+    lanes = ir.Constant(ir.VectorType(_i32, LANES), [0] * LANES)
+    return builder.shuffle_vector(first, ir.Constant(_vector, ir.Undefined), lanes)
+
+
+def _multiply_add(builder: Any, x: Any, y: Any, total: Any) -> Any:
+    return builder.fadd(total, builder.fmul(x, y, flags=_CONTRACT), flags=_CONTRACT)
+
+
+def _sum_loop(builder: Any, count: Any, sums: int, body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+    """Emit ``for k in range(count): totals = body(k, totals)`` over vectors that start at 0; count >= 1."""
+    before = builder.block
+    loop, after = builder.append_basic_block("loop"), builder.append_basic_block("after")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    k = builder.phi(_i64)
+    totals = [builder.phi(_vector) for _ in range(sums)]
+    new = body(k, totals)
+    following = builder.add(k, _constant(1))
+    k.add_incoming(_constant(0), before)
+    k.add_incoming(following, loop)
+    for total, value in zip(totals, new, strict=True):
+        total.add_incoming(ir.Constant(_vector, [0.0] * LANES), before)
+        total.add_incoming(value, loop)
+    builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+    builder.position_at_end(after)
+    return new
+
+
+def _product_kernel(rows: int) -> Any:
+    """Return C[i, :WIDTH] (+)= sum_k A[i, k] Z[k, :WIDTH] for i < `rows`.
+
+    Arguments: address of A, its strides of i and k; address of Z, its stride of k; address of C, its stride
+    of i; the number of k; whether to add to C. The last stride of Z and C is 1.
+    """
+
+    @intrinsic
+    def kernel(_, a, a_row, a_k, z, z_k, c, c_row, count, add):  # type: ignore[no-untyped-def]
+        def emit(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+            a, a_row, a_k, z, z_k, c, c_row, count, add = arguments
+            a_row, a_k, z_k, c_row = (builder.mul(s, _constant(FLOAT)) for s in (a_row, a_k, z_k, c_row))
+            starts = [_shifted(builder, a, a_row, i) for i in range(rows)]
+            halves = (0, LANES * FLOAT)
+
+            def body(k: Any, totals: list[Any]) -> list[Any]:
+                row = builder.add(z, builder.mul(k, z_k))
+                vectors = [_load(builder, builder.add(row, _constant(half))) for half in halves]
+                column = builder.mul(k, a_k)
+                new = []
+                for i, start in enumerate(starts):
+                    factor = _broadcast(builder, builder.add(start, column))
+                    for half, vector in enumerate(vectors):
+                        new.append(_multiply_add(builder, factor, vector, totals[2 * i + half]))
+                return new
+
+            totals = _sum_loop(builder, count, 2 * rows, body)
+            places = [
+                builder.add(_shifted(builder, c, c_row, i), _constant(half)) for i in range(rows) for half in halves
+            ]
+            with builder.if_else(builder.icmp_signed("!=", add, _constant(0))) as (adding, storing):
+                with adding:
+                    for place, total in zip(places, totals, strict=True):
+                        whole = builder.fadd(total, _load(builder, place))
+                        builder.store(whole, _vector_at(builder, place), align=FLOAT)
+                with storing:
+                    for place, total in zip(places, totals, strict=True):
+                        builder.store(total, _vector_at(builder, place), align=FLOAT)
+            return context.get_dummy_value()
+
+        return types.void(*([types.intp] * 9)), emit
+
+    return kernel
+
+
+def _inner_kernel(rows: int, columns: int) -> Any:
+    """Return C[i, l] += sum_k sum_{t < WIDTH} P[k, i, t] Q[k, l, t] for i < `rows`, l < `columns`.
+
+    Arguments: address of P, its strides of k and i; address of Q, its strides of k and l; address of C, its
+    stride of i; the number of k. The last stride of each is 1.
+    """
+
+    @intrinsic
+    def kernel(_, p, p_k, p_row, q, q_k, q_row, c, c_row, count):  # type: ignore[no-untyped-def]
+        def emit(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+            p, p_k, p_row, q, q_k, q_row, c, c_row, count = arguments
+            p_k, p_row, q_k, q_row, c_row = (builder.mul(s, _constant(FLOAT)) for s in (p_k, p_row, q_k, q_row, c_row))
+
+            def body(k: Any, totals: list[Any]) -> list[Any]:
+                left = builder.add(p, builder.mul(k, p_k))
+                right = builder.add(q, builder.mul(k, q_k))
+                new = list(totals)
+                for half in (0, LANES * FLOAT):
+                    ps = [
+                        _load(builder, builder.add(_shifted(builder, left, p_row, i), _constant(half)))
+                        for i in range(rows)
+                    ]
+                    for column in range(columns):
+                        place = builder.add(_shifted(builder, right, q_row, column), _constant(half))
+                        vector = _load(builder, place)
+                        for i in range(rows):
+                            at = i * columns + column
+                            new[at] = _multiply_add(builder, ps[i], vector, new[at])
+                return new
+
+            totals = _sum_loop(builder, count, rows * columns, body)
+            for i in range(rows):
+                for column in range(columns):
+                    place = builder.add(_shifted(builder, c, c_row, i), _constant(FLOAT * column))
+                    pointer = builder.inttoptr(place, ir.PointerType(_f32))
+                    total = _lane_sum(builder, totals[i * columns + column])
+                    builder.store(builder.fadd(builder.load(pointer, align=FLOAT), total), pointer, align=FLOAT)
+            return context.get_dummy_value()
+
+        return types.void(*([types.intp] * 9)), emit
+
+    return kernel
+
+
+def _lane_sum(builder: Any, vector: Any) -> Any:
+    """Sum of a vector's lanes, halving it again and again."""
+    size = LANES
+    while size > 1:
+        size //= 2
+        mask = ir.VectorType(_i32, size)
+        low = builder.shuffle_vector(vector, vector, ir.Constant(mask, list(range(size))))
+        high = builder.shuffle_vector(vector, vector, ir.Constant(mask, list(range(size, 2 * size))))
+        vector = builder.fadd(low, high)
+    return builder.extract_element(vector, ir.Constant(_i32, 0))
+
+
+@intrinsic
+def _transpose_kernel(_, source, source_row, target, target_row):  # type: ignore[no-untyped-def]
+    """target[l, i] = source[i, l] for i, l < LANES; strides of rows, the last stride is 1."""
+
+    def emit(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        source, source_row, target, target_row = arguments
+        source_row, target_row = (builder.mul(s, _constant(FLOAT)) for s in (source_row, target_row))
+        rows = [_load(builder, _shifted(builder, source, source_row, i)) for i in range(LANES)]
+        mask = ir.VectorType(_i32, LANES)
+        # Interleaving row i with row i + LANES / 2, log2(LANES) times over, transposes a square.
+        low = ir.Constant(mask, [i // 2 + (i % 2) * LANES for i in range(LANES)])
+        high = ir.Constant(mask, [LANES // 2 + i // 2 + (i % 2) * LANES for i in range(LANES)])
+        for _ in range(LANES.bit_length() - 1):
+            half = LANES // 2
+            pairs = [(rows[i], rows[i + half]) for i in range(half)]
+            rows = [builder.shuffle_vector(x, y, side) for x, y in pairs for side in (low, high)]
+        for i, row in enumerate(rows):
+            builder.store(row, _vector_at(builder, _shifted(builder, target, target_row, i)), align=FLOAT)
+        return context.get_dummy_value()
+
+    return types.void(*([types.intp] * 4)), emit
+
+
+_product_many, _product_one = _product_kernel(ROWS), _product_kernel(1)
+_inner_4x4, _inner_1x1 = _inner_kernel(4, 4), _inner_kernel(1, 1)
+
+
+@njit(error_model="numpy", nogil=True, cache=True)
+def product(a, a_row, a_k, z, z_k, c, c_row, rows, count, add):  # type: ignore[no-untyped-def]
+    """C[i, :WIDTH] (+)= sum_k A[i, k] Z[k, :WIDTH] for any number of rows."""
+    whole = rows - rows % ROWS
+    for i in range(0, whole, ROWS):
+        _product_many(a + FLOAT * i * a_row, a_row, a_k, z, z_k, c + FLOAT * i * c_row, c_row, count, add)
+    for i in range(whole, rows):
+        _product_one(a + FLOAT * i * a_row, a_row, a_k, z, z_k, c + FLOAT * i * c_row, c_row, count, add)
+
+
+@njit(error_model="numpy", nogil=True, cache=True)
+def inner(p, p_k, p_row, q, q_k, q_row, c, c_row, rows, columns, count):  # type: ignore[no-untyped-def]
+    """C[i, l] += sum_k sum_t P[k, i, t] Q[k, l, t] over t < WIDTH, for any numbers of rows and columns."""
+    whole_rows, whole_columns = rows - rows % 4, columns - columns % 4
+    for i in range(rows):
+        for column in range(columns):
+            left, right = p + FLOAT * i * p_row, q + FLOAT * column * q_row
+            place = c + FLOAT * (i * c_row + column)
+            if i < whole_rows and column < whole_columns:
+                if i % 4 == 0 and column % 4 == 0:
+                    _inner_4x4(left, p_k, p_row, right, q_k, q_row, place, c_row, count)
+            else:
+                _inner_1x1(left, p_k, p_row, right, q_k, q_row, place, c_row, count)
+
+
+@njit(error_model="numpy", nogil=True, cache=True)
+def transpose_squares(source, source_row, target, target_row, rows, columns):  # type: ignore[no-untyped-def]
+    """target[l, i] = source[i, l] for the leading multiples of LANES of `rows` and `columns`."""
+    for i in range(0, rows - rows % LANES, LANES):
+        for column in range(0, columns - columns % LANES, LANES):
+            _transpose_kernel(  # type: ignore[call-arg]
+                source + FLOAT * (i * source_row + column),
+                source_row,
+                target + FLOAT * (column * target_row + i),
+                target_row,
+            )

@@ -1,0 +1,147 @@
+"""Swapping layers, counting what that costs, and the networks it is done to."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.errors import InputError
+from pipeline.kpd import KPDLinear, Rule, convert
+from pipeline.kpd.blocks import BlockLinear
+from pipeline.kpd.cost import inference_flops, inference_parameters, sparse_flops, training_flops
+from pipeline.kpd.networks import build
+from pipeline.kpd.trainer import dense_twin
+
+
+def small() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 3)))
+
+
+def test_first_rule_that_matches_decides_and_the_report_says_what_happened() -> None:
+    network = small()
+    report = convert(network, {"0": Rule((4, 4)), "2.*": Rule((2, 2), rank=1)})
+    assert report.swapped == ["0", "2.0"]
+    assert (network[0].block, network[2][0].block) == ((4, 4), (2, 2))
+    assert type(network[2][1]) is nn.Linear
+    assert "2 rows do not divide out_features = 3" in report.swaps[2].problem
+    first = report.swaps[0]
+    assert (first.parameters, first.dense_parameters) == (4 + 4 + 16 + 8, 72)
+    assert first.predicted_cost == 1 / 2 + 1 / 4
+    text = str(report)
+    assert "left dense: block (2, 2)" in text
+    assert "0.444 of dense" in text
+
+
+def test_none_leaves_a_layer_and_other_kinds_are_not_touched() -> None:
+    network = small()
+    network.append(BlockLinear(4, 4, (2, 2)))
+    assert convert(network, {"0": None, "*": Rule((2, 2))}).swapped == ["2.0"]
+    assert type(network[0]) is nn.Linear
+    assert isinstance(network[3], BlockLinear)
+
+
+def test_a_layer_that_costs_more_than_dense_is_warned_about() -> None:
+    network = nn.Sequential(nn.Linear(16, 16))
+    with pytest.warns(UserWarning, match="layer '0' costs 2.00 times its dense twin"):
+        report = convert(network, {"*": Rule((4, 4), rank=4)})
+    assert "more than dense" in str(report)
+    with FlopCounterMode(display=False) as counter:
+        KPDLinear(16, 16, (4, 4), 4, path="inner")(torch.ones(10, 16))
+    assert counter.get_total_flops() == report.swaps[0].predicted_cost * 2 * 10 * 16 * 16
+
+
+def test_nothing_to_swap_is_an_error_with_the_reasons() -> None:
+    with pytest.raises(InputError, match=r"layer '0': block \(3, 3\): 3 rows do not divide"):
+        convert(nn.Sequential(nn.Linear(4, 4)), {"*": Rule((3, 3))})
+    with pytest.raises(InputError, match="no linear layer has a name like head"):
+        convert(small(), {"head": Rule((2, 2))})
+
+
+@pytest.mark.filterwarnings("ignore:layer .* costs")
+def test_weights_can_be_kept() -> None:
+    network = small()
+    x = torch.randn(5, 8)
+    expected = network(x)
+    convert(network, {"0": Rule((2, 2), rank=4), "2.0": Rule((2, 2), rank=4, variant="group")}, keep_weights=True)
+    torch.testing.assert_close(network(x), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_training_flops_are_torchs_own() -> None:
+    network = nn.Sequential(nn.Flatten(), KPDLinear(32, 8, (4, 4), 2, path="inner"), nn.ReLU(), nn.Linear(8, 4))
+    x, labels = torch.randn(6, 32), torch.zeros(6, dtype=torch.long)
+    inner = 2 * 6 * 2 * 4 * 8 * (2 + 4)  # N r m2 n1 (m1 + n2)
+    gradients = 2 * 6 * 2 * 4 * 8 * (4 + 2 + 2 + 4)  # made again; S * A, B x and B; the input's is not needed
+    last = 3 * 2 * 6 * 8 * 4
+    assert training_flops(network, x, labels) == inner + gradients + last
+
+
+def test_inference_counts_skip_zero_blocks() -> None:
+    network = nn.Sequential(nn.Flatten(), KPDLinear(32, 8, (4, 4), 1), nn.ReLU(), BlockLinear(8, 4, (2, 2)))
+    x = torch.randn(6, 32)
+    first, second = network[1], network[3]
+    support = torch.zeros(2, 8, dtype=torch.bool)
+    support[0, :3] = True
+    first.set_support(support)
+    second.set_support(torch.tensor([[True, False, False, False], [False, True, True, False]]))
+    # factored: 3 columns of blocks through B, then 3 blocks; as blocks it would be 3 * 16
+    assert sparse_flops(first, 6) == 2 * 6 * min(3 * 16, 3 * 16 + 3 * 4)
+    assert sparse_flops(second, 6) == 2 * 6 * 3 * 4
+    assert inference_flops(network, x) == 2 * 6 * (48 + 12)
+    assert inference_flops(dense_twin(network), x) == 2 * 6 * (32 * 8 + 8 * 4)
+    assert inference_parameters(network) == (3 + 16) + 8 + 3 * 4 + 4
+    assert sparse_flops(KPDLinear(32, 8, (4, 4), 1), 6) == 2 * 6 * (8 * 16 + 16 * 4)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (28, 28), (32, 32, 3)])
+def test_lenet_takes_small_and_coloured_images(shape: tuple[int, ...]) -> None:
+    network = build("lenet5", shape, 10)
+    assert network(torch.rand(2, *shape)).shape == (2, 10)
+    if shape == (28, 28):
+        assert sum(p.numel() for p in network.parameters()) == 61706
+
+
+def test_networks_refuse_what_they_cannot_take() -> None:
+    with pytest.raises(InputError, match="needs rows and columns"):
+        build("lenet5", (64,), 10)
+
+
+@pytest.fixture(scope="module")
+def timm():
+    """timm. Its torchvision may be built for another torch: nothing compiled in it is needed here."""
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("the extra 'vit' is not installed")
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        yield library
+    else:
+        yield None
+
+
+@pytest.mark.filterwarnings("ignore:layer .* costs")
+@pytest.mark.parametrize(
+    ("block", "rank", "count"), [((4, 4), 1, 882_836), ((4, 4), 4, 1_884_116), ((8, 8), 4, 662_308)]
+)
+def test_vit_tiny_has_the_true_number_of_parameters(timm, block: tuple[int, int], rank: int, count: int) -> None:
+    network = build("vit-tiny", (32, 32, 3), 100)
+    report = convert(network, {"*": Rule(block, rank)})
+    assert sum(p.numel() for p in network.parameters()) == count
+    assert len(report.swaps) == 49
+    assert len(report.swapped) == (49 if block == (4, 4) else 48)  # 8 does not divide 100 classes
+    twin = copy.deepcopy(network)
+    with torch.no_grad():
+        assert twin(torch.rand(1, 32, 32, 3)).shape == (1, 100)
+
+
+def test_missing_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    with pytest.raises(InputError, match="pip install 'kronflow\\[vit\\]'"):
+        build("vit-tiny", (32, 32, 3), 100)
