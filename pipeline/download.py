@@ -48,7 +48,7 @@ def download(dataset: str, entry: Dataset, output: Path, root: Path, mirror: str
             raise InputError(
                 f"{error}; '{dataset}' needs registration: get {name} from {entry.registration} and put it at {own}"
             ) from error
-        own_file = all(each.startswith("file:") for each in file.sources) and entry.registration is None
+        own_file = all(each.startswith(("file:", "synth:")) for each in file.sources) and entry.registration is None
         if expected is None and not own_file:  # a user's own file may change
             record_digest(lock, dataset, name, sha256_file(output / name))
         print(f"{output / name}: from {source}", file=sys.stderr)

@@ -2,7 +2,8 @@
 
 Sources are texts: ``https://..`` or ``http://..``; ``package:DIST==VERSION/PATH``, a file inside an
 installed distribution, which is read and never imported; ``file:PATH``, relative to the folder of
-``params.yaml``; ``gdrive:ID`` or ``gdrive:FOLDER_ID/NAME``, a file on Google Drive.
+``params.yaml``; ``gdrive:ID`` or ``gdrive:FOLDER_ID/NAME``, a file on Google Drive; ``synth:RECIPE``,
+drawn from a recipe (:class:`pipeline.sparse.synth.Recipe`) as ``.tns`` text, one line a draw.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 from tqdm import tqdm
 
 from pipeline.errors import InputError
 from pipeline.files import atomic_path, sha256_file
+from pipeline.sparse.synth import Recipe, draw
 
 CHUNK = 1 << 20
 ATTEMPTS = 3  # for one web address
@@ -82,7 +85,7 @@ def fetch(target: Path, sources: list[str], sha256: str | None, root: Path, size
 def _reader(source: str) -> Callable[[str, Path, str | None, Path], None]:
     kind = source.partition(":")[0]
     readers = {"http": _from_web, "https": _from_web, "package": _from_package, "file": _from_disk}
-    readers["gdrive"] = _from_google_drive
+    readers |= {"gdrive": _from_google_drive, "synth": _from_recipe}
     if kind not in readers:
         raise InputError(f"source '{source}': starts with none of: {', '.join(readers)}")
     return readers[kind]
@@ -123,6 +126,22 @@ def _copy(path: Path, target: Path, sha256: str | None) -> None:
             output.write(piece)
         if sha256 is not None and digest.hexdigest() != sha256:
             raise SourceError(_mismatch(digest.hexdigest(), sha256))
+
+
+def _from_recipe(source: str, target: Path, sha256: str | None, root: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import csv
+
+    recipe = Recipe.parse(source.removeprefix("synth:"))
+    layout = csv.WriteOptions(include_header=False, delimiter=" ")
+    names = [str(mode) for mode in range(len(recipe.sizes) + 1)]
+    with atomic_path(target) as temporary:
+        with temporary.open("wb") as file:
+            for coords in draw(recipe):
+                columns = [*(coords + 1).T, np.ones(len(coords), dtype=np.int64)]
+                csv.write_csv(pa.table([pa.array(column) for column in columns], names=names), file, layout)
+        if sha256 is not None and (found := sha256_file(temporary)) != sha256:
+            raise SourceError(_mismatch(found, sha256))
 
 
 def _pieces(stream: IO[bytes]) -> Iterator[bytes]:
