@@ -23,6 +23,7 @@ CLASSES = {
     "cmd": "pipeline.baselines.cur:CMD",
     "accams": "pipeline.baselines.accams:ACCAMS",
     "baccams": "pipeline.baselines.baccams:BACCAMS",
+    "kronfit": "pipeline.baselines.kronfit:KronFit",
     "cp": "pipeline.baselines.cp:CP",
     "tucker": "pipeline.baselines.tucker:Tucker",
     "lossless": "pipeline.baselines.lossless:Lossless",

@@ -7,6 +7,7 @@ from pipeline.baselines.baccams import BACCAMS
 from pipeline.baselines.base import Baseline
 from pipeline.baselines.cp import CP
 from pipeline.baselines.cur import CMD, CUR
+from pipeline.baselines.kronfit import KronFit
 from pipeline.baselines.lossless import Lossless
 from pipeline.baselines.t_svd import TSVD
 from pipeline.baselines.truncation import Truncation
@@ -20,6 +21,7 @@ METHODS: dict[str, type[Baseline]] = {
         CMD,
         ACCAMS,
         BACCAMS,
+        KronFit,
         CP,
         Tucker,
         Lossless,

@@ -1,0 +1,326 @@
+"""KronFit, extended to rectangular matrices: one small seed, its Kronecker power, and the orders that fit it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.artifact import pack_integers, unpack_integers
+from pipeline.baselines import codes
+from pipeline.baselines.base import BATCH, Baseline, Integers, Reals, as_stored, check_positive, stored_type
+from pipeline.compressor import order_bytes
+from pipeline.errors import InputError
+from pipeline.sparse import SparseTensor
+
+ROUNDS = 2  # of {reorder rows, reorder columns} in a sweep
+STEPS = 5  # gradient steps in a sweep
+RATES = tuple(10.0**-exponent for exponent in range(9))  # learning rates tried, largest first
+WAIT = 20  # sweeps over which the fit must gain `tolerance`
+LARGEST_AUTOMATIC_SIDE = 8
+FLOOR = 1e-9  # smallest seed entry, as a share of the largest
+
+
+class Grid(NamedTuple):
+    """A power grid: seed sides (a, b) and power k; positions are read as k digits, most significant first."""
+
+    sides: tuple[int, int]
+    power: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """a^k rows and b^k columns."""
+        return self.sides[0] ** self.power, self.sides[1] ** self.power
+
+
+class KronFit(Baseline):
+    """X ~ K o K o ... o K (Kronecker power k of an a x b seed) under free orders (Leskovec et al., 2010).
+
+    a = ceil(N^(1/k)), b = ceil(M^(1/k)); the matrix is padded with zeros to a^k x b^k. A sweep reorders rows and
+    columns twice by NeuKron's swaps (accepted when u < exp(-gamma Delta)) and then takes gradient steps on
+    the seed's direction, each with the largest rate of 1, 0.1, ..., 1e-8 that lowers the loss; the seed's
+    scale is exact. Since the squares of a Kronecker power sum to (sum K^2)^k whatever the orders,
+    the loss is norm2 - 2 sum x x~ + (sum K^2)^k and never touches a zero. Size as published: 8 a b bytes.
+
+    Parameters
+    ----------
+    seed_power
+        k, at least 2 (1 would store the matrix itself). None: the smallest k whose seed has at most 8 rows.
+    gamma
+        Inverse temperature of the order search; infinity: swaps that lower the loss only.
+    max_sweeps
+        Sweeps at most.
+    tolerance
+        Stop when 20 sweeps gain less than this in fit, 1 - sqrt(error / norm2).
+    seed
+        Of the order search.
+
+    Attributes after ``fit``
+    ------------------------
+    seed_
+        K, (a, b) float64, rounded to 4-byte reals.
+    positions_
+        For rows and for columns the position of every index: (N,) and (M,) int64.
+    """
+
+    name = "kronfit"
+    stochastic = True
+    matrices_only = True
+
+    seed_: Reals
+    grid_: Grid
+    positions_: list[Integers]
+
+    def __init__(
+        self,
+        *,
+        seed_power: int | None = None,
+        gamma: float = 10.0,
+        max_sweeps: int = 100,
+        tolerance: float = 1.0e-4,
+        seed: int = 0,
+    ) -> None:
+        self.seed_power = seed_power
+        self.gamma = gamma
+        self.max_sweeps = max_sweeps
+        self.tolerance = tolerance
+        self.seed = seed
+
+    def _fit(self, X: SparseTensor) -> None:
+        power = _automatic_power(X.shape) if self.seed_power is None else self.seed_power
+        check_positive("seed_power", power)
+        check_positive("max_sweeps", self.max_sweeps)
+        for name, value in (("gamma", self.gamma), ("tolerance", self.tolerance)):
+            if not value >= 0:
+                raise InputError(f"{name}={value!r}: needs a number of at least 0")
+        if power < 2:
+            raise InputError(f"seed_power={power}: needs at least 2; a power of 1 stores the matrix itself")
+        self.grid_ = Grid((root(X.shape[0], power), root(X.shape[1], power)), power)
+        search = _Search(X, self.grid_, self.gamma, np.random.default_rng(self.seed))
+        best = np.inf
+        fits: list[float] = []
+        for _ in range(self.max_sweeps):
+            search.reorder()
+            loss = search.improve_seed()
+            if loss < best:
+                best = loss
+                self.seed_ = as_stored(search.seed)
+                self.positions_ = [order[:size].copy() for order, size in zip(search.orders, X.shape, strict=True)]
+            fits.append(1.0 - float(np.sqrt(max(0.0, best) / X.norm2)))
+            self._record(max(0.0, loss), fit=fits[-1])
+            if len(fits) > WAIT and fits[-1] - fits[-1 - WAIT] < self.tolerance:
+                break
+
+    def predict(self, coords: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Approximate the cells at (n, 2) `coords`; returns (n,) float64.
+
+        Without orders in the artifact, indices are positions in the padded grid.
+        """
+        index = self.check_coords(coords)
+        rows, columns = (digits(self.grid_, mode, self.positions_[mode]) for mode in (0, 1))
+        values = np.empty(len(index))
+        for start in range(0, len(index), BATCH):
+            row, column = index[start : start + BATCH].T
+            values[start : start + BATCH] = np.prod(self.seed_.ravel()[rows[row] + columns[column]], axis=1)
+        return values
+
+    def error(self, X: SparseTensor) -> dict[str, Any]:
+        """Squared error over the real cells under ``error``, over the padded grid under ``error_padded``."""
+        self.check_shape(X)
+        unpadded = X.norm2 - 2 * float(X.values @ self.predict(X.coords))
+        padded = float(np.sum(self.seed_**2)) ** self.grid_.power
+        return {
+            "error": max(0.0, unpadded + self._real_mass()),
+            "error_padded": max(0.0, unpadded + padded),
+        }
+
+    def _squared_error(self, X: SparseTensor) -> float:
+        return float(self.error(X)["error"])
+
+    def _real_mass(self) -> float:
+        """Sum of the squared model over real cells: the squared seed's Kronecker power between two indicators."""
+        real = [np.zeros(size) for size in self.grid_.shape]
+        for flags, position in zip(real, self.positions_, strict=True):
+            flags[position] = 1.0
+        moved = real[1].reshape((self.grid_.sides[1],) * self.grid_.power)
+        for _ in range(self.grid_.power):  # each product takes the first axis and adds its result at the end
+            moved = np.tensordot(moved, self.seed_**2, axes=(0, 1))
+        return float(moved.reshape(-1) @ real[0])
+
+    def parameter_count(self) -> int:
+        """Entries of the seed, a b."""
+        return self.seed_.size
+
+    def size(self) -> dict[str, int]:
+        """Bytes: 8 a real as published, 4 a real equal, and with both orders stored."""
+        reals = self.seed_.size
+        shape = tuple(len(position) for position in self.positions_)
+        return {"bytes": 8 * reals, "bytes_equal": 4 * reals, "bytes_with_order": 4 * reals + order_bytes(shape)}
+
+    def save(self, path: Any, orders: bool = True) -> None:
+        """Write the artifact; without `orders` it answers over the padded grid, in positions."""
+        from pipeline.artifact import write_artifact
+
+        tensors = {"seed": stored_type(self.seed_)}
+        if orders:
+            for mode, position in enumerate(self.positions_):
+                tensors[f"positions_{mode}"] = pack_integers(position, _bits(self.grid_.shape[mode]))
+        shape = self.shape_ if orders else self.grid_.shape
+        content = {"shape": list(shape), "power": self.grid_.power, "orders": orders}
+        write_artifact(path, self.name, tensors, content)
+
+    @classmethod
+    def from_artifact(cls, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> Self:
+        """Rebuild the model; arrays that contradict the shape are refused."""
+        model = cls()
+        model.shape_ = tuple(int(size) for size in metadata["shape"])
+        model.history_ = []
+        model.seed_ = tensors["seed"].astype(np.float64)
+        rows, columns = model.seed_.shape
+        model.grid_ = Grid((rows, columns), int(metadata["power"]))
+        model.positions_ = [np.arange(size) for size in model.shape_]
+        for mode, size in enumerate(model.shape_):
+            if metadata["orders"]:
+                packed, bits = tensors[f"positions_{mode}"], _bits(model.grid_.shape[mode])
+                model.positions_[mode] = unpack_integers(packed, bits, size)
+            if model.positions_[mode].max() >= model.grid_.shape[mode]:
+                raise ValueError(f"a position outside the {model.grid_.shape} grid")
+        return model
+
+
+class _Search:
+    """A seed of squared norm 1 times a scale, and orders of the padded rows and columns, under improvement."""
+
+    def __init__(self, X: SparseTensor, grid: Grid, gamma: float, random: np.random.Generator) -> None:
+        self.X, self.grid, self.gamma, self.random = X, grid, gamma, random
+        by_degree = [codes.positions(order) for order in (codes.by_degree(X.coords[:, d], X.shape[d]) for d in (0, 1))]
+        self.orders = [
+            np.concatenate((order, np.arange(len(order), size)))
+            for order, size in zip(by_degree, grid.shape, strict=True)
+        ]
+        self.digits = [digits(grid, mode, np.arange(grid.shape[mode])) for mode in (0, 1)]
+        self.direction = np.full(grid.sides, 1.0 / np.sqrt(np.prod(grid.sides)))
+        self.products = self.evaluate(self.orders, self.direction)
+
+    @property
+    def scale(self) -> float:
+        """Best factor of the unit-norm model, <X, model> but not below 0; the loss is norm2 - scale^2."""
+        return max(0.0, float(self.X.values @ self.products))
+
+    @property
+    def seed(self) -> Reals:
+        """The seed with its scale."""
+        return np.asarray(self.direction * self.scale ** (1.0 / self.grid.power))
+
+    def cells(self, orders: list[Integers]) -> Integers:
+        """Seed cell of every non-zero at every level, (nnz, k)."""
+        rows, columns = (self.digits[mode][orders[mode]][self.X.coords[:, mode]] for mode in (0, 1))
+        return np.asarray(rows + columns)
+
+    def evaluate(self, orders: list[Integers], direction: Reals) -> Reals:
+        """The unit-norm model at every non-zero, (nnz,)."""
+        return np.asarray(np.prod(direction.ravel()[self.cells(orders)], axis=1))
+
+    def reorder(self) -> None:
+        """Two rounds of swaps of rows and of columns."""
+        for _ in range(ROUNDS):
+            for mode in (0, 1):
+                self._reorder_mode(mode)
+
+    def _reorder_mode(self, mode: int) -> None:
+        from pipeline.neukron.order_search import accept, matched_swaps, shingles
+
+        likeness = shingles(mode, self.grid.shape, self.X.coords, self.random)
+        chosen, mate = digit_pairs(self.orders[mode], self.grid.sides[mode], self.grid.power, self.random)
+        proposal = matched_swaps(self.orders[mode], chosen, mate, likeness[chosen], self.random)
+        proposed = [proposal.position if other == mode else order for other, order in enumerate(self.orders)]
+        after = self.evaluate(proposed, self.direction)
+        change = 2 * self.scale * self.X.values * (self.products - after)
+        index = self.X.coords[:, mode]
+        self.orders[mode], taken = accept(proposal, self.orders[mode], index, change, self.gamma, self.random)
+        self.products = np.where(taken, after, self.products)
+
+    def improve_seed(self) -> float:
+        """Gradient steps on the seed's direction; returns the loss over the padded grid after them."""
+        cells = self.cells(self.orders)
+        for _ in range(STEPS):
+            gradient = self._gradient(cells)
+            length = float(np.linalg.norm(gradient))
+            before = self.scale
+            for rate in RATES:
+                direction = (1 - rate) * self.direction + rate * gradient / length if length else self.direction
+                direction = np.maximum(direction, FLOOR * direction.max())
+                direction /= np.linalg.norm(direction)
+                products = np.prod(direction.ravel()[cells], axis=1)
+                if self.X.values @ products > before:
+                    self.direction, self.products = direction, products
+                    break
+            else:
+                break
+        return self.X.norm2 - self.scale**2
+
+    def _gradient(self, cells: Integers) -> Reals:
+        """Derivative of <X, model> by the entries of the unit-norm seed."""
+        share = self.X.values * self.products
+        counts = np.zeros(self.direction.size)
+        for level in range(self.grid.power):
+            counts += np.bincount(cells[:, level], weights=share, minlength=len(counts))
+        return np.asarray(np.maximum(counts, 0.0).reshape(self.direction.shape) / self.direction)
+
+
+def root(size: int, power: int) -> int:
+    """The smallest whole number whose `power`-th power is at least `size`.
+
+    >>> root(1005, 10), root(25919, 10), root(1000, 3)
+    (2, 3, 10)
+    """
+    guess = max(1, int(size ** (1.0 / power)) - 1)
+    while guess**power < size:
+        guess += 1
+    return guess
+
+
+def digits(grid: Grid, mode: int, position: Integers) -> Integers:
+    """Digits of (n,) positions of a mode, most significant first: (n, k).
+
+    Those of rows are multiplied by the seed's width, so that a row's and a column's add up to a flat seed cell.
+    """
+    result = np.empty((len(position), grid.power), dtype=np.int64)
+    for level in range(grid.power - 1, -1, -1):
+        position, result[:, level] = np.divmod(position, grid.sides[mode])
+    return result if mode else result * grid.sides[1]
+
+
+def digit_pairs(position: Integers, side: int, power: int, random: np.random.Generator) -> tuple[Integers, Integers]:
+    """Disjoint pairs of indices whose positions differ in one digit, one of each pair chosen at random.
+
+    The digit is drawn as NeuKron draws a bit, P = 2^-(d+1) from the least significant; its values are paired at random.
+
+    Returns
+    -------
+    The chosen index of every pair, and its mate.
+    """
+    stride = side ** min(int(random.geometric(0.5)) - 1, power - 1)
+    values = random.permutation(side)
+    low, high = values[0 : side - side % 2 : 2], values[1::2]
+    places = np.arange(side**power)
+    partner = np.full(side, -1)
+    partner[low] = high
+    digit = places // stride % side
+    first = places[partner[digit] >= 0]
+    second = first + (partner[digit[first]] - digit[first]) * stride
+    turned = random.integers(0, 2, len(first)).astype(bool)
+    at = codes.positions(position)
+    return at[np.where(turned, second, first)], at[np.where(turned, first, second)]
+
+
+def _automatic_power(shape: tuple[int, ...]) -> int:
+    power = 2
+    while root(min(shape), power) > LARGEST_AUTOMATIC_SIDE:
+        power += 1
+    return power
+
+
+def _bits(size: int) -> int:
+    return int(size - 1).bit_length()
