@@ -31,6 +31,8 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
+# The data sets of the default experiment.
+DATASETS = sorted({run.dataset.partition(".f")[0] for run in RUNS[EXPERIMENT]})
 RUN_BY_FOLDER = {run.folder: run for runs in RUNS.values() for run in runs}
 
 
@@ -85,6 +87,8 @@ wildcard_constraints:
 
 localrules:
     all,
+    download,
+    convert,
     partial,
 
 
@@ -92,6 +96,24 @@ rule all:
     default_target: True
     input:
         f"results/{EXPERIMENT}/report.html",
+
+
+rule download:
+    input:
+        [f"data/raw/{name}/{file}" for name in DATASETS for file in CONFIG.datasets[name].files],
+    log:
+        "logs/download.log",
+    conda:
+        "environment.yaml"
+
+
+rule convert:
+    input:
+        [f"data/tensors/{name}.parquet" for name in DATASETS],
+    log:
+        "logs/convert.log",
+    conda:
+        "environment.yaml"
 
 
 for name, entry in CONFIG.datasets.items():

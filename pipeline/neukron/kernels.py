@@ -30,7 +30,7 @@ def _prefer_wide_vectors() -> None:
 
 
 _prefer_wide_vectors()
-LANES = 16  # float32 in one vector register of the widest kind
+LANES = 8  # hidden units are padded to a multiple of this: float32 in a 256-bit register
 
 _FAST = {"nogil": True, "cache": True, "fastmath": True, "error_model": "numpy"}
 _EXACT = {"nogil": True, "cache": True, "error_model": "numpy"}

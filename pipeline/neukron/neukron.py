@@ -49,7 +49,7 @@ class NeuKron(Compressor):
     gamma
         Inverse temperature of the order search; ``math.inf`` accepts improvements only.
     lr
-        Learning rate of Adam; 1e-2 (fast) or 1e-3 (paper) if None.
+        Learning rate of Adam; 0.1 / sqrt(hidden) (fast) or 1e-3 (paper) if None.
     seed
         Decides everything random. On a CPU two fits with the same seed are bit-identical, whatever `threads`.
     device

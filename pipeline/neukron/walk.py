@@ -21,8 +21,9 @@ from pipeline.neukron.levels import Levels
 from pipeline.neukron.order_search import Order
 
 BLOCK = 1 << 13  # nodes expanded together
+EXACT_CELLS = 1 << 26  # larger padded grids are sampled straight away
 EXACT_NODES = 1 << 22  # walk at most so many nodes before sampling takes over
-SAMPLES = 1 << 20
+SAMPLES = 1 << 17
 
 
 @dataclass
@@ -116,13 +117,14 @@ def real_mass(
 ) -> Mass:
     """Share of the squared mass of the padded grid that falls on the N_1 x ... x N_D real cells.
 
-    Subtrees that are wholly real or wholly padding are counted without being walked. Exact while fewer than
-    `exact_nodes` nodes are visited, else from `samples` ancestral samples with a Wilson 95 % interval.
+    Subtrees that are wholly real or wholly padding are counted without being walked. Exact where the padded grid
+    has at most 2^26 cells and fewer than `exact_nodes` nodes are visited, else from `samples` ancestral samples with a Wilson 95 % interval.
     """
     if all(size == 2**bits for size, bits in zip(shape, walker.levels.bits, strict=True)):
         return Mass(1.0, 1.0, 1.0)
     real = _RealCells(walker.levels, shape, orders)
-    share = _exact_share(walker, real, exact_nodes)
+    small = sum(walker.levels.bits) <= EXACT_CELLS.bit_length() - 1
+    share = _exact_share(walker, real, exact_nodes) if small else None
     if share is not None:
         return Mass(share, share, share)
     inside = _sampled_inside(walker, real, rng, samples)

@@ -1,0 +1,61 @@
+# make demo and make test set everything up by themselves; `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help setup demo test lint format bench bench-gpu commit experiment lock clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.installed ## create .venv from requirements.lock
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name it with PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup ## run the default experiment and show its most telling lines
+	snakemake --quiet progress host rules
+	@python -m pipeline.report --headlines results/$$(python -m pipeline.config --name)
+
+test: setup ## run the whole test suite
+	python -m pytest -n 2 --dist loadfile
+
+lint: setup ## ruff, mypy, snakefmt, snakemake --lint
+	ruff check .
+	ruff format --check .
+	mypy
+	snakefmt --check Snakefile
+	snakemake --lint
+
+format: setup ## put the code into its format
+	ruff check --fix --quiet . || true
+	ruff format .
+	snakefmt Snakefile
+
+bench: setup ## measure us beside the alternatives; tables under benchmarks/results
+	python -m benchmarks
+
+bench-gpu: setup ## the same on a GPU
+	python -m benchmarks --device cuda
+
+commit: setup ## record with DVC what snakemake has made, without running it again
+	@snakemake --dry-run --quiet all > /dev/null && snakemake --dry-run | grep -q 'Nothing to be done' \
+	  || { echo "error: results are not up to date; run snakemake first" >&2; exit 2; }
+	dvc commit --force
+
+experiment: setup ## make experiment NAME=paper: point params.yaml and dvc.yaml at another experiment
+	python -m pipeline.config --use $(NAME)
+
+lock: ## resolve pyproject.toml anew and write requirements.lock
+	$(PYTHON) -m venv --clear build/lock
+	build/lock/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	build/lock/bin/python -m pip freeze --exclude-editable --exclude kronflow > requirements.lock
+
+clean: ## remove results, logs and caches; raw data stay
+	rm -rf results logs data/tensors data/samples .cache .pytest_cache .mypy_cache .ruff_cache build
