@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from pipeline.kpd.microkernels import FLOAT, LANES, WIDTH, inner, product, transpose_squares
+from pipeline.kpd.microkernels import FLOAT, LANES, WIDTH, gathered, inner, product, spread, transpose_squares
 
 Array = npt.NDArray[np.float32]
 T = TypeVar("T")
@@ -64,6 +64,64 @@ def backward(dy: Array, x: Array, scaled: Array, B: Array, threads: int, needs_d
     d_outer = sum((part[0] for part in parts[1:]), start=parts[0][0])
     d_blocks = sum((part[1] for part in parts[1:]), start=parts[0][1])
     return dx, d_outer[:, : r * n1].reshape(m1, r, n1).transpose(1, 0, 2), d_blocks
+
+
+def block_rows(
+    x: Array, values: Array, at: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], m2: int, threads: int
+) -> Array:
+    """Return x W^T for a block-sparse W without its zero blocks.
+
+    Parameters
+    ----------
+    x
+        (N, n) float32, C-contiguous.
+    values
+        Flat: block row after block row, each (m2, its used columns) in C order.
+    at
+        The used columns of W, block row after block row.
+    starts
+        (m1 + 1,): where each block row's columns start in `at`.
+    m2
+        Rows of a block.
+    threads
+        Rows of x are shared among that many threads.
+    """
+    y = np.empty((len(x), (len(starts) - 1) * m2), dtype=np.float32)
+    _share(len(x), threads, lambda start, stop: _block_rows(x, values, at, starts, m2, y, start, stop))
+    return y
+
+
+def factored(
+    x: Array,
+    coefficients: Array,
+    at: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.int64],
+    B: Array,
+    used: npt.NDArray[np.int64],
+    threads: int,
+) -> Array:
+    """Return x W^T for W = sum_i scaled_i kron B_i, B_i first and then the non-zeros of scaled.
+
+    Parameters
+    ----------
+    x
+        (N, n) float32, C-contiguous.
+    coefficients
+        Flat: the non-zeros of scaled, row after row.
+    at
+        For each coefficient the row i n1 + b of the inner product it multiplies.
+    starts
+        (m1 + 1,): where each row's coefficients start.
+    B
+        (r, m2, n2), C-contiguous.
+    used
+        Columns b of blocks that are used at all.
+    threads
+        Rows of x are shared among that many threads.
+    """
+    y = np.empty((len(x), (len(starts) - 1) * B.shape[1]), dtype=np.float32)
+    _share(len(x), threads, lambda start, stop: _factored(x, coefficients, at, starts, B, used, y, start, stop))
+    return y
 
 
 def _outer(scaled: Array) -> Array:
@@ -213,3 +271,50 @@ def _backward_rows(dy, x, outer, B, dx, d_outer, d_blocks, start, stop):  # type
                 target = dxt.ctypes.data + FLOAT * b * n2 * WIDTH
                 product(factors, 1, n2, source, K * WIDTH, target, WIDTH, n2, m2, int(i > 0))
         _from_lanes(dxt, dx, first, rows)
+
+
+@njit(error_model="numpy", nogil=True, cache=True)
+def _block_rows(x, values, at, starts, m2, y, start, stop):  # type: ignore[no-untyped-def]
+    """Rows start..stop of :func:`block_rows`."""
+    xt = np.empty((x.shape[1], WIDTH), dtype=np.float32)
+    yt = np.empty((y.shape[1], WIDTH), dtype=np.float32)
+    for first in range(start, stop, WIDTH):
+        rows = min(WIDTH, stop - first)
+        _to_lanes(x, first, rows, xt)
+        for a in range(len(starts) - 1):
+            low, count = starts[a], starts[a + 1] - starts[a]
+            if count == 0:
+                yt[a * m2 : (a + 1) * m2] = 0.0
+                continue
+            source, columns = values.ctypes.data + FLOAT * low * m2, at.ctypes.data + 8 * low
+            gathered(source, columns, xt.ctypes.data, yt.ctypes.data + FLOAT * a * m2 * WIDTH, WIDTH, m2, count)
+        _from_lanes(yt, y, first, rows)
+
+
+@njit(error_model="numpy", nogil=True, cache=True)
+def _factored(x, coefficients, at, starts, B, used, y, start, stop):  # type: ignore[no-untyped-def]
+    """Rows start..stop of :func:`factored`."""
+    r, m2, n2 = B.shape
+    n1 = x.shape[1] // n2
+    K = r * n1
+    xt = np.empty((x.shape[1], WIDTH), dtype=np.float32)
+    z = np.empty((m2, K, WIDTH), dtype=np.float32)
+    yt = np.empty((y.shape[1], WIDTH), dtype=np.float32)
+    for first in range(start, stop, WIDTH):
+        rows = min(WIDTH, stop - first)
+        _to_lanes(x, first, rows, xt)
+        for i in range(r):
+            factors = B.ctypes.data + FLOAT * i * m2 * n2
+            for b in used:
+                source = xt.ctypes.data + FLOAT * b * n2 * WIDTH
+                target = z.ctypes.data + FLOAT * (i * n1 + b) * WIDTH
+                product(factors, n2, 1, source, WIDTH, target, K * WIDTH, m2, n2, 0)
+        for a in range(len(starts) - 1):
+            low, count = starts[a], starts[a + 1] - starts[a]
+            if count == 0:
+                yt[a * m2 : (a + 1) * m2] = 0.0
+                continue
+            values, rows_of_z = coefficients.ctypes.data + FLOAT * low, at.ctypes.data + 8 * low
+            target = yt.ctypes.data + FLOAT * a * m2 * WIDTH
+            spread(values, rows_of_z, z.ctypes.data, K * WIDTH, target, WIDTH, m2, count)
+        _from_lanes(yt, y, first, rows)

@@ -160,6 +160,80 @@ def _inner_kernel(rows: int, columns: int) -> Any:
     return kernel
 
 
+def _gathered_kernel(rows: int) -> Any:
+    """Return C[i, :WIDTH] = sum_k A[i, k] Z[at[k], :WIDTH] for i < `rows`.
+
+    Arguments: address of A, its stride of i; address of `at` (int64, in rows of WIDTH); addresses of Z and C;
+    C's stride of i; the number of k.
+    """
+
+    @intrinsic
+    def kernel(_, a, a_row, at, z, c, c_row, count):  # type: ignore[no-untyped-def]
+        def emit(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+            a, a_row, at, z, c, c_row, count = arguments
+            a_row, c_row = (builder.mul(s, _constant(FLOAT)) for s in (a_row, c_row))
+            starts = [_shifted(builder, a, a_row, i) for i in range(rows)]
+            halves = (0, LANES * FLOAT)
+
+            def body(k: Any, totals: list[Any]) -> list[Any]:
+                row = builder.add(z, builder.mul(_index(builder, at, k), _constant(WIDTH * FLOAT)))
+                vectors = [_load(builder, builder.add(row, _constant(half))) for half in halves]
+                column = builder.mul(k, _constant(FLOAT))
+                factors = [_broadcast(builder, builder.add(start, column)) for start in starts]
+                pairs = [(factor, vector) for factor in factors for vector in vectors]
+                return [_multiply_add(builder, *pair, total) for pair, total in zip(pairs, totals, strict=True)]
+
+            _store_rows(builder, c, c_row, _sum_loop(builder, count, 2 * rows, body))
+            return context.get_dummy_value()
+
+        return types.void(*([types.intp] * 7)), emit
+
+    return kernel
+
+
+def _spread_kernel(panels: int) -> Any:
+    """Return C[j, :WIDTH] = sum_k s[k] Z[j, at[k], :WIDTH] for j < `panels`.
+
+    Arguments: addresses of s and `at` (int64, in rows of WIDTH); address of Z, its stride of j; address of C,
+    its stride of j; the number of k.
+    """
+
+    @intrinsic
+    def kernel(_, s, at, z, z_panel, c, c_row, count):  # type: ignore[no-untyped-def]
+        def emit(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+            s, at, z, z_panel, c, c_row, count = arguments
+            z_panel, c_row = (builder.mul(stride, _constant(FLOAT)) for stride in (z_panel, c_row))
+
+            def body(k: Any, totals: list[Any]) -> list[Any]:
+                factor = _broadcast(builder, builder.add(s, builder.mul(k, _constant(FLOAT))))
+                row = builder.add(z, builder.mul(_index(builder, at, k), _constant(WIDTH * FLOAT)))
+                places = [
+                    builder.add(_shifted(builder, row, z_panel, j), _constant(half))
+                    for j in range(panels)
+                    for half in (0, LANES * FLOAT)
+                ]
+                vectors = [_load(builder, place) for place in places]
+                return [_multiply_add(builder, factor, v, total) for v, total in zip(vectors, totals, strict=True)]
+
+            _store_rows(builder, c, c_row, _sum_loop(builder, count, 2 * panels, body))
+            return context.get_dummy_value()
+
+        return types.void(*([types.intp] * 7)), emit
+
+    return kernel
+
+
+def _index(builder: Any, at: Any, k: Any) -> Any:
+    address = builder.add(at, builder.mul(k, _constant(8)))
+    return builder.load(builder.inttoptr(address, ir.PointerType(_i64)), align=8)
+
+
+def _store_rows(builder: Any, c: Any, c_row: Any, totals: list[Any]) -> None:
+    for i, total in enumerate(totals):
+        place = builder.add(_shifted(builder, c, c_row, i // 2), _constant(i % 2 * LANES * FLOAT))
+        builder.store(total, _vector_at(builder, place), align=FLOAT)
+
+
 def _lane_sum(builder: Any, vector: Any) -> Any:
     """Sum of a vector's lanes, halving it again and again."""
     size = LANES
@@ -196,6 +270,9 @@ def _transpose_kernel(_, source, source_row, target, target_row):  # type: ignor
 
 
 _product_many, _product_one = _product_kernel(ROWS), _product_kernel(1)
+_gathered_many, _gathered_one = _gathered_kernel(ROWS), _gathered_kernel(1)
+_gathered_four = _gathered_kernel(4)
+_spread_four, _spread_one = _spread_kernel(4), _spread_kernel(1)
 _inner_4x4, _inner_1x1 = _inner_kernel(4, 4), _inner_kernel(1, 1)
 
 
@@ -222,6 +299,29 @@ def inner(p, p_k, p_row, q, q_k, q_row, c, c_row, rows, columns, count):  # type
                     _inner_4x4(left, p_k, p_row, right, q_k, q_row, place, c_row, count)
             else:
                 _inner_1x1(left, p_k, p_row, right, q_k, q_row, place, c_row, count)
+
+
+@njit(error_model="numpy", nogil=True, cache=True)
+def gathered(a, at, z, c, c_row, rows, count):  # type: ignore[no-untyped-def]
+    """C[i, :WIDTH] = sum_k A[i, k] Z[at[k], :WIDTH] for any number of rows of A, (rows, count); count >= 1."""
+    whole = rows - rows % ROWS
+    fours = rows - rows % 4
+    for i in range(0, whole, ROWS):
+        _gathered_many(a + FLOAT * i * count, count, at, z, c + FLOAT * i * c_row, c_row, count)
+    for i in range(whole, fours, 4):
+        _gathered_four(a + FLOAT * i * count, count, at, z, c + FLOAT * i * c_row, c_row, count)
+    for i in range(fours, rows):
+        _gathered_one(a + FLOAT * i * count, count, at, z, c + FLOAT * i * c_row, c_row, count)
+
+
+@njit(error_model="numpy", nogil=True, cache=True)
+def spread(s, at, z, z_panel, c, c_row, panels, count):  # type: ignore[no-untyped-def]
+    """C[j, :WIDTH] = sum_k s[k] Z[j, at[k], :WIDTH] for any number of panels j; count >= 1."""
+    whole = panels - panels % 4
+    for j in range(0, whole, 4):
+        _spread_four(s, at, z + FLOAT * j * z_panel, z_panel, c + FLOAT * j * c_row, c_row, count)
+    for j in range(whole, panels):
+        _spread_one(s, at, z + FLOAT * j * z_panel, z_panel, c + FLOAT * j * c_row, c_row, count)
 
 
 @njit(error_model="numpy", nogil=True, cache=True)
