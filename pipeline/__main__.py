@@ -54,12 +54,18 @@ def _command(commands: Commands, name: str, run_it: Callable[[argparse.Namespace
 
 def _add_compress(commands: Commands) -> None:
     command = _command(commands, "compress", compress, "Fit a method to a matrix or tensor and write its artifact.")
-    command.add_argument("tensor", type=Path, help="Parquet sparse tensor, .mtx, .tns, .npz, .csv or another known format")
+    command.add_argument(
+        "tensor", type=Path, help="Parquet sparse tensor, .mtx, .tns, .npz, .csv or another known format"
+    )
     command.add_argument("artifact", type=Path, help="the .safetensors file to write")
-    command.add_argument("--method", default="neukron", help="neukron (default), or a baseline: t-svd, cp, truncation ..")
+    command.add_argument(
+        "--method", default="neukron", help="neukron (default), or a baseline: t-svd, cp, truncation .."
+    )
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--threads", type=int, help="default: all cores")
-    command.add_argument("--no-orders", action="store_true", help="leave the orders out: smaller, answers in its own order")
+    command.add_argument(
+        "--no-orders", action="store_true", help="leave the orders out: smaller, answers in its own order"
+    )
     step.add_settings(command)
 
 
@@ -117,7 +123,9 @@ def read_tensor(path: Path) -> SparseTensor:
     if path.suffix == ".parquet" and is_sparse_tensor(path):
         return SparseTensor.read_parquet(path)
     try:
-        return assemble(read_raw(format_of(path.name), {path.name: path}, {}), {"file": path.name}, ascending=False).tensor
+        return assemble(
+            read_raw(format_of(path.name), {path.name: path}, {}), {"file": path.name}, ascending=False
+        ).tensor
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
@@ -184,7 +192,9 @@ def _add_query(commands: Commands) -> None:
     command = _command(commands, "query", query, "Approximate single cells, in the tensor's own indices.")
     command.add_argument("artifact", type=Path)
     command.add_argument("index", type=int, nargs="*", help="one index for each mode, 0-based")
-    command.add_argument("--file", type=Path, help="text file with one cell a line: indices separated by commas or spaces")
+    command.add_argument(
+        "--file", type=Path, help="text file with one cell a line: indices separated by commas or spaces"
+    )
 
 
 def query(options: argparse.Namespace) -> None:
@@ -222,14 +232,19 @@ def _read_cells(path: Path) -> Any:
 
 def _add_decompress(commands: Commands) -> None:
     command = _command(
-        commands, "decompress", decompress, "Write a block of cells, or the largest among given cells, as a sparse tensor."
+        commands,
+        "decompress",
+        decompress,
+        "Write a block of cells, or the largest among given cells, as a sparse tensor.",
     )
     command.add_argument("artifact", type=Path)
     command.add_argument("output", type=Path, help="Parquet sparse tensor to write")
     command.add_argument("--block", help="ranges of every mode, for example 0:10,5:25 (default: everything)")
     command.add_argument("--top", type=int, help="keep only so many largest values")
     command.add_argument("--among", type=Path, help="Parquet sparse tensor whose non-zeros are the cells to look at")
-    command.add_argument("--limit", type=int, default=1 << 24, help="refuse to look at more cells (default: 16,777,216)")
+    command.add_argument(
+        "--limit", type=int, default=1 << 24, help="refuse to look at more cells (default: 16,777,216)"
+    )
 
 
 def decompress(options: argparse.Namespace) -> None:
@@ -269,7 +284,9 @@ def _wanted_cells(options: argparse.Namespace, shape: Sequence[int]) -> Any:
 def _parse_block(text: str, shape: Sequence[int]) -> list[tuple[int, int]]:
     parts = text.split(",")
     if len(parts) != len(shape):
-        raise InputError(f"--block {text}: {len(parts)} ranges for {len(shape)} modes; write one a mode, like 0:10,5:25")
+        raise InputError(
+            f"--block {text}: {len(parts)} ranges for {len(shape)} modes; write one a mode, like 0:10,5:25"
+        )
     ranges = []
     for part, size in zip(parts, shape, strict=True):
         start, colon, stop = part.partition(":")

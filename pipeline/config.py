@@ -488,7 +488,9 @@ def use_experiment(name: str, params: Path, stages: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Check ``params.yaml`` and list the runs that an experiment asks for."""
     arguments = step.parser("Check params.yaml and list the runs of an experiment, one a line.")
-    arguments.add_argument("--params", type=Path, default=Path("params.yaml"), help="the file to check (default: params.yaml)")
+    arguments.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="the file to check (default: params.yaml)"
+    )
     arguments.add_argument("--experiment", help="default: the one that params.yaml names")
     arguments.add_argument("--name", action="store_true", help="only print the name of the experiment")
     arguments.add_argument("--use", metavar="NAME", help="make NAME the default experiment of params.yaml and dvc.yaml")

@@ -294,4 +294,3 @@ def _completed(position: npt.NDArray[np.int64], size: int) -> Order:
     if np.count_nonzero(free) != size - len(position):
         raise InputError("a stored order names a position twice")
     return np.concatenate((position, np.flatnonzero(free)))
-

@@ -109,6 +109,8 @@ def propose(
     bits = levels.bits[mode]
     position = orders[mode]
     size = 2**bits
+    if bits == 0:
+        return Proposal(position, np.full(1, -1), 0)
     bit = min(int(rng.geometric(0.5)) - 1, bits - 1)
     at = _positions(position)
     low = np.flatnonzero((np.arange(size) >> bit) & 1 == 0)

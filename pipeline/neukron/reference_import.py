@@ -74,9 +74,7 @@ def import_checkpoint(path: str | Path, X: SparseTensor) -> NeuKron:
     path = Path(path)
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        state = {
-            name.removeprefix("module."): tensor for name, tensor in checkpoint["model_state_dict"].items()
-        }
+        state = {name.removeprefix("module."): tensor for name, tensor in checkpoint["model_state_dict"].items()}
         orders = _orders(checkpoint)
     except (OSError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -69,7 +69,9 @@ class Walker:
         outputs = torch.nn.functional.softplus(frontier.hidden @ weight.T + bias)
         return torch.nn.functional.normalize(outputs, dim=1)
 
-    def child_prefixes(self, frontier: Frontier, parent: npt.NDArray[np.intp], token: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def child_prefixes(
+        self, frontier: Frontier, parent: npt.NDArray[np.intp], token: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
         """Prefixes of the children that `token` leads to from the nodes `parent`."""
         prefix = frontier.prefix[parent].copy()
         level = frontier.depth + 1
@@ -78,7 +80,9 @@ class Walker:
             prefix[:, mode] = (prefix[:, mode] << 1) | ((token >> rank) & 1)
         return prefix
 
-    def step(self, frontier: Frontier, parent: npt.NDArray[np.intp], token: npt.NDArray[np.int64], product: Tensor) -> Frontier:
+    def step(
+        self, frontier: Frontier, parent: npt.NDArray[np.intp], token: npt.NDArray[np.int64], product: Tensor
+    ) -> Frontier:
         """The children that `token` leads to from the nodes `parent`, with their states."""
         prefix = self.child_prefixes(frontier, parent, token)
         level = frontier.depth + 1
@@ -142,7 +146,9 @@ class _RealCells:
             real[order[:size]] = 1
             self.before.append(np.concatenate(([0], np.cumsum(real))))
 
-    def classify(self, prefix: npt.NDArray[np.int64], depth: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    def classify(
+        self, prefix: npt.NDArray[np.int64], depth: int
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """For each node whether all cells below it are real, and whether none is."""
         whole = np.ones(len(prefix), dtype=bool)
         none = np.zeros(len(prefix), dtype=bool)

@@ -1,0 +1,208 @@
+"""The compressor as its users see it: fit, predict, error, size, save; golden checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pipeline
+from pipeline.errors import InputError
+from pipeline.neukron import NeuKron
+from pipeline.neukron import walk
+from pipeline.neukron.reference_import import import_checkpoint, read_reference_text
+from pipeline.sparse import SparseTensor
+
+
+def small_tensor(shape: tuple[int, ...] = (3, 4, 2), seed: int = 0) -> SparseTensor:
+    rng = np.random.default_rng(seed)
+    dense = rng.integers(0, 4, shape) * (rng.random(shape) < 0.4)
+    dense.flat[0] = 1
+    return SparseTensor.from_dense(dense)
+
+
+def dense_prediction(model: NeuKron) -> np.ndarray:
+    return model.predict(np.argwhere(np.ones(model.shape_))).reshape(model.shape_)
+
+
+def kronecker_tensor() -> SparseTensor:
+    """A planted answer: the fourth Kronecker power of a 2 x 2 seed with exact zeros."""
+    seed = np.array([[3.0, 1.0], [2.0, 0.0]])
+    dense = np.ones((1, 1))
+    for _ in range(4):
+        dense = np.kron(dense, seed)
+    return SparseTensor.from_dense(dense)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    shape=st.lists(st.integers(1, 12), min_size=2, max_size=4).map(tuple),
+    schedule=st.sampled_from(["fast", "paper"]),
+    seed=st.integers(0, 99),
+)
+def test_error_equals_the_dense_error(shape: tuple[int, ...], schedule: str, seed: int) -> None:
+    X = small_tensor(shape, seed)
+    model = NeuKron(hidden=4, schedule=schedule, max_epochs=4, seed=seed, threads=1, device="cpu").fit(X)
+    error = model.error(X)
+    assert error["error"] == pytest.approx(((X.to_dense() - dense_prediction(model)) ** 2).sum(), rel=1e-4, abs=1e-4)
+    assert error["error"] <= error["error_padded"] + 1e-6
+    assert "error_interval" not in error
+
+
+def test_both_schedules_find_a_planted_kronecker_tensor() -> None:
+    X = kronecker_tensor()
+    for schedule, epochs, lr in (("fast", 150, None), ("paper", 1500, 3e-2)):
+        model = NeuKron(
+            hidden=6, schedule=schedule, order_init="degree", max_epochs=epochs, lr=lr, threads=1, device="cpu"
+        )
+        assert model.fit(X).error(X)["error_padded"] < 0.02 * X.norm2, schedule
+
+
+@pytest.mark.parametrize("schedule", ["fast", "paper"])
+def test_same_seed_gives_the_same_bits_on_any_number_of_threads(schedule: str) -> None:
+    X = small_tensor((20, 50), 3)
+    fits = [
+        NeuKron(hidden=5, schedule=schedule, max_epochs=6, seed=4, threads=threads, device="cpu").fit(X)
+        for threads in (1, 2)
+    ]
+    first, second = (model.model_.state_dict() for model in fits)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert [row["error"] for row in fits[0].history_] == [row["error"] for row in fits[1].history_]
+    other = NeuKron(hidden=5, schedule=schedule, max_epochs=6, seed=5, threads=1, device="cpu").fit(X)
+    assert fits[0].history_[-1]["error"] != other.history_[-1]["error"]
+
+
+def test_best_model_is_kept() -> None:
+    X = small_tensor((20, 50), 1)
+    model = NeuKron(hidden=5, max_epochs=12, lr=0.3, threads=1, device="cpu").fit(X)
+    best = min(row["error"] for row in model.history_)
+    assert model.error(X)["error_padded"] == pytest.approx(best, rel=1e-6)
+
+
+def test_patience_stops() -> None:
+    X = SparseTensor([[0, 0], [1, 1]], [1.0, 1.0], (2, 2))
+    model = NeuKron(hidden=2, patience=3, threads=1, device="cpu", max_epochs=2000, lr=1e-12).fit(X)
+    assert len(model.history_) < 2000
+
+
+def test_modes_keep_the_tensors_own_order() -> None:
+    X = small_tensor((9, 3, 5), 2)
+    model = NeuKron(hidden=4, max_epochs=3, threads=1, device="cpu").fit(X)
+    assert model.shape_ == (9, 3, 5)
+    dense = dense_prediction(model)
+    assert model.error(X)["error"] == pytest.approx(((X.to_dense() - dense) ** 2).sum(), rel=1e-4)
+
+
+def test_artifact_answers_as_the_model_does(tmp_path: Path) -> None:
+    X = small_tensor((9, 3, 5), 2)
+    model = NeuKron(hidden=4, max_epochs=3, threads=1, device="cpu").fit(X)
+    model.save(tmp_path / "m.safetensors")
+    loaded = pipeline.load(tmp_path / "m.safetensors")
+    assert np.array_equal(dense_prediction(loaded), dense_prediction(model))
+    assert loaded.error(X) == model.error(X)
+    assert loaded.size() == model.size()
+    size = model.size()
+    assert size["bytes"] == size["bytes_equal"] == 4 * model.parameter_count()
+    assert size["bytes_with_order"] > size["bytes"]
+
+
+def test_artifact_without_orders_answers_in_its_own_order(tmp_path: Path) -> None:
+    X = small_tensor((9, 3, 5), 2)
+    model = NeuKron(hidden=4, max_epochs=3, threads=1, device="cpu").fit(X)
+    model.save(tmp_path / "m.safetensors", orders=False)
+    loaded = pipeline.load(tmp_path / "m.safetensors")
+    assert loaded.shape_ == (16, 4, 8)
+    ascending = [1, 2, 0]
+    own = np.empty_like(X.coords)
+    for rank, mode in enumerate(ascending):
+        own[:, mode] = model.orders_[rank][X.coords[:, mode]]
+    assert np.array_equal(loaded.predict(own), model.predict(X.coords))
+
+
+@pytest.mark.parametrize(
+    ("name", "padded", "real", "parameters"),
+    [("matrix", 437.333, 426.24, 29039), ("tensor", 84931.21, None, 29995)],
+)
+def test_golden_checkpoints(
+    mirror: Path, tmp_path: Path, name: str, padded: float, real: float | None, parameters: int
+) -> None:
+    folder = mirror / "neukron-reference"
+    X = read_reference_text(folder / f"example_{name}.txt")
+    model = import_checkpoint(folder / f"example_{name}_min.pt", X)
+    model.save(tmp_path / "golden.safetensors")
+    error = pipeline.load(tmp_path / "golden.safetensors").error(X)
+    assert error["error_padded"] == pytest.approx(padded, rel=2e-6)
+    assert model.parameter_count() == parameters
+    if real is not None:
+        assert error["error"] == pytest.approx(real, abs=0.005)
+
+
+def test_real_mass_sampled_agrees_with_enumeration(monkeypatch: pytest.MonkeyPatch) -> None:
+    X = small_tensor((11, 23), 5)
+    model = NeuKron(hidden=4, max_epochs=5, threads=1, device="cpu").fit(X)
+    exact = model.error(X)
+    monkeypatch.setattr(walk, "EXACT_CELLS", 1)
+    sampled = model.error(X)
+    low, high = sampled["error_interval"]
+    assert low < high
+    assert low - 1e-6 <= exact["error"] <= high + 1e-6
+    assert sampled["error"] == pytest.approx(exact["error"], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"cell": "lstn"}, "did you mean 'lstm'"),
+        ({"schedule": "papr"}, "did you mean 'paper'"),
+        ({"hidden": 0}, "hidden=0"),
+        ({"hidden": 2.5}, "hidden=2.5"),
+        ({"gamma": -1.0}, "gamma=-1.0"),
+        ({"lr": float("nan")}, "lr=nan"),
+    ],
+)
+def test_bad_settings_are_refused(settings_: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        NeuKron(**settings_).fit(small_tensor())
+
+
+def test_bad_coordinates_are_refused() -> None:
+    model = NeuKron(hidden=2, max_epochs=1, threads=1, device="cpu").fit(small_tensor())
+    for coords, message in (([[0, 0, 2]], "outside 0..1"), ([[-1, 0, 0]], "outside"), ([[0, 0]], "needs \\(n, 3\\)")):
+        with pytest.raises(InputError, match=message):
+            model.predict(coords)
+    assert model.predict(np.zeros((0, 3), dtype=np.int64)).shape == (0,)
+
+
+def test_damaged_artifacts_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    NeuKron(hidden=2, max_epochs=1, threads=1, device="cpu").fit(small_tensor()).save(path)
+    whole = path.read_bytes()
+    for damaged in (whole[:100], whole[:-10], b"\0" * 50, b""):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="m.safetensors"):
+            pipeline.load(path)
+
+
+def test_checkpoints_that_would_run_code_are_refused(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (tmp_path / "ran",))  # type: ignore[return-value]
+
+    torch.save({"model_state_dict": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(InputError, match="weights-only"):
+        import_checkpoint(tmp_path / "evil.pt", small_tensor())
+    assert not (tmp_path / "ran").exists()
+
+
+def test_reference_text_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("2, 3\n0, 0, 1\n0, x, 1\n")
+    with pytest.raises(InputError, match=r"x\.txt:3"):
+        read_reference_text(path)
+    path.write_text("2, 3\n0, 1\n")
+    with pytest.raises(InputError, match=r"x\.txt:2"):
+        read_reference_text(path)
