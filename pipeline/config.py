@@ -339,7 +339,9 @@ class _StrictLoader(yaml.SafeLoader):
 
 def _explain(error: ValidationError, content: Any) -> str:
     """Turn pydantic's first complaint into ``key: problem``, with the nearest valid key for an unknown one."""
-    first = error.errors()[0]
+    problems = error.errors()
+    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]  # often why another is missing
+    first = (unknown or problems)[0]
     keys = [str(part) for part in first["loc"]]
     path = ".".join(keys) or "content"
     if first["type"] == "extra_forbidden":
@@ -378,11 +380,11 @@ def _problems(config: Config) -> Iterator[tuple[str, str]]:
     meaning: dict[tuple[str, str, str], tuple[str, dict[str, Any]]] = {}
     for name, plan in config.experiments.items():
         key = f"experiments.{name}"
-        yield from _group_problems(config, plan, key)
         for dataset, settings in plan.settings.items():
             if dataset not in config.datasets:
                 yield f"{key}.settings", f"data set '{dataset}' does not exist{nearest(dataset, config.datasets)}"
             yield from _settings_problems(config, settings, f"{key}.settings.{dataset}")
+        yield from _group_problems(config, plan, key)
         for run in config.runs(name):
             known = meaning.setdefault((run.dataset, run.method, run.setting), (name, run.settings))
             if known[1] != run.settings:
