@@ -1,0 +1,296 @@
+"""The smallest artifact for an error, or the least error for a size, over all methods.
+
+``search`` fits candidates in order of promise and keeps the best; sizes are those of real files.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.compressor import Compressor, order_bytes
+from pipeline.errors import InputError, nearest
+from pipeline.sparse import SparseTensor
+
+# Cheap and strong first: what a later candidate has to beat is then known early.
+PROMISE = ("lossless", "truncation", "accams", "baccams", "cmd", "cur", "t-svd", "cp", "tucker", "kronfit", "neukron")
+DATA_DEPENDENT = {"truncation": 7, "accams": 4, "baccams": 3, "cmd": 4, "cur": 4}  # fits to meet a size; else 2
+CLOSE = 0.92  # a file of this share of the limit is large enough
+BISECTIONS = 5  # steps between the smallest and the largest size that may meet an error
+SMALLEST = 256  # bytes below which no search for an error goes
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A fitted candidate: what it is, what it costs and what it is worth."""
+
+    method: str
+    settings: dict[str, Any]
+    file_bytes: int
+    relative_error: float
+    seconds: float
+    model: Compressor = field(repr=False)
+
+    def __str__(self) -> str:
+        chosen = ", ".join(f"{key}={value}" for key, value in self.settings.items())
+        return (
+            f"{self.method}({chosen}): {self.file_bytes:,} bytes, relative error {self.relative_error:.4f}, "
+            f"{self.seconds:.1f} s"
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """The winner, everything that was fitted on the way, and why the winner won."""
+
+    best: Attempt
+    attempts: list[Attempt]
+    reason: str
+
+
+def search(
+    X: SparseTensor,
+    *,
+    max_bytes: int | None = None,
+    max_error: float | None = None,
+    orders: bool = True,
+    methods: Sequence[str] | None = None,
+    neukron: dict[str, Any] | None = None,
+    seed: int = 0,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Found:
+    """Find the method and settings that serve a tensor best.
+
+    Parameters
+    ----------
+    max_bytes
+        Largest file allowed; the least error within it wins.
+    max_error
+        Largest relative error (squared error over squared norm) allowed; the smallest file within it wins.
+    orders
+        Whether the file must answer in the tensor's own indices.
+    methods
+        Candidates; all that can handle the tensor if None.
+    neukron
+        Settings of NeuKron beside `hidden`; ``{"max_epochs": 50}`` if None.
+    tell
+        Called with one line for each candidate fitted or passed over.
+
+    Raises
+    ------
+    InputError
+        Not exactly one of the limits is given, a limit is out of range, a method is unknown, or none meets it.
+    """
+    if (max_bytes is None) == (max_error is None):
+        raise InputError("give either a size in bytes or a relative error, not both or none")
+    hunt = _Hunt(X, orders, neukron or {"max_epochs": 50}, seed, tell)
+    names = _candidates(X, methods)
+    if max_bytes is not None:
+        if max_bytes < 1:
+            raise InputError(f"a size of {max_bytes} bytes: needs at least 1")
+        return hunt.within_bytes(names, max_bytes)
+    assert max_error is not None  # noqa: S101 - one of the two is given
+    if not 0 <= max_error <= 1:
+        raise InputError(f"a relative error of {max_error}: needs a number from 0 to 1")
+    return hunt.within_error(names, max_error)
+
+
+def _candidates(X: SparseTensor, methods: Sequence[str] | None) -> list[str]:
+    from pipeline.baselines import METHODS
+
+    for name in methods or ():
+        if name not in PROMISE:
+            raise InputError(f"method '{name}' does not exist{nearest(name, PROMISE)}")
+    able = [name for name in PROMISE if name == "neukron" or X.order == 2 or not METHODS[name].matrices_only]
+    chosen = [name for name in able if methods is None or name in methods]
+    if not chosen:
+        raise InputError(f"none of {', '.join(methods or ())} can handle a tensor of {X.order} modes")
+    return chosen
+
+
+class _Hunt:
+    """One search: the tensor, what counts as size, and what was fitted so far."""
+
+    def __init__(
+        self, X: SparseTensor, orders: bool, neukron: dict[str, Any], seed: int, tell: Callable[[str], None]
+    ) -> None:
+        self.X, self.orders, self.neukron, self.seed, self.tell = X, orders, neukron, seed, tell
+        self.attempts: list[Attempt] = []
+
+    def within_bytes(self, names: list[str], limit: int) -> Found:
+        """Every candidate at the largest size that fits; the least error wins."""
+        best: Attempt | None = None
+        for name in names:
+            attempt = self.fit_within(name, limit)
+            if attempt and (best is None or attempt.relative_error < best.relative_error):
+                best = attempt
+            if best and best.relative_error == 0.0:
+                break
+        if best is None:
+            raise InputError(f"no method makes a file of at most {limit:,} bytes; allow more")
+        reason = f"least error of {len(self.attempts)} fits among those of at most {limit:,} bytes"
+        return Found(best, self.attempts, "exact within the size" if best.relative_error == 0.0 else reason)
+
+    def within_error(self, names: list[str], limit: float) -> Found:
+        """Every candidate at ever smaller sizes while it meets the error and is smaller than the best so far."""
+        best: Attempt | None = None
+        for name in names:
+            attempt = self._truncation(limit) if name == "truncation" else self._smallest(name, limit, best)
+            if attempt and (best is None or attempt.file_bytes < best.file_bytes):
+                best = attempt
+        if best is None:
+            raise InputError(f"no candidate reaches a relative error of {limit}; add 'lossless' to the methods")
+        return Found(best, self.attempts, f"smallest of {len(self.attempts)} fits among those of error <= {limit}")
+
+    def _truncation(self, limit: float) -> Attempt | None:
+        """Truncation's share for an error is known without a search: keep the largest until enough is explained."""
+        explained = np.cumsum(np.sort(self.X.values**2)[::-1])
+        count = int(np.searchsorted(explained, (1 - limit) * explained[-1] * (1 - 1e-12))) + 1
+        attempt = self.fit("truncation", {"keep": min(1.0, count / self.X.nnz)})
+        return attempt if attempt.relative_error <= limit * (1 + 1e-9) else None
+
+    def _smallest(self, name: str, limit: float, best: Attempt | None) -> Attempt | None:
+        ceiling = best.file_bytes - 1 if best else 16 * self.X.nnz + 4 * sum(self.X.shape) + 4096
+        if ceiling < SMALLEST:
+            return None
+        found = self.fit_within(name, ceiling)
+        if found is None or found.relative_error > limit:
+            return None
+        low, high = math.log(SMALLEST), math.log(found.file_bytes)
+        for _ in range(0 if name in ("lossless", "neukron") else BISECTIONS):
+            middle = (low + high) / 2
+            attempt = self.fit_within(name, int(math.exp(middle)))
+            if attempt and attempt.relative_error <= limit:
+                found, high = attempt, math.log(attempt.file_bytes)
+            else:
+                low = middle
+        return found
+
+    def fit_within(self, name: str, limit: int) -> Attempt | None:
+        """Fit a method so that its file has at most `limit` bytes, but close to it; None if it cannot be."""
+        nominal, best = float(limit), None
+        tried: list[dict[str, Any]] = []
+        for _ in range(DATA_DEPENDENT.get(name, 2)):
+            settings = settings_for(name, self.X, nominal, self.orders)
+            if settings is None or settings in tried:
+                break
+            tried.append(settings)
+            attempt = self.fit(name, settings)
+            share = attempt.file_bytes / limit
+            if share <= 1 and (best is None or attempt.relative_error < best.relative_error):
+                best = attempt
+            if CLOSE <= share <= 1 or (share <= 1 and name not in DATA_DEPENDENT):
+                break
+            nominal *= min(4.0, 0.97 / share)
+        if best is None:
+            self.tell(f"{name}: nothing fits into {limit:,} bytes")
+        return best
+
+    def fit(self, name: str, settings: dict[str, Any]) -> Attempt:
+        """Fit, measure the file, and remember the attempt."""
+        started = time.perf_counter()
+        model = self._make(name, settings).fit(self.X)
+        relative = float(model.error(self.X)["error"]) / self.X.norm2
+        size = file_bytes(model, self.orders)
+        attempt = Attempt(name, settings, size, relative, time.perf_counter() - started, model)
+        self.attempts.append(attempt)
+        self.tell(str(attempt))
+        return attempt
+
+    def _make(self, name: str, settings: dict[str, Any]) -> Compressor:
+        if name == "neukron":
+            from pipeline.neukron import NeuKron
+
+            return NeuKron(seed=self.seed, **(self.neukron | settings))
+        from pipeline.fit_baseline import make
+
+        return make(name, settings, self.seed)
+
+
+def file_bytes(model: Compressor, orders: bool) -> int:
+    """Size of the artifact that a fitted model writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        model.save(path, orders=orders)
+        return path.stat().st_size
+
+
+def settings_for(method: str, X: SparseTensor, size: float, orders: bool = True) -> dict[str, Any] | None:
+    """Settings with which a method takes about `size` bytes at 4 bytes a real; None where not even the least fits.
+
+    >>> X = SparseTensor([[0, 0], [9, 99]], [1.0, 1.0], (10, 100))
+    >>> settings_for("t-svd", X, 2000)
+    {'rank': 4}
+    """
+    reals = size / 4
+    modes = sum(X.shape)
+    match method:
+        case "lossless":
+            return {}
+        case "truncation":
+            return {"keep": float(np.clip(8 * size / (X.nnz * _coordinate_bits(X, orders)), 1 / X.nnz, 1.0))}
+        case "t-svd":
+            return _at_least_one("rank", min(reals // (modes + 1), min(X.shape)))
+        case "cp":
+            return _at_least_one("rank", min(reals // modes, 256))
+        case "tucker":
+            fitting = [r for r in range(1, 65) if r * modes + r**X.order <= reals]
+            return {"rank": fitting[-1]} if fitting else None
+        case "cur" | "cmd":
+            share = (math.sqrt(X.nnz**2 + math.prod(X.shape) * reals) - X.nnz) / math.prod(X.shape)
+            rows, columns = (max(1, round(share * size)) for size in X.shape)
+            return {"rows": rows, "columns": columns} if share > 0 else None
+        case "accams" | "baccams":
+            return _stencils_for(X, size)
+        case "kronfit":
+            return _power_for(X, size - (order_bytes(X.shape) if orders else 0))
+        case "neukron":
+            return _width_for(X, reals - (order_bytes(X.shape) / 4 if orders else 0))
+    raise InputError(f"method '{method}' does not exist{nearest(method, PROMISE)}")
+
+
+def _coordinate_bits(X: SparseTensor, orders: bool) -> float:
+    """Bits of a coded non-zero, roughly: one mode's index where orders are stored, half of that where free."""
+    return max(1.0, math.log2(max(X.shape)) * (1.0 if orders else 0.5))
+
+
+def _at_least_one(name: str, value: float) -> dict[str, Any] | None:
+    return {name: int(value)} if value >= 1 else None
+
+
+def _stencils_for(X: SparseTensor, size: float) -> dict[str, Any] | None:
+    """The most clusters that leave room for five stencils, else for one."""
+    each = {k: sum(X.shape) * math.log2(k) / 8 + 4 * k * k for k in (2, 4, 8, 16, 32, 48, 64)}
+    for least in (5, 1):
+        fitting = [k for k, cost in each.items() if least * cost <= size]
+        if fitting:
+            clusters = max(fitting)
+            return {"stencils": int(min(50, size // each[clusters])), "clusters": clusters}
+    return None
+
+
+def _power_for(X: SparseTensor, size: float) -> dict[str, Any] | None:
+    from pipeline.baselines.kronfit import root
+
+    for power in range(2, max(2, max(X.shape).bit_length()) + 1):
+        if 4 * root(X.shape[0], power) * root(X.shape[1], power) <= size:
+            return {"seed_power": power}
+    return None
+
+
+def _width_for(X: SparseTensor, reals: float) -> dict[str, Any] | None:
+    """Largest hidden width whose parameters fit."""
+    from pipeline.neukron.levels import Levels
+
+    levels = Levels(tuple(sorted(X.shape)))
+    fixed = 2**X.order + 1 + sum(levels.head_alphabets)
+    each = levels.embedding_rows + 8 + sum(levels.head_alphabets)
+    width = (-each + math.sqrt(each**2 + 32 * max(0.0, reals - fixed))) / 16  # 8 h^2 + each h = reals - fixed
+    return _at_least_one("hidden", width)

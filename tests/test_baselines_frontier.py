@@ -1,0 +1,125 @@
+"""The search for the best artifact within a size or an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import frontier
+from pipeline.baselines import METHODS
+from pipeline.errors import InputError
+from pipeline.sparse import SparseTensor
+
+CHEAP = ["lossless", "truncation", "accams", "cmd", "t-svd", "cp"]
+
+
+def blocks() -> SparseTensor:
+    """A noisy 3 x 3 co-clustering of 60 x 90 cells."""
+    random = np.random.default_rng(0)
+    rows, columns = random.integers(0, 3, 60), random.integers(0, 3, 90)
+    chance = np.array([[0.9, 0.0, 0.1], [0.0, 0.8, 0.0], [0.0, 0.0, 0.9]])[rows][:, columns]
+    return SparseTensor.from_dense(random.uniform(size=chance.shape) < chance)
+
+
+def test_within_a_size_the_least_error_wins(tmp_path: Path) -> None:
+    lines: list[str] = []
+    found = frontier.search(blocks(), max_bytes=1500, methods=CHEAP, tell=lines.append)
+    assert found.best.file_bytes <= 1500
+    fitting = [attempt for attempt in found.attempts if attempt.file_bytes <= 1500]
+    assert found.best.relative_error == min(attempt.relative_error for attempt in fitting)
+    assert len(lines) >= len(found.attempts)
+    found.best.model.save(tmp_path / "best.safetensors")
+    assert (tmp_path / "best.safetensors").stat().st_size == found.best.file_bytes
+
+
+def test_what_fits_without_loss_ends_the_search() -> None:
+    found = frontier.search(blocks(), max_bytes=10**6)
+    assert [attempt.method for attempt in found.attempts] == ["lossless"]
+    assert found.best.relative_error == 0.0
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.25, 0.6])
+def test_within_an_error_the_smallest_file_wins(limit: float) -> None:
+    found = frontier.search(blocks(), max_error=limit, methods=CHEAP)
+    assert found.best.relative_error <= limit * (1 + 1e-9)
+    fitting = [attempt for attempt in found.attempts if attempt.relative_error <= limit]
+    assert found.best.file_bytes == min(attempt.file_bytes for attempt in fitting)
+
+
+def test_a_tensor_gets_the_methods_that_can_handle_it() -> None:
+    random = np.random.default_rng(0)
+    X = SparseTensor.from_dense(random.integers(0, 2, (6, 7, 8)))
+    found = frontier.search(X, max_error=0.9, methods=["truncation", "tucker", "t-svd"])
+    assert {attempt.method for attempt in found.attempts} <= {"truncation", "tucker"}
+    with pytest.raises(InputError, match="t-svd can handle"):
+        frontier.search(X, max_error=0.9, methods=["t-svd"])
+
+
+def test_neukron_is_a_candidate_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, object]] = []
+
+    class Quick(METHODS["t-svd"]):  # type: ignore[misc]
+        def __init__(self, **settings: object) -> None:
+            given.append(settings)
+            super().__init__(rank=1)
+
+    monkeypatch.setattr("pipeline.neukron.NeuKron", Quick)
+    found = frontier.search(blocks(), max_bytes=6000, methods=["neukron"], neukron={"max_epochs": 1}, seed=5)
+    assert found.best.method == "neukron"
+    assert given[0] == {"seed": 5, "max_epochs": 1, **found.attempts[0].settings}
+
+
+def test_the_width_of_neukron_uses_the_size() -> None:
+    from pipeline.neukron.levels import Levels
+    from pipeline.neukron.model import SequenceModel
+
+    X = SparseTensor.from_dense(np.eye(60, 90))
+    for size in (1000, 5000, 40_000):
+        settings = frontier.settings_for("neukron", X, size, orders=False)
+        assert settings is not None
+        counts = [SequenceModel(Levels(X.shape), settings["hidden"] + more, 0).parameter_count() for more in (0, 1)]
+        assert 4 * counts[0] <= size < 4 * counts[1]
+
+
+@pytest.mark.parametrize(
+    "method", [name for name in frontier.PROMISE if name not in ("lossless", "truncation", "neukron")]
+)
+def test_settings_hit_the_size_they_were_asked_for(method: str) -> None:
+    random = np.random.default_rng(1)
+    X = SparseTensor.from_dense(random.uniform(size=(200, 300)) < 0.05)
+    settings = frontier.settings_for(method, X, 20_000, orders=False)
+    assert settings is not None
+    quick = {"max_sweeps": 2} if method not in ("t-svd", "cur", "cmd") else {}
+    size = METHODS[method](**settings, **quick).fit(X).size()["bytes_equal"]
+    assert size <= 20_000 * (1.2 if method in ("cur", "cmd") else 1.0)
+    assert size >= 20_000 * (0.05 if method == "kronfit" else 0.3)
+
+
+def test_no_setting_where_nothing_fits() -> None:
+    X = SparseTensor.from_dense(np.eye(50))  # orders of 71 bytes, factors of 404 bytes a rank
+    assert frontier.settings_for("t-svd", X, 400) is None
+    assert frontier.settings_for("kronfit", X, 72, orders=True) is None
+    assert frontier.settings_for("kronfit", X, 72, orders=False) == {"seed_power": 3}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({}, "either a size"),
+        ({"max_bytes": 10, "max_error": 0.1}, "either a size"),
+        ({"max_bytes": 0}, "at least 1"),
+        ({"max_error": 1.5}, "from 0 to 1"),
+        ({"max_bytes": 10, "methods": ["tsvd"]}, "did you mean 't-svd'"),
+        ({"max_bytes": 10, "methods": ["t-svd"]}, "no method makes a file of at most 10 bytes"),
+        ({"max_error": 1e-9, "methods": ["kronfit"]}, "add 'lossless'"),
+    ],
+)
+def test_wrong_requests(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        frontier.search(blocks(), **wrong)  # type: ignore[arg-type]
+
+
+def test_promise_lists_every_method() -> None:
+    assert set(frontier.PROMISE) == set(METHODS) | {"neukron"}
