@@ -37,7 +37,10 @@ def params(root: Path, tmp_path: Path) -> Path:
             "seeds": [0, 1, 2],
             "matrix_baselines": {"datasets": ["toy"], "methods": ["cp", "t-svd"]},
             "networks": {"datasets": ["pictures"], "methods": ["dense"]},
-            "settings": {"cp": {"r1": {"rank": 1}}, "t-svd": {"r2": {"rank": 2}}, "dense": {"default": {}}},
+            "settings": {
+                "toy": {"cp": {"r1": {"rank": 1}}, "t-svd": {"r2": {"rank": 2}}},
+                "pictures": {"dense": {"default": {}}},
+            },
         }
     }
     entry = {

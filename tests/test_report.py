@@ -40,6 +40,14 @@ def write_params(root: Path, folder: Path, edit: dict[str, Any] | None = None) -
     """The project's params.yaml with one experiment on four tensors, digits, and samples of the largest."""
     content = yaml.safe_load((root / "params.yaml").read_text())
     content["experiment"] = "demo"
+    compressors = {
+        "neukron": {"h8": {"hidden": 8, "max_epochs": 20}, "h16": {"hidden": 16, "max_epochs": 20}},
+        "t-svd": {"r1": {"rank": 1}, "r4": {"rank": 4}, "r16": {"rank": 16}},
+        "cp": {"r1": {"rank": 1}, "r4": {"rank": 4}},
+        "truncation": {"k02": {"keep": 0.02}, "k10": {"keep": 0.1}, "k30": {"keep": 0.3}},
+        "lossless": {"default": {}},
+    }
+    networks = {"dense": {"default": {}}, "kpd": {"b2x2": {"block": [2, 2]}, "b2x4": {"block": [2, 4]}}}
     content["experiments"] = {
         "demo": {
             "seeds": [0, 1],
@@ -48,15 +56,7 @@ def write_params(root: Path, folder: Path, edit: dict[str, Any] | None = None) -
             "tensor_baselines": {"datasets": list(SHAPES)[1:], "methods": ["cp", "truncation", "lossless"]},
             "networks": {"datasets": ["digits"], "methods": ["dense", "kpd"]},
             "scaling": {"datasets": ["kjv-4gram"], "fractions": [0.25, 0.5]},
-            "settings": {
-                "neukron": {"h8": {"hidden": 8, "max_epochs": 20}, "h16": {"hidden": 16, "max_epochs": 20}},
-                "t-svd": {"r1": {"rank": 1}, "r4": {"rank": 4}, "r16": {"rank": 16}},
-                "cp": {"r1": {"rank": 1}, "r4": {"rank": 4}},
-                "truncation": {"k02": {"keep": 0.02}, "k10": {"keep": 0.1}, "k30": {"keep": 0.3}},
-                "lossless": {"default": {}},
-                "dense": {"default": {}},
-                "kpd": {"b2x2": {"block": [2, 2]}, "b2x4": {"block": [2, 4]}},
-            },
+            "settings": dict.fromkeys(SHAPES, compressors) | {"digits": networks},
         }
         | (edit or {})
     }
