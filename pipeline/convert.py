@@ -9,11 +9,11 @@ from typing import Any
 
 from pipeline import step
 from pipeline.datasets import READERS, format_of, read_raw
-from pipeline.datasets.assemble import Assembled, Labels, assemble
+from pipeline.datasets.assemble import Assembled, assemble
+from pipeline.datasets.labels import Labels
 from pipeline.datasets.registry import Dataset, read_entry
 from pipeline.errors import InputError
 from pipeline.files import atomic_path, sha256_file
-from pipeline.sparse import SparseTensor
 
 NORM2_TOLERANCE = 1e-9  # relative; sums of squares in another order differ by rounding
 
@@ -37,8 +37,8 @@ def convert(dataset: str, entry: Dataset, raw: Path, output: Path) -> Assembled:
     digests = {name: _checked_digest(path, entry.files[name].sha256) for name, path in files.items()}
     source = {"dataset": dataset, "format": entry.format, "options": entry.options, "sha256": digests}
     try:
-        result = assemble(read_raw(entry.format, files, entry.options), source)
-        _check_expectations(entry, result.tensor)
+        result = assemble(read_raw(entry.format, files, entry.options), source, output.parent)
+        _check_expectations(entry, result)
         labels = _wanted_labels(entry, result)
     except InputError as error:
         raise InputError(f"data set '{dataset}': {error}") from error
@@ -59,7 +59,7 @@ def convert_file(path: Path, output: Path, format_name: str | None, options: dic
     name = format_name or format_of(path.name)
     digest = _checked_digest(path, None)
     source = {"dataset": path.name, "format": name, "options": options, "sha256": {path.name: digest}}
-    result = assemble(read_raw(name, {path.name: path}, options), source)
+    result = assemble(read_raw(name, {path.name: path}, options), source, output.parent)
     _write(result, {mode: labels for mode, labels in enumerate(result.labels) if labels is not None}, output)
     return result
 
@@ -67,7 +67,7 @@ def convert_file(path: Path, output: Path, format_name: str | None, options: dic
 def _write(result: Assembled, labels: dict[int, Labels], output: Path) -> None:
     for mode, columns in labels.items():
         write_labels(output.with_name(f"{output.stem}.labels-{mode}.parquet"), columns)
-    result.tensor.write_parquet(output)
+    result.write(output)
 
 
 def _checked_digest(path: Path, expected: str | None) -> str:
@@ -79,7 +79,7 @@ def _checked_digest(path: Path, expected: str | None) -> str:
     return digest
 
 
-def _check_expectations(entry: Dataset, tensor: SparseTensor) -> None:
+def _check_expectations(entry: Dataset, tensor: Assembled) -> None:
     if entry.shape is not None and list(tensor.shape) != entry.shape:
         raise InputError(f"shape {list(tensor.shape)} after conversion, the registry says {entry.shape}")
     if entry.nnz is not None and tensor.nnz != entry.nnz:
@@ -96,7 +96,7 @@ def _wanted_labels(entry: Dataset, result: Assembled) -> dict[int, Labels]:
             raise InputError(f"labels {entry.labels}: mode {mode} has none; modes with labels: {sorted(found)}")
     for mode in found:
         if mode not in entry.labels:
-            name = result.tensor.mode_names[mode]
+            name = result.mode_names[mode]
             print(f"labels of mode {mode} ({name}) are not kept; list it under 'labels' to keep them", file=sys.stderr)
     return {mode: found[mode] for mode in entry.labels}
 
@@ -150,12 +150,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _report(result: Assembled, output: Path) -> None:
-    tensor = result.tensor
-    if tensor.duplicates_summed:
-        print(f"{tensor.duplicates_summed:,} duplicate entries summed", file=sys.stderr)
-    if tensor.zeros_dropped:
-        print(f"{tensor.zeros_dropped:,} zero entries dropped", file=sys.stderr)
-    print(f"{tensor} from {result.entries:,} entries -> {output}", file=sys.stderr)
+    if result.duplicates:
+        print(f"{result.duplicates:,} duplicate entries summed", file=sys.stderr)
+    if result.zeros:
+        print(f"{result.zeros:,} zero entries dropped", file=sys.stderr)
+    print(f"{result} from {result.entries:,} entries -> {output}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ class TestOwnData:
         def full(*arguments: object, **options: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(pq, "write_table", full)
+        monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
         with pytest.raises(SystemExit) as caught:
             self.run(tmp_path, entry)
         assert caught.value.code == 2
@@ -200,7 +200,7 @@ class TestOwnData:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(pq, "write_table", interrupt)
+            patch.setattr(pq.ParquetWriter, "write_table", interrupt)
             with pytest.raises(SystemExit) as caught:
                 self.run(tmp_path, entry)
         assert caught.value.code == 130

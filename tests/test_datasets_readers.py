@@ -222,7 +222,7 @@ class TestCoordinates:
         assert result.tensor.shape == (2, 3)
         assert result.tensor.mode_names == ("mode_1", "mode_0")
         assert entries(result) == {(1, 0): 3.5, (0, 2): -7.0}
-        assert result.tensor.duplicates_summed == 2
+        assert result.duplicates == 2
 
     def test_one_based_without_values(self, tmp_path: Path) -> None:
         result = convert("coo", write(tmp_path / "x.csv", "1,1,1\n2,1,3\n2,1,3\n"), base=1, values=False)
@@ -314,6 +314,26 @@ class TestCoordinates:
         for left, right in zip([*fast[0], fast[1]], [*careful[0], careful[1]], strict=True):
             assert left.tolist() == right.tolist()
         assert careful[1].tolist() == [row[2] for row in rows]
+
+    @settings(deadline=None)
+    @given(
+        st.lists(st.lists(st.integers(0, 10**17), min_size=3, max_size=3), min_size=1),
+        st.sampled_from([" ", ",", "\t", " ; "]),
+        st.sampled_from(["\n", "\r\n", "\n\n"]),
+    )
+    def test_all_three_parsers_agree_on_whole_numbers(self, rows: list[list[int]], separator: str, end: str) -> None:
+        block = end.join(separator.join(map(str, row)) for row in rows).encode()
+        careful = text.parse_lines(Path("x"), 1, block, 2, values=True)
+        for other in (text._parse_integers(block, 2, True), text._parse_fast(block, 2, True)):
+            assert other is not None
+            for left, right in zip([*other[0], other[1]], [*careful[0], careful[1]], strict=True):
+                assert left.tolist() == right.tolist()
+
+    @pytest.mark.parametrize(
+        "block", [b"1 2\n", b"1 2 3 4\n", b"1 2 -3", b"1 2 3.0", b"1 2 x", b"1 2 1234567890123456789"]
+    )
+    def test_compiled_parser_refuses_the_rest(self, block: bytes) -> None:
+        assert text._parse_integers(block, 2, True) is None
 
 
 class TestMatrixMarket:

@@ -11,8 +11,9 @@ The random numbers are the raw stream of a PCG64 generator, which NumPy keeps fi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +60,12 @@ class Recipe:
         >>> Recipe.parse("sizes=8x4x4,entries=100,skew=0.7")
         Recipe(sizes=(8, 4, 4), entries=100, skew=0.7, seed=0)
         """
-        readers = {"sizes": lambda value: tuple(map(int, value.split("x"))), "entries": int, "skew": float, "seed": int}
+        readers: dict[str, Callable[[str], Any]] = {
+            "sizes": lambda value: tuple(map(int, value.split("x"))),
+            "entries": int,
+            "skew": float,
+            "seed": int,
+        }
         given = {}
         for pair in text.split(","):
             key, _, value = pair.partition("=")

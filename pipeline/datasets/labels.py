@@ -1,0 +1,110 @@
+"""Labels of a mode as codes while they are read, and as indices in the order of the labels after that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.datasets.raw import Array, Keys
+
+Labels = dict[str, Any]  # columns of a label file (NumPy or Arrow arrays), one value an index
+PLAIN_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"
+MERGE = 64  # blocks whose whole numbers are merged at a time
+
+
+class LabelCodes:
+    """Collects the labels of one mode.
+
+    A block of whole numbers, or of texts that all are whole numbers in plain notation, stays as numbers.
+    Other labels get a code each when they first occur. Only the distinct labels are kept.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: list[npt.NDArray[np.int64]] = []
+        self._codes: dict[Any, int] = {}
+        self._type: Any = None  # Arrow type of the labels with codes
+
+    def encode(self, keys: Keys) -> Array:
+        """Return int64 numbers, or uint32 codes where the labels are no numbers: the type tells which."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if isinstance(keys, np.ndarray) and keys.dtype.kind in "iu":
+            return self._add_numbers(keys.astype(np.int64))
+        encoded = pa.array(keys) if isinstance(keys, np.ndarray) else keys
+        if not pa.types.is_dictionary(encoded.type):
+            encoded = encoded.dictionary_encode()
+        distinct = encoded.dictionary
+        if pa.types.is_integer(distinct.type):
+            numbers: Any = distinct.cast(pa.int64())
+        elif pa.types.is_string(distinct.type) and pc.all(pc.match_substring_regex(distinct, PLAIN_NUMBER)).as_py():
+            numbers = distinct.cast(pa.int64())
+        else:
+            codes: Array = self._add_texts(distinct)[encoded.indices.to_numpy()]
+            return codes
+        values: Array = self._add_numbers(numbers.to_numpy())[encoded.indices.to_numpy()]
+        return values
+
+    def _add_numbers(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        self._numbers.append(np.unique(numbers))
+        if len(self._numbers) == MERGE:
+            self._numbers = [np.unique(np.concatenate(self._numbers))]
+        return numbers
+
+    def _add_texts(self, distinct: Any) -> npt.NDArray[np.uint32]:
+        if self._type is None:
+            self._type = distinct.type
+        codes = self._codes
+        return np.array([codes.setdefault(label, len(codes)) for label in distinct.to_pylist()], dtype=np.uint32)
+
+    def ranks(self) -> Ranks:
+        """Return the indices of all labels so far."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        numbers = np.unique(np.concatenate(self._numbers)) if self._numbers else np.empty(0, np.int64)
+        if not self._codes:
+            return Ranks(pa.array(numbers), numbers, np.arange(len(numbers)), np.empty(0, np.int64))
+        texts = pa.array(list(self._codes), self._type)
+        if len(numbers):  # some blocks were all numbers, others not
+            texts = pa.concat_arrays([pa.array(numbers).cast(pa.string()), texts.cast(pa.string())])
+        encoded = texts.dictionary_encode()
+        order = pc.sort_indices(encoded.dictionary).to_numpy()
+        place = np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order))
+        ranks = place[encoded.indices.to_numpy()]
+        labels = encoded.dictionary.take(pa.array(order))
+        return Ranks(labels, numbers, ranks[: len(numbers)], ranks[len(numbers) :])
+
+
+class Ranks:
+    """The indices of the labels of one mode.
+
+    Attributes
+    ----------
+    size
+        Number of distinct labels.
+    labels
+        Columns of the mode's label file.
+    """
+
+    def __init__(
+        self,
+        labels: Any,
+        numbers: npt.NDArray[np.int64],
+        of_numbers: npt.NDArray[np.int64],
+        of_codes: npt.NDArray[np.int64],
+    ) -> None:
+        self.size = len(labels)
+        self.labels: Labels = {"label": labels}
+        self._numbers = numbers
+        self._of_numbers = of_numbers
+        self._of_codes = of_codes
+
+    def __call__(self, coded: Array) -> npt.NDArray[np.int64]:
+        """Return the 0-based indices of what :meth:`LabelCodes.encode` gave."""
+        if coded.dtype == np.uint32:
+            return self._of_codes[coded]
+        return self._of_numbers[np.searchsorted(self._numbers, coded)]
