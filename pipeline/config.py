@@ -120,17 +120,26 @@ class NetworkSettings(Section):
     batch: Positive = 64
     lr: Annotated[float, Field(gt=0)] = 1.0e-2
     weight_decay: Annotated[float, Field(ge=0)] = 1.0e-4
+    augment: Literal["none", "shift", "shift-flip"] = "none"
 
 
-class BlockSettings(NetworkSettings):
+class SparseSettings(NetworkSettings):
     """What all methods that zero blocks share."""
 
-    block: Block = [2, 2]
     block_sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.5
     layers: str = "all"
 
 
+class BlockSettings(SparseSettings):
+    block: Block = [2, 2]
+
+
 class KPDSettings(BlockSettings):
+    rank: Positive = 2
+
+
+class KPDChoiceSettings(SparseSettings):
+    blocks: Annotated[list[Block], Field(min_length=2)] = [[2, 2], [2, 4], [2, 8]]
     rank: Positive = 2
 
 
@@ -198,6 +207,7 @@ class Config(Section):
     dense: NetworkSettings
     kpd: KPDSettings
     kpd_group: Annotated[KPDSettings, Field(alias="kpd-group")]
+    kpd_choice: Annotated[KPDChoiceSettings, Field(alias="kpd-choice")]
     random_mask: Annotated[BlockSettings, Field(alias="random-mask")]
     group_lasso: Annotated[BlockSettings, Field(alias="group-lasso")]
     elastic_group_lasso: Annotated[ElasticGroupLassoSettings, Field(alias="elastic-group-lasso")]
@@ -270,6 +280,7 @@ METHODS: dict[str, Method] = {
     "dense": Method("network", True, NetworkSettings),
     "kpd": Method("network", True, KPDSettings),
     "kpd-group": Method("network", True, KPDSettings),
+    "kpd-choice": Method("network", True, KPDChoiceSettings),
     "random-mask": Method("network", True, BlockSettings),
     "group-lasso": Method("network", True, BlockSettings),
     "elastic-group-lasso": Method("network", True, ElasticGroupLassoSettings),

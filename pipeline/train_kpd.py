@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 EXAMPLE = """example:
   python -m pipeline.train_kpd data/tensors/digits.parquet results/runs/digits/kpd/b2x4-s0 \\
       --labels data/tensors/digits.labels-2.parquet --method kpd --set block=[2,4] --set block_sparsity=0.5
+
+  torchrun --standalone --nproc_per_node=2 -m pipeline.train_kpd ...   shares each batch among two processes
 """
 
 
@@ -38,12 +41,12 @@ def main(argv: list[str] | None = None) -> None:
     from pipeline.kpd.trainer import train
 
     torch.set_num_threads(options.threads)
-    device = _device(options.device)
+    is_first, device = _join(_device(options.device))
     method = make(options.method, step.parse_settings(options.settings))
     settings = settings_of(method)
     data = read_images(options.tensor, options.labels, options.seed)
     state = _state(options, settings)
-    with tqdm(total=method.epochs, unit="epoch", desc=options.method) as bar:
+    with tqdm(total=method.epochs, unit="epoch", desc=options.method, disable=not is_first) as bar:
 
         def show(entry: dict[str, Any]) -> None:
             bar.set_postfix(validation=f"{entry['validation_accuracy']:.4f}", zeros=f"{entry['block_sparsity']:.3f}")
@@ -52,6 +55,10 @@ def main(argv: list[str] | None = None) -> None:
         started = time.perf_counter()
         trained = train(method, data, seed=options.seed, device=device, progress=show, state=state)
         seconds = time.perf_counter() - started
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if not is_first:
+        return
     if trained.report is not None:
         print(trained.report, file=sys.stderr)
     _write(options, settings, data, trained, seconds, device)
@@ -89,6 +96,18 @@ def _device(name: str) -> str:
     return name
 
 
+def _join(device: str) -> tuple[bool, str]:
+    """Under torchrun join the other processes; return whether this one writes, and its device."""
+    from torch import distributed
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return True, device
+    if device.startswith("cuda"):
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    return distributed.get_rank() == 0, device
+
+
 def _state(options: argparse.Namespace, settings: dict[str, Any]) -> Checkpoint:
     """Where this run's training state lies, from an earlier interrupted one too."""
     from pipeline.checkpoint import Checkpoint
@@ -102,7 +121,7 @@ def _state(options: argparse.Namespace, settings: dict[str, Any]) -> Checkpoint:
 
 def settings_of(method: Dense) -> dict[str, Any]:
     """Settings of `method` as plain values, without its working state."""
-    return {key: value for key, value in asdict(method).items() if not key.startswith("_")}
+    return {entry.name: getattr(method, entry.name) for entry in fields(method) if entry.init}
 
 
 def read_images(tensor: Path, labels: Path, seed: int) -> LabelledImages:
@@ -115,7 +134,8 @@ def read_images(tensor: Path, labels: Path, seed: int) -> LabelledImages:
     X = SparseTensor.read_parquet(tensor)
     if X.order < 2:
         raise InputError(f"{tensor}: {X.order} mode; images need rows, columns and, last, the image")
-    images = np.moveaxis(X.to_dense(), -1, 0)
+    images = np.zeros((X.shape[-1], *X.shape[:-1]), dtype=np.float32)
+    images[(X.coords[:, -1], *X.coords[:, :-1].T)] = X.values
     classes, published_test = _read_labels(labels, len(images))
     try:
         return labelled_images(images, classes, seed=seed, published_test=published_test)

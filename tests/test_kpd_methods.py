@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.errors import InputError
 from pipeline.kpd import KPDLinear
 from pipeline.kpd.blocks import BlockLinear, block_layers
-from pipeline.kpd.data import labelled_images
+from pipeline.kpd.data import labelled_images, shifted, shifted_and_flipped
 from pipeline.kpd.methods import (
     KPD,
     METHODS,
@@ -129,6 +131,7 @@ def test_gauge_balances_selector_and_coefficients() -> None:
         ("dense", {"epochs": 0}, "epochs=0"),
         ("dense", {"lr": -1.0}, "lr=-1.0"),
         ("dense", {"lr": "fast"}, "wrong kind of value"),
+        ("dense", {"augment": "shfit"}, "did you mean 'shift'"),
         ("rigl", {"distribution": "erg"}, "did you mean 'erk'"),
         ("rigl", {"drop": 1.5}, "drop=1.5"),
         ("rigl", {"interval": 0}, "interval=0"),
@@ -192,15 +195,18 @@ SPARSE = [name for name in METHODS if name != "dense"]
 @pytest.mark.parametrize("name", SPARSE)
 @pytest.mark.parametrize("share", [0.3, 0.75])
 def test_every_method_reaches_its_target_with_exact_zeros(blobs, name: str, share: float) -> None:
-    settings = {"epochs": 8, "batch": 16, "block": [2, 2], "block_sparsity": share}
+    settings = {"epochs": 8, "batch": 16, "block_sparsity": share}
+    settings |= {"blocks": [[2, 2], [4, 4]]} if name == "kpd-choice" else {"block": [2, 2]}
     if name == "rigl":
         settings["interval"] = 5
     trained = train(make(name, settings), blobs, seed=1)
-    zeros = target_count(share, 16)
-    assert trained.block_sparsity == zeros / 16
-    weight = dense_twin(trained.network)[1].weight.view(2, 2, 8, 2).abs().amax(dim=(1, 3))
+    (layer,) = block_layers(trained.network).values()
+    (m1, n1), (m2, n2) = layer.grid, layer.block
+    zeros = target_count(share, m1 * n1)
+    assert trained.block_sparsity == zeros / (m1 * n1)
+    weight = dense_twin(trained.network)[1].weight.view(m1, m2, n1, n2).abs().amax(dim=(1, 3))
     assert int((weight == 0).sum()) == zeros
-    assert trained.test_accuracy > (0.7 if share == 0.3 else 0.3)
+    assert name == "kpd-choice" or trained.test_accuracy > (0.7 if share == 0.3 else 0.3)
     assert trained.report.swapped == ["1"]
 
 
@@ -288,7 +294,7 @@ def test_ramp_rises_from_nothing_to_the_target(target: int, early: float, late: 
 @pytest.mark.parametrize("name", METHODS)
 def test_resumed_run_equals_an_uninterrupted_one(blobs, tmp_path, name: str) -> None:
     def method() -> Dense:
-        more = {"interval": 7} if name == "rigl" else {}
+        more = {"rigl": {"interval": 7}, "kpd-choice": {"blocks": [[2, 2], [4, 4], [1, 2]]}}.get(name, {})
         return make(name, {"epochs": 7, "batch": 32, **more})
 
     def facts(trained) -> list[tuple]:
@@ -336,3 +342,89 @@ def test_layers_pattern_limits_the_work(blobs) -> None:
 def test_divergence_is_said_plainly(blobs) -> None:
     with pytest.raises(InputError, match="training diverged in epoch"):
         train(make("dense", {"network": "lenet5", "lr": 1.0e30, "epochs": 2}), blobs)
+
+
+@pytest.fixture(scope="module")
+def stripes():
+    """Images whose class shows in one row of pixels."""
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 4, 240)
+    images = random.uniform(0, 3, (240, 4, 4))
+    images[np.arange(240), 1, labels] += 6
+    return labelled_images(images, labels, seed=0)
+
+
+def test_choice_leaves_one_candidate_and_reaches_the_sparsity(stripes) -> None:
+    blocks = [(4, 1), (2, 2), (4, 4)]
+    method = make("kpd-choice", {"epochs": 12, "batch": 16, "blocks": blocks, "rank": 1})
+    trainer = Trainer(method, stripes, seed=0)
+    sizes = [2 * (4 // rows) * (16 // columns) + rows * columns for rows, columns in blocks]
+    assert sum(p.numel() for p in trainer.network.parameters()) == 4 + sum(sizes)
+    trained = trainer.run()
+    (layer,) = [module for module in trained.network.modules() if isinstance(module, KPDLinear)]
+    assert trained.network[1] is layer
+    assert layer.block == method.block
+    assert trained.block_sparsity == target_count(0.5, layer.support.numel()) / layer.support.numel()
+    assert trained.report.swapped == ["1"]
+
+
+def test_choice_removes_candidates_one_by_one_for_good(stripes) -> None:
+    method = make("kpd-choice", {"epochs": 10, "batch": 16, "blocks": [[1, 1], [2, 2], [4, 4]]})
+    trainer = Trainer(method, stripes, seed=0)
+    left = []
+    for _ in range(10):
+        trainer.epoch()
+        left.append(list(trainer.network[1].candidates))
+    assert left[0] == ["1x1", "2x2", "4x4"]
+    assert len(left[3]) == 1
+    assert all(set(later) <= set(earlier) for earlier, later in pairwise(left))
+    layer = trainer.network[1].survivor()
+    x = torch.rand(3, 16)
+    torch.testing.assert_close(layer(x), trainer.network[1](x))
+
+
+@pytest.mark.parametrize("blocks", [[[2, 2]], [[2, 2], [2, 2]], [[2, 2], [2]]])
+def test_choice_needs_different_candidates(blocks: list) -> None:
+    with pytest.raises(InputError, match="block"):
+        make("kpd-choice", {"blocks": blocks})
+
+
+def test_shifts_move_whole_images() -> None:
+    images = torch.arange(1.0, 33.0).view(2, 4, 4)
+    places = {
+        value: (row, column)
+        for image in images.tolist()
+        for row, line in enumerate(image)
+        for column, value in enumerate(line)
+    }
+    seen = set()
+    for seed in range(40):
+        for moved in shifted(images, torch.Generator().manual_seed(seed)):
+            moves = {
+                (row - places[value][0], column - places[value][1])
+                for row, line in enumerate(moved.tolist())
+                for column, value in enumerate(line)
+                if value
+            }
+            assert len(moves) == 1
+            seen |= moves
+    assert seen == {(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)}
+
+
+def test_flips_mirror_half_of_the_images() -> None:
+    images = torch.ones(200, 8, 8) * torch.arange(1.0, 9.0)
+    flipped = shifted_and_flipped(images, torch.Generator().manual_seed(0))
+    rising = (flipped[:, 4, 4] > flipped[:, 4, 3]).float().mean()
+    assert 0.3 < rising < 0.7
+    assert torch.equal(flipped, shifted_and_flipped(images, torch.Generator().manual_seed(0)))
+
+
+def test_augmented_training_learns_and_resumes(blobs, tmp_path) -> None:
+    settings = {"epochs": 4, "batch": 16, "augment": "shift"}
+    whole = train(make("dense", settings), blobs)
+    first = Trainer(make("dense", settings), blobs)
+    first.epoch()
+    Checkpoint({}, tmp_path, 0).save(first.state_dict())
+    resumed = train(make("dense", settings), blobs, state=Checkpoint({}, tmp_path))
+    assert resumed.train_loss == whole.train_loss
+    assert train(make("dense", settings | {"augment": "none"}), blobs).train_loss != whole.train_loss

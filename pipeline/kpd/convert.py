@@ -11,7 +11,6 @@ from typing import Literal
 from torch import nn
 
 from pipeline.errors import InputError
-from pipeline.kpd.blocks import BlockLayer
 from pipeline.kpd.layer import KPDLinear, checked_block
 
 
@@ -144,7 +143,7 @@ def convert(
 
 
 def swap_layers(
-    module: nn.Module, rules: Mapping[str, Rule | None], make: Callable[[nn.Linear, Rule], BlockLayer]
+    module: nn.Module, rules: Mapping[str, Rule | None], make: Callable[[nn.Linear, Rule], nn.Module]
 ) -> Report:
     """Swap every linear layer that a rule asks for by what `make` returns; see :func:`convert`."""
     swaps = []

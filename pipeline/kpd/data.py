@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from pipeline.errors import InputError
 
@@ -44,7 +48,7 @@ class LabelledImages:
 
 
 def labelled_images(
-    images: npt.NDArray[np.floating],
+    images: npt.NDArray[Any],
     labels: npt.NDArray[np.integer],
     *,
     seed: int,
@@ -87,7 +91,7 @@ def labelled_images(
         if len(part) == 0:
             raise InputError(f"{count} images leave no {name} part; take a larger set")
     return LabelledImages(
-        images=(images / scale).astype(np.float32),
+        images=np.divide(images, scale, dtype=np.float32),
         labels=labels.astype(np.int64),
         classes=int(labels.max()) + 1,
         scale=scale,
@@ -95,3 +99,32 @@ def labelled_images(
         validation=np.sort(validation),
         test=np.sort(test),
     )
+
+
+def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift each of (N, rows, columns, ...) images by up to an eighth of its side, zeros coming in."""
+    result = torch.zeros_like(images)
+    rows, columns = images.shape[1:3]
+    reach = max(1, rows // 8)
+    moves = torch.randint(-reach, reach + 1, (len(images), 2), generator=generator)
+    for down, right in torch.unique(moves, dim=0).tolist():
+        chosen = ((moves[:, 0] == down) & (moves[:, 1] == right)).to(images.device)
+        source = images[chosen, max(0, -down) : rows - max(0, down), max(0, -right) : columns - max(0, right)]
+        target = torch.zeros_like(images[chosen])
+        target[:, max(0, down) : rows - max(0, -down), max(0, right) : columns - max(0, -right)] = source
+        result[chosen] = target
+    return result
+
+
+def shifted_and_flipped(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift as :func:`shifted`, and mirror every other image left to right."""
+    flips = torch.rand(len(images), generator=generator) < 0.5
+    shape = (-1, *[1] * (images.ndim - 1))
+    return shifted(torch.where(flips.view(shape).to(images.device), images.flip(2), images), generator)
+
+
+AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "none": lambda images, _: images,
+    "shift": shifted,
+    "shift-flip": shifted_and_flipped,
+}

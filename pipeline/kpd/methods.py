@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError, nearest
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers
+from pipeline.kpd.choice import BlockChoice, block_name
 from pipeline.kpd.convert import Report, Rule, swap_layers
+from pipeline.kpd.data import AUGMENTATIONS
 from pipeline.kpd.layer import KPDLinear
 
 RAMP_START = 0.1  # share of training before the first block may become zero
+CHOICE_END = 0.35  # share of training at which one candidate block is left
 RAMP_END = 0.6  # share of training at which the support is frozen
 FIRST_THRESHOLD = 1.0e-4  # first soft threshold of the controlled penalty
 GAIN = 1.05  # factor of the threshold from one step to the next
@@ -40,6 +43,8 @@ class Dense:
         Learning rate of AdamW, brought to zero by a cosine.
     weight_decay
         Decoupled decay of the weights (not of biases, S or B).
+    augment
+        What happens to training images, see :data:`pipeline.kpd.data.AUGMENTATIONS`.
     """
 
     name: ClassVar[str] = "dense"
@@ -49,6 +54,7 @@ class Dense:
     batch: int = 64
     lr: float = 1.0e-2
     weight_decay: float = 1.0e-4
+    augment: str = "none"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch"):
@@ -56,6 +62,8 @@ class Dense:
                 raise InputError(f"{name}={getattr(self, name)}: needs a whole number of at least 1")
         if not self.lr > 0 or not self.weight_decay >= 0:
             raise InputError(f"lr={self.lr}, weight_decay={self.weight_decay}: neither may be negative, lr not zero")
+        if self.augment not in AUGMENTATIONS:
+            raise InputError(f"augment={self.augment!r} is unknown{nearest(str(self.augment), AUGMENTATIONS)}")
 
     def prepare(self, network: nn.Module) -> Report | None:
         """Swap the layers this method works on and say which."""
@@ -80,6 +88,9 @@ class Dense:
     def is_final(self, progress: float) -> bool:
         """Whether the support no longer changes, so that epochs may be compared."""
         return True
+
+    def finish(self, network: nn.Module) -> None:
+        """Bring the trained network into its final form."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know beside the network."""
@@ -106,6 +117,7 @@ class BlockMethod(Dense):
     block: tuple[int, int] = (2, 2)
     block_sparsity: float = 0.5
     layers: str = "all"
+    ramp_start: ClassVar[float] = RAMP_START
     _layers: list[BlockLayer] = field(default_factory=list, init=False, repr=False)
     _is_frozen: bool = field(default=False, init=False, repr=False)
 
@@ -125,7 +137,7 @@ class BlockMethod(Dense):
         """What becomes of a layer."""
         return Rule(self.block)
 
-    def make_layer(self, layer: nn.Linear, rule: Rule) -> BlockLayer:
+    def make_layer(self, layer: nn.Linear, rule: Rule) -> nn.Module:
         """Return the layer that takes the place of `layer`, afresh."""
         return BlockLinear(layer.in_features, layer.out_features, rule.block, layer.bias is not None)
 
@@ -141,8 +153,8 @@ class BlockMethod(Dense):
             layer.fix_gauge()
             if self._is_frozen:
                 layer.set_support(layer.support)
-            elif progress > RAMP_START and target > 0:
-                self.sparsify(index, layer, wanted_count(target, progress))
+            elif progress > self.ramp_start and target > 0:
+                self.sparsify(index, layer, wanted_count(target, progress, self.ramp_start))
 
     def sparsify(self, index: int, layer: BlockLayer, wanted: int) -> None:
         """Act on one layer on its way, where `wanted` blocks should be zero by now."""
@@ -225,7 +237,7 @@ class KPD(Proximal):
         """A KPD layer of this block and rank."""
         return Rule(self.block, self.rank, self.variant)
 
-    def make_layer(self, layer: nn.Linear, rule: Rule) -> BlockLayer:
+    def make_layer(self, layer: nn.Linear, rule: Rule) -> nn.Module:
         """Return a fresh KPD layer; its way of multiplying follows from its shape, so that reruns are equal."""
         return KPDLinear(
             layer.in_features,
@@ -244,6 +256,115 @@ class KPDGroup(KPD):
 
     name: ClassVar[str] = "kpd-group"
     variant: ClassVar[Literal["selector", "group"]] = "group"
+
+
+@dataclass(kw_only=True)
+class KPDChoice(KPD):
+    """KPD that chooses the block among candidates in the same run, the same one for all layers.
+
+    Each layer starts as the sum of one KPD layer a candidate. A group penalty on all S of a candidate,
+    weighted by the square root of their number and controlled like the l1 penalty, removes one candidate
+    after the other until, at 35 % of training, one is left; then KPD goes on with that.
+
+    Parameters
+    ----------
+    blocks
+        Candidates; a layer that one of them does not divide stays dense.
+    """
+
+    name: ClassVar[str] = "kpd-choice"
+    ramp_start: ClassVar[float] = CHOICE_END
+
+    block: tuple[int, int] = field(default=(0, 0), init=False)  # the one chosen
+    blocks: tuple[tuple[int, int], ...] = ((2, 2), (2, 4), (2, 8))
+    _choices: list[BlockChoice] = field(default_factory=list, init=False, repr=False)
+    _left: list[str] = field(default_factory=list, init=False, repr=False)
+    _threshold: float = field(default=FIRST_THRESHOLD, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.blocks = tuple(_checked_pair(block) for block in self.blocks)
+        if len(set(self.blocks)) < 2 or len(set(self.blocks)) < len(self.blocks):
+            raise InputError(f"blocks={self.blocks}: needs at least two, all different")
+        self.block = self.blocks[0]
+        super().__post_init__()
+
+    def rule(self) -> Rule:
+        """A block that divides a layer if and only if all candidates do."""
+        return Rule((math.lcm(*(rows for rows, _ in self.blocks)), math.lcm(*(columns for _, columns in self.blocks))))
+
+    def make_layer(self, layer: nn.Linear, rule: Rule) -> nn.Module:
+        """Return the sum of fresh KPD layers."""
+        return BlockChoice(layer.in_features, layer.out_features, self.blocks, self.rank, layer.bias is not None)
+
+    def prepare(self, network: nn.Module) -> Report | None:
+        """Swap the linear layers."""
+        report = super().prepare(network)
+        self._choices = [layer for layer in network.modules() if isinstance(layer, BlockChoice)]
+        self._left = [block_name(block) for block in self.blocks]
+        self._layers = []
+        return report
+
+    def after_step(self, progress: float) -> None:
+        """Choose among candidates while there are several, then go on as KPD."""
+        if len(self._left) > 1 and progress > RAMP_START:
+            self._choose(progress)
+        super().after_step(progress)
+
+    @torch.no_grad()
+    def _choose(self, progress: float) -> None:
+        """Proximal step on whole candidates; remove the one that reaches zero."""
+        selectors = {
+            name: [cast("Tensor", cast("KPDLinear", choice.candidates[name]).S) for choice in self._choices]
+            for name in self._left
+        }
+        for choice in self._choices:
+            for layer in choice.layers():
+                layer.fix_gauge()
+        sizes = {name: sum(S.numel() for S in own) for name, own in selectors.items()}
+        means = {
+            name: math.sqrt(sum(float(S.square().sum()) for S in own) / sizes[name]) for name, own in selectors.items()
+        }
+        for name, own in selectors.items():
+            for S in own:
+                S.mul_(max(0.0, 1.0 - self._threshold / means[name]) if means[name] > 0 else 0.0)
+        weakest = min(means, key=means.__getitem__)
+        done = min(1.0, (progress - RAMP_START) / (CHOICE_END - RAMP_START))
+        wanted = int(done * (len(self.blocks) - 1))  # candidates that should be gone by now
+        self._threshold *= GAIN if len(self.blocks) - len(self._left) < wanted else 1 / GAIN
+        if means[weakest] <= self._threshold or progress >= CHOICE_END:
+            self._remove(weakest)
+
+    def _remove(self, name: str) -> None:
+        """Drop a candidate everywhere; with the last but one gone the survivors are what is trained on."""
+        for choice in self._choices:
+            choice.remove(name)
+        self._left.remove(name)
+        self._threshold = FIRST_THRESHOLD
+        if len(self._left) == 1:
+            self.block = next(block for block in self.blocks if block_name(block) == self._left[0])
+            self._layers = [cast("BlockLayer", choice.candidates[self._left[0]]) for choice in self._choices]
+            self._thresholds = [FIRST_THRESHOLD] * len(self._layers)
+
+    def is_final(self, progress: float) -> bool:
+        """Whether block and support are fixed."""
+        return len(self._left) == 1 and super().is_final(progress)
+
+    def finish(self, network: nn.Module) -> None:
+        """Put the survivors in the place of the sums."""
+        for name, layer in list(network.named_modules()):
+            if isinstance(layer, BlockChoice):
+                network.set_submodule(name, layer.survivor())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Candidates left, their threshold, and KPD's state."""
+        return super().state_dict() | {"left": list(self._left), "threshold": self._threshold}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`state_dict`: remove the candidates that are gone."""
+        for name in [name for name in self._left if name not in state["left"]]:
+            self._remove(name)
+        self._threshold = state["threshold"]
+        super().load_state_dict(state)
 
 
 @dataclass(kw_only=True)
@@ -427,6 +548,7 @@ METHODS: dict[str, type[Dense]] = {
         Dense,
         KPD,
         KPDGroup,
+        KPDChoice,
         RandomMask,
         GroupLasso,
         ElasticGroupLasso,
@@ -465,13 +587,13 @@ def target_count(share: float, blocks: int) -> int:
     return min(round(share * blocks), blocks - 1)
 
 
-def wanted_count(target: int, progress: float) -> int:
+def wanted_count(target: int, progress: float, start: float = RAMP_START) -> int:
     """Return how many blocks the cubic ramp wants to be zero at a share `progress` of training.
 
     >>> [wanted_count(100, progress) for progress in (0.1, 0.35, 0.6, 1.0)]
     [0, 87, 100, 100]
     """
-    done = min(1.0, max(0.0, (progress - RAMP_START) / (RAMP_END - RAMP_START)))
+    done = min(1.0, max(0.0, (progress - start) / (RAMP_END - start)))
     return int(target * (1.0 - (1.0 - done) ** 3))
 
 

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import InputError
 from pipeline.kpd.blocks import block_layers
 from pipeline.kpd.convert import Report
-from pipeline.kpd.data import LabelledImages
-from pipeline.kpd.methods import Dense
+from pipeline.kpd.data import AUGMENTATIONS, LabelledImages
+from pipeline.kpd.methods import Dense, KPDChoice
 from pipeline.kpd.networks import build
 
 EVALUATION_BATCH = 2048
@@ -68,12 +69,23 @@ class Trainer:
         Decides the initial parameters and the order of the images.
     device
         Where to train.
+
+    Notes
+    -----
+    Where :mod:`torch.distributed` is set up, every process takes its share of each batch; all end with the
+    same network.
     """
 
     def __init__(self, method: Dense, data: LabelledImages, seed: int = 0, device: torch.device | str = "cpu") -> None:
-        self.method, self.data = method, data
+        self.method, self.data, self.seed = method, data, seed
         self.network, self.report = fresh_network(method, data, seed)
         self.network.to(device)
+        self.rank, self.world = 0, 1
+        self.parallel: nn.Module = self.network
+        if distributed.is_initialized():
+            self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
+            unused = isinstance(method, KPDChoice)  # candidates that are gone get no gradient
+            self.parallel = DistributedDataParallel(self.network, find_unused_parameters=unused)
         self.images = torch.from_numpy(data.images).to(device)
         self.labels = torch.from_numpy(data.labels).to(device)
         self.optimizer = torch.optim.AdamW(method.parameter_groups(self.network), lr=method.lr)
@@ -95,7 +107,7 @@ class Trainer:
             self.epoch()
             if progress is not None:
                 progress(self.history[-1])
-            if state is not None:
+            if state is not None and self.rank == 0:
                 state.save(self.state_dict())
         return self.finish()
 
@@ -106,7 +118,10 @@ class Trainer:
         total = torch.zeros((), dtype=torch.float64)
         for index in self.batches():
             self.optimizer.zero_grad(set_to_none=True)
-            loss = cross_entropy(self.network(self.images[index]), self.labels[index])
+            own = index[self.rank :: self.world].to(self.images.device)
+            images = AUGMENTATIONS[self.method.augment](self.images[own], self.own_generator())
+            # A share of the batch's mean: the processes' gradients are averaged.
+            loss = cross_entropy(self.parallel(images), self.labels[own], reduction="sum") * self.world / len(index)
             loss.backward()  # type: ignore[no-untyped-call]
             self.step += 1
             progress = self.step / self.steps
@@ -114,7 +129,9 @@ class Trainer:
                 self.optimizer.step()
             self.schedule.step()
             self.method.after_step(progress)
-            total += loss.detach().double().cpu() * len(index)
+            total += loss.detach().double().cpu() * len(index) / self.world
+        if self.world > 1:
+            distributed.all_reduce(total)
         if not torch.isfinite(total):
             raise InputError(
                 f"lr={self.method.lr}: training diverged in epoch {len(self.history) + 1}; take a lower one"
@@ -133,17 +150,21 @@ class Trainer:
         if is_final and (self.best is None or validation > self.best["validation_accuracy"]):
             self.best = {"validation_accuracy": validation, "network": copy.deepcopy(self.network.state_dict())}
 
+    def own_generator(self) -> torch.Generator:
+        """Random numbers of this step on this process."""
+        return torch.Generator().manual_seed((self.seed << 32) + self.step * self.world + self.rank)
+
     def batches(self) -> Iterator[Tensor]:
-        """Indices of the training images in a fresh order, a batch at a time, on the images' device."""
+        """Indices of the training images in a fresh order, a batch at a time."""
         order = torch.randperm(len(self.data.train), generator=self.generator)
-        for batch in torch.split(torch.from_numpy(self.data.train)[order], self.method.batch):
-            yield batch.to(self.images.device)
+        yield from torch.split(torch.from_numpy(self.data.train)[order], self.method.batch)
 
     def finish(self) -> Trained:
         """Go back to the best epoch and test it."""
         if self.best is None:
             raise RuntimeError(f"method '{self.method.name}' never reached its final support")
         self.network.load_state_dict(self.best["network"])
+        self.method.finish(self.network)
         self.network.eval()
         return Trained(
             network=self.network,
@@ -170,10 +191,10 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`."""
+        self.method.load_state_dict(state["method"])  # first: it may take candidates out of the network
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.method.load_state_dict(state["method"])
         self.generator.set_state(state["generator"])
         self.step, self.history, self.best = state["step"], state["history"], state["best"]
 

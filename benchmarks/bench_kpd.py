@@ -1,0 +1,232 @@
+"""KPD layers beside dense ones: a training step, inference of pruned layers, memory. Losses are printed too.
+
+Every number is a ratio of times taken in turn in one run on one machine. Writes kpd.json and kpd.md.
+
+    python -m benchmarks.bench_kpd --threads 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+WIDTH = 1024
+TRAINING = [  # rows, block, rank, wanted speed-up
+    (4096, 8, 1, 3.0),
+    (4096, 4, 1, 2.0),
+    (4096, 8, 2, 1.5),
+    (4096, 16, 1, None),
+    (4096, 32, 1, None),
+    (4096, 8, 4, None),
+    (4096, 4, 4, None),
+    (4096, 2, 1, None),
+    (256, 8, 1, None),
+    (256, 4, 4, None),
+    (64, 8, 1, None),
+]
+INFERENCE = [  # batch, block, zero blocks, wanted speed-up
+    (256, 32, 0.9, 5.0),
+    (256, 8, 0.9, 2.5),
+    (256, 4, 0.9, 1.5),
+    (256, 2, 0.9, None),
+    (256, 32, 0.5, None),
+    (256, 8, 0.5, None),
+    (256, 4, 0.5, None),
+    (256, 4, 0.0, None),
+    (8, 8, 0.9, None),
+    (1, 8, 0.9, None),
+]
+
+
+def timed(calls: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
+    """Median seconds of each call, taken in turn so that all see the same machine."""
+    import torch
+
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for repeat in range(repeats + 2):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            if repeat >= 2:
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(own) for name, own in times.items()}
+
+
+def training(rows: int, block: int, rank: int, repeats: int, device: str) -> dict[str, Any]:
+    """Forward and backward of 1024 -> 1024, every way of the KPD product beside nn.Linear."""
+    import torch
+
+    from pipeline.kpd import KPDLinear, functional
+
+    torch.manual_seed(0)
+    x = torch.randn(rows, WIDTH, device=device, requires_grad=True)
+    dy = torch.randn(rows, WIDTH, device=device)
+
+    def step(layer: torch.nn.Module) -> Callable[[], object]:
+        inputs = (x, *layer.parameters())
+        return lambda: torch.autograd.grad(layer(x), inputs, dy)
+
+    layers: dict[str, torch.nn.Module] = {"nn.Linear": torch.nn.Linear(WIDTH, WIDTH, device=device)}
+    layer = KPDLinear(WIDTH, WIDTH, (block, block), rank, device=device)
+    for name in functional.available(x):
+        layers[name] = KPDLinear(WIDTH, WIDTH, (block, block), rank, device=device, path=name)
+    seconds = timed({name: step(own) for name, own in layers.items()}, repeats, device)
+    dense = seconds.pop("nn.Linear")
+    chosen = functional.choose(x, layer.scaled(), layer.B, measured=True)
+    (m1, n1), (m2, n2) = layer.grid, layer.block
+    return {
+        "rows": rows,
+        "block": block,
+        "rank": rank,
+        "dense_seconds": dense,
+        "seconds": seconds,
+        "chosen": chosen,
+        "speedup": dense / seconds[chosen],
+        "by_shape": functional.choose(x, layer.scaled(), layer.B, measured=False),
+        "predicted": 1 / (rank * min(1 / m1 + 1 / n2, 1 / n1 + 1 / m2)),
+    }
+
+
+def inference(batch: int, block: int, zeros: float, repeats: int, device: str) -> dict[str, Any]:
+    """Forward of a pruned 1024 -> 1024 layer in every form beside nn.Linear."""
+    import torch
+
+    from pipeline.kpd import KPDLinear
+    from pipeline.kpd.inference import FORMS, forms_of
+    from pipeline.kpd.methods import largest
+
+    torch.manual_seed(0)
+    layer = KPDLinear(WIDTH, WIDTH, (block, block), 1, device=device)
+    layer.set_support(largest(torch.rand(layer.grid, device=device), round(zeros * layer.support.numel())))
+    x = torch.randn(batch, WIDTH, device=device)
+    with torch.no_grad():
+        forms = {name: FORMS[name](layer) for name in forms_of(layer)}
+        seconds = timed({name: lambda form=form: form(x) for name, form in forms.items()}, repeats, device)
+    dense = seconds.pop("dense")
+    # The KPD factors give 'factored' its advantage; the others serve any block-sparse weight.
+    general = {name: value for name, value in seconds.items() if name != "factored"}
+    return {
+        "batch": batch,
+        "block": block,
+        "zeros": zeros,
+        "dense_seconds": dense,
+        "seconds": seconds,
+        "speedup": dense / min(seconds.values()),
+        "speedup_without_factors": dense / min(general.values()),
+        "fastest": min(seconds, key=seconds.__getitem__),
+    }
+
+
+def memory(device: str) -> dict[str, Any]:
+    """Bytes that one training step keeps, 8 x 8 blocks, two terms, beside nn.Linear."""
+    import torch
+
+    from pipeline.kpd import KPDLinear
+    from pipeline.kpd.cost import training_memory
+
+    x, labels = torch.randn(4096, WIDTH, device=device), torch.zeros(4096, dtype=torch.long, device=device)
+    own = training_memory(torch.nn.Sequential(KPDLinear(WIDTH, WIDTH, (8, 8), 2, device=device)), x, labels)
+    dense = training_memory(torch.nn.Sequential(torch.nn.Linear(WIDTH, WIDTH, device=device)), x, labels)
+    return {"kpd": own, "dense": dense, "activations_ratio": own["activations"] / dense["activations"]}
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    machine = results["machine"]
+    lines = [
+        "# KPD layers beside dense ones",
+        "",
+        f"{machine['processor']}, {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, "
+        f"load {machine['load']:.1f} at the start. Medians of {machine['repeats']} calls taken in turn; "
+        "speed-up is nn.Linear's time by ours, so that below 1 KPD loses.",
+        "",
+        "## Training step (forward and backward), 1024 -> 1024",
+        "",
+        "| rows | block | rank | nn.Linear ms | KPD ms | way | speed-up | wanted | by operations |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in results["training"]:
+        own = 1e3 * row["seconds"][row["chosen"]]
+        lines.append(
+            f"| {row['rows']} | {row['block']}x{row['block']} | {row['rank']} | {1e3 * row['dense_seconds']:.1f} | "
+            f"{own:.1f} | {row['chosen']} | {verdict(row['speedup'], row['wanted'])} | {row['predicted']:.2f}x |"
+        )
+    lines += [
+        "",
+        "## Inference, 1024 -> 1024",
+        "",
+        "Without factors: any block-sparse weight. With: a KPD layer of rank 1, which may go through B first.",
+        "",
+        "| batch | block | zero blocks | nn.Linear ms | without factors | wanted | with factors | fastest |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in results["inference"]:
+        dense = 1e3 * row["dense_seconds"]
+        lines.append(
+            f"| {row['batch']} | {row['block']}x{row['block']} | {row['zeros']:.0%} | {dense:.2f} | "
+            f"{verdict(row['speedup_without_factors'], row['wanted'])} | {row['speedup']:.2f}x | {row['fastest']} |"
+        )
+    ratio = results["memory"]["activations_ratio"]
+    lines += ["", f"Activations kept by a training step, 8x8, rank 2: {ratio:.2f} of dense (wanted: at most 1.2).", ""]
+    return "\n".join(lines)
+
+
+def verdict(speedup: float, wanted: float | None) -> str:
+    """Two cells of a table: the speed-up and whether it is what was wanted."""
+    loss = " (loses)" if speedup < 1 else ""
+    goal = "" if wanted is None else f"{wanted:g}x {'met' if speedup >= wanted else 'MISSED'}"
+    return f"{speedup:.2f}x{loss} | {goal}"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run everything, write both files and print the table."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    arguments.add_argument("--repeats", type=int, default=9)
+    arguments.add_argument("--device", default="cpu")
+    arguments.add_argument("--output", type=Path, default=RESULTS)
+    options = arguments.parse_args(argv)
+    import torch
+
+    torch.set_num_threads(options.threads)
+    results: dict[str, Any] = {
+        "machine": {
+            "processor": processor(),
+            "device": torch.cuda.get_device_name() if options.device != "cpu" else "cpu",
+            "threads": options.threads,
+            "torch": torch.__version__,
+            "load": os.getloadavg()[0],
+            "repeats": options.repeats,
+        },
+        "training": [training(*row, options.repeats, options.device) | {"wanted": wanted} for *row, wanted in TRAINING],
+        "inference": [
+            inference(*row, 3 * options.repeats, options.device) | {"wanted": wanted} for *row, wanted in INFERENCE
+        ],
+        "memory": memory(options.device),
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    name = "kpd" if options.device == "cpu" else "kpd-gpu"
+    (options.output / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
+    (options.output / f"{name}.md").write_text(table(results))
+    print(table(results))
+
+
+def processor() -> str:
+    """Name of the processor."""
+    path = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in path.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()
