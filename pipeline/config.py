@@ -453,12 +453,12 @@ def _settings_problems(config: Config, settings: Settings, key: str) -> Iterator
 COMMON_CODE = ["errors", "files", "step"]
 RUN_CODE = [*COMMON_CODE, "artifact", "compressor", "metrics", "record", "sparse"]
 STEP_CODE = {
-    "download": [*COMMON_CODE, "datasets"],
+    "download": [*COMMON_CODE, "datasets", "sparse"],
     "convert": [*COMMON_CODE, "datasets", "sparse"],
     "sample": [*COMMON_CODE, "sparse"],
-    "train_neukron": [*RUN_CODE, "neukron"],
-    "fit_baseline": [*RUN_CODE, "baselines", "neukron"],
-    "train_kpd": [*RUN_CODE, "kpd"],
+    "train_neukron": [*RUN_CODE, "checkpoint", "neukron"],
+    "fit_baseline": [*RUN_CODE, "baselines", "neukron"],  # KronFit searches its orders with NeuKron's swaps
+    "train_kpd": [*RUN_CODE, "checkpoint", "kpd"],
 }
 
 

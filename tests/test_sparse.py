@@ -1,0 +1,166 @@
+"""The sparse tensor: sorted, exact, checked, the same after a round trip."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import scipy.sparse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.artifact import pack_integers, unpack_integers
+from pipeline.errors import InputError
+from pipeline.files import atomic_path, write_text
+from pipeline.sparse import SparseTensor
+from pipeline.sparse.tensor import narrowest_exact_type
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    shape = tuple(draw(st.lists(st.integers(1, 300), min_size=1, max_size=4)))
+    count = draw(st.integers(1, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    coords = np.stack([rng.integers(0, size, count) for size in shape], axis=1)
+    whole = draw(st.booleans())
+    return coords, rng.integers(1, 1000, count) if whole else rng.normal(size=count) + 3.0, shape
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=entries())
+def test_round_trip_and_agreement_with_a_dictionary(
+    tmp_path_factory: pytest.TempPathFactory, data: tuple[np.ndarray, np.ndarray, tuple[int, ...]]
+) -> None:
+    coords, values, shape = data
+    X = SparseTensor(coords, values, shape)
+    expected: dict[tuple[int, ...], float] = {}
+    for cell, value in zip(coords.tolist(), values.tolist(), strict=True):
+        expected[tuple(cell)] = expected.get(tuple(cell), 0.0) + value
+    assert [tuple(cell) for cell in X.coords.tolist()] == sorted(expected)
+    np.testing.assert_allclose(X.values, [expected[cell] for cell in sorted(expected)])
+    assert X.duplicates_summed == len(values) - len(expected)
+    path = tmp_path_factory.getbasetemp() / "x.parquet"
+    X.write_parquet(path)
+    back = SparseTensor.read_parquet(path)
+    assert back == X and back.norm2 == X.norm2
+    frame = pd.read_parquet(path)
+    assert list(frame.columns) == [f"mode_{mode}" for mode in range(len(shape))] + ["value"]
+    metadata = json.loads(pq.read_schema(path).metadata[b"kronflow"])
+    assert (metadata["shape"], metadata["nnz"], metadata["norm2"]) == (list(shape), X.nnz, X.norm2)
+
+
+def test_scipy_round_trip() -> None:
+    matrix = scipy.sparse.random_array((20, 30), density=0.1, rng=np.random.default_rng(0))
+    X = SparseTensor.from_scipy(matrix.tocsr())
+    assert (abs(X.to_scipy() - matrix)).sum() == 0
+    assert X.norm2 == pytest.approx(float((matrix.toarray() ** 2).sum()))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.0, 255.0], "uint8"),
+        ([1.0, 256.0], "uint16"),
+        ([1.0, 2.0**40], "uint64"),
+        ([-1.0, 127.0], "int8"),
+        ([-1.0, 128.0], "int16"),
+        ([-5.0, -3.0], "int8"),
+        ([0.5, 1.0], "float64"),
+        ([1.0, 2.0**60], "float64"),
+    ],
+)
+def test_narrowest_exact_type(values: list[float], expected: str) -> None:
+    assert narrowest_exact_type(np.array(values)) == np.dtype(expected)
+
+
+def test_huge_grids_sort_without_overflow() -> None:
+    shape = (2**40, 2**40, 5)
+    X = SparseTensor([[2**39, 1, 0], [0, 2**39, 4], [0, 2**39, 4]], [1.0, 2.0, 3.0], shape)
+    assert X.coords.tolist() == [[0, 2**39, 4], [2**39, 1, 0]]
+    assert X.values.tolist() == [5.0, 1.0]
+
+
+def test_cancelled_entries_are_dropped_and_counted() -> None:
+    X = SparseTensor([[0, 0], [0, 0], [1, 1]], [2.0, -2.0, 1.0], (2, 2))
+    assert (X.nnz, X.duplicates_summed, X.zeros_dropped) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("coords", "values", "shape", "message"),
+    [
+        ([[0, -1]], [1.0], (2, 2), "index -1 in mode 1 is outside 0..1"),
+        ([[0, 2]], [1.0], (2, 2), "index 2 in mode 1 is outside 0..1"),
+        ([[0, 0], [1, 1]], [1.0, np.nan], (2, 2), r"entry 1: value nan at \[1, 1\]"),
+        ([[0, 0]], [np.inf], (2, 2), "not finite"),
+        ([[0.5, 0]], [1.0], (2, 2), "no whole number"),
+        ([["a", "b"]], [1.0], (2, 2), "whole numbers"),
+        (np.zeros((0, 2), int), [], (2, 2), "empty tensor"),
+        ([[0, 0]], [0.0], (2, 2), "empty tensor"),
+        ([[0, 0]], [1.0, 2.0], (2, 2), "one value for each"),
+        ([[0, 0]], ["x"], (2, 2), "real numbers"),
+        ([[0]], [1.0], (2, 2), r"needs \(nnz, 2\)"),
+        ([[0, 0]], [1.0], (2, 0), "at least 1"),
+    ],
+)
+def test_bad_input(coords: Any, values: Any, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SparseTensor(coords, values, shape)
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    SparseTensor([[0, 1], [1, 0]], [1.0, 2.0], (2, 2)).write_parquet(path)
+    table = pq.read_table(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"x\.parquet: not a readable Parquet file"):
+        SparseTensor.read_parquet(path)
+    pq.write_table(table.replace_schema_metadata({}), path)
+    with pytest.raises(InputError, match="metadata"):
+        SparseTensor.read_parquet(path)
+    metadata = json.loads(table.schema.metadata[b"kronflow"]) | {"shape": [1, 2]}
+    pq.write_table(table.replace_schema_metadata({"kronflow": json.dumps(metadata)}), path)
+    with pytest.raises(InputError, match=r"x\.parquet: entry 1: index 1 in mode 0"):
+        SparseTensor.read_parquet(path)
+    with pytest.raises(InputError, match="no such file"):
+        SparseTensor.read_parquet(tmp_path / "none.parquet")
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.parquet"
+    X = SparseTensor([[0, 1], [1, 0]], [1.0, 2.0], (2, 2))
+    X.write_parquet(path)
+    before = path.read_bytes()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(InputError, match=r"x\.parquet: cannot write: No space left on device"):
+        X.write_parquet(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["x.parquet"]
+
+
+def test_an_exception_leaves_no_temporary_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "old")
+    with pytest.raises(RuntimeError), atomic_path(tmp_path / "a") as temporary:
+        temporary.write_text("new")
+        raise RuntimeError
+    assert (tmp_path / "a").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(bits=st.integers(0, 40), seed=st.integers(0, 99), count=st.integers(0, 50))
+def test_packed_integers_round_trip(bits: int, seed: int, count: int) -> None:
+    numbers = np.random.default_rng(seed).integers(0, 2**bits, count)
+    packed = pack_integers(numbers, bits)
+    assert len(packed) == -(-bits * count // 8)
+    assert np.array_equal(unpack_integers(packed, bits, count), numbers)

@@ -1,0 +1,277 @@
+"""The workflow as its users run it: Snakemake and DVC on one tree, incremental, shared, interrupted."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.config import STEP_CODE, code_files, load_config
+
+STEPS = ["download", "convert", "sample", "train_neukron", "fit_baseline", "train_kpd", "aggregate", "report"]
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "GIT_AUTHOR_NAME": "t",
+    "GIT_AUTHOR_EMAIL": "t@example.org",
+    "GIT_COMMITTER_NAME": "t",
+    "GIT_COMMITTER_EMAIL": "t@example.org",
+    "DVC_NO_ANALYTICS": "1",
+}
+
+
+def run(folder: Path, *command: str, status: int = 0) -> str:
+    """Run a command and return what it printed; fail with its output if the exit status is another."""
+    done = subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=500
+    )
+    assert done.returncode == status, f"{' '.join(command)}: status {done.returncode}\n{done.stdout[-4000:]}"
+    return done.stdout
+
+
+def dry_run_jobs(folder: Path) -> dict[str, int]:
+    """Number of jobs a rule that Snakemake would run."""
+    table = run(folder, "snakemake", "-n").rpartition("Job stats:")[2].partition("\n\n")[0]
+    return {rule: int(count) for rule, count in re.findall(r"^(\S+) +(\d+)$", table, re.MULTILINE) if rule != "total"}
+
+
+def copy_checkout(root: Path, target: Path) -> None:
+    """A repository of its own with the checkout's files as they are now."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=root,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (root / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / name, target / name)
+    run(target, "git", "init", "-q", "-b", "main")
+    run(target, "git", "add", "-A")
+    run(target, "git", "commit", "-q", "-m", "start")
+
+
+@pytest.fixture(scope="module")
+def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout in which Snakemake has made the smoke experiment and DVC has recorded it."""
+    folder = tmp_path_factory.mktemp("workflow") / "made"
+    folder.mkdir()
+    copy_checkout(root, folder)
+    run(folder, sys.executable, "-m", "pipeline.config", "--use", "smoke")
+    run(folder, "snakemake", "--quiet", "progress", "host", "rules")
+    run(folder, "dvc", "commit", "-f", "-q")
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-q", "-m", "results")
+    return folder
+
+
+def test_everything_asked_for_is_there(made: Path) -> None:
+    for name in ("metrics.parquet", "metrics.csv", "summary.json", "report.html", "headlines.txt"):
+        assert (made / "results/smoke" / name).stat().st_size > 0
+    for wanted in load_config(made / "params.yaml").runs("smoke"):
+        for name in ("model.safetensors", "metrics.json", "history.parquet"):
+            assert (made / wanted.folder / name).is_file()
+    assert "Nothing to be done" in run(made, "snakemake", "-n")
+
+
+def test_dvc_finds_nothing_to_do_after_snakemake(made: Path) -> None:
+    assert "Data and pipelines are up to date" in run(made, "dvc", "status")
+    output = run(made, "dvc", "repro")
+    assert "Running stage" not in output
+    assert "up to date" in output
+    summary = json.loads((made / "results/smoke/summary.json").read_text())
+    shown = run(made, "dvc", "metrics", "show", "--json")
+    assert json.loads(shown[shown.index("{") :])[""]["data"]["results/smoke/summary.json"]["data"] == summary
+
+
+def test_a_colleague_pulls_and_has_nothing_to_do(made: Path, tmp_path: Path) -> None:
+    run(made, "dvc", "remote", "add", "-q", "-f", "-d", "shared", str(tmp_path / "remote"))
+    run(made, "git", "commit", "-q", "-am", "remote")
+    run(made, "dvc", "push", "-q")
+    run(tmp_path, "git", "clone", "-q", str(made), "pulled")
+    pulled = tmp_path / "pulled"
+    run(pulled, "dvc", "pull", "-q")
+    assert "Nothing to be done" in run(pulled, "snakemake", "-n")
+    assert "up to date" in run(pulled, "dvc", "status")
+    answer = run(pulled, "kronflow", "query", "results/runs/flights/neukron/h4-s0/model.safetensors", "3", "17")
+    assert float(answer) >= 0
+
+
+def test_a_changed_parameter_reruns_what_depends_on_it(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(made, folder, symlinks=True)
+    params = folder / "params.yaml"
+    text = params.read_text()
+    params.write_text(text.replace("r1: {rank: 1}\n        truncation:", "r1: {rank: 2}\n        truncation:"))
+    assert params.read_text() != text
+    assert dry_run_jobs(folder) == {"fit_baseline": 1, "aggregate_smoke": 1, "report_smoke": 1, "all": 1}
+    output = run(folder, "dvc", "repro")
+    ran = re.findall(r"Running stage '(.+?)'", output)
+    assert ran == ["fit_baseline_matrix@flights-t-svd", "aggregate", "report"]
+    assert "Nothing to be done" in run(folder, "snakemake", "-n")
+    before = json.loads((made / "results/smoke/summary.json").read_text())
+    after = json.loads((folder / "results/smoke/summary.json").read_text())
+    assert before["flights"]["t-svd"] != after["flights"]["t-svd"]
+    del before["flights"]["t-svd"], after["flights"]["t-svd"]
+    assert before == after
+
+
+def test_a_changed_registry_entry_reruns_its_data_set_only(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "entry"
+    shutil.copytree(made, folder, symlinks=True)
+    params = folder / "params.yaml"
+    params.write_text(params.read_text().replace("description: month x destination", "description: months x destination"))
+    assert set(dry_run_jobs(folder)) == {
+        "download_flights-month",
+        "convert_flights-month",
+        "fit_baseline",
+        "aggregate_smoke",
+        "report_smoke",
+        "all",
+    }
+
+
+def test_changed_code_reruns_its_step_only(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "code"
+    shutil.copytree(made, folder, symlinks=True)
+    with (folder / "pipeline/kpd/layer.py").open("a") as file:
+        file.write("\n# changed\n")
+    with (folder / "pipeline/reporting/tables.py").open("a") as file:
+        file.write("\n# changed\n")
+    assert dry_run_jobs(folder) == {"train_kpd": 1, "aggregate_smoke": 1, "report_smoke": 1, "all": 1}
+    assert "train_kpd@digits-kpd" in run(folder, "dvc", "status")
+
+
+def test_partial_report_says_what_is_missing(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "partial"
+    shutil.copytree(made, folder, symlinks=True)
+    shutil.rmtree(folder / "results/runs/flights/t-svd")
+    message = run(folder, sys.executable, "-m", "pipeline.aggregate", "results/smoke", "--experiment", "smoke", status=2)
+    assert "results/runs/flights/t-svd/r1-s0" in message
+    run(folder, "snakemake", "--quiet", "progress", "host", "rules", "--", "partial")
+    assert "flights" in json.loads((folder / "results/smoke-partial/summary.json").read_text())
+    assert (folder / "results/smoke-partial/report.html").is_file()
+
+
+def test_bad_configuration_stops_before_any_job(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bad"
+    shutil.copytree(made, folder, symlinks=True)
+    params = folder / "params.yaml"
+    params.write_text(params.read_text().replace("{hidden: 4,", "{hiden: 4,"))
+    output = run(folder, "snakemake", status=1)
+    assert "unknown key 'hiden'; did you mean 'hidden'" in output
+    assert "Traceback" not in output
+
+
+def test_a_killed_step_leaves_nothing_and_the_rerun_works(made: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.train_neukron", "data/tensors/flights.parquet", str(tmp_path / "run")]
+    command += ["--set", "hidden=4", "--set", "max_epochs=100000"]
+    started = subprocess.Popen(command, cwd=made, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    time.sleep(8)
+    started.send_signal(signal.SIGKILL)
+    started.communicate()
+    assert not list((tmp_path / "run").rglob("*"))
+    command[-1] = "max_epochs=1"
+    run(made, *command)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"model.safetensors", "metrics.json", "history.parquet"}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_each_step_explains_itself(root: Path, name: str) -> None:
+    output = run(root, sys.executable, "-m", f"pipeline.{name}", "--help")
+    assert output.startswith("usage:") and "example" in output
+
+
+# ------------------------------------------------------------------------------------- code as input
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Dotted names of project modules that a file imports anywhere in it, type checking aside."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            return
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pipeline":
+            found.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names if alias.name.split(".")[0] == "pipeline")
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text()))
+    return found
+
+
+def import_closure(root: Path, name: str) -> set[str]:
+    """Files of the project that a step imports, directly or not; pipeline/__init__ only names the version."""
+    waiting, seen = [f"pipeline.{name}"], set()
+    while waiting:
+        module = waiting.pop()
+        base = root / Path(*module.split("."))
+        path = base.with_suffix(".py") if base.with_suffix(".py").is_file() else base / "__init__.py"
+        if path.is_file() and path not in seen and module != "pipeline":
+            seen.add(path)
+            waiting.extend(imported_modules(path))
+            parts = module.split(".")
+            waiting.extend(".".join(parts[:count]) for count in range(2, len(parts)))
+    return {str(path.relative_to(root)) for path in seen}
+
+
+@pytest.mark.parametrize("name", list(STEP_CODE))
+def test_rule_inputs_are_the_import_closure(root: Path, name: str) -> None:
+    assert import_closure(root, name) <= set(code_files(name))
+
+
+def dvc_stages(root: Path) -> dict[str, Any]:
+    stages: dict[str, Any] = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
+    return stages
+
+
+@pytest.mark.parametrize("name", list(STEP_CODE))
+def test_stage_deps_are_the_rule_inputs(root: Path, name: str) -> None:
+    stages = {stage: content for stage, content in dvc_stages(root).items() if stage.startswith(name)}
+    assert stages
+    for content in stages.values():
+        files: set[str] = set()
+        for dep in content["deps"]:
+            if dep.startswith("pipeline/"):
+                path = root / dep
+                files.update(
+                    str(file.relative_to(root)) for file in (path.rglob("*.py") if path.is_dir() else [path])
+                )
+        assert files == set(code_files(name))
+
+
+def test_every_out_is_kept_and_no_command_holds_threads_or_paths(root: Path) -> None:
+    for name, content in dvc_stages(root).items():
+        assert content["cmd"].startswith("${smk} "), name
+        assert not re.search(r"--cores|--jobs|/home|\d{4}-\d\d", content["cmd"]), name
+        for out in [*content.get("outs", []), *content.get("metrics", [])]:
+            ((path, options),) = out.items()
+            assert options["persist"] is True, path
+
+
+def test_recorded_outs_are_what_snakemake_makes(made: Path) -> None:
+    lock = yaml.safe_load((made / "dvc.lock").read_text())["stages"]
+    recorded = [out["path"] for stage in lock.values() for out in stage.get("outs", [])]
+    log = run(made, "snakemake", "--summary")
+    made_by_snakemake = [line.split("\t")[0] for line in log.splitlines() if re.match(r"(data|results)/", line)]
+    assert made_by_snakemake
+    for path in made_by_snakemake:
+        assert any(path == out or path.startswith(f"{out}/") for out in recorded), path
+    for out in recorded:
+        assert out == ".snakemake/metadata" or any(path == out or path.startswith(f"{out}/") for path in made_by_snakemake)
