@@ -166,10 +166,12 @@ def test_sections_of_params_yaml_are_the_methods_defaults(root: Path) -> None:
 
 
 def test_settings_travel_through_the_command_line(root: Path) -> None:
-    for run in load_config(root / "params.yaml").runs("demo"):
-        if run.rule == "train_kpd":
-            pairs = setting_arguments(run.settings)[1::2]
-            assert make(run.method, step.parse_settings(pairs)) == make(run.method, run.settings)
+    config = load_config(root / "params.yaml")
+    runs = [run for name in config.experiments for run in config.runs(name) if run.rule == "train_kpd"]
+    assert {run.dataset for run in runs} >= {"digits", "mnist"}
+    for run in runs:
+        pairs = setting_arguments(run.settings)[1::2]
+        assert make(run.method, step.parse_settings(pairs)) == make(run.method, run.settings)
 
 
 def test_interrupted_run_goes_on(digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
