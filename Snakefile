@@ -38,7 +38,14 @@ RUN_BY_FOLDER = {run.folder: run for runs in RUNS.values() for run in runs}
 
 def methods(rule_name):
     """Methods that a fitting rule serves, as a wildcard constraint."""
-    return "|".join(sorted({run.method for run in RUN_BY_FOLDER.values() if run.rule == rule_name})) or "none"
+    return (
+        "|".join(
+            sorted(
+                {run.method for run in RUN_BY_FOLDER.values() if run.rule == rule_name}
+            )
+        )
+        or "none"
+    )
 
 
 def the_run(wildcards):
@@ -46,7 +53,9 @@ def the_run(wildcards):
     method = wildcards.get("method", "neukron")
     folder = f"results/runs/{wildcards.dataset}/{method}/{wildcards.setting}-s{wildcards.seed}"
     if folder not in RUN_BY_FOLDER:
-        raise WorkflowError(f"{folder}: no experiment in params.yaml has this run; see python -m pipeline.config")
+        raise WorkflowError(
+            f"{folder}: no experiment in params.yaml has this run; see python -m pipeline.config"
+        )
     return RUN_BY_FOLDER[folder]
 
 
@@ -63,7 +72,14 @@ def run_labels(wildcards):
 def run_arguments(wildcards):
     """Names, seed and settings of a run as the arguments of its step."""
     run = the_run(wildcards)
-    arguments = ["--dataset", run.dataset, "--setting", run.setting, "--seed", str(run.seed)]
+    arguments = [
+        "--dataset",
+        run.dataset,
+        "--setting",
+        run.setting,
+        "--seed",
+        str(run.seed),
+    ]
     return shlex.join([*arguments, *setting_arguments(run.settings)])
 
 
@@ -85,6 +101,10 @@ wildcard_constraints:
     seed=r"\d+",
 
 
+envvars:
+    "PATH",
+
+
 localrules:
     all,
     download,
@@ -100,7 +120,11 @@ rule all:
 
 rule download:
     input:
-        [f"data/raw/{name}/{file}" for name in DATASETS for file in CONFIG.datasets[name].files],
+        [
+            f"data/raw/{name}/{file}"
+            for name in DATASETS
+            for file in CONFIG.datasets[name].files
+        ],
     log:
         "logs/download.log",
     conda:
@@ -125,16 +149,16 @@ for name, entry in CONFIG.datasets.items():
             code=code_files("download"),
         output:
             [f"data/raw/{name}/{file}" for file in entry.files],
-        params:
-            dataset=name,
-            entry=entry.model_dump_json(),
         log:
             f"logs/download/{name}.log",
         benchmark:
             f"logs/benchmarks/download/{name}.tsv"
+        retries: 1
         conda:
             "environment.yaml"
-        retries: 1
+        params:
+            dataset=name,
+            entry=entry.model_dump_json(),
         shell:
             "python -m pipeline.download {params.dataset} 2> {log}"
 
@@ -146,25 +170,28 @@ for name, entry in CONFIG.datasets.items():
             code=code_files("convert"),
         output:
             tensor=f"data/tensors/{name}.parquet",
-            labels=[f"data/tensors/{name}.labels-{mode}.parquet" for mode in entry.labels],
-        params:
-            dataset=name,
-            entry=entry.model_dump_json(),
+            labels=[
+                f"data/tensors/{name}.labels-{mode}.parquet" for mode in entry.labels
+            ],
         log:
             f"logs/convert/{name}.log",
         benchmark:
             f"logs/benchmarks/convert/{name}.tsv"
-        resources:
-            mem_mb=lambda wildcards, input, attempt: attempt * (1000 + 30 * int(input.size_mb)),
         conda:
             "environment.yaml"
+        resources:
+            mem_mb=lambda wildcards, input, attempt: attempt
+            * (1000 + 30 * int(input.size_mb)),
+        params:
+            dataset=name,
+            entry=entry.model_dump_json(),
         shell:
             "python -m pipeline.convert {params.dataset} 2> {log}"
 
 
 rule sample:
     input:
-        "data/tensors/{dataset}.parquet",
+        tensor="data/tensors/{dataset}.parquet",
         code=code_files("sample"),
     output:
         "data/samples/{dataset}/f{fraction}-s{seed}.parquet",
@@ -175,7 +202,7 @@ rule sample:
     conda:
         "environment.yaml"
     shell:
-        "python -m pipeline.sample {input[0]} {output} --fraction {wildcards.fraction} --seed {wildcards.seed} 2> {log}"
+        "python -m pipeline.sample {input.tensor} {output} --fraction {wildcards.fraction} --seed {wildcards.seed} 2> {log}"
 
 
 rule train_neukron:
@@ -186,18 +213,18 @@ rule train_neukron:
         model="results/runs/{dataset}/neukron/{setting}-s{seed}/model.safetensors",
         metrics="results/runs/{dataset}/neukron/{setting}-s{seed}/metrics.json",
         history="results/runs/{dataset}/neukron/{setting}-s{seed}/history.parquet",
-    params:
-        folder=subpath(output.model, parent=True),
-        arguments=run_arguments,
     log:
         "logs/train_neukron/{dataset}/{setting}-s{seed}.log",
     benchmark:
         "logs/benchmarks/train_neukron/{dataset}/{setting}-s{seed}.tsv"
+    conda:
+        "environment.yaml"
     threads: 1
     resources:
         mem_mb=run_memory,
-    conda:
-        "environment.yaml"
+    params:
+        folder=subpath(output.model, parent=True),
+        arguments=run_arguments,
     shell:
         "python -m pipeline.train_neukron {input.tensor} {params.folder} {params.arguments}"
         " --threads {threads} 2> {log}"
@@ -211,20 +238,20 @@ rule fit_baseline:
         model="results/runs/{dataset}/{method}/{setting}-s{seed}/model.safetensors",
         metrics="results/runs/{dataset}/{method}/{setting}-s{seed}/metrics.json",
         history="results/runs/{dataset}/{method}/{setting}-s{seed}/history.parquet",
-    params:
-        folder=subpath(output.model, parent=True),
-        arguments=run_arguments,
     log:
         "logs/fit_baseline/{dataset}/{method}/{setting}-s{seed}.log",
     benchmark:
         "logs/benchmarks/fit_baseline/{dataset}/{method}/{setting}-s{seed}.tsv"
-    threads: 1
-    resources:
-        mem_mb=run_memory,
     wildcard_constraints:
         method=methods("fit_baseline"),
     conda:
         "environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=run_memory,
+    params:
+        folder=subpath(output.model, parent=True),
+        arguments=run_arguments,
     shell:
         "python -m pipeline.fit_baseline {input.tensor} {params.folder} --method {wildcards.method} {params.arguments}"
         " --threads {threads} > {log} 2>&1"
@@ -239,20 +266,20 @@ rule train_kpd:
         model="results/runs/{dataset}/{method}/{setting}-s{seed}/model.safetensors",
         metrics="results/runs/{dataset}/{method}/{setting}-s{seed}/metrics.json",
         history="results/runs/{dataset}/{method}/{setting}-s{seed}/history.parquet",
-    params:
-        folder=subpath(output.model, parent=True),
-        arguments=run_arguments,
     log:
         "logs/train_kpd/{dataset}/{method}/{setting}-s{seed}.log",
     benchmark:
         "logs/benchmarks/train_kpd/{dataset}/{method}/{setting}-s{seed}.tsv"
-    threads: 1
-    resources:
-        mem_mb=run_memory,
     wildcard_constraints:
         method=methods("train_kpd"),
     conda:
         "environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=run_memory,
+    params:
+        folder=subpath(output.model, parent=True),
+        arguments=run_arguments,
     shell:
         "python -m pipeline.train_kpd {input.tensor} {params.folder} --labels {input.labels}"
         " --method {wildcards.method} {params.arguments} --threads {threads} > {log} 2>&1"
@@ -266,15 +293,18 @@ for name, runs in RUNS.items():
         input:
             artifacts("metrics.json", runs),
         output:
-            [f"results/{name}/{file}" for file in ("metrics.parquet", "metrics.csv", "summary.json")],
-        params:
-            experiment=name,
+            [
+                f"results/{name}/{file}"
+                for file in ("metrics.parquet", "metrics.csv", "summary.json")
+            ],
         log:
             f"logs/aggregate/{name}.log",
         benchmark:
             f"logs/benchmarks/aggregate/{name}.tsv"
         conda:
             "environment.yaml"
+        params:
+            experiment=name,
         shell:
             "python -m pipeline.aggregate results/{params.experiment} --experiment {params.experiment} > {log} 2>&1"
 
@@ -286,40 +316,42 @@ for name, runs in RUNS.items():
             artifacts("history.parquet", runs),
         output:
             [f"results/{name}/{file}" for file in report_files(runs)],
-        params:
-            experiment=name,
         log:
             f"logs/report/{name}.log",
         benchmark:
             f"logs/benchmarks/report/{name}.tsv"
         conda:
             "environment.yaml"
+        params:
+            experiment=name,
         shell:
             "python -m pipeline.report results/{params.experiment} --experiment {params.experiment} > {log} 2>&1"
 
 
 # All runs of one data set and method: what a DVC stage asks for.
-for (dataset, method), runs in groupby(RUNS[EXPERIMENT], key=lambda run: (run.dataset, run.method)):
+for (dataset, method), runs in groupby(
+    RUNS[EXPERIMENT], key=lambda run: (run.dataset, run.method)
+):
 
     rule:
         name:
             f"{dataset}.{method}"
-        localrule: True
         input:
             artifacts("metrics.json", runs),
         log:
             f"logs/{dataset}.{method}.log",
+        localrule: True
         conda:
             "environment.yaml"
 
 
 rule partial:
-    params:
-        experiment=EXPERIMENT,
     log:
         f"logs/partial/{EXPERIMENT}.log",
     conda:
         "environment.yaml"
+    params:
+        experiment=EXPERIMENT,
     shell:
         "(python -m pipeline.aggregate results/{params.experiment}-partial --experiment {params.experiment} --partial"
         " && python -m pipeline.report results/{params.experiment}-partial --experiment {params.experiment})"

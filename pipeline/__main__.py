@@ -123,11 +123,11 @@ def read_tensor(path: Path) -> SparseTensor:
     if path.suffix == ".parquet" and is_sparse_tensor(path):
         return SparseTensor.read_parquet(path)
     try:
-        return assemble(
-            read_raw(format_of(path.name), {path.name: path}, {}), {"file": path.name}, ascending=False
-        ).tensor
+        raw = read_raw(format_of(path.name), {path.name: path}, {})
+        X = assemble(raw, {"file": path.name}).tensor
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    return X.permute_modes([X.mode_names.index(mode.name) for mode in raw.modes])
 
 
 def is_sparse_tensor(path: Path) -> bool:

@@ -110,4 +110,5 @@ def unpack_integers(packed: npt.NDArray[np.uint8], bits: int, count: int) -> npt
         raise InputError(f"{len(packed)} packed bytes where {count} numbers of {bits} bits belong")
     shifts = np.arange(bits - 1, -1, -1)
     flags = np.unpackbits(packed, count=count * bits).reshape(count, bits).astype(np.int64)
-    return (flags << shifts).sum(axis=1)
+    numbers: npt.NDArray[np.int64] = (flags << shifts).sum(axis=1)
+    return numbers

@@ -369,7 +369,7 @@ def _known_keys(model: type[BaseModel], keys: list[str]) -> Iterable[str]:
         field = next((f for name, f in model.model_fields.items() if key in (name, f.alias)), None)
         if field is None:
             return []
-        nested = [part for part in _model_types(field.annotation)]
+        nested = list(_model_types(field.annotation))
         if not nested:
             return []
         skip = 1 if "dict" in str(field.annotation) else 0

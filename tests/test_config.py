@@ -37,7 +37,11 @@ def change(path: Path, old: str, new: str) -> None:
     [
         ("experiment: demo", "experiment: dem", r"experiment: 'dem' does not exist; did you mean 'demo'"),
         ("experiment: demo", "experimnt: demo", r"unknown key 'experimnt'; did you mean 'experiment'"),
-        ("datasets: [flights, ", "datasets: [fligts, ", r"neukron.datasets: 'fligts' does not exist; did you mean 'flights'"),
+        (
+            "datasets: [flights, ",
+            "datasets: [fligts, ",
+            r"neukron.datasets: 'fligts' does not exist; did you mean 'flights'",
+        ),
         ("{hidden: 5,", "{hiden: 5,", r"flights.neukron.h5: unknown key 'hiden'; did you mean 'hidden'"),
         ("{hidden: 5,", "{hidden: five,", r"flights.neukron.h5: hidden: .*'five'"),
         ("{hidden: 5,", "{hidden: 0,", r"h5: hidden: .*greater than or equal to 1.*0"),
@@ -57,7 +61,7 @@ def test_mistakes_are_refused_with_key_value_and_remedy(params: Path, old: str, 
 
 
 def test_missing_file_and_missing_section(params: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="none.yaml"):
+    with pytest.raises(InputError, match=r"none\.yaml"):
         load_config(tmp_path / "none.yaml")
     change(params, "sample_seed: 0", "")
     assert load_config(params).sample_seed == 0  # has a default

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 import pipeline
 from pipeline.errors import InputError
-from pipeline.neukron import NeuKron
-from pipeline.neukron import walk
+from pipeline.neukron import NeuKron, walk
 from pipeline.neukron.reference_import import import_checkpoint, read_reference_text
 from pipeline.sparse import SparseTensor
 
@@ -183,7 +182,7 @@ def test_damaged_artifacts_are_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for damaged in (whole[:100], whole[:-10], b"\0" * 50, b""):
         path.write_bytes(damaged)
-        with pytest.raises(InputError, match="m.safetensors"):
+        with pytest.raises(InputError, match=r"m\.safetensors"):
             pipeline.load(path)
 
 

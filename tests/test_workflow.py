@@ -133,7 +133,9 @@ def test_a_changed_registry_entry_reruns_its_data_set_only(made: Path, tmp_path:
     folder = tmp_path / "entry"
     shutil.copytree(made, folder, symlinks=True)
     params = folder / "params.yaml"
-    params.write_text(params.read_text().replace("description: month x destination", "description: months x destination"))
+    params.write_text(
+        params.read_text().replace("description: month x destination", "description: months x destination")
+    )
     assert set(dry_run_jobs(folder)) == {
         "download_flights-month",
         "convert_flights-month",
@@ -159,7 +161,9 @@ def test_partial_report_says_what_is_missing(made: Path, tmp_path: Path) -> None
     folder = tmp_path / "partial"
     shutil.copytree(made, folder, symlinks=True)
     shutil.rmtree(folder / "results/runs/flights/t-svd")
-    message = run(folder, sys.executable, "-m", "pipeline.aggregate", "results/smoke", "--experiment", "smoke", status=2)
+    message = run(
+        folder, sys.executable, "-m", "pipeline.aggregate", "results/smoke", "--experiment", "smoke", status=2
+    )
     assert "results/runs/flights/t-svd/r1-s0" in message
     run(folder, "snakemake", "--quiet", "progress", "host", "rules", "--", "partial")
     assert "flights" in json.loads((folder / "results/smoke-partial/summary.json").read_text())
@@ -186,7 +190,11 @@ def test_a_killed_step_leaves_nothing_and_the_rerun_works(made: Path, tmp_path: 
     assert not list((tmp_path / "run").rglob("*"))
     command[-1] = "max_epochs=1"
     run(made, *command)
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"model.safetensors", "metrics.json", "history.parquet"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "model.safetensors",
+        "metrics.json",
+        "history.parquet",
+    }
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -250,9 +258,7 @@ def test_stage_deps_are_the_rule_inputs(root: Path, name: str) -> None:
         for dep in content["deps"]:
             if dep.startswith("pipeline/"):
                 path = root / dep
-                files.update(
-                    str(file.relative_to(root)) for file in (path.rglob("*.py") if path.is_dir() else [path])
-                )
+                files.update(str(file.relative_to(root)) for file in (path.rglob("*.py") if path.is_dir() else [path]))
         assert files == set(code_files(name))
 
 
@@ -274,4 +280,6 @@ def test_recorded_outs_are_what_snakemake_makes(made: Path) -> None:
     for path in made_by_snakemake:
         assert any(path == out or path.startswith(f"{out}/") for out in recorded), path
     for out in recorded:
-        assert out == ".snakemake/metadata" or any(path == out or path.startswith(f"{out}/") for path in made_by_snakemake)
+        assert out == ".snakemake/metadata" or any(
+            path == out or path.startswith(f"{out}/") for path in made_by_snakemake
+        )

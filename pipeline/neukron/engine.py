@@ -53,8 +53,10 @@ class Weights:
     @classmethod
     def of(cls, model: SequenceModel) -> Weights:
         """The model's weights, still attached to its parameters."""
-        heads = {int(size): (head.weight, head.bias) for size, head in model.heads.items()}
-        return cls(model.first_factor(), model.input_table(), model.rnn.weight_hh_l0, heads)
+        heads: dict[int, tuple[Tensor, Tensor]] = {
+            size: (head.weight, head.bias) for size, head in model.heads_by_alphabet().items()
+        }
+        return cls(model.first_factor(), model.input_table(), model.rnn_weights()[1], heads)
 
     def tensors(self) -> list[Tensor]:
         """All of them in a fixed order."""
@@ -111,7 +113,7 @@ class WeightedSum(torch.autograd.Function):
     """Sum of w * P as a differentiable function of the weights; P comes along for free."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         engine: Engine,
         structure: Weights,
@@ -128,7 +130,7 @@ class WeightedSum(torch.autograd.Function):
         return torch.tensor(total, dtype=torch.float64)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the gradients kept by the forward pass."""
         scaled = [gradient * grad.to(gradient) for gradient in ctx.saved_tensors]
         return None, None, None, None, None, *scaled
@@ -140,7 +142,9 @@ def weighted_sum(
     """Return sum of ``factors * P`` over sorted `keys`, differentiable by the model's parameters, and P."""
     weights = Weights.of(model)
     products: list[npt.NDArray[np.float32]] = []
-    total = WeightedSum.apply(engine, weights, keys, factors, products, *weights.tensors())
+    total: Tensor = WeightedSum.apply(  # type: ignore[no-untyped-call]
+        engine, weights, keys, factors, products, *weights.tensors()
+    )
     return total, products[0]
 
 
@@ -261,7 +265,7 @@ class CompiledEngine(Engine):
             nodes, leaf = self._tree(keys[:, piece])
             self._workspace.kept.reset()
             products[piece] = self._forward_keep(padded, nodes)[leaf]
-            below = np.bincount(leaf, weights=factors[piece], minlength=len(nodes[-1].parent))
+            below = np.bincount(leaf, factors[piece], len(nodes[-1].parent)).astype(np.float64)
             return self._backward(padded, nodes, below)
 
         total: list[Tensor] | None = None
@@ -346,7 +350,7 @@ class CompiledEngine(Engine):
     def _forward(self, padded: _Padded, nodes: list[_Level]) -> npt.NDArray[np.float32]:
         """P of every leaf, keeping only what the next depth needs."""
         width = self.width
-        product = padded.first[nodes[1].token]
+        product: npt.NDArray[np.float32] = padded.first[nodes[1].token]
         for k in range(1, self.levels.depth):
             above, level, children = nodes[k - 1], nodes[k], nodes[k + 1]
             arena = self._workspace.turns[k % 2]
@@ -491,7 +495,7 @@ class TorchEngine(Engine):
             if hidden is not None and cell is not None:
                 gates = gates + (hidden @ weights.recurrent.T)[parent]
                 cell = cell[parent]
-            i, f, g, o = gates.split(h, dim=1)
+            i, f, g, o = torch.split(gates, h, dim=1)
             fresh = torch.sigmoid(i) * torch.tanh(g)
             cell = fresh if cell is None else torch.sigmoid(f) * cell + fresh
             hidden = torch.sigmoid(o) * torch.tanh(cell)

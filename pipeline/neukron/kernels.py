@@ -18,25 +18,27 @@ from numba import types
 from numba.extending import intrinsic
 from numpy import float32 as f32
 
+config: Any = numba.config
 Array = Any  # numpy arrays: numba infers the types
 
 
 def _prefer_wide_vectors() -> None:
     """Let LLVM use 512-bit registers where there are any; its default of 256 costs a third of the speed here."""
     features = [name for name, present in llvm.get_host_cpu_features().items() if present]
-    if numba.config.CPU_FEATURES is None and "avx512f" in features:
-        numba.config.CPU_NAME = llvm.get_host_cpu_name()
-        numba.config.CPU_FEATURES = ",".join([*(f"+{name}" for name in features), "-prefer-256-bit"])
+    if config.CPU_FEATURES is None and "avx512f" in features:
+        config.CPU_NAME = llvm.get_host_cpu_name()
+        config.CPU_FEATURES = ",".join([*(f"+{name}" for name in features), "-prefer-256-bit"])
 
 
 _prefer_wide_vectors()
 LANES = 8  # hidden units are padded to a multiple of this: float32 in a 256-bit register
 
-_FAST = {"nogil": True, "cache": True, "fastmath": True, "error_model": "numpy"}
-_EXACT = {"nogil": True, "cache": True, "error_model": "numpy"}
+fast: Any = numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
+exact: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
+inline: Any = numba.njit(inline="always")
 
 
-@numba.njit(**_EXACT)
+@exact
 def build_tree(
     keys: Array, words: Array, shifts: Array, alphabets: Array, first: Array, parent: Array, token: Array, leaf: Array
 ) -> int:
@@ -72,8 +74,7 @@ def build_tree(
     return count
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _float_of_bits(typing_context: Any, bits: Any) -> Any:
+def _float_of_bits_codegen(typing_context: Any, bits: Any) -> Any:
     """Read 32 bits as a float: what makes a power of two from its exponent."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -82,7 +83,10 @@ def _float_of_bits(typing_context: Any, bits: Any) -> Any:
     return types.float32(types.int32), codegen
 
 
-@numba.njit(inline="always")
+_float_of_bits: Any = intrinsic(_float_of_bits_codegen)
+
+
+@inline
 def _exp(x: Any) -> Any:
     """e^x for |x| <= 25 (clamped), relative error below 2e-6: 2^n times a polynomial for the fraction."""
     x = f32(25.0) if x > f32(25.0) else x
@@ -95,18 +99,18 @@ def _exp(x: Any) -> Any:
     return p * _float_of_bits(np.int32((n + np.int32(127)) << np.int32(23)))
 
 
-@numba.njit(inline="always")
+@inline
 def _sigmoid(x: Any) -> Any:
     return f32(1.0) / (f32(1.0) + _exp(-x))
 
 
-@numba.njit(inline="always")
+@inline
 def _tanh(x: Any) -> Any:
     e = _exp(f32(-2.0) * x)
     return (f32(1.0) - e) / (f32(1.0) + e)
 
 
-@numba.njit(**_FAST)
+@fast
 def gather(
     recurrent: Array, table: Array, parent: Array, token: Array, cell_above: Array, planes: Array, cell_before: Array
 ) -> None:
@@ -131,7 +135,7 @@ def gather(
             target[j] = source[j]
 
 
-@numba.njit(**_FAST)
+@fast
 def cell_forward(planes: Array, cell: Array, hidden: Array, n: int) -> None:
     """Step the LSTM cell over `n` flat units; `cell` holds the state before and receives the one after."""
     gate_i, gate_f, gate_g, gate_o = planes[0], planes[1], planes[2], planes[3]
@@ -148,7 +152,7 @@ def cell_forward(planes: Array, cell: Array, hidden: Array, n: int) -> None:
         hidden[j] = (one - e) / ((one + _exp(-gate_o[j])) * (one + e))
 
 
-@numba.njit(**_FAST)
+@fast
 def cell_forward_keep(planes: Array, cell_before: Array, cell: Array, tanh_cell: Array, hidden: Array, n: int) -> None:
     """As :func:`cell_forward`, keeping in `planes` the activations that the backward pass needs."""
     gate_i, gate_f, gate_g, gate_o = planes[0], planes[1], planes[2], planes[3]
@@ -168,7 +172,7 @@ def cell_forward_keep(planes: Array, cell_before: Array, cell: Array, tanh_cell:
         hidden[j] = o * t
 
 
-@numba.njit(**_FAST)
+@fast
 def cell_backward(
     planes: Array, cell_before: Array, tanh_cell: Array, grad_hidden: Array, grad_cell: Array, n: int
 ) -> None:
@@ -185,7 +189,7 @@ def cell_backward(
         grad_cell[j] = dc * f
 
 
-@numba.njit(**_FAST)
+@fast
 def scatter(
     planes: Array,
     grad_before: Array,
@@ -229,7 +233,7 @@ def scatter(
                 target[j] += source[j]
 
 
-@numba.njit(**_EXACT)
+@exact
 def normalise(factors: Array, norms: Array) -> None:
     """Divide each row of `factors` (nodes, alphabet) by its Euclidean norm, which goes to `norms`."""
     for i in range(len(factors)):
@@ -242,14 +246,14 @@ def normalise(factors: Array, norms: Array) -> None:
             factors[i, t] /= norm
 
 
-@numba.njit(**_EXACT)
+@exact
 def descend(factors: Array, parent: Array, token: Array, product_above: Array, product: Array) -> None:
     """Product of the factors along the path: a node's is its parent's times its own."""
     for i in range(len(parent)):
         product[i] = product_above[parent[i]] * factors[parent[i], token[i]]
 
 
-@numba.njit(**_EXACT)
+@exact
 def ascend(
     factors: Array, parent: Array, token: Array, product_above: Array, below: Array, below_above: Array, grad: Array
 ) -> None:
@@ -266,7 +270,7 @@ def ascend(
         grad[above, t] = product_above[above] * below[i]
 
 
-@numba.njit(**_EXACT)
+@exact
 def factor_backward(factors: Array, norms: Array, slope: Array, grad: Array) -> None:
     """Turn gradients by normalised factors into gradients by the heads' outputs, in place.
 

@@ -73,11 +73,12 @@ class Levels:
     @cached_property
     def embedding_rows(self) -> int:
         """Rows of the token embedding: all alphabets of up to D modes, 2 (2^D - 1)."""
-        return 2 * (2 ** len(self.shape) - 1)
+        return (2 << len(self.shape)) - 2
 
     def embedding_offset(self, level: int) -> int:
         """First embedding row of the alphabet that `level` (1..L) uses; the largest alphabet comes first."""
-        return int(2 ** (len(self.shape) + 1) - 2 * self.alphabets[level - 1])
+        offset: int = (2 << len(self.shape)) - 2 * self.alphabets[level - 1]
+        return offset
 
     @cached_property
     def packing(self) -> tuple[tuple[int, int], ...]:

@@ -71,13 +71,20 @@ class SequenceModel(nn.Module):
 
     def input_table(self) -> Tensor:
         """Every token's share of the gates, (2(2^D - 1), 4h): embedding times W_ih, plus both biases."""
-        weight: Tensor = self.rnn.weight_ih_l0
-        bias: Tensor = self.rnn.bias_ih_l0 + self.rnn.bias_hh_l0
-        return self.embedding @ weight.T + bias
+        weight, _, input_bias, recurrent_bias = self.rnn_weights()
+        return self.embedding @ weight.T + (input_bias + recurrent_bias)
+
+    def rnn_weights(self) -> list[Tensor]:
+        """W_ih (4h, h), W_hh (4h, h) and the two biases (4h,) of the LSTM."""
+        return [parameter for _, parameter in self.rnn.named_parameters()]
 
     def first_factor(self) -> Tensor:
         """K_1 / ||K_1||, (2^a_1,)."""
         return nn.functional.normalize(nn.functional.softplus(self.first), dim=0)
+
+    def heads_by_alphabet(self) -> dict[int, nn.Linear]:
+        """Output layer for each alphabet size."""
+        return {int(size): head for size, head in self.heads.items() if isinstance(head, nn.Linear)}
 
     def parameter_count(self) -> int:
         """Number of reals: 2(2^D-1)h + 8h^2 + 8h + sum_a a(h+1) + 2^D + 1."""

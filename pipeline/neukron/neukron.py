@@ -210,7 +210,7 @@ class NeuKron(Compressor):
         return result
 
     def size(self) -> dict[str, int]:
-        """Bytes: published and equal accounting agree (4 a parameter); ``bytes_with_order`` adds N log2 N bits a mode."""
+        """Bytes: 4 a parameter in both accountings; ``bytes_with_order`` adds N log2 N bits a mode."""
         weights = 4 * self.parameter_count()
         return {"bytes": weights, "bytes_equal": weights, "bytes_with_order": weights + order_bytes(self.shape_)}
 

@@ -92,7 +92,7 @@ class Walker:
         above = torch.from_numpy(parent)
         rows = torch.from_numpy(token) + self.levels.embedding_offset(level)
         gates = self.weights.table[rows] + (frontier.hidden @ self.weights.recurrent.T)[above]
-        i, f, g, o = gates.split(self.hidden, dim=1)
+        i, f, g, o = torch.split(gates, self.hidden, dim=1)
         cell = torch.sigmoid(f) * frontier.cell[above] + torch.sigmoid(i) * torch.tanh(g)
         return Frontier(level, prefix, product, torch.sigmoid(o) * torch.tanh(cell), cell)
 
@@ -121,8 +121,9 @@ def real_mass(
 ) -> Mass:
     """Share of the squared mass of the padded grid that falls on the N_1 x ... x N_D real cells.
 
-    Subtrees that are wholly real or wholly padding are counted without being walked. Exact where the padded grid
-    has at most 2^26 cells and fewer than `exact_nodes` nodes are visited, else from `samples` ancestral samples with a Wilson 95 % interval.
+    Subtrees that are wholly real or wholly padding are counted without being walked. Exact where the padded
+    grid has at most 2^26 cells and fewer than `exact_nodes` nodes are visited, else from `samples` ancestral
+    samples with a Wilson 95 % interval.
     """
     if all(size == 2**bits for size, bits in zip(shape, walker.levels.bits, strict=True)):
         return Mass(1.0, 1.0, 1.0)
