@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,10 @@ def convert(dataset: str, entry: Dataset, raw: Path, output: Path) -> Assembled:
         A missing, changed or malformed file; a tensor that is not the one the entry promises.
     """
     files = {name: raw / name for name in entry.files}
-    digests = {name: _checked_digest(path, entry.files[name].sha256) for name, path in files.items()}
-    source = {"dataset": dataset, "format": entry.format, "options": entry.options, "sha256": digests}
+    source = {"dataset": dataset, "format": entry.format, "options": entry.options}
     try:
-        result = assemble(read_raw(entry.format, files, entry.options), source, output.parent)
+        expected = {name: entry.files[name].sha256 for name in files}
+        result = _assemble_checked(entry.format, files, entry.options, source, expected, output.parent)
         _check_expectations(entry, result)
         labels = _wanted_labels(entry, result)
     except InputError as error:
@@ -57,9 +58,8 @@ def convert_file(path: Path, output: Path, format_name: str | None, options: dic
         Of the format's reader.
     """
     name = format_name or format_of(path.name)
-    digest = _checked_digest(path, None)
-    source = {"dataset": path.name, "format": name, "options": options, "sha256": {path.name: digest}}
-    result = assemble(read_raw(name, {path.name: path}, options), source, output.parent)
+    source = {"dataset": path.name, "format": name, "options": options}
+    result = _assemble_checked(name, {path.name: path}, options, source, {path.name: None}, output.parent)
     _write(result, {mode: labels for mode, labels in enumerate(result.labels) if labels is not None}, output)
     return result
 
@@ -70,9 +70,31 @@ def _write(result: Assembled, labels: dict[int, Labels], output: Path) -> None:
     result.write(output)
 
 
+def _assemble_checked(
+    format_name: str,
+    files: dict[str, Path],
+    options: dict[str, Any],
+    source: dict[str, Any],
+    expected: dict[str, str | None],
+    folder: Path,
+) -> Assembled:
+    """Read and assemble while the files' checksums are computed beside; these go into the metadata."""
+    for path in files.values():
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; fetch it with 'python -m pipeline.download'")
+    with ThreadPoolExecutor(1) as pool:
+        digests = {name: pool.submit(_checked_digest, path, expected[name]) for name, path in files.items()}
+        try:
+            result = assemble(read_raw(format_name, files, options), source, folder)
+        except InputError:
+            for digest in digests.values():
+                digest.result()  # a file that changed is the better explanation
+            raise
+        result.source["sha256"] = {name: digest.result() for name, digest in digests.items()}
+    return result
+
+
 def _checked_digest(path: Path, expected: str | None) -> str:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; fetch it with 'python -m pipeline.download'")
     digest = sha256_file(path)
     if expected is not None and digest != expected:
         raise InputError(f"{path}: sha256 {digest}, the registry says {expected}; download it again")

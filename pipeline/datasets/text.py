@@ -8,10 +8,16 @@ refuses too, or that has any character which a table of numbers has not, goes li
 
 from __future__ import annotations
 
+import io
+import itertools
+import os
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +26,8 @@ from pipeline.datasets.raw import open_raw
 from pipeline.errors import InputError
 
 BLOCK_BYTES = 1 << 24
+MOST_WORKERS = 4  # more would wait for the reading of the file
+NEWLINE = ord("\n")
 COMMENT = re.compile(rb"^[ \t]*[#%][^\n]*\n?", re.MULTILINE)
 RUNS_OF_SPACES = re.compile(rb" *\n *| {2,}")
 SEPARATORS = bytes.maketrans(b"\t,;\r", b"    ")
@@ -30,6 +38,8 @@ SHOWN = 40  # characters of a wrong field in a message
 
 Indices = list[npt.NDArray[np.int64]]
 Values = npt.NDArray[np.float64]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def read_numbers(
@@ -55,21 +65,20 @@ def read_numbers(
         A line with another number of fields, a field that is no whole number of 64 bits, a value that is no
         finite number; with file and line.
     """
+    blocks = _blocks_of_lines(path, skip)
     line = skip + 1
-    for block in _blocks_of_lines(path, skip):
-        if order is None:
-            order = _fields_of_first_line(block) - values
-            if order < 1:
-                order = None
-        if order is not None:
-            yield (
-                _parse_integers(block, order, values)
-                or _parse_fast(block, order, values)
-                or parse_lines(path, line, block, order, values=values)
-            )
-        elif _fields_of_first_line(block):
-            _fail(path, line + _comment_lines(block), "needs at least one index" + " and a value" * values)
-        line += block.count(b"\n")
+    if order is None:
+        for block in blocks:
+            comments, fields = _first_fields(block)
+            if fields:
+                order = len(fields) - values
+                if order < 1:
+                    _fail(path, line + comments, "needs at least one index" + " and a value" * values)
+                blocks = itertools.chain([block], blocks)
+                break
+            line += _newlines(block)
+    if order is not None:
+        yield from _in_parallel(partial(_parse, path, order, values), _numbered(blocks, line))
 
 
 def _blocks_of_lines(path: Path, skip: int) -> Iterator[bytes]:
@@ -80,18 +89,49 @@ def _blocks_of_lines(path: Path, skip: int) -> Iterator[bytes]:
             yield block + stream.readline()
 
 
-def _fields_of_first_line(block: bytes) -> int:
-    for line in COMMENT.sub(b"", block).splitlines():
-        if fields := line.translate(SEPARATORS).split():
-            return len(fields)
-    return 0
+def _numbered(blocks: Iterator[bytes], line: int) -> Iterator[tuple[int, bytes]]:
+    for block in blocks:
+        yield line, block
+        line += _newlines(block)
 
 
-def _comment_lines(block: bytes) -> int:
-    for number, line in enumerate(block.splitlines()):
-        if line.translate(SEPARATORS).split() and not COMMENT.match(line):
-            return number
-    return 0
+def _newlines(block: bytes) -> int:
+    return int(np.count_nonzero(np.frombuffer(block, dtype=np.uint8) == NEWLINE))  # faster than bytes.count
+
+
+def _in_parallel(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield the results in order; the compiled parsers leave Python's lock, so that threads help."""
+    workers = min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _first_fields(block: bytes) -> tuple[int, list[bytes]]:
+    """Return how many lines precede the first one with fields, and its fields."""
+    for number, line in enumerate(io.BytesIO(block)):
+        fields = line.translate(SEPARATORS).split()
+        if fields and fields[0][:1] not in b"#%":
+            return number, fields
+    return 0, []
+
+
+def _parse(path: Path, order: int, values: bool, numbered: tuple[int, bytes]) -> tuple[Indices, Values]:
+    line, block = numbered
+    return (
+        _parse_integers(block, order, values)
+        or _parse_fast(block, order, values)
+        or parse_lines(path, line, block, order, values=values)
+    )
 
 
 def _parse_integers(block: bytes, order: int, values: bool) -> tuple[Indices, Values] | None:

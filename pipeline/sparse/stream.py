@@ -119,7 +119,14 @@ class TensorWriter:
         temporary = self._stack.enter_context(atomic_path(self.path))
         # without Arrow's own copy of the schema, which would hide metadata that is added at the end
         self._writer = self._stack.enter_context(
-            pq.ParquetWriter(temporary, self._schema, compression="zstd", store_schema=False)
+            pq.ParquetWriter(
+                temporary,
+                self._schema,
+                compression="zstd",
+                store_schema=False,
+                use_dictionary=False,
+                column_encoding=self._encodings(),
+            )
         )
         return self
 
@@ -167,6 +174,11 @@ class TensorWriter:
         self._last = tuple(int(index) for index in coords[-1])
         self.nnz += len(values)
         self.norm2 += float(np.sum(np.square(values.astype(np.float64))))
+
+    def _encodings(self) -> dict[str, str]:
+        """Differences of whole numbers in sorted data take less room and time than the default."""
+        whole = [name for name in self._schema.names if name != "value" or self.value_type.kind in "iu"]
+        return dict.fromkeys(whole, "DELTA_BINARY_PACKED")
 
     def _flush(self) -> None:
         import pyarrow as pa
