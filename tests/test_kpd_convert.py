@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.errors import InputError
 from pipeline.kpd import KPDLinear, Rule, convert
 from pipeline.kpd.blocks import BlockLinear
-from pipeline.kpd.cost import inference_flops, inference_parameters, sparse_flops, training_flops
+from pipeline.kpd.cost import inference_flops, inference_parameters, measured_costs, sparse_flops, training_flops
 from pipeline.kpd.networks import build
 from pipeline.kpd.trainer import dense_twin
 
@@ -78,6 +78,16 @@ def test_training_flops_are_torchs_own() -> None:
     gradients = 2 * 6 * 2 * 4 * 8 * (4 + 2 + 2 + 4)  # made again; S * A, B x and B; the input's is not needed
     last = 3 * 2 * 6 * 8 * 4
     assert training_flops(network, x, labels) == inner + gradients + last
+
+
+def test_measured_costs_are_of_every_layer_and_leave_the_network_alone() -> None:
+    network = nn.Sequential(KPDLinear(16, 8, (4, 4)), nn.ReLU(), BlockLinear(8, 4, (2, 2)))
+    before = copy.deepcopy(network.state_dict())
+    costs = measured_costs(network, torch.randn(6, 16), repeats=1)
+    assert list(costs) == ["0", "2"]
+    assert all(own > 0 and dense > 0 for own, dense in costs.values())
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert network[0].A.grad is None
 
 
 def test_inference_counts_skip_zero_blocks() -> None:

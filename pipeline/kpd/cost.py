@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import statistics
+import time
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +77,46 @@ def inference_parameters(network: nn.Module) -> int:
         count -= sum(parameter.numel() for parameter in layer.parameters()) - bias
         count += min(blocks * size, layer.rank * (blocks + size)) if isinstance(layer, KPDLinear) else blocks * size
     return count
+
+
+def measured_costs(network: nn.Module, images: Tensor, repeats: int = 9) -> dict[str, tuple[float, float]]:
+    """Seconds of a forward and backward of every block-sparse layer and of its dense twin, by the layer's name.
+
+    Each layer gets what reaches it from `images`; both are timed in turn, medians of `repeats`.
+    """
+    twin = copy.deepcopy(network).train()
+    inputs: dict[str, Tensor] = {}
+    layers = block_layers(twin)
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, arguments, name=name: inputs.update({name: arguments[0].detach()}))
+        for name, layer in layers.items()
+    ]
+    with torch.no_grad():
+        twin(images)
+    for hook in hooks:
+        hook.remove()
+    costs = {}
+    for name, layer in layers.items():
+        x, pair = inputs[name].requires_grad_(), (layer, layer.to_dense())
+        times: tuple[list[float], list[float]] = ([], [])
+        for repeat in range(repeats + 2):
+            for module, own in zip(pair, times, strict=True):
+                seconds = _step_seconds(module, x)
+                if repeat >= 2:  # the first ones warm up
+                    own.append(seconds)
+        costs[name] = (statistics.median(times[0]), statistics.median(times[1]))
+    return costs
+
+
+def _step_seconds(layer: nn.Module, x: Tensor) -> float:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    started = time.perf_counter()
+    y = layer(x)
+    torch.autograd.grad(y, (x, *layer.parameters()), torch.ones_like(y))
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter() - started
 
 
 def training_memory(network: nn.Module, images: Tensor, labels: Tensor) -> dict[str, int]:

@@ -89,7 +89,8 @@ class NetworkArtifact:
     @classmethod
     def from_artifact(cls, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> Self:
         """Rebuild the network; pruned blocks are outside the support of its layers."""
-        network = build(metadata["network"], metadata["image_shape"], metadata["classes"])
+        with torch.random.fork_rng():  # the fresh parameters are about to be replaced
+            network = build(metadata["network"], metadata["image_shape"], metadata["classes"])
         state = {key: torch.from_numpy(value) for key, value in tensors.items()}
         for name, form in metadata["layers"].items():
             dense = network.get_submodule(name)

@@ -215,6 +215,8 @@ def kpd_product(x: Tensor, scaled: Tensor, B: Tensor, path: str = "auto") -> Ten
     """
     if path in ("auto", "shape"):
         path = choose(x, scaled, B, measured=path == "auto")
+    elif path == "fused" and (x.device.type != "cpu" or x.dtype != torch.float32):
+        raise InputError(f"path 'fused' takes float32 on a CPU, not {x.dtype} on {x.device.type}; use auto")
     return PATHS[path](x, scaled, B)
 
 

@@ -90,7 +90,7 @@ class BlockRowsLinear(InferenceLayer):
         self.rows = [weight[a][:, at].contiguous() for a, at in enumerate(self.columns)]
         self.starts = np.cumsum([0, *map(len, self.columns)], dtype=np.int64)
         self.at = torch.cat(self.columns).cpu().numpy()
-        self.values = np.concatenate([np.zeros(0, np.float32), *(row.cpu().numpy().ravel() for row in self.rows)])
+        self.values = np.concatenate([row.cpu().numpy().ravel() for row in self.rows]).astype(np.float32)
 
     def product(self, x: Tensor) -> Tensor:
         """Multiply block row by block row."""
@@ -116,14 +116,14 @@ class FactoredLinear(InferenceLayer):
         used = ~layer.zero_blocks()
         rows, at = np.nonzero(outer.cpu().numpy())
         self.at = at.astype(np.int64)
-        self.coefficients = outer.cpu().numpy()[rows, at]
+        self.coefficients = outer.cpu().numpy()[rows, at].astype(np.float32)
         self.starts = np.searchsorted(rows, np.arange(m1 + 1)).astype(np.int64)
         self.used = used.any(dim=0).nonzero().flatten().cpu().numpy()
 
     def product(self, x: Tensor) -> Tensor:
         """Multiply by the factors."""
         if _takes_fused(x):
-            values, B = np.ascontiguousarray(x.numpy()), self.B.numpy()
+            values, B = np.ascontiguousarray(x.numpy()), self.B.float().numpy()
             threads = torch.get_num_threads()
             y = fused.factored(values, self.coefficients, self.at, self.starts, B, self.used, threads)
             return torch.from_numpy(y)

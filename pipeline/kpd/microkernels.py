@@ -2,6 +2,9 @@
 
 They take addresses (integers, in bytes) and strides (in floats), know no shapes beyond their own, and are
 called only by :mod:`pipeline.kpd.fused`. LLVM maps a vector of :data:`LANES` floats to what the CPU has.
+
+Numba's cache of compiled functions looks at the time of the file a function is in and no further: after a
+change here touch ``fused.py``.
 """
 
 from __future__ import annotations
