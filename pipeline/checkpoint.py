@@ -7,8 +7,13 @@ tools; the same run finds it again by itself and removes it when it is done.
 from __future__ import annotations
 
 import pickle
+import signal
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -35,6 +40,7 @@ class Checkpoint:
         self.path = root / sha256_json(run) / "state.pt"
         self._seconds = seconds
         self._written = time.monotonic()
+        self._stop = False
 
     def load(self) -> dict[str, Any] | None:
         """Return the state of an earlier, unfinished run; None if there is none or it cannot be read."""
@@ -47,12 +53,38 @@ class Checkpoint:
         return state
 
     def save(self, state: dict[str, Any], *, force: bool = False) -> None:
-        """Write tensors and plain values, whole or not at all, unless the last write was just now."""
-        if not force and time.monotonic() - self._written < self._seconds:
+        """Write tensors and plain values, whole or not at all, unless the last write was just now.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After writing, if a signal has asked to stop; see :meth:`stopping_on_signals`.
+        """
+        if not force and not self._stop and time.monotonic() - self._written < self._seconds:
             return
         with atomic_path(self.path) as temporary:
             torch.save(state, temporary)
         self._written = time.monotonic()
+        if self._stop:
+            print("stopped; the same command goes on from here", file=sys.stderr)
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def stopping_on_signals(self) -> Iterator[None]:
+        """Let SIGINT and SIGTERM stop the run at its next :meth:`save`; a second signal stops it at once."""
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            self._stop = True
+            signal.signal(number, before[signal.Signals(number)])
+
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            signal.signal(number, ask)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def clear(self) -> None:
         """Remove the state of a finished run."""

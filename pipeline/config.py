@@ -63,7 +63,7 @@ class NeuKronSettings(Section):
     hidden: Positive = 30
     cell: Literal["lstm"] = "lstm"
     schedule: Literal["fast", "paper"] = "fast"
-    order_init: Literal["auto", "random", "degree", "lexicographic"] = "auto"
+    order_init: Literal["auto", "random", "degree", "lexicographic", "bisection"] = "auto"
     gamma: Annotated[float, Field(gt=0)] = 10.0
     lr: Annotated[float, Field(gt=0)] | None = None
     max_epochs: Positive | None = None

@@ -28,7 +28,7 @@ def progress(X: SparseTensor, max_epochs: int | None) -> Iterator[Any]:
 
         def after_epoch(state: State) -> None:
             bar.set_postfix_str(f"error {state.error:,.6g} ({state.error / X.norm2:.2%} of ||X||^2)", refresh=False)
-            bar.update()
+            bar.update(state.epoch - bar.n)  # a resumed run starts above zero
 
         yield after_epoch
 
@@ -42,25 +42,30 @@ def main(argv: list[str] | None = None) -> None:
     settings = step.parse_settings(options.settings)
     step.limit_threads(options.threads)
 
+    from pipeline.checkpoint import Checkpoint
+    from pipeline.metrics import library_versions
     from pipeline.neukron import NeuKron
 
     step.check_settings(NeuKron, settings, given_otherwise={"seed", "device", "threads"})
     model = NeuKron(seed=options.seed, device=options.device, threads=options.threads, **settings)
     X = SparseTensor.read_parquet(options.tensor)
+    names = identity(options, NeuKron.name, settings)
+    checkpoint = Checkpoint(names | {"versions": library_versions("torch", "numpy"), "device": options.device})
     started = time.perf_counter()
-    with progress(X, model.max_epochs) as after_epoch:
-        model.fit(X, after_epoch)
+    with progress(X, model.max_epochs) as after_epoch, checkpoint.stopping_on_signals():
+        model.fit(X, after_epoch, checkpoint)
     seconds = time.perf_counter() - started
     record_compression(
         options.folder,
         model,
         X,
-        identity(options, NeuKron.name, settings),
+        names,
         seconds=seconds,
         device=model.device_,
         peak_gpu_bytes=model.peak_gpu_bytes_,
         libraries=("torch", "numpy", "numba"),
     )
+    checkpoint.clear()
 
 
 if __name__ == "__main__":

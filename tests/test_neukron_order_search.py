@@ -154,3 +154,27 @@ def test_four_modes_of_2_to_the_16_do_not_overflow() -> None:
         assert np.array_equal(np.sort(proposal.position), np.arange(2**16))
     keys = levels.keys(coords, orders)
     assert keys.shape[0] == 2 and len(np.unique(keys, axis=1).T) == len(coords)
+
+
+def test_bisection_brings_equal_slices_together() -> None:
+    # two kinds of rows that share no column, shuffled: a bisection separates them
+    rng = np.random.default_rng(0)
+    kind = rng.permutation(np.repeat([0, 1], 16))
+    coords = np.array(
+        [[row, 16 * kind[row] + column] for row in range(32) for column in range(16) if rng.random() < 0.7]
+    )
+    levels = Levels((32, 32))
+    orders = initial_orders("bisection", levels, coords, np.ones(len(coords)), rng)
+    half = orders[0] // 16
+    assert len(set(half[kind == 0])) == len(set(half[kind == 1])) == 1
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(32))
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=SHAPES, seed=st.integers(0, 99), kind=st.sampled_from(["degree", "lexicographic", "bisection", "random"]))
+def test_initial_orders_are_permutations(shape: tuple[int, ...], seed: int, kind: str) -> None:
+    levels = Levels(shape)
+    coords, values = random_cells(shape, 50, seed)
+    orders = initial_orders(kind, levels, coords, values, np.random.default_rng(seed))
+    for order, bits in zip(orders, levels.bits, strict=True):
+        assert sorted(order) == list(range(2**bits))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.artifact import pack_integers, unpack_integers, write_artifact
+from pipeline.checkpoint import Checkpoint
 from pipeline.compressor import Compressor, order_bytes
 from pipeline.errors import InputError, nearest
 from pipeline.neukron.engine import Engine, Weights, make_engine
@@ -25,7 +26,7 @@ from pipeline.sparse import SparseTensor
 CHOICES = {
     "cell": ("lstm",),
     "schedule": ("fast", "paper"),
-    "order_init": ("auto", "random", "degree", "lexicographic"),
+    "order_init": ("auto", "random", "degree", "lexicographic", "bisection"),
 }
 
 
@@ -45,7 +46,8 @@ class NeuKron(Compressor):
         ``fast``: mini-batches, best scale in closed form, reordering once the model is warm.
         ``paper``: two rounds of reordering and one full-batch step an epoch, as published.
     order_init
-        Initial orders: ``random``, ``degree``, ``lexicographic``, or ``auto``: the best of a short trial.
+        Initial orders: ``random``, ``degree``, ``lexicographic``, ``bisection``, or ``auto``: the best of a
+        short trial of all but the first.
     gamma
         Inverse temperature of the order search; ``math.inf`` accepts improvements only.
     lr
@@ -114,8 +116,21 @@ class NeuKron(Compressor):
 
     # ------------------------------------------------------------------ fitting
 
-    def fit(self, X: SparseTensor, after_epoch: Callable[[State], None] | None = None) -> Self:
-        """Fit to `X`; `after_epoch` is called with the trainer's state after every epoch.
+    def fit(
+        self,
+        X: SparseTensor,
+        after_epoch: Callable[[State], None] | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Self:
+        """Fit to `X`.
+
+        Parameters
+        ----------
+        after_epoch
+            Called with the trainer's state after every epoch.
+        checkpoint
+            Where the state is kept from time to time and taken up again; on a CPU a resumed fit ends with the
+            same bits as an uninterrupted one. The caller clears it once the result is safe.
 
         Raises
         ------
@@ -130,10 +145,22 @@ class NeuKron(Compressor):
         options = Options(
             self.schedule, self.gamma, self.lr, self.max_epochs, self.max_seconds, self.patience, self.seed
         )
-        orders = choose_orders(levels, engine, coords, X.values, self.hidden, options, self.order_init)
         trainer = Trainer(levels, engine, coords, X.values, options)
-        state = trainer.start(SequenceModel(levels, self.hidden, self.seed), orders)
-        trainer.run(state, after_epoch or (lambda _: None))
+        model = SequenceModel(levels, self.hidden, self.seed)
+        saved = checkpoint.load() if checkpoint else None
+        if saved is None:
+            orders = choose_orders(levels, engine, coords, X.values, self.hidden, options, self.order_init)
+            state = trainer.start(model, orders)
+        else:
+            state = trainer.restore(model, saved)
+
+        def each(state: State) -> None:
+            if after_epoch:
+                after_epoch(state)
+            if checkpoint:
+                checkpoint.save(trainer.snapshot(state))
+
+        trainer.run(state, each)
         state.model.load_state_dict(state.best_weights)
         self.shape_ = X.shape
         self.model_ = state.model

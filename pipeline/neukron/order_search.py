@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.neukron.bisection import bisection_order
 from pipeline.neukron.levels import Levels
 
 Order = npt.NDArray[np.int64]
@@ -31,7 +32,8 @@ def initial_orders(
     kind
         ``random``; ``degree`` (heaviest slices first, by sum of squares); ``lexicographic`` (the smallest
         mode by degree, every other by the sorted list of its slice's positions in that mode, so that
-        slices with the same heavy neighbours stand together).
+        slices with the same heavy neighbours stand together); ``bisection`` (recursive bisection of every
+        mode, from the lexicographic order).
     coords, values
         (nnz, D) and (nnz,), modes in ascending size.
     rng
@@ -44,11 +46,18 @@ def initial_orders(
     if kind == "random":
         return [rng.permutation(2**bits) for bits in levels.bits]
     orders = [_degree_order(coords[:, mode], values, 2**bits) for mode, bits in enumerate(levels.bits)]
+    if kind == "degree":
+        return orders
+    anchor = orders[0][coords[:, 0]]
+    for mode in range(1, len(levels.bits)):
+        orders[mode] = _lexicographic_order(coords[:, mode], anchor, 2 ** levels.bits[mode])
     if kind == "lexicographic":
-        anchor = orders[0][coords[:, 0]]
-        for mode in range(1, len(levels.bits)):
-            orders[mode] = _lexicographic_order(coords[:, mode], anchor, 2 ** levels.bits[mode])
-    return orders
+        return orders
+    columns = list(coords.T)
+    return [
+        bisection_order(columns[mode], columns[:mode] + columns[mode + 1 :], values, orders[mode], bits)
+        for mode, bits in enumerate(levels.bits)
+    ]
 
 
 def _degree_order(index: npt.NDArray[np.int64], values: npt.NDArray[np.float64], size: int) -> Order:

@@ -38,8 +38,9 @@ DECAY_PATIENCE = 8
 PAPER_RATE = 1.0e-3
 FAST_RATE = 0.1  # over the square root of the hidden size
 SMALLEST_SCALE = 1.0e-30
+PLAIN_STATE = ("error", "best_error", "epoch", "stale", "seconds", "history")
 TRIAL_EPOCHS = 4
-TRIAL_ORDERS = ("degree", "lexicographic")
+TRIAL_ORDERS = ("degree", "lexicographic", "bisection")
 TRIAL_NNZ = 1 << 15  # a trial of initial orders sees at most so many non-zeros
 
 
@@ -110,6 +111,34 @@ class Trainer:
         optimiser = torch.optim.Adam(model.parameters(), lr=self.options.lr or default)
         state = State(model, optimiser, orders, np.empty(0), np.random.default_rng([self.options.seed, 1]))
         self.refresh(state)
+        return state
+
+    def snapshot(self, state: State) -> dict[str, Any]:
+        """Everything of a state as tensors and plain values."""
+        return {
+            "model": state.model.state_dict(),
+            "optimiser": state.optimiser.state_dict(),
+            "orders": [torch.from_numpy(order) for order in state.orders],
+            "products": torch.from_numpy(state.products),
+            "rng": state.rng.bit_generator.state,
+            "best_weights": state.best_weights,
+            "best_orders": [torch.from_numpy(order) for order in state.best_orders],
+            **{name: getattr(state, name) for name in PLAIN_STATE},
+        }
+
+    def restore(self, model: SequenceModel, saved: dict[str, Any]) -> State:
+        """The state that a snapshot was taken of; training goes on with the same bits."""
+        model.load_state_dict(saved["model"])
+        optimiser = torch.optim.Adam(model.parameters())
+        optimiser.load_state_dict(saved["optimiser"])
+        rng = np.random.default_rng()
+        rng.bit_generator.state = saved["rng"]
+        orders = [order.numpy() for order in saved["orders"]]
+        state = State(model, optimiser, orders, saved["products"].numpy(), rng)
+        state.best_weights = saved["best_weights"]
+        state.best_orders = [order.numpy() for order in saved["best_orders"]]
+        for name in PLAIN_STATE:
+            setattr(state, name, saved[name])
         return state
 
     def run(self, state: State, after_epoch: Callable[[State], None]) -> None:

@@ -5,11 +5,13 @@ Oracle and yardstick: nothing is shared, nothing is compiled, every value is rec
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel
+from pipeline.neukron.order_search import accept, propose
 
 
 def values(model: SequenceModel, tokens: Tensor) -> Tensor:
@@ -41,3 +43,39 @@ def all_tokens(levels: Levels) -> Tensor:
     grids = torch.meshgrid(*(torch.arange(2**bits) for bits in levels.bits), indexing="ij")
     coords = torch.stack([grid.flatten() for grid in grids], dim=1).numpy()
     return torch.from_numpy(levels.tokens(levels.keys(coords)))
+
+
+def epoch(
+    model: SequenceModel,
+    optimiser: torch.optim.Optimizer,
+    coords: np.ndarray,
+    entries: np.ndarray,
+    orders: list[np.ndarray],
+    rng: np.random.Generator,
+    gamma: float = 10.0,
+    rounds: int = 2,
+) -> float:
+    """One published epoch: rounds of reordering every mode, one full-batch step, one check of the loss.
+
+    Both the present and the proposed order of a mode are evaluated, every non-zero by itself. `orders` is
+    changed in place; returns the loss after the step.
+    """
+    levels = model.levels
+
+    def evaluate(candidates: list[np.ndarray]) -> np.ndarray:
+        with torch.no_grad():
+            return values(model, torch.from_numpy(levels.tokens(levels.keys(coords, candidates)))).double().numpy()
+
+    for _ in range(rounds):
+        for mode in range(len(orders)):
+            proposal = propose(levels, mode, coords, orders, rng)
+            proposed = [proposal.position if other == mode else order for other, order in enumerate(orders)]
+            change = 2.0 * entries * (evaluate(orders) - evaluate(proposed))
+            orders[mode], _ = accept(proposal, orders[mode], coords[:, mode], change, gamma, rng)
+    tokens = torch.from_numpy(levels.tokens(levels.keys(coords, orders)))
+    target = torch.from_numpy(entries)
+    optimiser.zero_grad()
+    loss(model, tokens, target).backward()
+    optimiser.step()
+    with torch.no_grad():
+        return float(loss(model, tokens, target))

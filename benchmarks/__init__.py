@@ -1,0 +1,1 @@
+"""Us beside the alternatives, each pair measured in one run: ``make bench``."""
