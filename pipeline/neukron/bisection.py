@@ -42,7 +42,7 @@ def bisection_order(
     (2^bits,) position of each index.
     """
     position = start.copy()
-    weight = np.bincount(index, weights=values * values, minlength=2**bits)
+    weight = np.bincount(index, values * values, 2**bits).astype(np.float64)
     if not others:
         return position
     offsets = np.cumsum([0] + [int(other.max()) + 1 for other in others])
