@@ -14,6 +14,7 @@ from pipeline.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from pipeline.compressor import Compressor
+    from pipeline.neukron import NeuKron
     from pipeline.sparse import SparseTensor
 
 EXAMPLES = """examples:
@@ -21,6 +22,7 @@ EXAMPLES = """examples:
   kronflow info matrix.safetensors
   kronflow query matrix.safetensors 3 17
   kronflow query matrix.safetensors --file coords.csv
+  kronflow query matrix.safetensors --top 10 --at 0=3
   kronflow decompress matrix.safetensors top.parquet --top 1000 --among matrix.parquet
 """
 LIST_LIMIT = 20  # history and settings longer than this are summed up
@@ -195,18 +197,47 @@ def _add_query(commands: Commands) -> None:
     command.add_argument(
         "--file", type=Path, help="text file with one cell a line: indices separated by commas or spaces"
     )
+    command.add_argument("--top", type=int, metavar="K", help="the K largest cells, found without a full scan")
+    command.add_argument("--at", action="append", default=[], metavar="MODE=INDEX", help="with --top: in this slice")
 
 
 def query(options: argparse.Namespace) -> None:
-    """Print one value a line."""
+    """Print one value a line, or the largest cells with their indices."""
     import numpy as np
 
     model = _load_compressor(options.artifact)
+    if options.top is not None:
+        _print_largest(model, options.top, _parse_slice(options.at))
+        return
     if bool(options.index) == bool(options.file):
         raise InputError("query: give the indices of one cell, or --file with many")
     coords = _read_cells(options.file) if options.file else np.array([options.index], dtype=np.int64)
     for value in model.predict(coords):
         print(f"{value:.9g}")
+
+
+def _print_largest(model: Compressor, count: int, fixed: dict[int, int]) -> None:
+    coords, values = _neukron(model, "--top").largest(count, fixed)
+    for cell, value in zip(coords.tolist(), values, strict=True):
+        print(*cell, f"{value:.9g}")
+
+
+def _neukron(model: Compressor, option: str) -> NeuKron:
+    from pipeline.neukron import NeuKron
+
+    if not isinstance(model, NeuKron):
+        raise InputError(f"{option}: only NeuKron artifacts can be searched; this one is of method '{model.name}'")
+    return model
+
+
+def _parse_slice(pairs: list[str]) -> dict[int, int]:
+    fixed = {}
+    for pair in pairs:
+        mode, _, index = pair.partition("=")
+        if not mode.isdecimal() or not index.isdecimal():
+            raise InputError(f"--at {pair}: write MODE=INDEX, for example --at 0=3 for row 3")
+        fixed[int(mode)] = int(index)
+    return fixed
 
 
 def _read_cells(path: Path) -> Any:
@@ -254,11 +285,14 @@ def decompress(options: argparse.Namespace) -> None:
     from pipeline.sparse import SparseTensor
 
     model = _load_compressor(options.artifact)
-    coords = _wanted_cells(options, model.shape_)
-    values = model.predict(coords)
+    if options.top is not None and options.top < 1:
+        raise InputError(f"--top {options.top}: at least 1")
+    if options.top and model.name == "neukron" and not options.block and not options.among:
+        coords, values = _neukron(model, "--top").largest(options.top)
+    else:
+        coords = _wanted_cells(options, model.shape_)
+        values = model.predict(coords)
     if options.top is not None:
-        if options.top < 1:
-            raise InputError(f"--top {options.top}: at least 1")
         keep = np.argsort(-np.abs(values), kind="stable")[: options.top]
         coords, values = coords[keep], values[keep]
     X = SparseTensor(coords, values, model.shape_, source={"artifact": options.artifact.name})

@@ -152,6 +152,26 @@ def test_real_mass_sampled_agrees_with_enumeration(monkeypatch: pytest.MonkeyPat
     assert sampled["error"] == pytest.approx(exact["error"], rel=0.02)
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    shape=st.lists(st.integers(1, 12), min_size=2, max_size=4).map(tuple),
+    seed=st.integers(0, 99),
+    count=st.integers(1, 30),
+    in_slice=st.booleans(),
+)
+def test_largest_cells_are_those_of_a_full_scan(shape: tuple[int, ...], seed: int, count: int, in_slice: bool) -> None:
+    model = NeuKron(hidden=4, max_epochs=2, seed=seed, threads=1, device="cpu").fit(small_tensor(shape, seed))
+    fixed = {seed % len(shape): seed % shape[seed % len(shape)]} if in_slice else {}
+    cells = np.argwhere(np.ones(shape))
+    for mode, index in fixed.items():
+        cells = cells[cells[:, mode] == index]
+    values = np.sort(model.predict(cells))[::-1][:count]
+    coords, found = model.largest(count, fixed)
+    np.testing.assert_allclose(found, values, rtol=1e-5)
+    np.testing.assert_allclose(model.predict(coords), found, rtol=1e-5)
+    assert all((coords[:, mode] == index).all() for mode, index in fixed.items())
+
+
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [

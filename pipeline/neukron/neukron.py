@@ -20,7 +20,7 @@ from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel
 from pipeline.neukron.order_search import Order
 from pipeline.neukron.trainer import Options, State, Trainer, choose_orders
-from pipeline.neukron.walk import Walker, real_mass
+from pipeline.neukron.walk import Walker, largest_cells, real_mass
 from pipeline.sparse import SparseTensor
 
 CHOICES = {
@@ -208,6 +208,41 @@ class NeuKron(Compressor):
             weights = Weights.of(self.model_)
         products[permutation] = self._engine(levels).products(weights, np.ascontiguousarray(keys[:, permutation]))
         return products * self.model_.scale()
+
+    def largest(
+        self, count: int, fixed: dict[int, int] | None = None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """The largest approximated cells, found best first instead of by a scan.
+
+        Parameters
+        ----------
+        count
+            Number of cells wanted.
+        fixed
+            Mode -> index, for the largest cells of a row, a column or a slice.
+
+        Returns
+        -------
+        (k, D) indices and (k,) values, largest first; k < `count` where there are fewer cells.
+        """
+        fixed = fixed or {}
+        if count < 1:
+            raise InputError(f"largest: count={count}: at least 1")
+        for mode, index in fixed.items():
+            if not 0 <= mode < len(self.shape_) or not 0 <= index < self.shape_[mode]:
+                raise InputError(f"largest: mode {mode}, index {index}: outside a tensor of shape {self.shape_}")
+        ascending = _ascending(self.shape_)
+        levels = self.model_.levels
+        orders = self.orders_ or [np.arange(2**bits) for bits in levels.bits]
+        shape = tuple(self.shape_[mode] for mode in ascending)
+        positions = {rank: int(orders[rank][fixed[mode]]) for rank, mode in enumerate(ascending) if mode in fixed}
+        with torch.no_grad():
+            walker = Walker(levels, Weights.of(self.model_))
+            at, products = largest_cells(walker, shape, orders, count, positions)
+        coords = np.empty_like(at)
+        for rank, mode in enumerate(ascending):
+            coords[:, mode] = np.argsort(orders[rank])[at[:, rank]]
+        return coords, products.astype(np.float64) * self.model_.scale()
 
     def error(self, X: SparseTensor) -> dict[str, Any]:
         """Squared Frobenius error against `X`.

@@ -7,6 +7,7 @@ where the grid is small, by ancestral sampling where it is not.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ BLOCK = 1 << 13  # nodes expanded together
 EXACT_CELLS = 1 << 26  # larger padded grids are sampled straight away
 EXACT_NODES = 1 << 22  # walk at most so many nodes before sampling takes over
 SAMPLES = 1 << 17
+SEARCH_BLOCK = 64  # nodes expanded together by best-first search
 
 
 @dataclass
@@ -222,3 +224,54 @@ def _wilson(inside: int, samples: int) -> Mass:
     centre = (share + z * z / (2 * samples)) / (1 + z * z / samples)
     half = z / (1 + z * z / samples) * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
     return Mass(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def largest_cells(
+    walker: Walker, shape: tuple[int, ...], orders: list[Order], count: int, fixed: dict[int, int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The real cells of the largest products, found best first without visiting the others.
+
+    No factor exceeds 1, so that a node's product bounds every cell below it: what cannot beat the cells in hand
+    is never expanded.
+
+    Parameters
+    ----------
+    shape, orders
+        Real sizes of the modes (ascending) and the position of every index.
+    count
+        Number of cells wanted; fewer come back where there are fewer.
+    fixed
+        Modes whose position is given, for a row, a column or a slice.
+
+    Returns
+    -------
+    (k, D) positions and (k,) products, largest first.
+    """
+    levels = walker.levels
+    real = _RealCells(levels, shape, orders)
+    found_at, found = np.zeros((0, len(levels.bits)), dtype=np.int64), np.zeros(0, dtype=np.float32)
+    waiting: list[tuple[float, int, Frontier]] = [(-1.0, 0, walker.root())]
+    pushed = 0
+    while waiting and (len(found) < count or -waiting[0][0] > found[-1]):
+        _, _, frontier = heapq.heappop(waiting)
+        parent, token, product = _children(walker, frontier)
+        prefix = walker.child_prefixes(frontier, parent, token)
+        kept = ~real.classify(prefix, frontier.depth + 1)[1]
+        for mode, position in fixed.items():
+            kept &= prefix[:, mode] == position >> max(levels.bits[mode] - frontier.depth - 1, 0)
+        if len(found) == count:
+            kept &= product.numpy() > found[-1]
+        chosen = np.flatnonzero(kept)
+        chosen = chosen[np.argsort(-product.numpy()[chosen], kind="stable")]
+        if frontier.depth + 1 == levels.depth:
+            found_at = np.concatenate((found_at, prefix[chosen]))
+            found = np.concatenate((found, product.numpy()[chosen]))
+            best = np.argsort(-found, kind="stable")[:count]
+            found_at, found = found_at[best], found[best]
+            continue
+        for start in range(0, len(chosen), SEARCH_BLOCK):
+            part = chosen[start : start + SEARCH_BLOCK]
+            children = walker.step(frontier, parent[part], token[part], product[torch.from_numpy(part)])
+            pushed += 1
+            heapq.heappush(waiting, (-float(children.product[0]), pushed, children))
+    return found_at, found

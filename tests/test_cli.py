@@ -1,0 +1,118 @@
+"""The console script as its users call it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pipeline
+from pipeline import __main__ as cli
+from pipeline import step
+from pipeline.sparse import SparseTensor
+
+MATRIX = "%%MatrixMarket matrix coordinate real general\n5 4 4\n1 1 3\n2 2 1\n5 3 2\n4 4 1\n"
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "my.mtx").write_text(MATRIX)
+    settings = ["--set", "hidden=4", "--set", "max_epochs=40", "--threads", "1"]
+    cli.main(["compress", str(folder / "my.mtx"), str(folder / "my.safetensors"), *settings])
+    return folder / "my.safetensors"
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    cli.main(list(arguments))
+    return capsys.readouterr().out
+
+
+def refuse(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        step.run(cli.main, list(arguments))
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    return error
+
+
+def test_a_matrix_taller_than_wide_keeps_its_rows_and_columns(artifact: Path) -> None:
+    assert pipeline.load(artifact).shape_ == (5, 4)
+
+
+def test_info_as_text_and_as_json(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = call(capsys, "info", str(artifact))
+    assert "5 x 4" in text and "neukron" in text
+    content = json.loads(call(capsys, "info", str(artifact), "--json"))
+    assert content["bytes"] == 4 * content["parameters"]
+    assert content["file_bytes"] == artifact.stat().st_size
+
+
+def test_query_one_many_and_largest(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = pipeline.load(artifact)
+    assert float(call(capsys, "query", str(artifact), "4", "2")) == pytest.approx(model.predict([[4, 2]])[0])
+    (tmp_path / "cells").write_text("0, 0\n# a comment\n4 2\n")
+    lines = call(capsys, "query", str(artifact), "--file", str(tmp_path / "cells")).split()
+    np.testing.assert_allclose([float(line) for line in lines], model.predict([[0, 0], [4, 2]]), rtol=1e-6)
+    row = call(capsys, "query", str(artifact), "--top", "2", "--at", "0=4").splitlines()
+    values = np.sort(model.predict([[4, column] for column in range(4)]))[::-1]
+    np.testing.assert_allclose([float(line.split()[-1]) for line in row], values[:2], rtol=1e-6)
+    assert all(line.startswith("4 ") for line in row)
+
+
+def test_decompress_block_and_top(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call(capsys, "decompress", str(artifact), str(tmp_path / "b.parquet"), "--block", "0:2,:")
+    block = SparseTensor.read_parquet(tmp_path / "b.parquet")
+    assert block.shape == (5, 4) and block.coords[:, 0].max() <= 1
+    call(capsys, "decompress", str(artifact), str(tmp_path / "t.parquet"), "--top", "3")
+    top = SparseTensor.read_parquet(tmp_path / "t.parquet")
+    everything = pipeline.load(artifact).predict(np.argwhere(np.ones((5, 4))))
+    np.testing.assert_allclose(np.sort(top.values), np.sort(everything)[-3:], rtol=1e-5)
+
+
+def test_another_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "my.mtx").write_text(MATRIX)
+    output = call(
+        capsys,
+        "compress",
+        str(tmp_path / "my.mtx"),
+        str(tmp_path / "s.safetensors"),
+        "--method",
+        "t-svd",
+        "--set",
+        "rank=2",
+    )
+    assert "t-svd" in output
+    assert pipeline.load(tmp_path / "s.safetensors").predict([[0, 0]])[0] == pytest.approx(3.0)
+
+
+def test_import_reference(mirror: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = mirror / "neukron-reference"
+    files = [str(folder / "example_matrix_min.pt"), str(folder / "example_matrix.txt"), str(tmp_path / "g.safetensors")]
+    output = call(capsys, "import-reference", *files)
+    assert "29,039" in output and "437.333" in output
+    assert pipeline.load(tmp_path / "g.safetensors").shape_ == (100, 150)
+
+
+def test_bad_input_is_one_line_and_status_2(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.mtx").write_text(MATRIX.replace("4 4 1", "4 x 1"))
+    (tmp_path / "cells").write_text("0 0\n1\n")
+    out = str(tmp_path / "out")
+    assert "bad.mtx:6" in refuse(capsys, "compress", str(tmp_path / "bad.mtx"), out)
+    assert "no such file" in refuse(capsys, "compress", str(tmp_path / "none.mtx"), out)
+    assert "no such file" in refuse(capsys, "info", str(tmp_path / "none.safetensors"))
+    assert "did you mean 'neukron'" in refuse(
+        capsys, "compress", str(artifact.with_name("my.mtx")), out, "--method", "neukon"
+    )
+    assert "did you mean 'hidden'" in refuse(
+        capsys, "compress", str(artifact.with_name("my.mtx")), out, "--set", "hiden=3"
+    )
+    assert "outside 0..3" in refuse(capsys, "query", str(artifact), "0", "9")
+    assert "cells:2" in refuse(capsys, "query", str(artifact), "--file", str(tmp_path / "cells"))
+    assert "MODE=INDEX" in refuse(capsys, "query", str(artifact), "--top", "2", "--at", "zero")
+    assert "2 modes" in refuse(capsys, "decompress", str(artifact), out, "--block", "0:1")
+    assert "within 0:4" in refuse(capsys, "decompress", str(artifact), out, "--block", "0:1,2:9")
+    assert not (tmp_path / "out").exists()
