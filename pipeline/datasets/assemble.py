@@ -29,7 +29,7 @@ from pipeline.datasets.raw import Array, Keys, RawTensor
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.stream import TensorWriter
-from pipeline.sparse.tensor import narrowest_exact_type
+from pipeline.sparse.tensor import EXACT_INTEGER, narrowest_exact_type
 
 IN_MEMORY = 1 << 30  # bytes of entries kept in memory; about three times as much is in use at the peak
 PIECE = 1 << 20  # cells handed on at a time
@@ -168,6 +168,8 @@ def _coded(keys: list[Keys], codes: list[LabelCodes | None], largest: list[int],
 
 
 def _check_values(values: Array, entries: int) -> None:
+    if values.dtype.kind in "iu":
+        return
     finite = np.isfinite(values)
     if not finite.all():
         entry = int(np.argmin(finite))
@@ -175,6 +177,9 @@ def _check_values(values: Array, entries: int) -> None:
 
 
 def _narrow(values: Array) -> Array:
+    if values.dtype.kind in "iu" and int(values.min()) >= 0:
+        high = int(values.max())
+        return values.astype(np.min_scalar_type(high) if high <= EXACT_INTEGER else np.float64)
     return values.astype(narrowest_exact_type(values.astype(np.float64, copy=False)), copy=False)
 
 

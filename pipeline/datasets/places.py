@@ -71,9 +71,8 @@ def to_places(
 def check_range(column: Array, base: int, mode: Mode, where: Callable[[int], str], entry: int = 0) -> None:
     """Refuse an index below `base` or beyond the mode; `entry` is the number of the first one."""
     limit = LARGEST if mode.size is None else mode.size + base
-    bad = (column < base) | (column >= limit)
-    if bad.any():
-        row = int(np.argmax(bad))
+    if len(column) and (column.min() < base or column.max() >= limit):
+        row = int(np.argmax((column < base) | (column >= limit)))
         raise InputError(
             f"{where(entry + row)}: index {column[row]} in mode '{mode.name}' is outside {base}..{limit - 1}; "
             f"the file is read as {base}-based"

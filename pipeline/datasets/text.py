@@ -37,14 +37,13 @@ NUMBER = re.compile(rb"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 SHOWN = 40  # characters of a wrong field in a message
 
 Indices = list[npt.NDArray[np.int64]]
-Values = npt.NDArray[np.float64]
+Values = npt.NDArray[np.float64] | npt.NDArray[np.int64]
+Table = tuple[Indices, Values]
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def read_numbers(
-    path: Path, order: int | None, *, values: bool = True, skip: int = 0
-) -> Iterator[tuple[Indices, Values]]:
+def read_numbers(path: Path, order: int | None, *, values: bool = True, skip: int = 0) -> Iterator[Table]:
     """Yield the lines of a text file (plain, .gz or .zip) in blocks: `order` whole numbers, then a value.
 
     Fields are separated by spaces, tabs, commas or semicolons; empty lines and lines that start with ``#``
@@ -78,7 +77,9 @@ def read_numbers(
                 break
             line += _newlines(block)
     if order is not None:
-        yield from _in_parallel(partial(_parse, path, order, values), _numbered(blocks, line))
+        for block, table, lines in _in_parallel(partial(_parse, order, values), blocks):
+            yield table or parse_lines(path, line, block, order, values=values)
+            line += lines
 
 
 def _blocks_of_lines(path: Path, skip: int) -> Iterator[bytes]:
@@ -87,12 +88,6 @@ def _blocks_of_lines(path: Path, skip: int) -> Iterator[bytes]:
             stream.readline()
         while block := stream.read(BLOCK_BYTES):
             yield block + stream.readline()
-
-
-def _numbered(blocks: Iterator[bytes], line: int) -> Iterator[tuple[int, bytes]]:
-    for block in blocks:
-        yield line, block
-        line += _newlines(block)
 
 
 def _newlines(block: bytes) -> int:
@@ -125,25 +120,25 @@ def _first_fields(block: bytes) -> tuple[int, list[bytes]]:
     return 0, []
 
 
-def _parse(path: Path, order: int, values: bool, numbered: tuple[int, bytes]) -> tuple[Indices, Values]:
-    line, block = numbered
-    return (
-        _parse_integers(block, order, values)
-        or _parse_fast(block, order, values)
-        or parse_lines(path, line, block, order, values=values)
-    )
+def _parse(order: int, values: bool, block: bytes) -> tuple[bytes, Table | None, int]:
+    """Return the block, its numbers where one of the fast parsers can read it, and its number of lines."""
+    table, lines = _parse_integers(block, order, values)
+    if table is not None:
+        return block, table, lines
+    return block, _parse_fast(block, order, values), _newlines(block)
 
 
-def _parse_integers(block: bytes, order: int, values: bool) -> tuple[Indices, Values] | None:
+def _parse_integers(block: bytes, order: int, values: bool) -> tuple[Table | None, int]:
     from pipeline.datasets.scan import scan_integers
 
-    table = scan_integers(block, order + values)
-    if table is None:
-        return None
-    return list(table[:order]), table[order].astype(np.float64) if values else np.ones(table.shape[1])
+    scanned = scan_integers(block, order + values)
+    if scanned is None:
+        return None, 0
+    table, lines = scanned
+    return (list(table[:order]), table[order] if values else np.ones(table.shape[1], dtype=np.int64)), lines
 
 
-def _parse_fast(block: bytes, order: int, values: bool) -> tuple[Indices, Values] | None:
+def _parse_fast(block: bytes, order: int, values: bool) -> Table | None:
     import pyarrow as pa
     from pyarrow import csv
 
@@ -172,7 +167,7 @@ def _parse_fast(block: bytes, order: int, values: bool) -> tuple[Indices, Values
     return (indices, entries) if np.isfinite(entries).all() else None
 
 
-def parse_lines(path: Path, start: int, block: bytes, order: int, *, values: bool) -> tuple[Indices, Values]:
+def parse_lines(path: Path, start: int, block: bytes, order: int, *, values: bool) -> Table:
     """Parse lines one by one; `start` is the number of the first one. See :func:`read_numbers`."""
     rows: list[list[int]] = []
     entries: list[float] = []

@@ -1,0 +1,219 @@
+"""Step: a sparse tensor -> a page about it, with its distributions as figure and as tables."""
+
+from __future__ import annotations
+
+import html
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import step
+from pipeline.files import atomic_path, write_text
+from pipeline.sparse.stats import Description, Distribution, describe
+from pipeline.sparse.stream import TensorReader
+
+PANEL = 2.6  # inches
+COLUMNS = 3
+INK, MUTED, GRID, ACCENT = "#1b2530", "#5a6673", "#dfe4ea", "#0068a8"
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "kronflow",
+    "font.size": 9,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ margin: 2rem auto; max-width: 56rem; padding: 0 1rem; color: #1b2530; background: #fffffe;
+  font: 16px/1.5 system-ui, sans-serif; }}
+h1 {{ font-size: 1.5rem; margin-bottom: 0; }}
+.lead {{ color: #5a6673; margin-top: .25rem; }}
+table {{ border-collapse: collapse; width: 100%; margin: 1.5rem 0; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .35rem .75rem; text-align: right; border-bottom: 1px solid #dfe4ea; }}
+th:first-child, td:first-child {{ text-align: left; }}
+th {{ color: #5a6673; font-weight: 600; }}
+svg {{ width: 100%; height: auto; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p class="lead">{lead}</p>
+{tables}
+<h2>Distributions</h2>
+<p>Both axes are logarithmic. The numbers behind the panels are in <a href="{csv}">{csv}</a>.</p>
+{figure}
+</body>
+</html>
+"""
+
+
+def distributions(description: Description, mode_names: tuple[str, ...]) -> Iterator[tuple[str, str, Distribution]]:
+    """Yield the quantity, what it is counted over, and the distribution, in the order of the panels."""
+    for name, degrees in zip(mode_names, description.degrees, strict=True):
+        yield "degree", name, degrees
+    yield "value", "non-zero", description.values
+    yield "component size", "component", description.components
+
+
+def table_rows(description: Description, mode_names: tuple[str, ...]) -> list[list[str]]:
+    """Return the rows of the table of modes, its header first."""
+    rows = [["mode", "size", "without non-zeros", "mean degree", "median degree", "largest degree"]]
+    for name, size, empty, degrees in zip(
+        mode_names, description.shape, description.empty, description.degrees, strict=True
+    ):
+        numbers = [
+            f"{size:,}",
+            f"{empty:,}",
+            f"{degrees.mean:,.4g}",
+            f"{degrees.median:,.0f}",
+            f"{degrees.largest:,.0f}",
+        ]
+        rows.append([name, *numbers])
+    return rows
+
+
+def summary_rows(description: Description) -> list[list[str]]:
+    """Return the rows of the table about the whole tensor, its header first."""
+    values, components = description.values, description.components
+    total = float(np.dot(components.numbers, components.counts))
+    return [
+        [
+            "non-zeros",
+            "density",
+            "norm\N{SUPERSCRIPT TWO}",
+            "median value",
+            "largest value",
+            "components",
+            "in the largest",
+        ],
+        [
+            f"{description.nnz:,}",
+            f"{description.density:.3g}",
+            f"{description.norm2:,.6g}",
+            f"{values.median:,.6g}",
+            f"{values.largest:,.6g}",
+            f"{int(components.counts.sum()):,}",
+            f"{components.largest / total:.1%} of all indices",
+        ],
+    ]
+
+
+def distribution_csv(description: Description, mode_names: tuple[str, ...]) -> str:
+    """Return all distributions as one table: quantity, of, number, count."""
+    lines = ["quantity,of,number,count"]
+    for quantity, over, each in distributions(description, mode_names):
+        quoted = f'"{over}"' if "," in over else over
+        numbers, counts = each.numbers.tolist(), each.counts.tolist()
+        lines += [f"{quantity},{quoted},{number:.17g},{count}" for number, count in zip(numbers, counts, strict=True)]
+    return "\n".join(lines) + "\n"
+
+
+def figure_svg(description: Description, mode_names: tuple[str, ...]) -> str:
+    """Draw every distribution on logarithmic axes; the same tensor gives the same text."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    panels = list(distributions(description, mode_names))
+    rows = -(-len(panels) // COLUMNS)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(COLUMNS * PANEL, rows * PANEL), layout="constrained")
+        for position, (quantity, over, each) in enumerate(panels):
+            axes = figure.add_subplot(rows, COLUMNS, position + 1)
+            shown = each.numbers > 0  # a logarithm has no place for the rest; the table lists it
+            axes.loglog(each.numbers[shown], each.counts[shown], ".", color=ACCENT, markersize=4)
+            axes.set_title(f"{quantity} of a {over}" if over != "component" else quantity, color=INK)
+            axes.set_xlabel(quantity)
+            axes.set_ylabel(f"number of {over}s" if over != "component" else "number of components")
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def page(title: str, description: Description, mode_names: tuple[str, ...], figure: str, csv_name: str) -> str:
+    """Return the page as one self-contained HTML text."""
+    sizes = " \N{MULTIPLICATION SIGN} ".join(f"{size:,}" for size in description.shape)
+    names = " \N{MULTIPLICATION SIGN} ".join(mode_names)
+    return PAGE.format(
+        title=html.escape(title),
+        lead=html.escape(f"{names}, {sizes}"),
+        tables=_table(summary_rows(description)) + _table(table_rows(description, mode_names)),
+        csv=html.escape(csv_name),
+        figure=figure[figure.index("<svg") :],
+    )
+
+
+def _table(rows: list[list[str]]) -> str:
+    def line(cells: list[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return "<table>" + line(rows[0], "th") + "".join(line(row, "td") for row in rows[1:]) + "</table>\n"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Describe one tensor."""
+    arguments = step.parser(
+        "Describe a Parquet sparse tensor: size and density; how the degrees of each mode, the values and the sizes "
+        "of the connected components are distributed. Writes a page, and beside it the figure (.svg), the "
+        "distributions (.csv) and the tables (.summary.csv).",
+        "example: python -m pipeline.describe data/tensors/flights.parquet results/descriptions/flights.html",
+    )
+    arguments.add_argument("tensor", type=Path, help="Parquet sparse tensor")
+    arguments.add_argument("output", type=Path, help="page to write, ending in .html")
+    options = arguments.parse_args(argv)
+    reader = TensorReader(options.tensor)
+    blocks = ((coords, values.astype(np.float64)) for coords, values in reader.blocks())
+    description = describe(blocks, reader.shape)
+    figure = figure_svg(description, reader.mode_names)
+    table = distribution_csv(description, reader.mode_names)
+    output: Path = options.output
+    write_text(output.with_suffix(".csv"), table)
+    write_text(output.with_suffix(".svg"), figure)
+    _write_summary(output.with_suffix(".summary.csv"), description, reader.mode_names)
+    write_text(
+        output, page(options.tensor.stem, description, reader.mode_names, figure, output.with_suffix(".csv").name)
+    )
+    print(f"{description.nnz:,} non-zeros described -> {output}", file=sys.stderr)
+
+
+def _write_summary(path: Path, description: Description, mode_names: tuple[str, ...]) -> None:
+    """Write the tables of the page as numbers: one line for the tensor, one a mode."""
+    import csv
+
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["of", "size", "nnz", "density", "norm2", "empty", "mean", "median", "largest"])
+        values = description.values
+        whole = [
+            "tensor",
+            "x".join(map(str, description.shape)),
+            description.nnz,
+            description.density,
+            description.norm2,
+        ]
+        table.writerow([*whole, "", values.mean, values.median, values.largest])
+        modes = zip(mode_names, description.shape, description.empty, description.degrees, strict=True)
+        for name, size, empty, degrees in modes:
+            table.writerow([name, size, description.nnz, "", "", empty, degrees.mean, degrees.median, degrees.largest])
+
+
+if __name__ == "__main__":
+    step.run(main)

@@ -1,0 +1,135 @@
+"""Statistics against small tensors by hand and against networkx-free recounts; the page and its files."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import describe as step_describe
+from pipeline import step
+from pipeline.errors import InputError
+from pipeline.sparse import SparseTensor, stats
+from pipeline.sparse.stats import describe
+
+
+def components_by_search(coords: np.ndarray) -> list[int]:
+    """Sizes of the components by merging sets, one non-zero after the other."""
+    groups: list[set[tuple[int, int]]] = []
+    for row in coords.tolist():
+        joined = set(enumerate(row))
+        rest = []
+        for group in groups:
+            if group & joined:
+                joined |= group
+            else:
+                rest.append(group)
+        groups = [*rest, joined]
+    return sorted(len(group) for group in groups)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.integers(1, 8), min_size=1, max_size=4),
+    st.integers(1, 15),
+    st.integers(0, 1000),
+    st.sampled_from([1, 4, 100]),
+)
+def test_recount(shape: list[int], count: int, seed: int, joined_at_a_time: int) -> None:
+    rng = np.random.default_rng(seed)
+    coords = np.unique(np.stack([rng.integers(0, size, count) for size in shape], axis=1), axis=0)
+    values = rng.integers(1, 4, len(coords)).astype(float)
+    blocks = [(coords[start : start + 3], values[start : start + 3]) for start in range(0, len(coords), 3)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stats, "EDGES", joined_at_a_time)
+        found = describe(blocks, tuple(shape))
+    assert (found.nnz, found.norm2) == (len(coords), float(np.sum(values**2)))
+    for mode, size in enumerate(shape):
+        degrees = pd.Series(coords[:, mode]).value_counts()
+        expected = degrees.value_counts().sort_index()
+        assert found.degrees[mode].numbers.tolist() == expected.index.tolist()
+        assert found.degrees[mode].counts.tolist() == expected.tolist()
+        assert found.empty[mode] == size - len(degrees)
+    sizes = np.repeat(found.components.numbers, found.components.counts).tolist()
+    assert sizes == components_by_search(coords)
+    assert found.values.mean == pytest.approx(values.mean())
+    assert found.values.largest == values.max()
+
+
+def test_median_is_one_of_the_numbers() -> None:
+    coords = np.array([[0, 0], [0, 1], [0, 2], [1, 0]])
+    found = describe([(coords, np.array([1.0, 5, 5, 9]))], (2, 3))
+    assert found.values.median == 5
+    assert found.degrees[0].median == 1
+    assert found.density == 4 / 6
+
+
+def test_many_real_values_are_binned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "MOST_VALUES", 10)
+    values = np.concatenate([np.full(5, 100.0), np.linspace(1, 2, 20), [-7.0]])
+    coords = np.stack([np.arange(26), np.zeros(26, int)], axis=1)
+    found = describe([(coords[:8], values[:8]), (coords[8:], values[8:])], (26, 1))
+    assert found.binned
+    assert found.values.counts.sum() == 26
+    assert len(found.values.numbers) < 12
+    negative = found.values.numbers[0]
+    assert negative == pytest.approx(-7, rel=0.06)  # half a bin
+    assert found.values.counts[-1] == 5
+
+
+def test_empty() -> None:
+    with pytest.raises(InputError, match="nothing to describe"):
+        describe([], (2, 2))
+
+
+class TestStep:
+    @pytest.fixture
+    def tensor(self, tmp_path: Path) -> Path:
+        coords = [[0, 0, 0], [0, 1, 0], [1, 2, 1], [1, 2, 3]]
+        tensor = SparseTensor(coords, [1, 2, 2, 8], (3, 3, 4), mode_names=["who", "a, b", "<what>"])
+        tensor.write_parquet(tmp_path / "x&y.parquet")
+        return tmp_path / "x&y.parquet"
+
+    def test_page_and_its_files(self, tensor: Path, tmp_path: Path) -> None:
+        output = tmp_path / "out" / "x.html"
+        step_describe.main([str(tensor), str(output)])
+        assert sorted(path.name for path in output.parent.iterdir()) == ["x.csv", "x.html", "x.summary.csv", "x.svg"]
+        page = output.read_text()
+        assert "<title>x&amp;y</title>" in page
+        assert "&lt;what&gt;" in page
+        assert "<td>4</td>" in page
+        assert "http-equiv" not in page
+        assert "src=" not in page
+        table = pd.read_csv(output.with_suffix(".csv"))
+        assert table["quantity"].unique().tolist() == ["degree", "value", "component size"]
+        assert table[table["quantity"] == "value"][["number", "count"]].to_numpy().tolist() == [[1, 1], [2, 2], [8, 1]]
+        assert table[table["quantity"] == "component size"][["number", "count"]].to_numpy().tolist() == [[4, 2]]
+        assert table["of"].unique().tolist() == ["who", "a, b", "<what>", "non-zero", "component"]
+
+    def test_summary(self, tensor: Path, tmp_path: Path) -> None:
+        step_describe.main([str(tensor), str(tmp_path / "x.html")])
+        with (tmp_path / "x.summary.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [row["of"] for row in rows] == ["tensor", "who", "a, b", "<what>"]
+        assert rows[0]["size"] == "3x3x4"
+        assert [row["empty"] for row in rows[1:]] == ["1", "0", "1"]
+
+    def test_figure_is_the_same_every_time(self, tensor: Path, tmp_path: Path) -> None:
+        for name in ("a", "b"):
+            step_describe.main([str(tensor), str(tmp_path / f"{name}.html")])
+        first, second = ((tmp_path / f"{name}.svg").read_text() for name in "ab")
+        assert first == second
+        ElementTree.fromstring(first)  # noqa: S314 - our own figure
+        assert first.count("degree of a") == 3
+
+    def test_missing_tensor(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as caught:
+            step.run(step_describe.main, [str(tmp_path / "none.parquet"), str(tmp_path / "x.html")])
+        assert caught.value.code == 2
+        assert "no such file" in capsys.readouterr().err
