@@ -68,6 +68,7 @@ def _add_compress(commands: Commands) -> None:
     command.add_argument(
         "--no-orders", action="store_true", help="leave the orders out: smaller, answers in its own order"
     )
+    command.add_argument("--weights", default="float32", help="float32, float16 or int8 (neukron; default: float32)")
     step.add_settings(command)
 
 
@@ -80,6 +81,8 @@ def compress(options: argparse.Namespace) -> None:
     print(X)
     started = time.perf_counter()
     model = _fit(options, settings, X)
+    if options.weights != "float32":
+        model = _neukron(model, "--weights").quantised(options.weights)
     model.save(options.artifact, orders=not options.no_orders)
     error = model.error(X)
     size = model.size()

@@ -109,6 +109,22 @@ def test_artifact_answers_as_the_model_does(tmp_path: Path) -> None:
     assert size["bytes_with_order"] > size["bytes"]
 
 
+@pytest.mark.parametrize("weights", ["float16", "int8"])
+def test_quantised_artifacts_answer_as_the_quantised_model(tmp_path: Path, weights: str) -> None:
+    X = kronecker_tensor()
+    model = NeuKron(hidden=6, order_init="degree", max_epochs=60, threads=1, device="cpu").fit(X)
+    rounded = model.quantised(weights)
+    rounded.save(tmp_path / "m.safetensors")
+    loaded = pipeline.load(tmp_path / "m.safetensors")
+    assert np.array_equal(dense_prediction(loaded), dense_prediction(rounded))
+    assert loaded.error(X) == rounded.error(X) and loaded.size() == rounded.size()
+    size = rounded.size()
+    assert size["bytes"] < (0.6 if weights == "float16" else 0.5) * size["bytes_equal"] + 800
+    assert rounded.error(X)["error"] < model.error(X)["error"] + 0.05 * X.norm2
+    with pytest.raises(InputError, match="did you mean 'int8'"):
+        model.quantised("int9")
+
+
 def test_artifact_without_orders_answers_in_its_own_order(tmp_path: Path) -> None:
     X = small_tensor((9, 3, 5), 2)
     model = NeuKron(hidden=4, max_epochs=3, threads=1, device="cpu").fit(X)

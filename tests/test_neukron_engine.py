@@ -62,7 +62,7 @@ def test_gradients_equal_the_reference(shape: tuple[int, ...], hidden: int, seed
         for name, parameter in model.named_parameters():
             if name in expected and expected[name] is not None:
                 scale = float(expected[name].abs().max()) + 1e-6
-                torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=2e-5 * scale)
+                torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-3, atol=1e-4 * scale)
 
 
 def test_gradcheck_in_float64() -> None:

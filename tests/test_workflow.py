@@ -115,17 +115,17 @@ def test_a_changed_parameter_reruns_what_depends_on_it(made: Path, tmp_path: Pat
     shutil.copytree(made, folder, symlinks=True)
     params = folder / "params.yaml"
     text = params.read_text()
-    params.write_text(text.replace("r1: {rank: 1}\n        truncation:", "r1: {rank: 2}\n        truncation:"))
+    params.write_text(text.replace("block: [2, 4], epochs: 3}", "block: [2, 4], epochs: 4}"))
     assert params.read_text() != text
-    assert dry_run_jobs(folder) == {"fit_baseline": 1, "aggregate_smoke": 1, "report_smoke": 1, "all": 1}
+    assert dry_run_jobs(folder) == {"train_kpd": 1, "aggregate_smoke": 1, "report_smoke": 1, "all": 1}
     output = run(folder, "dvc", "repro")
     ran = re.findall(r"Running stage '(.+?)'", output)
-    assert ran == ["fit_baseline_matrix@flights-t-svd", "aggregate", "report"]
+    assert ran == ["train_kpd@digits-kpd", "aggregate", "report"]
     assert "Nothing to be done" in run(folder, "snakemake", "-n")
     before = json.loads((made / "results/smoke/summary.json").read_text())
     after = json.loads((folder / "results/smoke/summary.json").read_text())
-    assert before["flights"]["t-svd"] != after["flights"]["t-svd"]
-    del before["flights"]["t-svd"], after["flights"]["t-svd"]
+    assert before["digits"] != after["digits"]
+    del before["digits"], after["digits"]
     assert before == after
 
 
@@ -164,7 +164,7 @@ def test_partial_report_says_what_is_missing(made: Path, tmp_path: Path) -> None
     message = run(
         folder, sys.executable, "-m", "pipeline.aggregate", "results/smoke", "--experiment", "smoke", status=2
     )
-    assert "results/runs/flights/t-svd/r1-s0" in message
+    assert "flights/t-svd/r1-s0" in message
     run(folder, "snakemake", "--quiet", "progress", "host", "rules", "--", "partial")
     assert "flights" in json.loads((folder / "results/smoke-partial/summary.json").read_text())
     assert (folder / "results/smoke-partial/report.html").is_file()

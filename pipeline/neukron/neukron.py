@@ -5,23 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from pipeline.artifact import pack_integers, unpack_integers, write_artifact
-from pipeline.checkpoint import Checkpoint
 from pipeline.compressor import Compressor, order_bytes
 from pipeline.errors import InputError, nearest
 from pipeline.neukron.engine import Engine, Weights, make_engine
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel
 from pipeline.neukron.order_search import Order
+from pipeline.neukron.quantise import decode, encode, stored_bytes
 from pipeline.neukron.trainer import Options, State, Trainer, choose_orders
 from pipeline.neukron.walk import Walker, largest_cells, real_mass
 from pipeline.sparse import SparseTensor
+
+if TYPE_CHECKING:
+    from pipeline.checkpoint import Checkpoint
 
 CHOICES = {
     "cell": ("lstm",),
@@ -84,6 +87,7 @@ class NeuKron(Compressor):
     orders_: list[Order] | None
     device_: str
     peak_gpu_bytes_: int
+    weights_: str = "float32"
 
     def __init__(
         self,
@@ -271,10 +275,37 @@ class NeuKron(Compressor):
             result["error_interval"] = tuple(max(fixed + scale * scale * end, 0.0) for end in (mass.low, mass.high))
         return result
 
+    def quantised(self, weights: str) -> NeuKron:
+        """The same model with weights rounded to ``float16`` or ``int8``: what it answers is what a file gives.
+
+        Raises
+        ------
+        InputError
+            An unknown kind of weights.
+        """
+        arrays = self._arrays()
+        shapes = {name: array.shape for name, array in arrays.items()}
+        rounded = decode(encode(arrays, weights), weights, shapes)
+        model = SequenceModel(self.model_.levels, self.hidden, 0, tuple(self.model_.heads_by_alphabet()))
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in rounded.items()})
+        result = NeuKron(hidden=self.hidden, cell=self.cell, seed=self.seed, device=self.device, threads=self.threads)
+        result.model_, result.orders_, result.shape_, result.history_ = model, self.orders_, self.shape_, self.history_
+        result.weights_ = weights
+        return result
+
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The model's weights by name, float32 (log q: float64)."""
+        return {name: tensor.detach().cpu().numpy() for name, tensor in self.model_.state_dict().items()}
+
     def size(self) -> dict[str, int]:
-        """Bytes: 4 a parameter in both accountings; ``bytes_with_order`` adds N log2 N bits a mode."""
-        weights = 4 * self.parameter_count()
-        return {"bytes": weights, "bytes_equal": weights, "bytes_with_order": weights + order_bytes(self.shape_)}
+        """Sizes in bytes.
+
+        ``bytes`` is 4 a parameter as published, or what quantised weights take; ``bytes_equal`` always 4 a
+        parameter; ``bytes_with_order`` is ``bytes`` and N log2 N bits for the order of each mode.
+        """
+        equal = 4 * self.parameter_count()
+        stored = equal if self.weights_ == "float32" else stored_bytes(encode(self._arrays(), self.weights_))
+        return {"bytes": stored, "bytes_equal": equal, "bytes_with_order": stored + order_bytes(self.shape_)}
 
     def parameter_count(self) -> int:
         """Number of parameters: 2(2^D-1)h + 8h^2 + 8h + sum_a a(h+1) + 2^D + 1.
@@ -286,14 +317,12 @@ class NeuKron(Compressor):
     # ------------------------------------------------------------------ artifact
 
     def save(self, path: str | Path, orders: bool = True) -> None:
-        """Write one safetensors file: float32 weights and, with `orders`, bit-packed positions.
+        """Write one safetensors file: the weights and, with `orders`, bit-packed positions.
 
         Without orders the file answers in the model's own order, over the padded grid.
         """
-        tensors = {
-            name: tensor.detach().cpu().numpy() for name, tensor in self.model_.state_dict().items() if name != "log_q"
-        }
-        tensors["log_q"] = self.model_.log_q.detach().numpy().reshape(1)
+        arrays = self._arrays()
+        tensors = {name: np.atleast_1d(array) for name, array in encode(arrays, self.weights_).items()}
         levels = self.model_.levels
         stored = orders and self.orders_ is not None
         if stored and self.orders_ is not None:
@@ -305,7 +334,8 @@ class NeuKron(Compressor):
             "cell": self.cell,
             "hidden": self.hidden,
             "seed": self.seed,
-            "heads": [int(size) for size in self.model_.heads],
+            "heads": list(self.model_.heads_by_alphabet()),
+            "weights": self.weights_,
             "orders": stored,
         }
         write_artifact(path, self.name, tensors, metadata)
@@ -317,10 +347,12 @@ class NeuKron(Compressor):
         model._check_settings()
         levels = Levels(tuple(metadata["levels"]))
         model.model_ = SequenceModel(levels, model.hidden, 0, tuple(metadata["heads"]))
-        state = {name: torch.from_numpy(array) for name, array in tensors.items() if not name.startswith("order_")}
-        state["log_q"] = state["log_q"].reshape(())
+        model.weights_ = metadata["weights"]
+        shapes = {name: array.shape for name, array in model._arrays().items()}
+        stored = tensors | {"log_q": tensors["log_q"].reshape(())}
+        weights = decode(stored, model.weights_, shapes)
         try:
-            model.model_.load_state_dict(state)
+            model.model_.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
         except RuntimeError as error:
             raise InputError(f"weights do not fit hidden={model.hidden} and sizes {levels.shape}") from error
         model.shape_ = tuple(metadata["shape"])
