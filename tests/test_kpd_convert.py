@@ -146,9 +146,6 @@ def test_vit_tiny_has_the_true_number_of_parameters(timm, block: tuple[int, int]
     assert sum(p.numel() for p in network.parameters()) == count
     assert len(report.swaps) == 49
     assert len(report.swapped) == (49 if block == (4, 4) else 48)  # 8 does not divide 100 classes
-    twin = copy.deepcopy(network)
-    with torch.no_grad():
-        assert twin(torch.rand(1, 32, 32, 3)).shape == (1, 100)
 
 
 def test_missing_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

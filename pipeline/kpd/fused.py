@@ -51,13 +51,13 @@ def backward(dy: Array, x: Array, scaled: Array, B: Array, threads: int, needs_d
     """
     r, m1, n1 = scaled.shape
     dx = np.empty(x.shape if needs_dx else (0, x.shape[1]), dtype=np.float32)
-    outer, blocks = _outer(scaled), np.ascontiguousarray(B)
+    outer_t, blocks = np.ascontiguousarray(_outer(scaled).T), np.ascontiguousarray(B)
     lanes = -(-r * n1 // WIDTH) * WIDTH
     parts: list[tuple[Array, Array]] = []
 
     def rows(start: int, stop: int) -> tuple[Array, Array]:
         d_outer, d_blocks = np.zeros((m1, lanes), dtype=np.float32), np.zeros(B.shape, dtype=np.float32)
-        _backward_rows(dy, x, outer, blocks, dx, d_outer, d_blocks, start, stop)
+        _backward_rows(dy, x, outer_t, blocks, dx, d_outer, d_blocks, start, stop)
         return d_outer, d_blocks
 
     parts = _share(len(x), threads, rows)
@@ -215,38 +215,34 @@ def _forward_rows(x, outer, B, y, start, stop):  # type: ignore[no-untyped-def]
 
 @njit(error_model="numpy", nogil=True, cache=True)
 def _add_outer_gradient(dyt, z, z_rows, d_outer):  # type: ignore[no-untyped-def]
-    """d_outer[a, l] += sum_{j, t} dy[a m2 + j, t] z[j, l, t]; z_rows is room for z with l last."""
+    """d_outer[a, l] += sum_{j, t} dy[a m2 + j, t] z[j, l, t]; z_rows is room for z with l last, in panels of WIDTH."""
     m2, K, _ = z.shape
     m1, lanes = d_outer.shape
-    done = K - K % LANES
-    for j in range(m2):
-        transpose_squares(
-            z.ctypes.data + FLOAT * j * K * WIDTH,
-            WIDTH,
-            z_rows.ctypes.data + FLOAT * j * WIDTH * lanes,
-            lanes,
-            K,
-            WIDTH,
-        )
-        for column in range(done, K):
-            for t in range(WIDTH):
-                z_rows[j * WIDTH + t, column] = z[j, column, t]
-    for column in range(0, lanes, WIDTH):
-        source = z_rows.ctypes.data + FLOAT * column
-        target = d_outer.ctypes.data + FLOAT * column
-        product(dyt.ctypes.data, m2 * WIDTH, 1, source, lanes, target, lanes, m1, m2 * WIDTH, 1)
+    for panel in range(lanes // WIDTH):
+        first = panel * WIDTH
+        columns = min(WIDTH, K - first)
+        for j in range(m2):
+            source = z.ctypes.data + FLOAT * (j * K + first) * WIDTH
+            target = z_rows.ctypes.data + FLOAT * (panel * m2 + j) * WIDTH * WIDTH
+            transpose_squares(source, WIDTH, target, WIDTH, columns, WIDTH)
+            for column in range(columns - columns % LANES, columns):
+                for t in range(WIDTH):
+                    z_rows[panel, j * WIDTH + t, column] = z[j, first + column, t]
+        source = z_rows.ctypes.data + FLOAT * panel * m2 * WIDTH * WIDTH
+        target = d_outer.ctypes.data + FLOAT * first
+        product(dyt.ctypes.data, m2 * WIDTH, 1, source, WIDTH, target, lanes, m1, m2 * WIDTH, 1)
 
 
 @njit(error_model="numpy", nogil=True, cache=True)
-def _backward_rows(dy, x, outer, B, dx, d_outer, d_blocks, start, stop):  # type: ignore[no-untyped-def]
+def _backward_rows(dy, x, outer_t, B, dx, d_outer, d_blocks, start, stop):  # type: ignore[no-untyped-def]
     """Add the gradients that rows start..stop give; fill those rows of dx unless it is empty."""
-    m1, K = outer.shape
+    K, m1 = outer_t.shape
     r, m2, n2 = B.shape
     n1, lanes = K // r, d_outer.shape[1]
     xt = np.empty((x.shape[1], WIDTH), dtype=np.float32)
     dyt = np.empty((m1 * m2, WIDTH), dtype=np.float32)
     z = np.empty((m2, K, WIDTH), dtype=np.float32)
-    z_rows = np.zeros((m2 * WIDTH, lanes), dtype=np.float32)
+    z_rows = np.zeros((lanes // WIDTH, m2 * WIDTH, WIDTH), dtype=np.float32)
     dxt = np.empty((x.shape[1], WIDTH), dtype=np.float32)
     for first in range(start, stop, WIDTH):
         rows = min(WIDTH, stop - first)
@@ -257,7 +253,7 @@ def _backward_rows(dy, x, outer, B, dx, d_outer, d_blocks, start, stop):  # type
         for j in range(m2):  # from here on z holds its own gradient
             source = dyt.ctypes.data + FLOAT * j * WIDTH
             target = z.ctypes.data + FLOAT * j * K * WIDTH
-            product(outer.ctypes.data, 1, K, source, m2 * WIDTH, target, WIDTH, K, m1, 0)
+            product(outer_t.ctypes.data, m1, 1, source, m2 * WIDTH, target, WIDTH, K, m1, 0)
         for i in range(r):
             dz = z.ctypes.data + FLOAT * i * n1 * WIDTH
             target = d_blocks.ctypes.data + FLOAT * i * m2 * n2

@@ -324,14 +324,15 @@ class KPDChoice(KPD):
         means = {
             name: math.sqrt(sum(float(S.square().sum()) for S in own) / sizes[name]) for name, own in selectors.items()
         }
+        strength = min(self._threshold, 0.999 * sorted(means.values())[1])  # only the weakest may reach zero
         for name, own in selectors.items():
             for S in own:
-                S.mul_(max(0.0, 1.0 - self._threshold / means[name]) if means[name] > 0 else 0.0)
+                S.mul_(max(0.0, 1.0 - strength / means[name]) if means[name] > 0 else 0.0)
         weakest = min(means, key=means.__getitem__)
         done = min(1.0, (progress - RAMP_START) / (CHOICE_END - RAMP_START))
         wanted = int(done * (len(self.blocks) - 1))  # candidates that should be gone by now
         self._threshold *= GAIN if len(self.blocks) - len(self._left) < wanted else 1 / GAIN
-        if means[weakest] <= self._threshold or progress >= CHOICE_END:
+        if means[weakest] <= strength or progress >= CHOICE_END:
             self._remove(weakest)
 
     def _remove(self, name: str) -> None:
