@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from pipeline.sparse import SparseTensor
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,3 +26,18 @@ def mirror() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no raw data at {folder}; set KRONFLOW_MIRROR to a folder that has them")
     return folder
+
+
+@pytest.fixture(scope="session")
+def email(mirror: Path) -> SparseTensor:
+    """The published email matrix: node x distinct list of nodes, straight from the raw files."""
+    folder = mirror / "email-Eu-full"
+    if not folder.is_dir():
+        pytest.skip(f"no email-Eu-full in {mirror}")
+    sizes = np.loadtxt(folder / "email-Eu-full-nverts.txt", dtype=np.int64)
+    nodes = np.loadtxt(folder / "email-Eu-full-simplices.txt", dtype=np.int64)
+    lists = dict.fromkeys(tuple(part) for part in np.split(nodes, np.cumsum(sizes)[:-1]))
+    rows = np.concatenate(list(lists))
+    columns = np.repeat(np.arange(len(lists)), [len(part) for part in lists])
+    _, rows = np.unique(rows, return_inverse=True)
+    return SparseTensor(np.stack([rows, columns], axis=1), np.ones(len(rows)), (rows.max() + 1, len(lists)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,25 +51,11 @@ def test_t_svd_finds_a_planted_rank() -> None:
     assert TSVD(rank=2).fit(X).error(X)["error"] < 1e-9 * X.norm2
 
 
-def test_t_svd_published_size_of_email(mirror: Path) -> None:
-    X = email(mirror)
+def test_t_svd_published_size_of_email(email: SparseTensor) -> None:
+    X = email
     model = TSVD(rank=10).fit(X)
     assert model.size() == {"bytes": 2_154_000, "bytes_equal": 1_077_000, "bytes_with_order": 1_077_000}
     assert model.error(X)["error"] == pytest.approx(77_600, rel=1e-3)  # the published figure
-
-
-def email(mirror: Path) -> SparseTensor:
-    """The published email matrix: node x distinct list of nodes, straight from the raw files."""
-    folder = mirror / "email-Eu-full"
-    if not folder.is_dir():
-        pytest.skip(f"no email-Eu-full in {mirror}")
-    sizes = np.loadtxt(folder / "email-Eu-full-nverts.txt", dtype=np.int64)
-    nodes = np.loadtxt(folder / "email-Eu-full-simplices.txt", dtype=np.int64)
-    lists = dict.fromkeys(tuple(part) for part in np.split(nodes, np.cumsum(sizes)[:-1]))
-    rows = np.concatenate(list(lists))
-    columns = np.repeat(np.arange(len(lists)), [len(part) for part in lists])
-    _, rows = np.unique(rows, return_inverse=True)
-    return SparseTensor(np.stack([rows, columns], axis=1), np.ones(len(rows)), (rows.max() + 1, len(lists)))
 
 
 @pytest.mark.parametrize("rank", [0, -1, 1.5, True, "many", 4])

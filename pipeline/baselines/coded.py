@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.artifact import pack_integers, unpack_integers
-from pipeline.baselines import codes
+from pipeline.baselines import codes, columns
 from pipeline.baselines.base import Baseline, Integers, Reals
 from pipeline.sparse import SparseTensor
 
@@ -51,19 +51,22 @@ class Coded(Baseline):
         self.free_bytes_ = len(code)
         self.labelled_ = self._cheapest_labelled(coords, values, code, orders)
         kept = SparseTensor(coords, values, self.shape_)
-        places, found, shape = codes.decode(code)
+        places, found, shape = decode(code)
         for again in (SparseTensor(_unmove(places, orders), found, shape), _decode_labelled(self.labelled_)):
             if again != kept:
                 raise RuntimeError(f"{self.name}: the code does not give back what was coded")
         self.cells_ = CellTable(kept.coords, kept.values)
 
     def _cheapest_labelled(self, coords: Integers, values: Reals, code: bytes, orders: list[Integers]) -> Labelled:
-        """Best of: all orders stored, the top mode left as it is, all modes left as they are."""
+        """Best of: all orders stored, the top mode left as it is (by either code), all modes left as they are."""
         top = codes.top_mode(self.shape_)
         candidates = [Labelled(code, *_pack(dict(enumerate(orders)), coords))]
         for kept in ({mode: order for mode, order in enumerate(orders) if mode != top}, {}):
             moved = _move(coords, [kept.get(mode, np.arange(size)) for mode, size in enumerate(self.shape_)])
             candidates.append(Labelled(codes.encode(moved, values, self.shape_), *_pack(kept, coords)))
+        if columns.able(coords, self.shape_):
+            kept_columns, stored = columns.pack(coords, values, self.shape_, free=False)
+            candidates.append(Labelled(kept_columns, *_pack(stored, coords)))
         return min(candidates, key=lambda candidate: candidate.bytes)
 
     def predict(self, coords: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -143,9 +146,24 @@ class CellTable:
 
 
 def free_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[bytes, list[Integers]]:
-    """Code of the cells in orders of its own choice, and those orders (position -> index)."""
+    """Shortest code of the cells in orders of its own choice, and those orders (position -> index)."""
+    code, orders = gap_code(coords, values, shape)
+    if columns.able(coords, shape):
+        other, chosen = columns.pack(coords, values, shape, free=True)
+        if len(other) < len(code):
+            return other, [chosen[mode] for mode in range(len(shape))]
+    return code, orders
+
+
+def gap_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[bytes, list[Integers]]:
+    """Code of gaps between sorted indices in free orders: made at once, for tensors of any order."""
     orders = codes.free_orders(coords, shape)
     return codes.encode(_move(coords, orders), values, shape), orders
+
+
+def decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
+    """Coordinates, values and shape from a code of either kind."""
+    return codes.decode(code) if code[:1] == codes.KIND else columns.unpack(code)
 
 
 def _move(coords: Integers, orders: list[Integers]) -> Integers:
@@ -166,7 +184,7 @@ def _pack(orders: dict[int, Integers], coords: Integers) -> tuple[dict[int, npt.
 
 
 def _decode_labelled(labelled: Labelled) -> SparseTensor:
-    places, values, shape = codes.decode(labelled.code)
+    places, values, shape = decode(labelled.code)
     orders = [np.arange(size) for size in shape]
     for mode, packed in labelled.orders.items():
         head = unpack_integers(packed, (shape[mode] - 1).bit_length(), labelled.used[mode])

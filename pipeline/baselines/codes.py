@@ -19,7 +19,9 @@ from pipeline.sparse.tensor import EXACT_INTEGER
 
 Bytes = npt.NDArray[np.uint8]
 
+KIND = b"\x00"  # first byte of a code of gaps
 ONES, CONSTANT, WHOLE, REAL = range(4)  # kinds of values
+DAMAGE = (lzma.LZMAError, ValueError, IndexError, OverflowError, MemoryError, struct.error, EOFError)
 _LITERAL_BITS = (0, 3, 4)  # LZMA's literal context bits worth trying
 
 
@@ -97,13 +99,13 @@ def encode(coords: Integers, values: Reals, shape: Sequence[int]) -> bytes:
     gaps = np.diff(top, prepend=-1)
     streams = [np.zeros(0, dtype=np.uint8) if np.all(gaps == 1) else write_varints(gaps)]
     streams.append(write_varints(_tokens(rows)))
-    kind, constant, numbers = _encode_values(values[sequence])
+    kind, constant, numbers = encode_values(values[sequence])
     streams.append(numbers)
     header = [len(shape), *shape, len(values), len(top), kind]
-    coded = [_squeeze(stream) if len(stream) else (b"", 0) for stream in streams]
+    coded = [squeeze(stream) for stream in streams]
     lengths = [number for content, setting in coded for number in (len(content), setting)]
     head = write_varints(np.array(header + lengths, dtype=np.int64)).tobytes()
-    return b"".join([head, constant, *(content for content, _ in coded)])
+    return b"".join([KIND, head, constant, *(content for content, _ in coded)])
 
 
 def decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
@@ -116,12 +118,14 @@ def decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     """
     try:
         return _decode(code)
-    except (lzma.LZMAError, ValueError, IndexError, struct.error, EOFError) as error:
+    except DAMAGE as error:
         raise InputError(f"a damaged code of {len(code)} bytes ({error}); fetch or make it again") from error
 
 
 def _decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
-    (order,), at = read_varints(code, 1, 0)
+    if code[:1] != KIND:
+        raise ValueError("not of this kind")
+    (order,), at = read_varints(code, 1, 1)
     (*sizes, count, slices, kind), at = read_varints(code, int(order) + 3, at)
     shape = tuple(int(size) for size in sizes)
     lengths, at = read_varints(code, 6, at)
@@ -131,13 +135,13 @@ def _decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
         at += 8
     streams = []
     for length, setting in lengths.reshape(3, 2).tolist():
-        streams.append(_expand(code[at : at + length], setting) if length else b"")
+        streams.append(expand(code[at : at + length], setting))
         at += length
     gaps = read_varints(streams[0], -1, 0)[0] if streams[0] else np.ones(slices, dtype=np.int64)
     rows = _from_tokens(read_varints(streams[1], -1, 0)[0], gaps, len(shape))
     if len(rows) != count:
         raise ValueError(f"{len(rows)} non-zeros where {count} belong")
-    values = _decode_values(int(kind), constant, streams[2], int(count))
+    values = decode_values(int(kind), constant, streams[2], int(count))
     coords = np.empty_like(rows)
     coords[:, _mode_sequence(shape)] = rows
     if np.any(coords < 0) or np.any(coords >= np.array(shape)):
@@ -213,7 +217,7 @@ def _from_tokens(tokens: Integers, top_gaps: Integers, depth: int) -> Integers:
     return rows
 
 
-def _encode_values(values: Reals) -> tuple[int, bytes, Bytes]:
+def encode_values(values: Reals) -> tuple[int, bytes, Bytes]:
     """Kind of the values, the constant if they are all equal, and their bytes if not."""
     if np.all(values == 1.0):
         return ONES, b"", np.zeros(0, dtype=np.uint8)
@@ -226,7 +230,8 @@ def _encode_values(values: Reals) -> tuple[int, bytes, Bytes]:
     return REAL, b"", np.ascontiguousarray(planes).reshape(-1)
 
 
-def _decode_values(kind: int, constant: float, numbers: bytes, count: int) -> Reals:
+def decode_values(kind: int, constant: float, numbers: bytes, count: int) -> Reals:
+    """Undo :func:`encode_values`."""
     if kind in (ONES, CONSTANT):
         return np.full(count, constant)
     if kind == REAL:
@@ -236,9 +241,11 @@ def _decode_values(kind: int, constant: float, numbers: bytes, count: int) -> Re
     return np.where(folded % 2 == 1, -(folded // 2) - 1, folded // 2 + 1).astype(np.float64)
 
 
-def _squeeze(content: Bytes) -> tuple[bytes, int]:
+def squeeze(content: Bytes) -> tuple[bytes, int]:
     """Raw LZMA with the best number of literal context bits; also the settings that undo it, as one number."""
     plain = content.tobytes()
+    if not plain:
+        return b"", 0
     window = max(12, (len(plain) - 1).bit_length())
     coded = [
         (lzma.compress(plain, format=lzma.FORMAT_RAW, filters=[_filter(window, bits)]), window * 8 + bits)
@@ -247,7 +254,10 @@ def _squeeze(content: Bytes) -> tuple[bytes, int]:
     return min(coded, key=lambda pair: len(pair[0]))
 
 
-def _expand(coded: bytes, setting: int) -> bytes:
+def expand(coded: bytes, setting: int) -> bytes:
+    """Undo :func:`squeeze`; nothing for nothing."""
+    if not coded:
+        return b""
     if setting // 8 > 32:
         raise ValueError(f"a window of 2^{setting // 8} bytes")
     return lzma.decompress(coded, format=lzma.FORMAT_RAW, filters=[_filter(*divmod(setting, 8))])

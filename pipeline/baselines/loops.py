@@ -1,27 +1,32 @@
-"""Inner loops, compiled by numba. Imported only where numba is installed; each has a NumPy or SciPy twin."""
+"""Inner loops, compiled by numba where it is installed and plain Python where not."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TypeVar, cast
 
-import numba
 import numpy as np
-from numba import prange
 
 from pipeline.baselines.base import Integers, Reals
+
+try:
+    import numba
+    from numba import prange
+except ImportError:
+    numba = None  # type: ignore[assignment]
+    prange = range  # type: ignore[misc]
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def compiled(function: Function) -> Function:
-    """Compile to machine code, kept beside the module between processes."""
-    return cast(Function, numba.njit(cache=True, nogil=True)(function))
+    """Compile to machine code, kept beside the module between processes. No reordering of sums, no fused products."""
+    return cast(Function, numba.njit(cache=True, nogil=True)(function)) if numba else function
 
 
 def compiled_parallel(function: Function) -> Function:
     """Compile with ``prange`` loops spread over the threads."""
-    return cast(Function, numba.njit(cache=True, nogil=True, parallel=True)(function))
+    return cast(Function, numba.njit(cache=True, nogil=True, parallel=True)(function)) if numba else function
 
 
 @compiled_parallel
@@ -96,3 +101,127 @@ def ttmc_slices(
                 share = outer[old]
                 for column in range(rank):
                     row[old * rank + column] += share * total[column]
+
+
+@compiled
+def power(base: float, exponent: int) -> float:
+    """`base` to a whole power of at least 0 by squaring, with multiplications only."""
+    result = 1.0
+    while exponent > 0:
+        if exponent & 1:
+            result *= base
+        base *= base
+        exponent >>= 1
+    return result
+
+
+@compiled
+def two_steps(pairs: Reals, sums: Reals, row: int, result: Reals) -> None:
+    """Chances of ending at each row after two steps from `row`, each to a row that it met."""
+    count = len(sums)
+    result[:] = 0.0
+    total = 0.0
+    for between in range(count):
+        if pairs[row, between] > 0.0:
+            share = pairs[row, between] / sums[between]
+            for end in range(count):
+                result[end] += share * pairs[between, end]
+    for end in range(count):
+        total += result[end]
+    if total > 0.0:
+        for end in range(count):
+            result[end] /= total
+
+
+@compiled
+def next_row_chances(
+    left: Reals,
+    pairs: Reals,
+    sums: Reals,
+    steps: Reals,
+    prefix: Integers,
+    low: int,
+    remaining: int,
+    columns: int,
+    shares: Reals,
+    floor: float,
+    tail: Reals,
+    chances: Reals,
+) -> None:
+    """Chances that the smallest of `remaining` times `columns` draws from rows `low` and above is each row.
+
+    Leaves in `tail` the chance of each row or any above it, from which the number of columns follows.
+    """
+    count = len(left)
+    total = 0.0
+    for row in range(count):
+        total += left[row]
+    weight = np.zeros(count)
+    joint = np.zeros(count)
+    depth = len(prefix)
+    joint_total = 0.0
+    for row in range(low, count):
+        base = (left[row] + 1e-3) / (total + 1e-3 * count)
+        if depth == 0:
+            weight[row] = base
+        else:
+            singly = 0.0
+            together = base
+            for position in range(depth):
+                met = pairs[prefix[position], row] / (sums[prefix[position]] + 1.0)
+                singly += met
+                together *= met + floor * base
+            weight[row] = shares[0] * base + shares[1] * singly / depth + shares[3] * steps[row]
+            joint[row] = together
+            joint_total += together
+    if depth > 1 and joint_total > 0.0:
+        for row in range(low, count):
+            weight[row] += shares[2] * joint[row] / joint_total
+    tail[count] = 0.0
+    for row in range(count - 1, low - 1, -1):
+        tail[row] = tail[row + 1] + weight[row]
+    draws = remaining * columns
+    before = 1.0
+    for row in range(low, low + len(chances)):
+        after = power(tail[row + 1] / tail[low], draws) if before > 0.0 else 0.0
+        chances[row - low] = before - after
+        before = after
+    if before > 0.0:  # rows too high for what remains: their chance goes to all
+        for row in range(len(chances)):
+            chances[row] /= 1.0 - before if before < 1.0 else 1.0
+    for row in range(len(chances)):
+        chances[row] += 1e-9
+
+
+@compiled
+def column_count_chances(from_here: float, above: float, remaining: int, concentration: float, chances: Reals) -> None:
+    """Beta-binomial chances of 1..n columns, given that a column has the row with chance 1 - (above / from_here)^m."""
+    count = len(chances)
+    chance = 1.0 - power(above / from_here, remaining)
+    chance = min(max(chance, 1e-9), 1.0 - 1e-9)
+    have, lack = chance * concentration, (1.0 - chance) * concentration
+    chances[0] = 1.0
+    for number in range(1, count):
+        # number columns -> number + 1 columns
+        ratio = (count - number) * (number + have) / ((number + 1) * (count - number - 1 + lack))
+        chances[number] = chances[number - 1] * ratio
+        if chances[number] > 1e100:
+            for earlier in range(number + 1):
+                chances[earlier] *= 1e-100
+    total = 0.0
+    for number in range(count):
+        total += chances[number]
+    for number in range(count):
+        chances[number] = chances[number] / total + 1e-9
+
+
+@compiled
+def meet(pairs: Reals, sums: Reals, left: Reals, prefix: Integers, row: int, columns: int) -> None:
+    """Add `columns` meetings of a row with each row of the prefix."""
+    left[row] -= columns
+    for position in range(len(prefix)):
+        other = prefix[position]
+        pairs[other, row] += columns
+        pairs[row, other] += columns
+        sums[other] += columns
+        sums[row] += columns
