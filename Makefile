@@ -2,7 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# One line a finished job instead of Snakemake's five.
+COMPACT := awk '/^Finished jobid/ {gsub(/[()]/, ""); name = $$5; next} \
+	/^[0-9]+ of [0-9]+ steps/ {printf "%5s  %3d of %d  %s\n", substr($$5, 2, length($$5) - 2), $$1, $$3, name; fflush(); next} \
+	/^(Select jobs|Execute [0-9]|Using |Assuming |Building |Conda |\[|$$)/ {next} {print; fflush()}'
 
 .PHONY: help setup demo test lint format bench bench-gpu commit experiment lock clean
 .DEFAULT_GOAL := help
@@ -20,7 +26,8 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	touch $@
 
 demo: setup ## run the default experiment and show its most telling lines
-	snakemake --quiet progress host rules
+	@echo "snakemake: each line is a finished job; their output is under logs/"
+	@snakemake --quiet host rules 2>&1 | $(COMPACT)
 	@python -m pipeline.report --headlines results/$$(python -m pipeline.config --name)
 
 test: setup ## run the whole test suite
