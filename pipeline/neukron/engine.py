@@ -34,6 +34,7 @@ except ImportError:  # a machine without numba: the torch path serves the CPU as
     kernels = None  # type: ignore[assignment]
 
 Keys = npt.NDArray[np.int64]
+GRADIENT_CHUNK = 1024  # a mini-batch is one chunk: smaller ones lose more to the interpreter than threads gain
 Item = TypeVar("Item")
 
 
@@ -103,10 +104,11 @@ class Engine(ABC):
     ) -> tuple[float, npt.NDArray[np.float32], list[Tensor]]:
         """Sum of ``factors * P``, P itself, and the sum's gradient by each of ``weights.tensors()``."""
 
-    def pieces(self, count: int) -> Iterator[slice]:
-        """Chunk borders for `count` keys."""
-        for start in range(0, count, self.chunk):
-            yield slice(start, min(start + self.chunk, count))
+    def pieces(self, count: int, most: int | None = None) -> Iterator[slice]:
+        """Chunk borders for `count` keys; chunks of at most `most` keys."""
+        chunk = min(self.chunk, most or self.chunk)
+        for start in range(0, count, chunk):
+            yield slice(start, min(start + chunk, count))
 
 
 class WeightedSum(torch.autograd.Function):
@@ -269,7 +271,7 @@ class CompiledEngine(Engine):
             return self._backward(padded, nodes, below)
 
         total: list[Tensor] | None = None
-        for partial in self._run(work, list(self.pieces(keys.shape[1]))):
+        for partial in self._run(work, list(self.pieces(keys.shape[1], GRADIENT_CHUNK))):
             gradients = [tensor.double() for tensor in self._unpad(partial)]
             if total is None:
                 total = gradients
