@@ -48,6 +48,7 @@ def _blocks(path: Path, columns: list[str], value: str | None, drop: bool, indic
     row = 0
     try:
         for batch in _batches(path, wanted):
+            batch.validate(full=True)  # text that is no UTF-8 would show only later
             keys = [batch.column(name) for name in columns]
             values = pa.array(np.ones(batch.num_rows)) if value is None else batch.column(value)
             _check_types(path, columns, keys, value, values, indices)
@@ -68,8 +69,9 @@ def _blocks(path: Path, columns: list[str], value: str | None, drop: bool, indic
                 raise InputError(f"{path}: row {row + bad}: value in column '{value}' is missing or no finite number")
             yield [key.cast(pa.int64()).to_numpy() for key in keys] if indices else keys, entries
             row += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a readable Parquet or Arrow table ({error})") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not a readable Parquet or Arrow table ({reason})") from error
 
 
 def _batches(path: Path, wanted: list[str]) -> Iterator[Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import IO, Any, Literal, NoReturn
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def read(
     header
         Whether the first line names the columns.
     quotes
-        Whether a field may stand in double quotes.
+        Whether a field may stand in double quotes. A file with quotes is read more slowly.
     encoding
         As Python names it, for example ``latin-1``.
     missing
@@ -197,7 +198,7 @@ def _fast_blocks(layout: Layout) -> Iterator[tuple[int, Block | None]]:
     try:
         with open_raw(layout.path, layout.member) as stream:
             reader = arrow_csv.open_csv(
-                stream,
+                _Plain(stream) if layout.quotes else stream,
                 read_options=arrow_csv.ReadOptions(
                     column_names=names,
                     skip_rows_after_names=0,
@@ -207,8 +208,7 @@ def _fast_blocks(layout: Layout) -> Iterator[tuple[int, Block | None]]:
                 ),
                 parse_options=arrow_csv.ParseOptions(
                     delimiter=layout.separator,
-                    quote_char='"' if layout.quotes else False,
-                    newlines_in_values=layout.quotes,
+                    quote_char=False,
                 ),
                 convert_options=arrow_csv.ConvertOptions(
                     column_types=kinds, include_columns=list(kinds), null_values=[], strings_can_be_null=False
@@ -219,8 +219,30 @@ def _fast_blocks(layout: Layout) -> Iterator[tuple[int, Block | None]]:
                 yield (0 if block is None else batch.num_rows), block
                 if block is None:
                     return
-    except (pa.ArrowException, UnicodeDecodeError):
+    except (pa.ArrowException, UnicodeDecodeError, _QuoteFoundError):
         yield 0, None
+
+
+class _QuoteFoundError(Exception):
+    """A file that needs Python's reader: Arrow's is lenient about what follows a closing quote."""
+
+
+class _Plain(io.RawIOBase):
+    """Passes a stream on as long as there is no double quote in it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes."""
+        content = self._stream.read(size)
+        if b'"' in content:
+            raise _QuoteFoundError
+        return content
 
 
 def _entries(layout: Layout, table: Any, names: list[str]) -> Block | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -134,7 +135,7 @@ def _telling_damage(path: Path) -> Iterator[None]:
     except DAMAGE as error:
         raise InputError(f"{path}: truncated or damaged file ({error}); download it again") from error
     except OSError as error:
-        if error.errno is not None:  # not bz2's way to say that the data are no bzip2
+        if error.errno not in (None, errno.EINVAL):  # those mean data that are no bzip2, and places outside a zip
             raise
         raise InputError(f"{path}: truncated or damaged file ({error}); download it again") from error
 

@@ -58,15 +58,7 @@ def read_entry(params: str | Path, dataset: str) -> Dataset:
         The file is no YAML, the data set does not exist, or a key is unknown, missing or of the wrong type.
     """
     params = Path(params)
-    try:
-        content = yaml.safe_load(params.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{params}: no such file; run in the checkout or name it with --params") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{params}: no valid YAML; check it with 'python -m pipeline.config'") from error
-    known = content.get("datasets") if isinstance(content, dict) else None
-    if not isinstance(known, dict):
-        raise InputError(f"{params}: no section 'datasets'")
+    known = _section(params)
     if dataset not in known:
         raise InputError(f"{params}: data set '{dataset}' does not exist{nearest(dataset, map(str, known))}")
     key = f"{params}: datasets.{dataset}"
@@ -87,6 +79,24 @@ def read_entry(params: str | Path, dataset: str) -> Dataset:
     if not isinstance(entry.get("norm2", 0.0), (float, int, type(None))):
         raise InputError(f"{key}.norm2: a number, not {entry['norm2']!r}")
     return Dataset(**(entry | {"files": files}))
+
+
+def data_sets(params: str | Path) -> list[str]:
+    """Return the names of all data sets of a ``params.yaml``."""
+    return [str(name) for name in _section(Path(params))]
+
+
+def _section(params: Path) -> dict[Any, Any]:
+    try:
+        content = yaml.safe_load(params.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{params}: no such file; run in the checkout or name it with --params") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{params}: no valid YAML; check it with 'python -m pipeline.config'") from error
+    known = content.get("datasets") if isinstance(content, dict) else None
+    if not isinstance(known, dict):
+        raise InputError(f"{params}: no section 'datasets'")
+    return known
 
 
 def _raw_file(key: str, name: Any, content: Any) -> RawFile:

@@ -64,11 +64,30 @@ class TensorReader:
         self.value_type = np.dtype(self._file.schema_arrow.field("value").type.to_pandas_dtype())
 
     def blocks(self, size: int = ROW_GROUP) -> Iterator[Block]:
-        """Yield the non-zeros in order, at most `size` at a time."""
-        for batch in self._file.iter_batches(batch_size=size):
+        """Yield the non-zeros in order, at most `size` at a time.
+
+        Raises
+        ------
+        InputError
+            A damaged file, missing values, an index outside the shape.
+        """
+        import pyarrow as pa
+
+        batches = self._file.iter_batches(batch_size=size)
+        while True:
+            try:
+                batch = next(batches, None)
+            except (pa.ArrowException, OSError) as error:
+                raise InputError(f"{self.path}: damaged Parquet file ({error}); make it again") from error
+            if batch is None:
+                return
+            if any(column.null_count for column in batch.columns):
+                raise InputError(f"{self.path}: missing values in a column; a sparse tensor has none")
             coords = np.empty((batch.num_rows, len(self.shape)), dtype=np.int64)
             for mode in range(len(self.shape)):
                 coords[:, mode] = batch.column(mode).to_numpy()
+            if len(coords) and (coords.min() < 0 or np.any(coords.max(axis=0) >= self.shape)):
+                raise InputError(f"{self.path}: an index outside its shape {self.shape}; make it again")
             yield coords, batch.column(len(self.shape)).to_numpy()
 
 

@@ -1,0 +1,243 @@
+"""Every reader against damaged files: a tensor or an InputError, never another exception, never a wrong tensor.
+
+The number of files for each format is KRONFLOW_FUZZ (default 40); continuous integration takes more.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import sqlite3
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import scipy.sparse
+
+from pipeline.datasets import READERS, csvtable, read_raw, text
+from pipeline.datasets.assemble import assemble
+from pipeline.errors import InputError
+from pipeline.sparse import SparseTensor
+from pipeline.sparse.stream import TensorReader
+
+FILES = int(os.environ.get("KRONFLOW_FUZZ", "40"))
+TEXT = b"# head\n1 2 3 4\n2 1 1 0.5\n\n3 3 3 -2e1\n1 2 3 1\n"
+TABLE = b'user,item,n\nann,"x, 1",2\nbob,y,1.5\nann,y,3\n'
+TOKENS = [
+    b"0",
+    b"-1",
+    b"nan",
+    b"1e999",
+    b"9" * 30,
+    b"\xff\xfe",
+    b"\0",
+    b"\r\n",
+    b'"',
+    b"\n\n",
+    b",",
+    b" ",
+    b"#",
+    b"%",
+    b"0x1",
+]
+
+
+def packed(content: bytes) -> bytes:
+    return gzip.compress(content, mtime=0)
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def tarred(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def idx(content: np.ndarray) -> bytes:
+    return struct.pack(f">2xBB{content.ndim}I", 8, content.ndim, *content.shape) + content.astype(np.uint8).tobytes()
+
+
+def written(write: Callable[[Path], Any], folder: Path) -> bytes:
+    path = folder / "seed"
+    write(path)
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+def bible(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE Bible (TestamentID, BookID, ChapterID, VerseID, Passage1, Passage2)")
+        connection.execute("INSERT INTO Bible VALUES (1, 1, 1, 1, '1:1 In the beginning was the word', '')")
+    connection.close()
+
+
+def binsparse(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        arrays = {"pointers_to_1": [0, 1, 2], "indices_1": [0, 1], "values": [1.0, 2.0]}
+        for name, values in arrays.items():
+            file[name] = np.array(values)
+        kinds = ", ".join(f'"{name}": "{np.array(values).dtype}"' for name, values in arrays.items())
+        file.attrs["binsparse"] = f'{{"binsparse": {{"format": "CSR", "shape": [2, 2], "data_types": {{{kinds}}}}}}}'
+
+
+def seeds(folder: Path) -> dict[str, tuple[dict[str, bytes], dict[str, Any]]]:
+    """A small valid data set of every format: its files and its options."""
+    matrix = scipy.sparse.coo_array(np.array([[1.0, 0], [2, 3]]))
+    table = pa.table({"a": ["x", "y"], "n": [1.0, 2.0]})
+    binary = b"".join(bytes([label]) + bytes(range(256)) * 12 for label in (1, 2))
+    parts = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
+    visit = b"1\tv\tc\tC\t40.7\t-74.0\t-240\tTue Apr 03 18:00:09 +0000 2012\n"
+    clicks = b"userid\tofferid\tcountrycode\tcategory\tmerchant\tutcdate\timplicit feedback\nu\to\tde\t1\tm\tt\t1\n"
+    images = np.arange(18).reshape(2, 3, 3)
+    return {
+        "binsparse": ({"x.h5": written(binsparse, folder)}, {}),
+        "checkins": ({"x.zip": zipped({"d/NYC.txt": visit})}, {"member": "NYC.txt"}),
+        "cifar": ({"x.tar.gz": tarred({f"cifar-10-batches-bin/{name}": binary for name in parts})}, {}),
+        "coha": ({"x.zip": zipped({"a.txt": b"4\ta\tlight\tblue\t12\n"})}, {"order": 3}),
+        "columnar": ({"x.parquet": written(lambda path: pq.write_table(table, path), folder)}, {"columns": ["a"]}),
+        "coo": ({"x.txt": TEXT}, {}),
+        "csv": ({"x.csv": TABLE}, {"columns": ["user", "item"], "value": "n"}),
+        "digits": ({"x.csv.gz": packed((b"1," * 64 + b"3\n") * 2)}, {"test": 1}),
+        "flights": ({"x.csv": b"dest,tailnum\nMIA,N1\nATL,NA\n"}, {}),
+        "idx": (
+            {
+                "train-images": idx(images),
+                "train-labels": idx(images[:, 0, 0]),
+                "t10k-images": idx(images),
+                "t10k-labels": idx(images[:, 0, 0]),
+            },
+            {},
+        ),
+        "kasandr": ({"x.tar.gz": tarred({"de/train_de.csv": clicks, "de/test_de.csv": clicks})}, {}),
+        "kjv": ({"x.db": written(bible, folder)}, {"order": 2}),
+        "mtx": ({"x.mtx": b"%%MatrixMarket matrix coordinate real general\n2 2 2\n1 1 1.5\n2 1 -3\n"}, {}),
+        "npz": ({"x.npz": written(lambda path: scipy.sparse.save_npz(path.open("wb"), matrix), folder)}, {}),
+        "simplices": ({"x-nverts": b"2\n1\n", "x-simplices": b"1\n2\n3\n"}, {}),
+        "tns": ({"x.tns.gz": packed(b"1 2 3 4\n2 2 1 5\n")}, {}),
+        "twitch": ({"x.csv.gz": packed(b"1,33,mithrain,154,156\n2,33,alptv,166,169\n")}, {}),
+    }
+
+
+def damaged(content: bytes, rng: np.random.Generator) -> bytes:
+    """Change, cut, double or put in a few bytes; gzip files often inside, so that the reader gets to see it."""
+    if content[:2] == b"\x1f\x8b" and rng.random() < 0.7:
+        return packed(damaged(gzip.decompress(content), rng))
+    damage = bytearray(content)
+    for _ in range(rng.integers(1, 4)):
+        place = int(rng.integers(0, len(damage) + 1))
+        kind = rng.integers(0, 5)
+        if kind == 0 and place < len(damage):
+            damage[place] = int(rng.integers(0, 256))
+        elif kind == 1:
+            del damage[place : place + int(rng.integers(1, 9))]
+        elif kind == 2:
+            damage[place:place] = TOKENS[int(rng.integers(0, len(TOKENS)))]
+        elif kind == 3:
+            del damage[place:]
+        elif kind == 4:
+            damage[place:place] = damage[place : place + 20]
+    return bytes(damage)
+
+
+def test_every_format_has_a_seed(tmp_path: Path) -> None:
+    given = seeds(tmp_path)
+    assert sorted(given) == sorted(READERS)
+    for name, (files, options) in given.items():
+        paths = {file: tmp_path / file for file in files}
+        for file, content in files.items():
+            paths[file].write_bytes(content)
+        assert assemble(read_raw(name, paths, options), {}).nnz > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(READERS))
+def test_damaged_files(name: str, tmp_path: Path) -> None:
+    files, options = seeds(tmp_path)[name]
+    rng = np.random.default_rng(len(name))
+    paths = {file: tmp_path / file for file in files}
+    for number in range(FILES):
+        hit = list(files)[int(rng.integers(0, len(files)))]
+        for file, content in files.items():
+            paths[file].write_bytes(damaged(content, rng) if file == hit else content)
+        try:
+            tensor = assemble(read_raw(name, paths, options), {}).tensor
+        except InputError as error:
+            assert "\n" not in str(error).strip(), number
+        else:
+            assert SparseTensor(tensor.coords, tensor.values, tensor.shape) == tensor
+
+
+def test_damaged_text_gives_what_careful_parsing_gives(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "x.txt"
+    for _ in range(4 * FILES):
+        content = damaged(TEXT.replace(b"# head\n", b""), rng)
+        path.write_bytes(content)
+        outcomes = []
+        for parse in (
+            lambda: [block for block in text.read_numbers(path, 3) if len(block[1])],
+            lambda content=content: [text.parse_lines(path, 1, content, 3, values=True)],
+        ):
+            try:
+                outcomes.append([[column.tolist() for column in (*keys, values)] for keys, values in parse()])
+            except InputError as error:
+                outcomes.append(str(error))
+        if outcomes[1] != [[[], [], [], []]]:
+            assert outcomes[0] == outcomes[1], content
+        else:
+            assert outcomes[0] == []
+
+
+def test_damaged_csv_gives_what_careful_parsing_gives(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    path = tmp_path / "x.csv"
+    for _ in range(4 * FILES):
+        content = b"user,item,n\n" + damaged(TABLE.partition(b"\n")[2], rng)
+        path.write_bytes(content)
+        layout = csvtable.Layout(path, width=3, keys=(0, 1), value=2)
+        outcomes = []
+        for blocks in (csvtable._blocks(layout), csvtable._careful_blocks(layout, 0)):
+            try:
+                rows = [list(zip(*(each.tolist() for each in (*keys, values)), strict=True)) for keys, values in blocks]
+                outcomes.append([row for part in rows for row in part])
+            except InputError as error:
+                outcomes.append(str(error))
+        assert outcomes[0] == outcomes[1], content
+
+
+def test_damaged_tensor_files(tmp_path: Path) -> None:
+    tensor = SparseTensor([[0, 1], [1, 0], [2, 1]], [1, 2, 3], (3, 2))
+    tensor.write_parquet(tmp_path / "x.parquet")
+    content = (tmp_path / "x.parquet").read_bytes()
+    rng = np.random.default_rng(2)
+    for _ in range(FILES):
+        (tmp_path / "x.parquet").write_bytes(damaged(content, rng))
+        for read in (
+            lambda: SparseTensor.read_parquet(tmp_path / "x.parquet"),
+            lambda: list(TensorReader(tmp_path / "x.parquet").blocks()),
+        ):
+            try:
+                read()
+            except InputError as error:
+                assert "x.parquet" in str(error)
