@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-ROUNDS = 20  # of swaps at each depth
+ROUNDS = 20  # of swaps at each depth, at most
+SETTLED = 0.005  # share of items whose swap is not worth another round
 
 Index = npt.NDArray[np.int64]
 
@@ -83,13 +84,16 @@ def _bits(in_right: npt.NDArray[Any], size: npt.NDArray[Any], half: int) -> npt.
 
 
 def _swap(position: Index, segment: Index, right: Index, gain: npt.NDArray[np.float64], half: int) -> bool:
-    """Exchange the r-th best items of the two halves of each segment while both together save bits."""
+    """Exchange the r-th best items of the two halves of each segment while both together save bits.
+
+    Returns whether enough was exchanged for another round to be worth its time.
+    """
     order = np.lexsort((-gain, right, segment)).reshape(-1, 2, half)
     left_item, right_item = order[:, 0].ravel(), order[:, 1].ravel()
     better = gain[left_item] + gain[right_item] > 1e-9
     a, b = left_item[better], right_item[better]
     position[a], position[b] = position[b], position[a]
-    return bool(len(a))
+    return len(a) > SETTLED * len(position)
 
 
 def _heavier_half_first(position: Index, weight: npt.NDArray[np.float64], half: int) -> None:

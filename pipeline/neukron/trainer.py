@@ -41,6 +41,7 @@ SMALLEST_SCALE = 1.0e-30
 PLAIN_STATE = ("error", "best_error", "epoch", "stale", "seconds", "history")
 TRIAL_EPOCHS = 4
 TRIAL_ORDERS = ("degree", "lexicographic", "bisection")
+BISECTION_ENTRIES = 1 << 19  # non-zeros times other modes: with more, trying bisection takes longer than it gains
 TRIAL_NNZ = 1 << 15  # a trial of initial orders sees at most so many non-zeros
 
 
@@ -325,7 +326,8 @@ def choose_orders(
 ) -> list[Order]:
     """Initial orders of the wanted kind; ``auto`` trains a few epochs on each candidate and keeps the best.
 
-    A trial sees at most 2^15 non-zeros, drawn uniformly; every candidate starts from the same model.
+    Bisection is a candidate where it takes seconds, up to 2^19 neighbours. A trial sees at most 2^15 non-zeros,
+    drawn uniformly; every candidate starts from the same model.
     """
     rng = np.random.default_rng([options.seed, 2])
     if kind != "auto":
@@ -335,7 +337,8 @@ def choose_orders(
     if len(values) > TRIAL_NNZ:
         shown = np.sort(rng.choice(len(values), TRIAL_NNZ, replace=False))
     results = []
-    for candidate in TRIAL_ORDERS:
+    entries = len(values) * (len(levels.bits) - 1)
+    for candidate in TRIAL_ORDERS if entries <= BISECTION_ENTRIES else TRIAL_ORDERS[:-1]:
         orders = initial_orders(candidate, levels, coords, values, rng)
         trainer = Trainer(levels, engine, coords[shown], values[shown], trial)
         state = trainer.start(SequenceModel(levels, hidden, options.seed), [order.copy() for order in orders])
