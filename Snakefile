@@ -4,6 +4,7 @@ snakemake                             the default experiment of params.yaml
 snakemake -n                          what would be done, and why
 snakemake results/demo/report.html    one experiment
 snakemake partial                     a report of the runs that are there, in results/<experiment>-partial/
+snakemake descriptions                a page about each data set of the default experiment
 snakemake flights.neukron             all runs of one data set and method of the default experiment
 """
 
@@ -109,6 +110,7 @@ localrules:
     all,
     download,
     convert,
+    descriptions,
     partial,
 
 
@@ -187,6 +189,34 @@ for name, entry in CONFIG.datasets.items():
             entry=entry.model_dump_json(),
         shell:
             "python -m pipeline.convert {params.dataset} 2> {log}"
+
+
+rule describe:
+    input:
+        tensor="data/tensors/{dataset}.parquet",
+        code=code_files("describe"),
+    output:
+        page="results/descriptions/{dataset}.html",
+        figure="results/descriptions/{dataset}.svg",
+        distributions="results/descriptions/{dataset}.csv",
+        tables="results/descriptions/{dataset}.summary.csv",
+    log:
+        "logs/describe/{dataset}.log",
+    benchmark:
+        "logs/benchmarks/describe/{dataset}.tsv"
+    conda:
+        "environment.yaml"
+    shell:
+        "python -m pipeline.describe {input.tensor} {output.page} > {log} 2>&1"
+
+
+rule descriptions:
+    input:
+        [f"results/descriptions/{name}.html" for name in DATASETS],
+    log:
+        "logs/descriptions.log",
+    conda:
+        "environment.yaml"
 
 
 rule sample:

@@ -54,7 +54,7 @@ def main() -> None:
     ).fit(X, note)
     error = model.error(X)
     print(
-        f"{options.tensor.stem}, h = {options.hidden}: error_padded {error['error_padded']:,.0f}, error {error['error']:,.0f}"
+        f"{options.tensor.stem}, h = {options.hidden}: padded {error['error_padded']:,.0f}, real {error['error']:,.0f}"
     )
     for mark in MARKS:
         reached = [row["error_padded"] for row in curve if row["seconds"] <= mark]

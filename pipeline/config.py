@@ -455,6 +455,7 @@ RUN_CODE = [*COMMON_CODE, "artifact", "compressor", "metrics", "record", "sparse
 STEP_CODE = {
     "download": [*COMMON_CODE, "datasets", "sparse"],
     "convert": [*COMMON_CODE, "datasets", "sparse"],
+    "describe": [*COMMON_CODE, "sparse"],
     "sample": [*COMMON_CODE, "sparse"],
     "train_neukron": [*RUN_CODE, "checkpoint", "neukron"],
     "fit_baseline": [*RUN_CODE, "baselines", "neukron"],  # KronFit searches its orders with NeuKron's swaps

@@ -17,7 +17,9 @@ from pipeline.step import add_settings
 
 def add_run_arguments(arguments: argparse.ArgumentParser) -> None:
     """Add what every fitting step takes: the tensor, the folder to fill, names, seed, threads, settings."""
-    arguments.add_argument("tensor", type=Path, help="a Parquet sparse tensor, for example data/tensors/flights.parquet")
+    arguments.add_argument(
+        "tensor", type=Path, help="a Parquet sparse tensor, for example data/tensors/flights.parquet"
+    )
     arguments.add_argument("folder", type=Path, help="receives model.safetensors, metrics.json and history.parquet")
     arguments.add_argument("--dataset", help="its name in metrics.json (default: the tensor's file name)")
     arguments.add_argument("--setting", default="custom", help="the setting's name in metrics.json")

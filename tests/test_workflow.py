@@ -19,7 +19,7 @@ import yaml
 
 from pipeline.config import STEP_CODE, code_files, load_config
 
-STEPS = ["download", "convert", "sample", "train_neukron", "fit_baseline", "train_kpd", "aggregate", "report"]
+STEPS = ["download", "convert", "describe", "sample", "train_neukron", "fit_baseline", "train_kpd", "aggregate", "report"]
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -252,7 +252,7 @@ def dvc_stages(root: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("name", list(STEP_CODE))
 def test_stage_deps_are_the_rule_inputs(root: Path, name: str) -> None:
     stages = {stage: content for stage, content in dvc_stages(root).items() if stage.startswith(name)}
-    assert stages
+    assert stages or name == "describe"  # a page for people; DVC records what results rest on
     for content in stages.values():
         files: set[str] = set()
         for dep in content["deps"]:
