@@ -52,7 +52,7 @@ def test_a_run_leaves_model_metrics_and_history(tensor: Path, tmp_path: Path, mo
     assert not any((tmp_path / ".cache").rglob("*.pt"))
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -65,11 +65,11 @@ def test_a_resumed_fit_ends_with_the_same_bits(tensor: Path, tmp_path: Path, sch
 
     def die(state: State) -> None:
         if state.epoch == 6:
-            raise Killed
+            raise KilledError
 
     whole = make().fit(X)
     checkpoint = Checkpoint({"run": schedule}, tmp_path, seconds=0.0)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         make().fit(X, die, checkpoint)
     seen: list[int] = []
     resumed = make().fit(X, lambda state: seen.append(state.epoch), checkpoint)

@@ -19,7 +19,17 @@ import yaml
 
 from pipeline.config import STEP_CODE, code_files, load_config
 
-STEPS = ["download", "convert", "describe", "sample", "train_neukron", "fit_baseline", "train_kpd", "aggregate", "report"]
+STEPS = [
+    "download",
+    "convert",
+    "describe",
+    "sample",
+    "train_neukron",
+    "fit_baseline",
+    "train_kpd",
+    "aggregate",
+    "report",
+]
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
