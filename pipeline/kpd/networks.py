@@ -67,8 +67,11 @@ def _timm(model: str, pixels: int) -> Callable[[Sequence[int], int], nn.Module]:
     def make(image_shape: Sequence[int], classes: int) -> nn.Module:
         try:
             import timm
-        except ImportError as error:
-            raise InputError(f"network '{model}' needs timm: pip install 'kronflow[vit]'") from error
+        except (ImportError, RuntimeError) as error:  # a torchvision built for another torch raises the latter
+            raise InputError(
+                f"network '{model}' needs timm and a torchvision that fits this torch ({error}): "
+                "pip install 'kronflow[vit]'"
+            ) from error
         channels = Channels(image_shape, pixels)
         network: nn.Module = timm.create_model(
             model, pretrained=False, num_classes=classes, in_chans=channels.channels, img_size=channels.size
