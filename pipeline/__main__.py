@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """examples:
   kronflow compress matrix.mtx matrix.safetensors --set hidden=8 --set max_epochs=100
+  kronflow compress matrix.mtx matrix.safetensors --bytes 20kB
   kronflow info matrix.safetensors
   kronflow query matrix.safetensors 3 17
   kronflow query matrix.safetensors --file coords.csv
@@ -60,9 +62,11 @@ def _add_compress(commands: Commands) -> None:
         "tensor", type=Path, help="Parquet sparse tensor, .mtx, .tns, .npz, .csv or another known format"
     )
     command.add_argument("artifact", type=Path, help="the .safetensors file to write")
+    command.add_argument("--method", default=None, help="neukron (default), or a baseline: t-svd, cp, truncation ..")
     command.add_argument(
-        "--method", default="neukron", help="neukron (default), or a baseline: t-svd, cp, truncation .."
+        "--bytes", metavar="SIZE", help="find the method of the least error within 20000, 20kB, 1MB .."
     )
+    command.add_argument("--error", type=float, metavar="E", help="find the smallest file of a relative error up to E")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--threads", type=int, help="default: all cores")
     command.add_argument(
@@ -80,7 +84,8 @@ def compress(options: argparse.Namespace) -> None:
     X = read_tensor(options.tensor)
     print(X)
     started = time.perf_counter()
-    model = _fit(options, settings, X)
+    wanted = options.bytes is not None or options.error is not None
+    model = _search(options, settings, X) if wanted else _fit(options, settings, X)
     if options.weights != "float32":
         model = _neukron(model, "--weights").quantised(options.weights)
     model.save(options.artifact, orders=not options.no_orders)
@@ -100,8 +105,33 @@ def compress(options: argparse.Namespace) -> None:
     )
 
 
+def _search(options: argparse.Namespace, settings: dict[str, Any], X: SparseTensor) -> Compressor:
+    from pipeline.frontier import search
+
+    found = search(
+        X,
+        max_bytes=None if options.bytes is None else _parse_bytes(options.bytes),
+        max_error=options.error,
+        orders=not options.no_orders,
+        methods=[options.method] if options.method else None,
+        neukron=settings or None,
+        seed=options.seed,
+        tell=print,
+    )
+    print(f"chosen: {found.best}; {found.reason}")
+    return found.best.model
+
+
+def _parse_bytes(text: str) -> int:
+    """Read ``20000``, ``20kB`` or ``1.5 MB``; 1 kB is 1,000 bytes."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(k|M|G|)B?\s*", text)
+    if not match:
+        raise InputError(f"--bytes {text}: write a number of bytes, such as 20000, 20kB or 1.5MB")
+    return int(float(match[1]) * {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}[match[2]])
+
+
 def _fit(options: argparse.Namespace, settings: dict[str, Any], X: SparseTensor) -> Compressor:
-    if options.method == "neukron":
+    if options.method in (None, "neukron"):
         from pipeline.neukron import NeuKron
         from pipeline.train_neukron import progress
 

@@ -89,6 +89,22 @@ def test_another_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert pipeline.load(tmp_path / "s.safetensors").predict([[0, 0]])[0] == pytest.approx(3.0)
 
 
+def test_smallest_file_for_an_error_and_least_error_for_a_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    coords = np.unique(rng.integers(0, 30, (200, 2)), axis=0)
+    X = SparseTensor(coords, rng.integers(1, 9, len(coords)), (30, 30))
+    X.write_parquet(tmp_path / "x.parquet")
+    out = tmp_path / "best.safetensors"
+    text = call(capsys, "compress", str(tmp_path / "x.parquet"), str(out), "--error", "0.2", "--method", "truncation")
+    assert "chosen: truncation" in text
+    assert pipeline.load(out).error(X)["error"] <= 0.2 * X.norm2
+    text = call(capsys, "compress", str(tmp_path / "x.parquet"), str(out), "--bytes", "1.2kB", "--method", "truncation")
+    assert "chosen: truncation" in text and out.stat().st_size <= 1200
+    assert "20kB" in refuse(capsys, "compress", str(tmp_path / "x.parquet"), str(out), "--bytes", "many")
+
+
 def test_import_reference(mirror: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = mirror / "neukron-reference"
     files = [str(folder / "example_matrix_min.pt"), str(folder / "example_matrix.txt"), str(tmp_path / "g.safetensors")]
