@@ -10,7 +10,7 @@ COMPACT := awk '/^Finished jobid/ {gsub(/[()]/, ""); name = $$5; next} \
 	/^[0-9]+ of [0-9]+ steps/ {printf "%5s  %3d of %d  %s\n", substr($$5, 2, length($$5) - 2), $$1, $$3, name; fflush(); next} \
 	/^(Select jobs|Execute [0-9]|Using |Assuming |Building |Conda |\[|$$)/ {next} {print; fflush()}'
 
-.PHONY: help setup demo test lint format bench bench-gpu commit experiment lock clean
+.PHONY: help setup demo test lint format bench bench-gpu mirror commit experiment lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -50,6 +50,9 @@ bench: setup ## measure us beside the alternatives; tables under benchmarks/resu
 
 bench-gpu: setup ## the same on a GPU
 	python -m benchmarks --device cuda
+
+mirror: setup ## make mirror TO=folder: pack what has been fetched as a KRONFLOW_MIRROR for a machine without network
+	python -m pipeline.mirror $(or $(TO),mirror)
 
 commit: setup ## record with DVC what snakemake has made, without running it again
 	@snakemake --dry-run --quiet all > /dev/null && snakemake --dry-run | grep -q 'Nothing to be done' \
