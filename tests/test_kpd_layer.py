@@ -398,5 +398,5 @@ def test_unknown_options_are_refused(options: dict, words: str) -> None:
 
 def test_fused_path_refuses_what_it_cannot_take() -> None:
     layer = KPDLinear(6, 4, (2, 3), dtype=torch.float64, path="fused")
-    with pytest.raises(InputError, match="takes float32 on a CPU, not torch.float64"):
+    with pytest.raises(InputError, match=r"takes float32 on a CPU, not torch.float64"):
         layer(torch.ones(2, 6, dtype=torch.float64))
