@@ -6,9 +6,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # One line a finished job instead of Snakemake's five.
-COMPACT := awk '/^Finished jobid/ {gsub(/[()]/, ""); name = $$5; next} \
-	/^[0-9]+ of [0-9]+ steps/ {printf "%5s  %3d of %d  %s\n", substr($$5, 2, length($$5) - 2), $$1, $$3, name; fflush(); next} \
-	/^(Select jobs|Execute [0-9]|Using |Assuming |Building |Conda |\[|$$)/ {next} {print; fflush()}'
+COMPACT := sed -un -e '/^Finished jobid/ {s/.*Rule: \(.*\))/\1/; h; d;}' \
+	-e '/^[0-9]* of [0-9]* steps/ {s/ steps (\(.*\)) done/ (\1)/; G; s/\n/  /; p; d;}' \
+	-e '/^\(Select jobs\|Execute [0-9]\|Using \|Assuming \|Building \|Conda \|\[\|$$\)/ d' -e p
 
 .PHONY: help setup demo test lint format bench bench-gpu mirror commit experiment lock clean
 .DEFAULT_GOAL := help
