@@ -39,9 +39,9 @@ PAPER_RATE = 1.0e-3
 FAST_RATE = 0.1  # over the square root of the hidden size
 SMALLEST_SCALE = 1.0e-30
 PLAIN_STATE = ("error", "best_error", "epoch", "stale", "seconds", "history")
-TRIAL_EPOCHS = 4
+TRIAL_EPOCHS = 3
 TRIAL_ORDERS = ("degree", "lexicographic", "bisection")
-BISECTION_ENTRIES = 1 << 18  # non-zeros times other modes: with more, trying bisection takes longer than it gains
+BISECTION_ENTRIES = 1 << 17  # non-zeros times other modes: with more, trying bisection takes longer than it gains
 TRIAL_NNZ = 1 << 15  # a trial of initial orders sees at most so many non-zeros
 
 
@@ -326,7 +326,7 @@ def choose_orders(
 ) -> list[Order]:
     """Initial orders of the wanted kind; ``auto`` trains a few epochs on each candidate and keeps the best.
 
-    Bisection is a candidate where it takes seconds, up to 2^18 neighbours. A trial sees at most 2^15 non-zeros,
+    Bisection is a candidate where it takes seconds, up to 2^17 neighbours. A trial sees at most 2^15 non-zeros,
     drawn uniformly; every candidate starts from the same model.
     """
     rng = np.random.default_rng([options.seed, 2])
