@@ -32,7 +32,7 @@ SEARCH_BLOCK = 64  # nodes expanded together by best-first search
 class Frontier:
     """Nodes of one depth: their tokens so far as positions' leading bits, products and states.
 
-    ``prefix`` (n, D) int64, ``product`` (n,) float32, ``hidden`` and ``cell`` (n, h), `count` (n,) samples.
+    ``prefix`` (n, D) int64, ``product`` (n,) float32, ``hidden`` and ``cell`` (n, h).
     """
 
     depth: int
