@@ -26,9 +26,9 @@ import numpy as np
 import torch
 
 from pipeline.neukron import NeuKron
-from pipeline.neukron.engine import Weights, make_engine
+from pipeline.neukron.engines import make_engine
 from pipeline.neukron.levels import Levels
-from pipeline.neukron.model import SequenceModel
+from pipeline.neukron.model import SequenceModel, Weights
 from pipeline.neukron.order_search import initial_orders
 from pipeline.neukron.trainer import Options, State, Trainer
 from pipeline.sparse import SparseTensor

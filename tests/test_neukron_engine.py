@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputError
 from pipeline.neukron import engine as engines
-from pipeline.neukron.engine import CompiledEngine, TorchEngine, Weights, weighted_sum
+from pipeline.neukron.engine import CompiledEngine, weighted_sum
 from pipeline.neukron.levels import Levels
-from pipeline.neukron.model import SequenceModel
+from pipeline.neukron.model import SequenceModel, Weights
+from pipeline.neukron.torch_engine import TorchEngine
 from tests.reference import neukron as reference
 
 SHAPES = st.lists(st.integers(1, 70), min_size=2, max_size=4).map(lambda sizes: tuple(sorted(sizes)))

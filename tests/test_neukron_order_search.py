@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.neukron.engine import TorchEngine, Weights
 from pipeline.neukron.levels import Levels
-from pipeline.neukron.model import SequenceModel
+from pipeline.neukron.model import SequenceModel, Weights
 from pipeline.neukron.order_search import accept, initial_orders, propose, reorder_mode
+from pipeline.neukron.torch_engine import TorchEngine
 
 SHAPES = st.lists(st.integers(2, 40), min_size=2, max_size=4).map(lambda sizes: tuple(sorted(sizes)))
 

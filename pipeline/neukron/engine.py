@@ -26,48 +26,17 @@ import torch
 from torch import Tensor
 
 from pipeline.neukron.levels import Levels
-from pipeline.neukron.model import SequenceModel
+from pipeline.neukron.model import SequenceModel, Weights
 
 try:
     from pipeline.neukron import kernels
 except ImportError:  # a machine without numba: the torch path serves the CPU as well
     kernels = None  # type: ignore[assignment]
 
+COMPILED = kernels is not None
 Keys = npt.NDArray[np.int64]
 GRADIENT_CHUNK = 1024  # a mini-batch is one chunk: smaller ones lose more to the interpreter than threads gain
 Item = TypeVar("Item")
-
-
-@dataclass
-class Weights:
-    """What evaluation needs of the model: float32 tensors, or gradients by them.
-
-    ``first`` (a_1,) is the normalised first factor, ``table`` (2(2^D-1), 4h) every token's share of the
-    gates, ``recurrent`` (4h, h) the matrix W_hh, ``heads`` the weight (a, h) and bias (a,) for each alphabet.
-    """
-
-    first: Tensor
-    table: Tensor
-    recurrent: Tensor
-    heads: dict[int, tuple[Tensor, Tensor]]
-
-    @classmethod
-    def of(cls, model: SequenceModel) -> Weights:
-        """The model's weights, still attached to its parameters."""
-        heads: dict[int, tuple[Tensor, Tensor]] = {
-            size: (head.weight, head.bias) for size, head in model.heads_by_alphabet().items()
-        }
-        return cls(model.first_factor(), model.input_table(), model.rnn_weights()[1], heads)
-
-    def tensors(self) -> list[Tensor]:
-        """All of them in a fixed order."""
-        return [self.first, self.table, self.recurrent, *(tensor for pair in self.heads.values() for tensor in pair)]
-
-    def replace(self, tensors: list[Tensor]) -> Weights:
-        """The same structure with other tensors, given in the order of :meth:`tensors`."""
-        first, table, recurrent, *rest = tensors
-        pairs = zip(rest[::2], rest[1::2], strict=True)
-        return Weights(first, table, recurrent, dict(zip(self.heads, pairs, strict=True)))
 
 
 class Engine(ABC):
@@ -148,13 +117,6 @@ def weighted_sum(
         engine, weights, keys, factors, products, *weights.tensors()
     )
     return total, products[0]
-
-
-def make_engine(levels: Levels, hidden: int, device: str, threads: int = 1, chunk: int | None = None) -> Engine:
-    """The fastest engine for a device: compiled kernels on a CPU that has numba, torch anywhere else."""
-    if device == "cpu" and kernels is not None:
-        return CompiledEngine(levels, hidden, threads, chunk)
-    return TorchEngine(levels, hidden, device, chunk)
 
 
 # ---------------------------------------------------------------------------------------------- compiled, CPU
@@ -440,83 +402,3 @@ class CompiledEngine(Engine):
             grad_recurrent, grad_cell = torch.from_numpy(grad_gates), grad_above
         first = np.bincount(nodes[1].token, weights=below, minlength=len(padded.first)).astype(np.float32)
         return _Padded(first, table, recurrent, heads)
-
-
-# ------------------------------------------------------------------------------------------ torch, any device
-
-
-class TorchEngine(Engine):
-    """The same tree with torch operations and autograd: CUDA, float64, and CPUs without numba."""
-
-    def __init__(self, levels: Levels, hidden: int, device: str = "cpu", chunk: int | None = None) -> None:
-        self.device = torch.device(device)
-        super().__init__(levels, hidden, chunk)
-
-    def default_chunk(self) -> int:
-        """Large on a GPU, whose launches cost more than its memory."""
-        return 1 << 18 if self.device.type == "cuda" else 1 << 13
-
-    def products(self, weights: Weights, keys: Keys) -> npt.NDArray[np.float32]:
-        """See :meth:`Engine.products`."""
-        with torch.no_grad():
-            moved = weights.replace([tensor.detach().to(self.device) for tensor in weights.tensors()])
-            parts = [self._leaves(moved, keys[:, piece]).cpu() for piece in self.pieces(keys.shape[1])]
-        result: npt.NDArray[np.float32] = torch.cat(parts).numpy()
-        return result
-
-    def gradient(
-        self, weights: Weights, keys: Keys, factors: npt.NDArray[np.float64]
-    ) -> tuple[float, npt.NDArray[np.float32], list[Tensor]]:
-        """See :meth:`Engine.gradient`."""
-        leaves = [tensor.detach().to(self.device).requires_grad_() for tensor in weights.tensors()]
-        moved = weights.replace(leaves)
-        total = 0.0
-        parts = []
-        for piece in self.pieces(keys.shape[1]):
-            with torch.enable_grad():
-                products = self._leaves(moved, keys[:, piece])
-                share = torch.dot(torch.from_numpy(factors[piece]).to(self.device), products.double())
-                share.backward()  # type: ignore[no-untyped-call]
-            total += float(share.detach())
-            parts.append(products.detach().cpu())
-        gradients = [
-            (torch.zeros_like(leaf) if leaf.grad is None else leaf.grad).to(tensor.device)
-            for leaf, tensor in zip(leaves, weights.tensors(), strict=True)
-        ]
-        return total, torch.cat(parts).numpy(), gradients
-
-    def _leaves(self, weights: Weights, keys: Keys) -> Tensor:
-        """P of one chunk's keys."""
-        h = self.hidden
-        nodes, leaf = self._tree(torch.from_numpy(np.ascontiguousarray(keys)).to(self.device))
-        product = weights.first[nodes[0][1]]
-        hidden = cell = None
-        for k in range(1, self.levels.depth):
-            parent, token = nodes[k - 1]
-            gates = weights.table[token + self.levels.embedding_offset(k)]
-            if hidden is not None and cell is not None:
-                gates = gates + (hidden @ weights.recurrent.T)[parent]
-                cell = cell[parent]
-            i, f, g, o = torch.split(gates, h, dim=1)
-            fresh = torch.sigmoid(i) * torch.tanh(g)
-            cell = fresh if cell is None else torch.sigmoid(f) * cell + fresh
-            hidden = torch.sigmoid(o) * torch.tanh(cell)
-            weight, bias = weights.heads[self.levels.alphabets[k]]
-            factors = torch.nn.functional.normalize(torch.nn.functional.softplus(hidden @ weight.T + bias), dim=1)
-            parent, token = nodes[k]
-            product = product[parent] * factors[parent, token]
-        return product[leaf]
-
-    def _tree(self, keys: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """Parent and token of every node by depth 1..L, and each key's node at depth L."""
-        nodes = []
-        fresh = torch.zeros(keys.shape[1], dtype=torch.bool, device=self.device)
-        fresh[0] = True
-        above = torch.zeros(keys.shape[1], dtype=torch.int64, device=self.device)
-        for (word, shift), alphabet in zip(self.levels.packing, self.levels.alphabets, strict=True):
-            prefix = keys[word] >> shift
-            fresh = fresh.clone()
-            fresh[1:] |= prefix[1:] != prefix[:-1]
-            nodes.append((above[fresh], prefix[fresh] & (alphabet - 1)))
-            above = torch.cumsum(fresh, 0) - 1
-        return nodes, above

@@ -11,6 +11,7 @@ where y_2..y_L are the outputs of a one-layer LSTM fed with embeddings of t_1..t
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -89,3 +90,35 @@ class SequenceModel(nn.Module):
     def parameter_count(self) -> int:
         """Number of reals: 2(2^D-1)h + 8h^2 + 8h + sum_a a(h+1) + 2^D + 1."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+@dataclass
+class Weights:
+    """What evaluation needs of the model: float32 tensors, or gradients by them.
+
+    ``first`` (a_1,) is the normalised first factor, ``table`` (2(2^D-1), 4h) every token's share of the
+    gates, ``recurrent`` (4h, h) the matrix W_hh, ``heads`` the weight (a, h) and bias (a,) for each alphabet.
+    """
+
+    first: Tensor
+    table: Tensor
+    recurrent: Tensor
+    heads: dict[int, tuple[Tensor, Tensor]]
+
+    @classmethod
+    def of(cls, model: SequenceModel) -> Weights:
+        """The model's weights, still attached to its parameters."""
+        heads: dict[int, tuple[Tensor, Tensor]] = {
+            size: (head.weight, head.bias) for size, head in model.heads_by_alphabet().items()
+        }
+        return cls(model.first_factor(), model.input_table(), model.rnn_weights()[1], heads)
+
+    def tensors(self) -> list[Tensor]:
+        """All of them in a fixed order."""
+        return [self.first, self.table, self.recurrent, *(tensor for pair in self.heads.values() for tensor in pair)]
+
+    def replace(self, tensors: list[Tensor]) -> Weights:
+        """The same structure with other tensors, given in the order of :meth:`tensors`."""
+        first, table, recurrent, *rest = tensors
+        pairs = zip(rest[::2], rest[1::2], strict=True)
+        return Weights(first, table, recurrent, dict(zip(self.heads, pairs, strict=True)))

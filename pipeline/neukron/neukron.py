@@ -14,9 +14,10 @@ import torch
 from pipeline.artifact import pack_integers, unpack_integers, write_artifact
 from pipeline.compressor import Compressor, order_bytes
 from pipeline.errors import InputError, nearest
-from pipeline.neukron.engine import Engine, Weights, make_engine
+from pipeline.neukron.engine import Engine
+from pipeline.neukron.engines import make_engine
 from pipeline.neukron.levels import Levels
-from pipeline.neukron.model import SequenceModel
+from pipeline.neukron.model import SequenceModel, Weights
 from pipeline.neukron.order_search import Order
 from pipeline.neukron.quantise import decode, encode, stored_bytes
 from pipeline.neukron.trainer import Options, State, Trainer, choose_orders

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.neukron.engine import Engine, Weights, weighted_sum
+from pipeline.neukron.engine import Engine, weighted_sum
 from pipeline.neukron.levels import Levels
-from pipeline.neukron.model import SequenceModel
+from pipeline.neukron.model import SequenceModel, Weights
 from pipeline.neukron.order_search import Order, initial_orders, reorder_mode
 
 IMPROVEMENT = 1.0e-5  # smallest relative gain that counts as progress

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.neukron.engine import Weights
 from pipeline.neukron.levels import Levels
+from pipeline.neukron.model import Weights
 from pipeline.neukron.order_search import Order
 
 BLOCK = 1 << 13  # nodes expanded together
