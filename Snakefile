@@ -96,7 +96,7 @@ def artifacts(name, runs):
 
 wildcard_constraints:
     dataset=r"[a-z0-9][a-z0-9._-]*",
-    setting=r"[a-z0-9][a-z0-9_-]*",
+    setting=r"[a-z0-9][a-z0-9._-]*",
     experiment=r"[a-z0-9][a-z0-9_-]*",
     fraction=r"[0-9.]+",
     seed=r"\d+",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pipeline import step
 from pipeline.errors import InputError, nearest
@@ -167,7 +167,30 @@ class Scaling(Section):
     fractions: list[Fraction] = []
 
 
-Settings = dict[str, dict[Name, dict[str, Any]]]  # method -> setting's name -> values
+def _named(settings: Any) -> Any:
+    """Turn ``{rows: [10, 20], columns: [30, 40]}`` into ``{rows10-columns30: {rows: 10, columns: 30}, ...}``.
+
+    Lists are run in step, a single value stands for all; settings that have names already stay as they are.
+    """
+    if not isinstance(settings, dict) or not settings or any(isinstance(value, dict) for value in settings.values()):
+        return settings
+    lengths = {len(value) for value in settings.values() if isinstance(value, list)} or {1}
+    if len(lengths) > 1:
+        given = ", ".join(f"{key}: {len(value)}" for key, value in settings.items() if isinstance(value, list))
+        raise ValueError(f"Lists that are run in step must be equally long (values of {given})")
+    count = lengths.pop()
+    columns = [value if isinstance(value, list) else [value] * count for value in settings.values()]
+    combined = [dict(zip(settings, row, strict=True)) for row in zip(*columns, strict=True)]
+    return {"-".join(f"{key}{_name_of(value)}" for key, value in row.items()): row for row in combined}
+
+
+def _name_of(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, list) else str(value).lower()
+
+
+SettingName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+NamedSettings = Annotated[dict[SettingName, dict[str, Any]], BeforeValidator(_named)]
+Settings = dict[str, NamedSettings]  # method -> setting's name -> values
 Grid = dict[str, Settings]  # data set -> its settings
 
 

@@ -51,6 +51,7 @@ def change(path: Path, old: str, new: str) -> None:
         ("    seeds: [0, 1]", "    seeds: [0, -1]", r"seeds.1: .*-1"),
         ("sample_seed: 0", "sample_seed: 0\nsample_seed: 1", r"params.yaml:\d+: .*'sample_seed' is given twice"),
         ("        t-svd:\n", "        t-sdv:\n", r"method 't-sdv' does not exist; did you mean 't-svd'"),
+        ("columns: [259, 324, ", "columns: [259, ", r"email.cur: .*equally long \(values of rows: 5, columns: 4\)"),
         ("sample_seed: 0", "sample_seed: [", r"params.yaml:\d+: no valid YAML"),
     ],
 )
@@ -113,6 +114,15 @@ def test_settings_survive_the_command_line(root: Path) -> None:
         for run in load_config(root / "params.yaml").runs(experiment):
             given = {key: value for key, value in run.settings.items() if value is not None}
             assert parse_settings(setting_arguments(run.settings)[1::2]) == given
+
+
+def test_lists_of_values_are_run_in_step(root: Path) -> None:
+    paper = load_config(root / "params.yaml").experiments["paper"]
+    assert paper.settings_of("email", "cur")["rows13-columns324"] == {"rows": 13, "columns": 324}
+    accams = paper.settings_of("email", "accams")
+    assert list(accams) == [f"stencils5-clusters{k}" for k in (4, 8, 16, 32, 48)]
+    assert list(paper.settings_of("email", "truncation"))[:2] == ["keep0.02", "keep0.05"]
+    assert paper.settings_of("email", "lossless") == {"default": {}}
 
 
 def test_runs_of_the_demo(root: Path) -> None:
