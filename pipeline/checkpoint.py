@@ -42,6 +42,11 @@ class Checkpoint:
         self._written = time.monotonic()
         self._stop = False
 
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether a signal has asked to stop at the next :meth:`save`."""
+        return self._stop
+
     def load(self) -> dict[str, Any] | None:
         """Return the state of an earlier, unfinished run; None if there is none or it cannot be read."""
         if not self.path.is_file():

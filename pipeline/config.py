@@ -119,8 +119,11 @@ class NetworkSettings(Section):
     epochs: Positive = 30
     batch: Positive = 64
     lr: Annotated[float, Field(gt=0)] = 1.0e-2
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_decay: Annotated[float, Field(ge=0)] = 1.0e-4
-    augment: Literal["none", "shift", "shift-flip"] = "none"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    augment: Literal["none", "shift", "shift-flip", "strong"] = "none"
+    mixup: Annotated[float, Field(ge=0)] = 0.0
 
 
 class SparseSettings(NetworkSettings):

@@ -15,7 +15,7 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.errors import InputError
 from pipeline.kpd import KPDLinear
 from pipeline.kpd.blocks import BlockLinear, block_layers
-from pipeline.kpd.data import labelled_images, shifted, shifted_and_flipped
+from pipeline.kpd.data import erased, jittered, labelled_images, mixed, shifted, shifted_and_flipped
 from pipeline.kpd.methods import (
     KPD,
     METHODS,
@@ -132,6 +132,9 @@ def test_gauge_balances_selector_and_coefficients() -> None:
         ("dense", {"lr": -1.0}, "lr=-1.0"),
         ("dense", {"lr": "fast"}, "wrong kind of value"),
         ("dense", {"augment": "shfit"}, "did you mean 'shift'"),
+        ("dense", {"warmup": 1.0}, "warmup=1.0"),
+        ("dense", {"label_smoothing": -0.1}, "label_smoothing=-0.1"),
+        ("dense", {"mixup": -1}, "mixup=-1"),
         ("rigl", {"distribution": "erg"}, "did you mean 'erk'"),
         ("rigl", {"drop": 1.5}, "drop=1.5"),
         ("rigl", {"interval": 0}, "interval=0"),
@@ -428,3 +431,65 @@ def test_augmented_training_learns_and_resumes(blobs, tmp_path) -> None:
     resumed = train(make("dense", settings), blobs, state=Checkpoint({}, tmp_path))
     assert resumed.train_loss == whole.train_loss
     assert train(make("dense", settings | {"augment": "none"}), blobs).train_loss != whole.train_loss
+
+
+def test_erasing_puts_noise_into_one_rectangle_of_every_fourth_image() -> None:
+    images = torch.full((400, 12, 10, 3), 2.0)
+    got = erased(images, torch.Generator().manual_seed(0))
+    changed = (got != 2.0).any(dim=3)
+    assert torch.equal(changed, (got != 2.0).all(dim=3))
+    touched = changed.flatten(1).any(dim=1)
+    assert 0.15 < touched.float().mean() < 0.35
+    for box in changed[touched]:
+        places = box.nonzero()
+        (top, left), (bottom, right) = places.amin(dim=0), places.amax(dim=0)
+        assert bool(box[top : bottom + 1, left : right + 1].all())
+        assert len(places) == (bottom - top + 1) * (right - left + 1) <= 0.4 * 120
+    assert got[got != 2.0].min() >= 0 and got[got != 2.0].max() < 1
+    assert torch.equal(got, erased(images, torch.Generator().manual_seed(0)))
+
+
+def test_jitter_changes_each_image_as_one_and_keeps_the_range() -> None:
+    images = torch.rand(50, 6, 6)
+    got = jittered(images, torch.Generator().manual_seed(0))
+    assert got.min() >= 0 and got.max() <= 1
+    for before, after in zip(images, got, strict=True):
+        inside = (after > 0) & (after < 1)
+        x, y = before[inside], after[inside]
+        slope = (x * y).mean() - x.mean() * y.mean()
+        slope /= x.var(correction=0)
+        assert 0.49 < slope < 1.7
+        torch.testing.assert_close(y, y.mean() + slope * (x - x.mean()), atol=1e-4, rtol=0)
+
+
+def test_mixing_takes_a_share_of_a_second_image() -> None:
+    images = torch.arange(6.0).view(6, 1, 1)
+    got, partner, share = mixed(images, 0.5, torch.Generator().manual_seed(1))
+    assert 0 <= share <= 1
+    assert sorted(partner.tolist()) == list(range(6))
+    torch.testing.assert_close(got, share * images + (1 - share) * images[partner])
+
+
+def test_rate_rises_in_the_warm_up_and_falls_to_nothing() -> None:
+    method = make("dense", {"warmup": 0.25})
+    assert [method.rate(progress) for progress in (0.0, 0.125, 0.25, 0.5, 1.0)] == pytest.approx(
+        [0.0, 0.5 * (1 + np.cos(np.pi / 8)) / 2, (1 + np.cos(np.pi / 4)) / 2, 0.5, 0.0]
+    )
+    assert make("dense", {}).rate(0.0) == 1.0
+
+
+def test_recipe_of_transformers_learns_and_resumes(blobs, tmp_path) -> None:
+    recipe = {"warmup": 0.2, "label_smoothing": 0.1, "mixup": 0.8, "augment": "strong"}
+    settings = {"epochs": 5, "batch": 16, **recipe}
+    whole = train(make("kpd", settings), blobs)
+    first = Trainer(make("kpd", settings), blobs)
+    assert 0 < first.optimizer.param_groups[0]["lr"] < 0.01 * 0.2
+    first.epoch()
+    first.epoch()
+    Checkpoint({}, tmp_path, 0).save(first.state_dict())
+    resumed = train(make("kpd", settings), blobs, state=Checkpoint({}, tmp_path))
+    assert resumed.train_loss == whole.train_loss
+    for name in recipe:
+        assert (
+            train(make("kpd", {k: v for k, v in settings.items() if k != name}), blobs).train_loss != whole.train_loss
+        )

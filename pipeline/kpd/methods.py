@@ -41,10 +41,17 @@ class Dense:
         Passes over the training part, and images a step.
     lr
         Learning rate of AdamW, brought to zero by a cosine.
+    warmup
+        Share of training over which the rate first rises, from nothing, in proportion to the steps.
     weight_decay
         Decoupled decay of the weights (not of biases, S or B).
+    label_smoothing
+        Share of the wanted probability that is spread evenly over all classes.
     augment
         What happens to training images, see :data:`pipeline.kpd.data.AUGMENTATIONS`.
+    mixup
+        Parameter a of the Beta(a, a) from which the share of a second image is drawn that is mixed into each
+        of a batch, with its class (Zhang et al. 2018); 0: none.
     """
 
     name: ClassVar[str] = "dense"
@@ -53,8 +60,11 @@ class Dense:
     epochs: int = 30
     batch: int = 64
     lr: float = 1.0e-2
+    warmup: float = 0.0
     weight_decay: float = 1.0e-4
+    label_smoothing: float = 0.0
     augment: str = "none"
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch"):
@@ -62,8 +72,18 @@ class Dense:
                 raise InputError(f"{name}={getattr(self, name)}: needs a whole number of at least 1")
         if not self.lr > 0 or not self.weight_decay >= 0:
             raise InputError(f"lr={self.lr}, weight_decay={self.weight_decay}: neither may be negative, lr not zero")
+        for name in ("warmup", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)}: needs a share from 0 up to below 1")
+        if not 0 <= self.mixup < math.inf:
+            raise InputError(f"mixup={self.mixup}: may not be negative; 0 mixes nothing")
         if self.augment not in AUGMENTATIONS:
             raise InputError(f"augment={self.augment!r} is unknown{nearest(str(self.augment), AUGMENTATIONS)}")
+
+    def rate(self, progress: float) -> float:
+        """Share of `lr` to use when a share `progress` of training is done: linear up to the warm-up, cosine down."""
+        rising = progress / self.warmup if self.warmup > 0 else 1.0
+        return min(1.0, rising) * (1.0 + math.cos(math.pi * progress)) / 2.0
 
     def prepare(self, network: nn.Module) -> Report | None:
         """Swap the layers this method works on and say which."""

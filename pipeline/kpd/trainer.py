@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline import distributed
 from pipeline.errors import InputError
 from pipeline.kpd.blocks import block_layers
 from pipeline.kpd.convert import Report
-from pipeline.kpd.data import AUGMENTATIONS, LabelledImages
+from pipeline.kpd.data import AUGMENTATIONS, LabelledImages, mixed
 from pipeline.kpd.methods import Dense, KPDChoice
 from pipeline.kpd.networks import build
 
@@ -26,11 +27,15 @@ EVALUATION_BATCH = 2048
 class State(Protocol):
     """Where training leaves its state; :class:`pipeline.checkpoint.Checkpoint` is one."""
 
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether the run should stop after its next state."""
+
     def load(self) -> dict[str, Any] | None:
         """Return an earlier state, if there is one."""
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Take the present state."""
+    def save(self, state: dict[str, Any], *, force: bool = False) -> None:
+        """Take the present state, at once if `force`; raise KeyboardInterrupt if asked to stop."""
 
 
 @dataclass
@@ -72,25 +77,24 @@ class Trainer:
 
     Notes
     -----
-    Where :mod:`torch.distributed` is set up, every process takes its share of each batch; all end with the
-    same network.
+    Where several processes have joined (:mod:`pipeline.distributed`), each takes its share of each batch;
+    all end with the same network, and the first one keeps the state.
     """
 
     def __init__(self, method: Dense, data: LabelledImages, seed: int = 0, device: torch.device | str = "cpu") -> None:
         self.method, self.data, self.seed = method, data, seed
         self.network, self.report = fresh_network(method, data, seed)
         self.network.to(device)
-        self.rank, self.world = 0, 1
+        self.rank, self.world = distributed.rank(), distributed.size()
         self.parallel: nn.Module = self.network
-        if distributed.is_initialized():
-            self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
+        if self.world > 1:
             unused = isinstance(method, KPDChoice)  # candidates that are gone get no gradient
             self.parallel = DistributedDataParallel(self.network, find_unused_parameters=unused)
         self.images = torch.from_numpy(data.images).to(device)
         self.labels = torch.from_numpy(data.labels).to(device)
-        self.optimizer = torch.optim.AdamW(method.parameter_groups(self.network), lr=method.lr)
+        self.optimizer = torch.optim.AdamW(method.parameter_groups(self.network), lr=method.lr, fused=True)
         self.steps = method.epochs * -(-len(data.train) // method.batch)
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, self.steps)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.rate)
         self.generator = torch.Generator().manual_seed(seed)
         self.step = 0
         self.history: list[dict[str, Any]] = []
@@ -98,7 +102,7 @@ class Trainer:
 
     def run(self, progress: Callable[[dict[str, Any]], None] | None = None, state: State | None = None) -> Trained:
         """Train to the end, from an earlier `state` if there is one; tell `progress` each epoch's entry."""
-        earlier = state.load() if state is not None else None
+        earlier = distributed.from_first(state.load() if state is not None and self.rank == 0 else None)
         if earlier is not None:
             self.load_state_dict(earlier)
             for entry in self.history if progress is not None else []:
@@ -107,9 +111,17 @@ class Trainer:
             self.epoch()
             if progress is not None:
                 progress(self.history[-1])
-            if state is not None and self.rank == 0:
-                state.save(self.state_dict())
+            if state is not None:
+                self.keep(state)
         return self.finish()
+
+    def keep(self, state: State) -> None:
+        """Leave the present state; stop, all processes at once, where one was asked to."""
+        stops = distributed.any_process(state.asked_to_stop)
+        if self.rank == 0:
+            state.save(self.state_dict(), force=stops)
+        if stops:
+            raise KeyboardInterrupt
 
     def epoch(self) -> None:
         """Pass over the training part once and add an entry to the history."""
@@ -119,9 +131,8 @@ class Trainer:
         for index in self.batches():
             self.optimizer.zero_grad(set_to_none=True)
             own = index[self.rank :: self.world].to(self.images.device)
-            images = AUGMENTATIONS[self.method.augment](self.images[own], self.own_generator())
             # A share of the batch's mean: the processes' gradients are averaged.
-            loss = cross_entropy(self.parallel(images), self.labels[own], reduction="sum") * self.world / len(index)
+            loss = self.loss(self.images[own], self.labels[own]) * self.world / len(index)
             loss.backward()  # type: ignore[no-untyped-call]
             self.step += 1
             progress = self.step / self.steps
@@ -130,8 +141,7 @@ class Trainer:
             self.schedule.step()
             self.method.after_step(progress)
             total += loss.detach().double().cpu() * len(index) / self.world
-        if self.world > 1:
-            distributed.all_reduce(total)
+        distributed.sum_over_processes(total)
         if not torch.isfinite(total):
             raise InputError(
                 f"lr={self.method.lr}: training diverged in epoch {len(self.history) + 1}; take a lower one"
@@ -149,6 +159,25 @@ class Trainer:
         is_final = self.method.is_final(number / self.method.epochs)
         if is_final and (self.best is None or validation > self.best["validation_accuracy"]):
             self.best = {"validation_accuracy": validation, "network": copy.deepcopy(self.network.state_dict())}
+
+    def rate(self, step: int) -> float:
+        """Share of the learning rate to use for the step after `step` steps; the first one is not lost to a warm-up."""
+        return self.method.rate(max(step, 1 if self.method.warmup else 0) / self.steps)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Sum of the cross-entropies of this process's share of a batch, augmented and mixed."""
+        generator = self.own_generator()
+        images = AUGMENTATIONS[self.method.augment](images, generator)
+        share, partner = 1.0, None
+        if self.method.mixup and len(images) > 1:
+            images, partner, share = mixed(images, self.method.mixup, generator)
+        outputs = self.parallel(images)
+        smoothing = self.method.label_smoothing
+        loss = share * cross_entropy(outputs, labels, reduction="sum", label_smoothing=smoothing)
+        if partner is not None:
+            second = cross_entropy(outputs, labels[partner], reduction="sum", label_smoothing=smoothing)
+            loss = loss + (1.0 - share) * second
+        return loss
 
     def own_generator(self) -> torch.Generator:
         """Random numbers of this step on this process."""
@@ -241,7 +270,7 @@ def block_sparsity(network: nn.Module) -> float:
 
 def step_seconds(networks: list[nn.Module], images: Tensor, labels: Tensor, repeats: int = 30) -> list[float]:
     """Median wall time of a training step (forward, backward, AdamW) of each network, taken in turn."""
-    pairs = [(network, torch.optim.AdamW(network.parameters())) for network in map(copy.deepcopy, networks)]
+    pairs = [(network, torch.optim.AdamW(network.parameters(), fused=True)) for network in map(copy.deepcopy, networks)]
     times: list[list[float]] = [[] for _ in pairs]
     for repeat in range(repeats + 3):
         for (network, optimizer), own in zip(pairs, times, strict=True):
