@@ -11,6 +11,7 @@ that does other work as well: with one thread it is an upper bound of the wall t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -26,7 +27,7 @@ MARKS = (60, 120, 300, 600, 1200, 1800, 2400, 3600)
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-class Enough(Exception):
+class EnoughError(Exception):
     """The wanted error or the time limit is reached."""
 
 
@@ -60,12 +61,10 @@ def main() -> None:
                           "seed": options.seed, "threads": options.threads, "clock": options.clock,
                           "error_padded_by_second": at_marks(curve), "curve": curve})  # fmt: skip
         if curve[-1]["seconds"] >= 60 * options.minutes or state.best_error <= options.until:
-            raise Enough
+            raise EnoughError
 
-    try:
+    with contextlib.suppress(EnoughError):
         NeuKron(hidden=options.hidden, seed=options.seed, device="cpu", threads=options.threads).fit(X, note)
-    except Enough:
-        pass
     for mark, error in at_marks(curve).items():
         print(f"  after {mark:>5} s: {error:,.0f}")
     last = curve[-1]
