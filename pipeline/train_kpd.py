@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from dataclasses import fields
@@ -26,7 +25,7 @@ EXAMPLE = """example:
   python -m pipeline.train_kpd data/tensors/digits.parquet results/runs/digits/kpd/b2x4-s0 \\
       --labels data/tensors/digits.labels-2.parquet --method kpd --set block=[2,4] --set block_sparsity=0.5
 
-  torchrun --standalone --nproc_per_node=2 -m pipeline.train_kpd ...   shares each batch among two processes
+  torchrun --standalone --nproc-per-node 2 -m pipeline.train_kpd ...   shares each batch among two processes
 """
 
 
@@ -37,26 +36,30 @@ def main(argv: list[str] | None = None) -> None:
     import torch
     from tqdm import tqdm
 
+    from pipeline import distributed
     from pipeline.kpd.methods import make
     from pipeline.kpd.trainer import train
 
     torch.set_num_threads(options.threads)
-    is_first, device = _join(_device(options.device))
     method = make(options.method, step.parse_settings(options.settings))
     settings = settings_of(method)
     data = read_images(options.tensor, options.labels, options.seed)
     state = _state(options, settings)
-    with tqdm(total=method.epochs, unit="epoch", desc=options.method, disable=not is_first) as bar:
+    with distributed.joined(_device(options.device)) as device:
+        is_first = distributed.is_first()
+        with (
+            state.stopping_on_signals(),
+            tqdm(total=method.epochs, unit="epoch", desc=options.method, disable=not is_first) as bar,
+        ):
 
-        def show(entry: dict[str, Any]) -> None:
-            bar.set_postfix(validation=f"{entry['validation_accuracy']:.4f}", zeros=f"{entry['block_sparsity']:.3f}")
-            bar.update()
+            def show(entry: dict[str, Any]) -> None:
+                accuracy, zeros = entry["validation_accuracy"], entry["block_sparsity"]
+                bar.set_postfix(validation=f"{accuracy:.4f}", zeros=f"{zeros:.3f}")
+                bar.update()
 
-        started = time.perf_counter()
-        trained = train(method, data, seed=options.seed, device=device, progress=show, state=state)
-        seconds = time.perf_counter() - started
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+            started = time.perf_counter()
+            trained = train(method, data, seed=options.seed, device=device, progress=show, state=state)
+            seconds = time.perf_counter() - started
     if not is_first:
         return
     if trained.report is not None:
@@ -94,18 +97,6 @@ def _device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: not available here ({error}); use cpu") from error
     return name
-
-
-def _join(device: str) -> tuple[bool, str]:
-    """Under torchrun join the other processes; return whether this one writes, and its device."""
-    from torch import distributed
-
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return True, device
-    if device.startswith("cuda"):
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    return distributed.get_rank() == 0, device
 
 
 def _state(options: argparse.Namespace, settings: dict[str, Any]) -> Checkpoint:

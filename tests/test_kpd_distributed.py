@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pytest
 import torch
+from safetensors.numpy import load_file
 
 from pipeline.kpd.data import LabelledImages, labelled_images
 from pipeline.kpd.methods import make
 from pipeline.kpd.trainer import Trained, train
+from pipeline.sparse import SparseTensor
+from pipeline.train_kpd import main
 
 
 def data() -> LabelledImages:
@@ -39,3 +48,68 @@ def test_two_processes_train_the_network_of_one(tmp_path: Path) -> None:
         assert torch.equal(first["network"][name], second["network"][name])
         torch.testing.assert_close(first["network"][name], value, rtol=1e-3, atol=1e-4)
     assert abs(first["loss"] - alone.train_loss) < 1e-4
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """Arguments that name 90 images and their labels on disk."""
+    random = np.random.default_rng(0)
+    SparseTensor.from_dense(random.uniform(1, 2, (4, 4, 90))).write_parquet(tmp_path / "images.parquet")
+    labels = pd.DataFrame({"index": np.arange(90), "label": random.integers(0, 4, 90)})
+    labels.to_parquet(tmp_path / "labels.parquet")
+    return [str(tmp_path / "images.parquet"), "--labels", str(tmp_path / "labels.parquet"), "--device", "cpu"]
+
+
+def launch(root: Path, folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
+    """Start the step in two processes, as its help says."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.Popen(
+        [*launcher, "-m", "pipeline.train_kpd", arguments[0], str(folder), *arguments[1:]],
+        cwd=folder.parent,
+        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_torchrun_gives_the_network_of_one_process_and_goes_on_after_a_stop(
+    root: Path, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [*files, "--method", "kpd", "--set", "epochs=40", "--set", "batch=16"]
+    monkeypatch.chdir(tmp_path)
+
+    def alone(name: str) -> None:
+        threads = torch.get_num_threads()
+        main([arguments[0], name, *arguments[1:]])
+        torch.set_num_threads(threads)
+
+    two = launch(root, tmp_path / "two", arguments)
+    _, errors = two.communicate(timeout=300)
+    assert two.returncode == 0, errors
+    assert errors.count("cost beside dense") == 1  # one process reports, and writes
+    written = sorted(file.name for file in (tmp_path / "two").iterdir())
+    assert written == ["history.parquet", "metrics.json", "model.safetensors"]
+
+    stopped = launch(root, tmp_path / "stopped", arguments)
+    assert stopped.stderr is not None
+    seen = ""
+    while "/40" not in seen.replace("0/40", ""):  # the bar has moved: training goes on
+        piece = stopped.stderr.read(20)
+        assert piece, f"ended before its first epoch: {seen}"
+        seen += piece
+    stopped.send_signal(signal.SIGTERM)
+    stopped.communicate(timeout=300)
+    assert stopped.returncode != 0
+    assert not (tmp_path / "stopped").exists()
+    assert len(list((tmp_path / ".cache" / "checkpoints").iterdir())) == 1
+
+    alone("stopped")  # goes on where both processes stopped
+    assert not list((tmp_path / ".cache" / "checkpoints").iterdir())
+    alone("one")
+    one = load_file(tmp_path / "one" / "model.safetensors")
+    for name in ("two", "stopped"):
+        other = load_file(tmp_path / name / "model.safetensors")
+        assert other.keys() == one.keys()
+        for key, value in one.items():
+            np.testing.assert_allclose(other[key].astype(float), value.astype(float), rtol=1e-3, atol=1e-3)

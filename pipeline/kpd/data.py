@@ -131,7 +131,8 @@ def jittered(images: Tensor, generator: torch.Generator) -> Tensor:
     brightness, contrast = (draw.view(shape).to(images.device) for draw in draws)
     bright = images * brightness
     mean = bright.flatten(1).mean(dim=1).view(shape)
-    return (mean + contrast * (bright - mean)).clamp(0.0, 1.0)
+    result: Tensor = (mean + contrast * (bright - mean)).clamp(0.0, 1.0)
+    return result
 
 
 def erased(images: Tensor, generator: torch.Generator) -> Tensor:
