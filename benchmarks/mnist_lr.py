@@ -20,8 +20,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 SEED = 100
-LINEAR = {"rates": [1e-3, 3e-3, 1e-2], "settings": ["default", "b2x2", "b2x16"], "epochs": None}
-LENET = {"rates": [1e-3, 2e-3, 4e-3], "settings": ["lenet5"], "epochs": 3}
+LINEAR = {"rates": [3e-3, 1e-2, 3e-2, 1e-1], "settings": ["default", "b2x2", "b2x16"], "epochs": None}
+LENET = {"rates": [1e-3, 4e-3], "settings": ["lenet5"], "epochs": 2}
 
 
 def cells(epochs: int | None) -> list[dict[str, Any]]:
@@ -75,6 +75,8 @@ def table(results: dict[str, Any]) -> str:
     ]
     for network in ("linear", "lenet5"):
         own = [row for row in results["chosen"] if row["network"] == network]
+        if not own:
+            continue
         rates = sorted({rate for row in own for rate in row["means"]})
         lines += ["", f"| {network} | " + " | ".join(f"{rate:g}" for rate in rates) + " | chosen |"]
         lines += ["|---" * (len(rates) + 2) + "|"]
@@ -109,7 +111,8 @@ def main(argv: list[str] | None = None) -> None:
         if options.network in (None, cell["network"]):
             trained = train(make(cell["method"], dict(cell["settings"])), data, seed=SEED)
             rows.append(cell | {"validation_accuracy": trained.validation_accuracy})
-            print(cell, f"{trained.validation_accuracy:.4f}", file=sys.stderr, flush=True)
+            rate = cell["settings"]["lr"]
+            print(cell["method"], cell["setting"], rate, f"{trained.validation_accuracy:.4f}", file=sys.stderr)
     results = {
         "command": "python -m benchmarks.mnist_lr",
         "seed": SEED,
