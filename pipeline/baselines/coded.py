@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.artifact import pack_integers, unpack_integers
-from pipeline.baselines import codes, columns
+from pipeline.baselines import codes, columns, fibres
 from pipeline.baselines.base import Baseline, Integers, Reals
 from pipeline.sparse import SparseTensor
 
@@ -58,7 +58,7 @@ class Coded(Baseline):
         self.cells_ = CellTable(kept.coords, kept.values)
 
     def _cheapest_labelled(self, coords: Integers, values: Reals, code: bytes, orders: list[Integers]) -> Labelled:
-        """Best of: all orders stored, the top mode left as it is (by either code), all modes left as they are."""
+        """Best of: all orders stored, the top mode left as it is, all modes left as they are; by every code able to."""
         top = codes.top_mode(self.shape_)
         candidates = [Labelled(code, *_pack(dict(enumerate(orders)), coords))]
         for kept in ({mode: order for mode, order in enumerate(orders) if mode != top}, {}):
@@ -67,6 +67,8 @@ class Coded(Baseline):
         if columns.able(coords, self.shape_):
             kept_columns, stored = columns.pack(coords, values, self.shape_, free=False)
             candidates.append(Labelled(kept_columns, *_pack(stored, coords)))
+        if fibres.able(coords, self.shape_):
+            candidates.append(Labelled(fibres.pack(coords, values, self.shape_, free=False)[0], {}, {}))
         return min(candidates, key=lambda candidate: candidate.bytes)
 
     def predict(self, coords: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -147,12 +149,12 @@ class CellTable:
 
 def free_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[bytes, list[Integers]]:
     """Shortest code of the cells in orders of its own choice, and those orders (position -> index)."""
-    code, orders = gap_code(coords, values, shape)
-    if columns.able(coords, shape):
-        other, chosen = columns.pack(coords, values, shape, free=True)
-        if len(other) < len(code):
-            return other, [chosen[mode] for mode in range(len(shape))]
-    return code, orders
+    candidates = [gap_code(coords, values, shape)]
+    for coder in (columns, fibres):
+        if coder.able(coords, shape):
+            code, chosen = coder.pack(coords, values, shape, free=True)
+            candidates.append((code, [chosen[mode] for mode in range(len(shape))]))
+    return min(candidates, key=lambda candidate: len(candidate[0]))
 
 
 def gap_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[bytes, list[Integers]]:
@@ -162,8 +164,10 @@ def gap_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[b
 
 
 def decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
-    """Coordinates, values and shape from a code of either kind."""
-    return codes.decode(code) if code[:1] == codes.KIND else columns.unpack(code)
+    """Coordinates, values and shape from a code of any kind."""
+    if code[:1] == codes.KIND:
+        return codes.decode(code)
+    return fibres.unpack(code) if code[:1] in (fibres.FREE, fibres.KEPT) else columns.unpack(code)
 
 
 def _move(coords: Integers, orders: list[Integers]) -> Integers:

@@ -45,7 +45,7 @@ def free_orders(coords: Integers, shape: Sequence[int]) -> list[Integers]:
     others = [mode for mode in range(len(shape)) if mode != top]
     if others:
         moved = np.stack([positions(orders[mode])[coords[:, mode]] for mode in others], axis=1)
-        orders[top] = _by_content(coords[:, top], moved, shape[top])
+        orders[top] = by_content(coords[:, top], moved, shape[top])
     return orders
 
 
@@ -61,7 +61,7 @@ def positions(order: Integers) -> Integers:
     return place
 
 
-def _by_content(slices: Integers, contents: Integers, size: int) -> Integers:
+def by_content(slices: Integers, contents: Integers, size: int) -> Integers:
     """Slices in lexicographic order of their sorted contents; empty ones last, equal ones by number."""
     by_slice = np.lexsort((*contents.T[::-1], slices))
     rank = _dense_ranks(contents)[by_slice]
@@ -224,8 +224,7 @@ def encode_values(values: Reals) -> tuple[int, bytes, Bytes]:
     if np.all(values == values[0]):
         return CONSTANT, struct.pack("<d", values[0]), np.zeros(0, dtype=np.uint8)
     if np.all(values == np.rint(values)) and np.max(np.abs(values)) <= EXACT_INTEGER:
-        numbers = values.astype(np.int64)
-        return WHOLE, b"", write_varints(np.where(numbers < 0, -2 * numbers - 1, 2 * numbers - 2))
+        return WHOLE, b"", write_varints(fold(values))
     planes = values.astype("<f8").view(np.uint8).reshape(-1, 8).T  # alike bytes side by side
     return REAL, b"", np.ascontiguousarray(planes).reshape(-1)
 
@@ -237,7 +236,17 @@ def decode_values(kind: int, constant: float, numbers: bytes, count: int) -> Rea
     if kind == REAL:
         planes = np.frombuffer(numbers, dtype=np.uint8).reshape(8, count)
         return np.ascontiguousarray(planes.T).reshape(-1).view("<f8").astype(np.float64)
-    folded, _ = read_varints(numbers, count, 0)
+    return unfold(read_varints(numbers, count, 0)[0])
+
+
+def fold(values: Reals) -> Integers:
+    """Whole non-zero values as whole numbers of at least 0: 1, -1, 2, -2 .. as 0, 1, 2, 3 .."""
+    numbers = values.astype(np.int64)
+    return np.where(numbers < 0, -2 * numbers - 1, 2 * numbers - 2)
+
+
+def unfold(folded: Integers) -> Reals:
+    """Undo :func:`fold`."""
     return np.where(folded % 2 == 1, -(folded // 2) - 1, folded // 2 + 1).astype(np.float64)
 
 

@@ -103,6 +103,26 @@ def ttmc_slices(
                     row[old * rank + column] += share * total[column]
 
 
+@compiled_parallel
+def subtract_rows(tables: Reals, which: Integers, result: Reals) -> None:
+    """Subtract from every row i of `result` (n, k) the rows ``tables[s, which[i, s]]`` of all tables (S, *, k)."""
+    for row in prange(len(result)):
+        target = result[row]
+        for table in range(len(tables)):
+            other = tables[table, which[row, table]]
+            for column in range(len(target)):
+                target[column] -= other[column]
+
+
+@compiled
+def cluster_sums(vector: Reals, which: Integers, result: Reals) -> None:
+    """Add the entries of a vector (n,) by each of S clusterings `which` (n, S) into `result` (S, k)."""
+    for position in range(len(vector)):
+        value = vector[position]
+        for table in range(which.shape[1]):
+            result[table, which[position, table]] += value
+
+
 @compiled
 def power(base: float, exponent: int) -> float:
     """`base` to a whole power of at least 0 by squaring, with multiplications only."""
@@ -225,3 +245,81 @@ def meet(pairs: Reals, sums: Reals, left: Reals, prefix: Integers, row: int, col
         pairs[row, other] += columns
         sums[other] += columns
         sums[row] += columns
+
+
+@compiled
+def fill_ranges(
+    low: Integers, high: Integers, count: Integers, start: Integers, distinct: bool, flat: Integers
+) -> None:
+    """Children of ranges in which there is no choice: every index once, or the only index `count` times."""
+    for position in range(len(low)):
+        for child in range(count[position]):
+            flat[start[position] + child] = low[position] + child if distinct else low[position]
+
+
+@compiled
+def count_below(flat: Integers, start: Integers, count: Integers, middle: Integers) -> Integers:
+    """How many of the rising ``flat[start : start + count]`` are below `middle`, by binary search."""
+    result = np.zeros(len(start), dtype=np.int64)
+    for position in range(len(start)):
+        first, last = 0, count[position]
+        while first < last:
+            between = (first + last) // 2
+            if flat[start[position] + between] < middle[position]:
+                first = between + 1
+            else:
+                last = between
+        result[position] = first
+    return result
+
+
+@compiled
+def half_chances(
+    low: Integers,
+    high: Integers,
+    count: Integers,
+    middle: Integers,
+    least: Integers,
+    most: Integers,
+    mass: Reals,
+    distinct: bool,
+    table: Reals,
+) -> None:
+    """Chances that least..most of `count` children lie in [low, middle), one row of `table` a range.
+
+    Distinct children: Fisher's noncentral hypergeometric distribution; else the binomial.
+    """
+    for item in range(len(low)):
+        left, right = middle[item] - low[item], high[item] - middle[item]
+        below = mass[middle[item]] - mass[low[item]] + 1e-9 * left
+        above = mass[high[item]] - mass[middle[item]] + 1e-9 * right
+        if distinct:
+            below = min(below, left * (1.0 - 1e-9))
+            above = min(above, right * (1.0 - 1e-9))
+            odds = below * (right - above) / ((left - below) * above)
+        else:
+            odds = below / above
+        row = table[item]
+        number = most[item] - least[item] + 1
+        row[0] = 1.0
+        for step in range(1, number):
+            have = least[item] + step - 1  # the chance of have + 1 from that of have
+            ratio = odds * (count[item] - have) / (have + 1.0)
+            if distinct:
+                ratio *= (left - have) / (right - count[item] + have + 1.0)
+            row[step] = row[step - 1] * ratio
+            if row[step] > 1e100:
+                for earlier in range(step + 1):
+                    row[earlier] *= 1e-100
+        total = 0.0
+        for step in range(number):
+            total += row[step]
+        for step in range(number):
+            row[step] = row[step] / total + 1e-9
+
+
+@compiled
+def smallest_mass(tail: Reals, draws: int, mass: Reals) -> None:
+    """Running sum of the chance of every index to be the smallest of some draws; `tail` sums weights from there on."""
+    for index in range(len(tail)):
+        mass[index] = 1.0 - power(tail[index] / tail[0], draws)

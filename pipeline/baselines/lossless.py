@@ -11,10 +11,11 @@ from pipeline.sparse import SparseTensor
 class Lossless(Coded):
     """All non-zeros, coded exactly in orders of the code's own choice.
 
-    Every mode but the largest is sorted by falling number of non-zeros, the slices of the largest by their
-    contents; gaps go through an entropy coder, and so do the values (constant, whole or real). ``bytes`` is
-    the length of that code, which tells the tensor up to the orders of its modes; ``bytes_with_order`` is
-    the cheapest code that tells the indices too.
+    The shortest of three codes, each in the orders that suit it: gaps between sorted indices through LZMA; sets of
+    children in the tensor's prefix tree through a range coder (:mod:`~pipeline.baselines.fibres`); for matrices with
+    few rows the columns by a model that learns which rows meet (:mod:`~pipeline.baselines.columns`). ``bytes`` is
+    the length of that code, which tells the tensor up to the orders of its modes; ``bytes_with_order`` is the
+    cheapest code that tells the indices too.
 
     Examples
     --------

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -177,10 +178,12 @@ def residual_sums(A: Sparse, others: list[Stencil], columns: Integers, clusters:
 
     `A` is the matrix by rows; give the transpose and transposed stencils for sums over row clusters.
     """
+    from pipeline.baselines.loops import subtract_rows
+
     sums: Reals = (A @ indicator(columns, clusters)).toarray()
-    for other in others:
-        table = other.blocks @ contingency(other.columns, columns, clusters)
-        sums -= table[other.rows]
+    if others:
+        tables = np.stack([other.blocks @ contingency(other.columns, columns, clusters) for other in others])
+        subtract_rows(tables, np.stack([other.rows for other in others], axis=1), sums)
     return sums
 
 
@@ -216,20 +219,32 @@ def spectral_start(
         return random.integers(0, clusters, shape[0]), random.integers(0, clusters, shape[1])
     operator = LinearOperator(
         shape,
-        matvec=lambda vector: _multiply(A[0], others, vector.ravel()),
-        rmatvec=lambda vector: _multiply(A[1], [other.transposed for other in others], vector.ravel()),
+        matvec=_multiplier(A[0], others),
+        rmatvec=_multiplier(A[1], [other.transposed for other in others]),
         dtype=np.float64,
     )
     left, sigma, right = svds(operator, k=rank, v0=random.standard_normal(min(shape)))
     return kmeans(left * sigma, clusters, random), kmeans(right.T * sigma, clusters, random)
 
 
-def _multiply(A: Sparse, others: list[Stencil], vector: Reals) -> Reals:
-    product: Reals = A @ vector
-    for other in others:
-        by_cluster = np.bincount(other.columns, weights=vector, minlength=other.blocks.shape[1])
-        product -= (other.blocks @ by_cluster)[other.rows]
-    return product
+def _multiplier(A: Sparse, others: list[Stencil]) -> Callable[[Reals], Reals]:
+    """The residual's product with a vector."""
+    from pipeline.baselines.loops import cluster_sums, subtract_rows
+
+    if not others:
+        return lambda vector: A @ vector.ravel()
+    rows = np.stack([other.rows for other in others], axis=1)
+    columns = np.stack([other.columns for other in others], axis=1)
+    blocks = np.stack([other.blocks for other in others])
+
+    def multiply(vector: Reals) -> Reals:
+        sums = np.zeros((len(others), blocks.shape[1]))
+        cluster_sums(vector.ravel(), columns, sums)
+        product: Reals = A @ vector.reshape(-1, 1)
+        subtract_rows(blocks @ sums[:, :, None], rows, product)
+        return product
+
+    return multiply
 
 
 def kmeans(points: Reals, clusters: int, random: np.random.Generator) -> Integers:
