@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 import pipeline
 from pipeline.errors import InputError
-from pipeline.neukron import NeuKron, walk
+from pipeline.neukron import NeuKron, order_search, walk
+from pipeline.neukron.cells import CELLS
 from pipeline.neukron.reference_import import import_checkpoint, read_reference_text
 from pipeline.sparse import SparseTensor
 
@@ -22,6 +24,11 @@ def small_tensor(shape: tuple[int, ...] = (3, 4, 2), seed: int = 0) -> SparseTen
     dense = rng.integers(0, 4, shape) * (rng.random(shape) < 0.4)
     dense.flat[0] = 1
     return SparseTensor.from_dense(dense)
+
+
+def quick(**settings: Any) -> NeuKron:
+    """One thread, no trial of orders."""
+    return NeuKron(**({"hidden": 4, "order_init": "degree", "threads": 1, "device": "cpu"} | settings))
 
 
 def dense_prediction(model: NeuKron) -> np.ndarray:
@@ -37,15 +44,16 @@ def kronecker_tensor() -> SparseTensor:
     return SparseTensor.from_dense(dense)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     shape=st.lists(st.integers(1, 12), min_size=2, max_size=4).map(tuple),
     schedule=st.sampled_from(["fast", "paper"]),
     seed=st.integers(0, 99),
+    cell=st.sampled_from(sorted(CELLS)),
 )
-def test_error_equals_the_dense_error(shape: tuple[int, ...], schedule: str, seed: int) -> None:
+def test_error_equals_the_dense_error(shape: tuple[int, ...], schedule: str, seed: int, cell: str) -> None:
     X = small_tensor(shape, seed)
-    model = NeuKron(hidden=4, schedule=schedule, max_epochs=4, seed=seed, threads=1, device="cpu").fit(X)
+    model = quick(cell=cell, schedule=schedule, max_epochs=2, seed=seed).fit(X)
     error = model.error(X)
     assert error["error"] == pytest.approx(((X.to_dense() - dense_prediction(model)) ** 2).sum(), rel=1e-4, abs=1e-4)
     assert error["error"] <= error["error_padded"] + 1e-6
@@ -61,11 +69,18 @@ def test_both_schedules_find_a_planted_kronecker_tensor() -> None:
         assert model.fit(X).error(X)["error_padded"] < 0.02 * X.norm2, schedule
 
 
-@pytest.mark.parametrize("schedule", ["fast", "paper"])
-def test_same_seed_gives_the_same_bits_on_any_number_of_threads(schedule: str) -> None:
+@pytest.mark.parametrize("cell", ["gru", "transformer", "seeds"])
+def test_every_cell_finds_a_planted_kronecker_tensor(cell: str) -> None:
+    X = kronecker_tensor()
+    model = quick(hidden=6, cell=cell, max_epochs=25).fit(X)
+    assert model.error(X)["error_padded"] < 0.1 * X.norm2
+
+
+@pytest.mark.parametrize(("schedule", "cell"), [("fast", "lstm"), ("paper", "lstm"), ("paper", "gru")])
+def test_same_seed_gives_the_same_bits_on_any_number_of_threads(schedule: str, cell: str) -> None:
     X = small_tensor((20, 50), 3)
     fits = [
-        NeuKron(hidden=5, schedule=schedule, max_epochs=6, seed=4, threads=threads, device="cpu").fit(X)
+        NeuKron(hidden=5, cell=cell, schedule=schedule, max_epochs=6, seed=4, threads=threads, device="cpu").fit(X)
         for threads in (1, 2)
     ]
     first, second = (model.model_.state_dict() for model in fits)
@@ -73,6 +88,64 @@ def test_same_seed_gives_the_same_bits_on_any_number_of_threads(schedule: str) -
     assert [row["error"] for row in fits[0].history_] == [row["error"] for row in fits[1].history_]
     other = NeuKron(hidden=5, schedule=schedule, max_epochs=6, seed=5, threads=1, device="cpu").fit(X)
     assert fits[0].history_[-1]["error"] != other.history_[-1]["error"]
+
+
+@pytest.mark.parametrize("schedule", ["fast", "paper"])
+def test_ablation_fixed_scale_keeps_the_norm_of_the_tensor(schedule: str) -> None:
+    X = small_tensor((20, 50), 3)
+    fixed, learned = (quick(schedule=schedule, scale=scale, max_epochs=3).fit(X) for scale in ("fixed", "learned"))
+    assert fixed.model_.scale() == pytest.approx(X.norm2**0.5, rel=1e-12)
+    assert learned.model_.scale() != pytest.approx(X.norm2**0.5, rel=1e-6)
+
+
+def test_ablation_uniform_pairs_never_look_at_shingles(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise AssertionError
+
+    X = small_tensor((20, 50), 3)
+    usual = quick(max_epochs=3).fit(X)
+    monkeypatch.setattr(order_search, "shingles", refuse)
+    uniform = quick(pairs="uniform", max_epochs=3).fit(X)
+    assert usual.history_ != uniform.history_
+    with pytest.raises(AssertionError):
+        quick(max_epochs=3).fit(X)
+
+
+def test_ablation_shared_seeds_make_a_kronecker_product_of_the_seeds() -> None:
+    # 4 x 16: two levels of four tokens share one 2 x 2 seed, two levels of two share one 1 x 2 seed
+    model = quick(cell="seeds", max_epochs=3).fit(small_tensor((4, 16), 1))
+    square = torch.nn.functional.softplus(model.model_.first.detach()).reshape(2, 2).numpy()
+    row = torch.nn.functional.softplus(model.model_.seeds["2"].detach()).reshape(1, 2).numpy()
+    product = np.kron(np.kron(square, square), np.kron(row, row))
+    product *= model.model_.scale() / np.linalg.norm(product)
+    assert model.orders_ is not None
+    expected = product[np.ix_(model.orders_[0], model.orders_[1])]
+    np.testing.assert_allclose(dense_prediction(model), expected, rtol=1e-5)
+    assert model.parameter_count() == 4 + 2 + 1
+
+
+def test_ablation_random_initial_order() -> None:
+    X = small_tensor((30, 60), 1)
+    settings_: list[dict[str, Any]] = [{"order_init": "random"}, {"order_init": "random", "seed": 1}, {}]
+    orders = [(quick(max_epochs=1, gamma=1e9, **changed).fit(X).orders_ or [])[1] for changed in settings_]
+    weight = np.zeros(64)
+    np.add.at(weight, X.coords[:, 1], X.values**2)
+    heavy_first = [float((weight * order).sum()) for order in orders]
+    assert heavy_first[2] < 0.8 * min(heavy_first[:2])
+    assert not np.array_equal(orders[0], orders[1])
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_short_numbers_fit_and_both_errors_are_told(precision: str, caplog: pytest.LogCaptureFixture) -> None:
+    X = kronecker_tensor()
+    model = quick(hidden=6, precision=precision, max_epochs=15).fit(X)
+    fine = model.error(X)["error_padded"]
+    assert fine < 0.5 * X.norm2
+    assert model.training_error_ != fine
+    assert model.training_error_ == pytest.approx(fine, abs=0.1 * X.norm2)
+    assert model.training_error_ == min(row["error"] for row in model.history_)
+    assert f"{model.training_error_:.6g} in {precision}, {fine:.6g} in float32" in caplog.text
+    assert "the faster compiled kernels are for cell=lstm, precision=float32" in caplog.text
 
 
 def test_best_model_is_kept() -> None:
@@ -96,23 +169,26 @@ def test_modes_keep_the_tensors_own_order() -> None:
     assert model.error(X)["error"] == pytest.approx(((X.to_dense() - dense) ** 2).sum(), rel=1e-4)
 
 
-def test_artifact_answers_as_the_model_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cell", CELLS)
+def test_artifact_answers_as_the_model_does(tmp_path: Path, cell: str) -> None:
     X = small_tensor((9, 3, 5), 2)
-    model = NeuKron(hidden=4, max_epochs=3, threads=1, device="cpu").fit(X)
+    model = quick(cell=cell, max_epochs=2).fit(X)
     model.save(tmp_path / "m.safetensors")
     loaded = pipeline.load(tmp_path / "m.safetensors")
     assert np.array_equal(dense_prediction(loaded), dense_prediction(model))
     assert loaded.error(X) == model.error(X)
-    assert loaded.size() == model.size()
+    assert loaded.size() == model.size() and loaded.cell == cell
     size = model.size()
     assert size["bytes"] == size["bytes_equal"] == 4 * model.parameter_count()
     assert size["bytes_with_order"] > size["bytes"]
 
 
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("weights", ["float16", "int8"])
-def test_quantised_artifacts_answer_as_the_quantised_model(tmp_path: Path, weights: str) -> None:
+def test_quantised_artifacts_answer_as_the_quantised_model(tmp_path: Path, weights: str, cell: str) -> None:
     X = kronecker_tensor()
-    model = NeuKron(hidden=6, order_init="degree", max_epochs=60, threads=1, device="cpu").fit(X)
+    epochs = 40 if cell == "lstm" else 4
+    model = quick(hidden=6, cell=cell, max_epochs=epochs).fit(X)
     rounded = model.quantised(weights)
     rounded.save(tmp_path / "m.safetensors")
     loaded = pipeline.load(tmp_path / "m.safetensors")
@@ -156,9 +232,10 @@ def test_golden_checkpoints(
         assert error["error"] == pytest.approx(real, abs=0.005)
 
 
-def test_real_mass_sampled_agrees_with_enumeration(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cell", CELLS)
+def test_real_mass_sampled_agrees_with_enumeration(monkeypatch: pytest.MonkeyPatch, cell: str) -> None:
     X = small_tensor((11, 23), 5)
-    model = NeuKron(hidden=4, max_epochs=5, threads=1, device="cpu").fit(X)
+    model = quick(cell=cell, max_epochs=3).fit(X)
     exact = model.error(X)
     monkeypatch.setattr(walk, "EXACT_CELLS", 1)
     sampled = model.error(X)
@@ -174,9 +251,12 @@ def test_real_mass_sampled_agrees_with_enumeration(monkeypatch: pytest.MonkeyPat
     seed=st.integers(0, 99),
     count=st.integers(1, 30),
     in_slice=st.booleans(),
+    cell=st.sampled_from(sorted(CELLS)),
 )
-def test_largest_cells_are_those_of_a_full_scan(shape: tuple[int, ...], seed: int, count: int, in_slice: bool) -> None:
-    model = NeuKron(hidden=4, max_epochs=2, seed=seed, threads=1, device="cpu").fit(small_tensor(shape, seed))
+def test_largest_cells_are_those_of_a_full_scan(
+    shape: tuple[int, ...], seed: int, count: int, in_slice: bool, cell: str
+) -> None:
+    model = quick(cell=cell, max_epochs=1, seed=seed).fit(small_tensor(shape, seed))
     fixed = {seed % len(shape): seed % shape[seed % len(shape)]} if in_slice else {}
     cells = np.argwhere(np.ones(shape))
     for mode, index in fixed.items():
@@ -193,6 +273,9 @@ def test_largest_cells_are_those_of_a_full_scan(shape: tuple[int, ...], seed: in
     [
         ({"cell": "lstn"}, "did you mean 'lstm'"),
         ({"schedule": "papr"}, "did you mean 'paper'"),
+        ({"pairs": "shingle"}, "did you mean 'shingles'"),
+        ({"scale": "fix"}, "did you mean 'fixed'"),
+        ({"precision": "float"}, "did you mean 'float"),
         ({"hidden": 0}, "hidden=0"),
         ({"hidden": 2.5}, "hidden=2.5"),
         ({"gamma": -1.0}, "gamma=-1.0"),

@@ -149,6 +149,14 @@ class Levels:
             return np.argsort(keys[0], kind="stable")
         return np.lexsort(keys[::-1])
 
+    def sorted_keys(
+        self, coords: npt.NDArray[np.integer], orders: Sequence[npt.NDArray[np.int64]] | None = None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Keys of cells, sorted, and which cell each of them belongs to; see :meth:`keys`."""
+        keys = self.keys(coords, orders)
+        permutation = self.sort_order(keys)
+        return np.ascontiguousarray(keys[:, permutation]), permutation
+
     def tokens(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Tokens of each key, (n, L) int64 (for tests and the reference; the engine reads them from the keys)."""
         return np.stack(

@@ -4,8 +4,8 @@ With tokens t_1..t_L of a cell and scale s = sqrt(q)^L,
 
     x~ = s * prod_k K_k[t_k] / ||K_k||_F,   K_1 = softplus(free vector),  K_k = softplus(W_a y_k + b_a),
 
-where y_2..y_L are the outputs of a one-layer LSTM fed with embeddings of t_1..t_{L-1} from a zero state
-(NeuKron, section 4.1). Squares over the padded grid sum to s^2 = q^L (Lemma 1).
+where y_2..y_L are the outputs of a causal sequence model (an LSTM as published) fed with embeddings of
+t_1..t_{L-1} (NeuKron, section 4.1). Squares over the padded grid sum to s^2 = q^L (Lemma 1).
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear, normalize, softplus
 
+from pipeline.neukron.cells import CELLS, Cell
 from pipeline.neukron.levels import Levels
 
 
@@ -27,11 +29,13 @@ class SequenceModel(nn.Module):
     levels
         The level structure of the tensor.
     hidden
-        Width h of the embedding and of the LSTM.
+        Width h of the embedding and of the sequence model.
     seed
         Seed of the initial values.
     head_alphabets
         Alphabets that get an output layer; those of levels 2..L if left out.
+    cell
+        Name of the sequence model in :data:`pipeline.neukron.cells.CELLS`.
 
     Attributes
     ----------
@@ -40,25 +44,39 @@ class SequenceModel(nn.Module):
     embedding
         (2(2^D - 1), h), rows ordered by alphabet, largest first.
     rnn
-        ``nn.LSTM``, gates in torch's order (input, forget, cell, output).
+        The sequence model's parameters: ``nn.LSTM``, ``nn.GRU`` or ``nn.TransformerEncoderLayer``.
     heads
         Output layer for each alphabet size, h -> alphabet.
+    seeds
+        Of ``cell="seeds"`` alone, in place of the three before: one free vector for each alphabet but the
+        first level's, whose factors are all K_1.
     log_q
         log q, float64: the scale is learned without ever leaving q > 0.
     """
 
-    def __init__(self, levels: Levels, hidden: int, seed: int, head_alphabets: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self,
+        levels: Levels,
+        hidden: int,
+        seed: int,
+        head_alphabets: tuple[int, ...] | None = None,
+        cell: str = "lstm",
+    ) -> None:
         super().__init__()
         self.levels = levels
         self.hidden = hidden
+        self.cell = cell
+        self.head_alphabets = head_alphabets or levels.head_alphabets
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.first = nn.Parameter(torch.randn(levels.alphabets[0]))
-            self.embedding = nn.Parameter(torch.randn(levels.embedding_rows, hidden))
-            self.rnn = nn.LSTM(hidden, hidden)
-            self.heads = nn.ModuleDict(
-                {str(size): nn.Linear(hidden, size) for size in head_alphabets or levels.head_alphabets}
-            )
+            if cell == "seeds":
+                rest = [size for size in self.head_alphabets if size != levels.alphabets[0]]
+                self.seeds = nn.ParameterDict({str(size): nn.Parameter(torch.randn(size)) for size in rest})
+            else:
+                self.embedding = nn.Parameter(torch.randn(levels.embedding_rows, hidden))
+                self.rnn = CELLS[cell].module(hidden)
+                self.heads = nn.ModuleDict({str(size): nn.Linear(hidden, size) for size in self.head_alphabets})
             self.log_q = nn.Parameter(torch.zeros((), dtype=torch.float64))
 
     def set_scale(self, scale: float) -> None:
@@ -70,25 +88,20 @@ class SequenceModel(nn.Module):
         """Return s = sqrt(q)^L, the Frobenius norm of the approximation over the padded grid."""
         return math.exp(0.5 * self.levels.depth * float(self.log_q.detach()))
 
-    def input_table(self) -> Tensor:
-        """Every token's share of the gates, (2(2^D - 1), 4h): embedding times W_ih, plus both biases."""
-        weight, _, input_bias, recurrent_bias = self.rnn_weights()
-        return self.embedding @ weight.T + (input_bias + recurrent_bias)
-
-    def rnn_weights(self) -> list[Tensor]:
-        """W_ih (4h, h), W_hh (4h, h) and the two biases (4h,) of the LSTM."""
-        return [parameter for _, parameter in self.rnn.named_parameters()]
-
     def first_factor(self) -> Tensor:
         """K_1 / ||K_1||, (2^a_1,)."""
-        return nn.functional.normalize(nn.functional.softplus(self.first), dim=0)
+        return normalize(softplus(self.first), dim=0)
 
-    def heads_by_alphabet(self) -> dict[int, nn.Linear]:
-        """Output layer for each alphabet size."""
-        return {int(size): head for size, head in self.heads.items() if isinstance(head, nn.Linear)}
+    def output_layers(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """For each alphabet size a the weight (a, h) and bias (a,) of its output layer."""
+        if self.cell == "seeds":
+            bias = {int(size): seed for size, seed in self.seeds.items()} | {len(self.first): self.first}
+            return {size: (self.first.new_zeros(size, 0), bias[size]) for size in self.head_alphabets}
+        heads = {int(size): head for size, head in self.heads.items() if isinstance(head, nn.Linear)}
+        return {size: (head.weight, head.bias) for size, head in heads.items()}
 
     def parameter_count(self) -> int:
-        """Number of reals: 2(2^D-1)h + 8h^2 + 8h + sum_a a(h+1) + 2^D + 1."""
+        """Number of reals; with an LSTM 2(2^D-1)h + 8h^2 + 8h + sum_a a(h+1) + 2^D + 1."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 
@@ -96,29 +109,45 @@ class SequenceModel(nn.Module):
 class Weights:
     """What evaluation needs of the model: float32 tensors, or gradients by them.
 
-    ``first`` (a_1,) is the normalised first factor, ``table`` (2(2^D-1), 4h) every token's share of the
-    gates, ``recurrent`` (4h, h) the matrix W_hh, ``heads`` the weight (a, h) and bias (a,) for each alphabet.
+    ``first`` (a_1,) is the normalised first factor, ``table`` (2(2^D-1), ..) every token's share of a step,
+    ``inner`` the other tensors of a step of ``cell``, ``heads`` the weight (a, h) and bias (a,) for each alphabet.
     """
 
+    cell: Cell
     first: Tensor
     table: Tensor
-    recurrent: Tensor
+    inner: tuple[Tensor, ...]
     heads: dict[int, tuple[Tensor, Tensor]]
 
     @classmethod
     def of(cls, model: SequenceModel) -> Weights:
         """The model's weights, still attached to its parameters."""
-        heads: dict[int, tuple[Tensor, Tensor]] = {
-            size: (head.weight, head.bias) for size, head in model.heads_by_alphabet().items()
-        }
-        return cls(model.first_factor(), model.input_table(), model.rnn_weights()[1], heads)
+        cell, first, heads = CELLS[model.cell], model.first_factor(), model.output_layers()
+        if model.cell == "seeds":
+            return cls(cell, first, first.new_zeros(model.levels.embedding_rows, 0), (), heads)
+        table, inner = cell.table(model.rnn, model.embedding), cell.inner(model.rnn, model.levels.depth)
+        return cls(cell, first, table, inner, heads)
+
+    @property
+    def recurrent(self) -> Tensor:
+        """The matrix W_hh (4h, h) of an LSTM."""
+        return self.inner[0]
 
     def tensors(self) -> list[Tensor]:
         """All of them in a fixed order."""
-        return [self.first, self.table, self.recurrent, *(tensor for pair in self.heads.values() for tensor in pair)]
+        return [self.first, self.table, *self.inner, *(tensor for pair in self.heads.values() for tensor in pair)]
 
     def replace(self, tensors: list[Tensor]) -> Weights:
         """The same structure with other tensors, given in the order of :meth:`tensors`."""
-        first, table, recurrent, *rest = tensors
+        count = len(self.inner)
+        first, table, inner, rest = tensors[0], tensors[1], tuple(tensors[2 : 2 + count]), tensors[2 + count :]
         pairs = zip(rest[::2], rest[1::2], strict=True)
-        return Weights(first, table, recurrent, dict(zip(self.heads, pairs, strict=True)))
+        return Weights(self.cell, first, table, inner, dict(zip(self.heads, pairs, strict=True)))
+
+    def factors(self, alphabet: int, output: Tensor) -> Tensor:
+        """Normalised factors K / ||K||_F at nodes whose sequence model gives `output` (n, h); (n, alphabet).
+
+        The product is taken in the number type of `output`, all else in that of the weights.
+        """
+        weight, bias = (tensor.to(output.dtype) for tensor in self.heads[alphabet])
+        return normalize(softplus(linear(output, weight, bias).to(self.first.dtype)), dim=1)

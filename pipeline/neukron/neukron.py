@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline import distributed
 from pipeline.artifact import pack_integers, unpack_integers, write_artifact
 from pipeline.compressor import Compressor, order_bytes
 from pipeline.errors import InputError, nearest
+from pipeline.neukron.cells import CELLS
 from pipeline.neukron.engine import Engine
-from pipeline.neukron.engines import make_engine
+from pipeline.neukron.engines import make_engine, products_at, shared, slower_because
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel, Weights
 from pipeline.neukron.order_search import Order
 from pipeline.neukron.quantise import decode, encode, stored_bytes
+from pipeline.neukron.torch_engine import PRECISIONS
 from pipeline.neukron.trainer import Options, State, Trainer, choose_orders
 from pipeline.neukron.walk import Walker, largest_cells, real_mass
 from pipeline.sparse import SparseTensor
@@ -27,10 +31,15 @@ from pipeline.sparse import SparseTensor
 if TYPE_CHECKING:
     from pipeline.checkpoint import Checkpoint
 
+log = logging.getLogger(__name__)
+
 CHOICES = {
-    "cell": ("lstm",),
+    "cell": tuple(CELLS),
     "schedule": ("fast", "paper"),
     "order_init": ("auto", "random", "degree", "lexicographic", "bisection"),
+    "pairs": ("shingles", "uniform"),
+    "scale": ("learned", "fixed"),
+    "precision": tuple(PRECISIONS),
 }
 
 
@@ -45,7 +54,9 @@ class NeuKron(Compressor):
     hidden
         Width h of the sequence model; the one setting that trades size for error.
     cell
-        Sequence model: ``lstm``.
+        Sequence model: ``lstm``, ``gru``, ``transformer`` (a causal layer), or ``seeds``: none, but one seed
+        for each alphabet shared by all its levels, which makes a plain Kronecker product of seeds
+        (the ablation "N-A"; `hidden` then means nothing).
     schedule
         ``fast``: mini-batches, best scale in closed form, reordering once the model is warm.
         ``paper``: two rounds of reordering and one full-batch step an epoch, as published.
@@ -54,6 +65,14 @@ class NeuKron(Compressor):
         short trial of all but the first.
     gamma
         Inverse temperature of the order search; ``math.inf`` accepts improvements only.
+    pairs
+        How the order search pairs indices: ``shingles``, those with like slices first, or ``uniform``, at
+        random (the ablation "N-H").
+    scale
+        ``learned``, or ``fixed``: q keeps its first value, q^L = ||X||^2 (the ablation "N-F").
+    precision
+        ``float32``, or ``bfloat16`` or ``float16`` for the sequence model while fitting. Losses are summed in
+        float64 and answers given in float32 whatever it is.
     lr
         Learning rate of Adam; 0.1 / sqrt(hidden) (fast) or 1e-3 (paper) if None.
     seed
@@ -72,6 +91,13 @@ class NeuKron(Compressor):
     model_, orders_, shape_, history_
         The best model, the order of every mode (modes in ascending size), the tensor's shape, and one dict an
         epoch with ``epoch``, ``error`` (over the padded grid), ``seconds``, ``learning_rate``.
+    training_error_
+        ``error_padded`` of the best model as fitting saw it, in the `precision` of the fit.
+
+    Notes
+    -----
+    Where several processes have been joined (:mod:`pipeline.distributed`), each evaluates a part of the
+    non-zeros, all see the same sums and decide alike; every process calls :meth:`fit` with the same arguments.
 
     Examples
     --------
@@ -88,6 +114,7 @@ class NeuKron(Compressor):
     orders_: list[Order] | None
     device_: str
     peak_gpu_bytes_: int
+    training_error_: float
     weights_: str = "float32"
 
     def __init__(
@@ -98,6 +125,9 @@ class NeuKron(Compressor):
         schedule: str = "fast",
         order_init: str = "auto",
         gamma: float = 10.0,
+        pairs: str = "shingles",
+        scale: str = "learned",
+        precision: str = "float32",
         lr: float | None = None,
         seed: int = 0,
         device: str = "auto",
@@ -111,6 +141,9 @@ class NeuKron(Compressor):
         self.schedule = schedule
         self.order_init = order_init
         self.gamma = gamma
+        self.pairs = pairs
+        self.scale = scale
+        self.precision = precision
         self.lr = lr
         self.seed = seed
         self.device = device
@@ -146,13 +179,12 @@ class NeuKron(Compressor):
         mode_order = _ascending(X.shape)
         coords = np.ascontiguousarray(X.coords[:, mode_order])
         levels = Levels(tuple(X.shape[mode] for mode in mode_order))
-        engine = self._engine(levels)
-        options = Options(
-            self.schedule, self.gamma, self.lr, self.max_epochs, self.max_seconds, self.patience, self.seed
-        )
+        engine = shared(self._engine(levels, self.precision))
+        self._tell(slower_because(engine.device.type, self.cell, self.precision))
+        options = self._options()
         trainer = Trainer(levels, engine, coords, X.values, options)
-        model = SequenceModel(levels, self.hidden, self.seed)
-        saved = checkpoint.load() if checkpoint else None
+        model = SequenceModel(levels, self.hidden, self.seed, cell=self.cell)
+        saved = distributed.from_first(checkpoint.load() if checkpoint else None)
         if saved is None:
             orders = choose_orders(levels, engine, coords, X.values, self.hidden, options, self.order_init)
             state = trainer.start(model, orders)
@@ -166,6 +198,25 @@ class NeuKron(Compressor):
                 checkpoint.save(trainer.snapshot(state))
 
         trainer.run(state, each)
+        self._keep(X, state, engine)
+        return self
+
+    def _options(self) -> Options:
+        return Options(
+            self.schedule,
+            self.gamma,
+            self.lr,
+            self.max_epochs,
+            self.max_seconds,
+            self.patience,
+            self.seed,
+            self.cell,
+            by_shingle=self.pairs == "shingles",
+            learn_scale=self.scale == "learned",
+        )
+
+    def _keep(self, X: SparseTensor, state: State, engine: Engine) -> None:
+        """Take the best of a training."""
         state.model.load_state_dict(state.best_weights)
         self.shape_ = X.shape
         self.model_ = state.model
@@ -173,7 +224,15 @@ class NeuKron(Compressor):
         self.device_ = engine.device.type
         self.peak_gpu_bytes_ = torch.cuda.max_memory_allocated() if self.device_ == "cuda" else 0
         self.history_ = state.history
-        return self
+        self.training_error_ = state.best_error
+        if self.precision != "float32":
+            fine = self._padded_error(X, self.predict(X.coords))
+            self._tell(f"error over the padded grid: {state.best_error:.6g} in {self.precision}, {fine:.6g} in float32")
+
+    @staticmethod
+    def _tell(message: str | None) -> None:
+        if message and distributed.is_first():
+            log.warning(message)
 
     def _check_settings(self) -> None:
         for key, allowed in CHOICES.items():
@@ -189,11 +248,12 @@ class NeuKron(Compressor):
             if value is not None and not value > 0:
                 raise InputError(f"NeuKron: {key}={value!r}: needs a positive number")
 
-    def _engine(self, levels: Levels) -> Engine:
+    def _engine(self, levels: Levels, precision: str = "float32") -> Engine:
         device = self.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return make_engine(levels, self.hidden, device, self.threads or len(os.sched_getaffinity(0)))
+        threads = self.threads or len(os.sched_getaffinity(0))
+        return make_engine(levels, self.hidden, device, threads, cell=self.cell, precision=precision)
 
     # ------------------------------------------------------------------ answers
 
@@ -203,15 +263,10 @@ class NeuKron(Compressor):
         Without orders in the artifact, indices are positions in the model's own order.
         """
         index = self.check_coords(coords)
-        if len(index) == 0:
-            return np.zeros(0)
-        levels = self.model_.levels
-        keys = levels.keys(index[:, _ascending(self.shape_)], self.orders_)
-        permutation = levels.sort_order(keys)
-        products = np.empty(len(index))
         with torch.no_grad():
             weights = Weights.of(self.model_)
-        products[permutation] = self._engine(levels).products(weights, np.ascontiguousarray(keys[:, permutation]))
+        engine = self._engine(self.model_.levels)
+        products = products_at(engine, weights, index[:, _ascending(self.shape_)], self.orders_)
         return products * self.model_.scale()
 
     def largest(
@@ -263,7 +318,7 @@ class NeuKron(Compressor):
         approximation = self.predict(X.coords)
         scale = self.model_.scale()
         fixed = X.norm2 - 2.0 * float(np.dot(X.values, approximation))
-        padded = max(fixed + scale * scale, 0.0)
+        padded = self._padded_error(X, approximation)
         result: dict[str, Any] = {"error": padded, "error_padded": padded}
         if self.orders_ is None:
             return result
@@ -276,6 +331,10 @@ class NeuKron(Compressor):
             result["error_interval"] = tuple(max(fixed + scale * scale * end, 0.0) for end in (mass.low, mass.high))
         return result
 
+    def _padded_error(self, X: SparseTensor, approximation: npt.NDArray[np.float64]) -> float:
+        """Squared error over the padded grid (Lemma 1), given the approximations of the non-zeros."""
+        return max(X.norm2 - 2.0 * float(np.dot(X.values, approximation)) + self.model_.scale() ** 2, 0.0)
+
     def quantised(self, weights: str) -> NeuKron:
         """The same model with weights rounded to ``float16`` or ``int8``: what it answers is what a file gives.
 
@@ -287,7 +346,7 @@ class NeuKron(Compressor):
         arrays = self._arrays()
         shapes = {name: array.shape for name, array in arrays.items()}
         rounded = decode(encode(arrays, weights), weights, shapes)
-        model = SequenceModel(self.model_.levels, self.hidden, 0, tuple(self.model_.heads_by_alphabet()))
+        model = SequenceModel(self.model_.levels, self.hidden, 0, self.model_.head_alphabets, self.cell)
         model.load_state_dict({name: torch.from_numpy(array) for name, array in rounded.items()})
         result = NeuKron(hidden=self.hidden, cell=self.cell, seed=self.seed, device=self.device, threads=self.threads)
         result.model_, result.orders_, result.shape_, result.history_ = model, self.orders_, self.shape_, self.history_
@@ -309,9 +368,10 @@ class NeuKron(Compressor):
         return {"bytes": stored, "bytes_equal": equal, "bytes_with_order": stored + order_bytes(self.shape_)}
 
     def parameter_count(self) -> int:
-        """Number of parameters: 2(2^D-1)h + 8h^2 + 8h + sum_a a(h+1) + 2^D + 1.
+        """Number of parameters; with an LSTM 2(2^D-1)h + 8h^2 + 8h + sum_a a(h+1) + 2^D + 1.
 
-        torch keeps two bias vectors of the LSTM, as the published count does.
+        torch keeps two bias vectors of the LSTM, as the published count does. A GRU has 6h^2 + 6h in place of
+        8h^2 + 8h, a Transformer layer 8h^2 + 11h; shared seeds are a reals for each alphabet a, and the scale.
         """
         return self.model_.parameter_count()
 
@@ -335,7 +395,7 @@ class NeuKron(Compressor):
             "cell": self.cell,
             "hidden": self.hidden,
             "seed": self.seed,
-            "heads": list(self.model_.heads_by_alphabet()),
+            "heads": list(self.model_.head_alphabets),
             "weights": self.weights_,
             "orders": stored,
         }
@@ -347,7 +407,7 @@ class NeuKron(Compressor):
         model = cls(hidden=metadata["hidden"], cell=metadata["cell"], seed=metadata["seed"])
         model._check_settings()
         levels = Levels(tuple(metadata["levels"]))
-        model.model_ = SequenceModel(levels, model.hidden, 0, tuple(metadata["heads"]))
+        model.model_ = SequenceModel(levels, model.hidden, 0, tuple(metadata["heads"]), model.cell)
         model.weights_ = metadata["weights"]
         shapes = {name: array.shape for name, array in model._arrays().items()}
         stored = tensors | {"log_q": tensors["log_q"].reshape(())}

@@ -13,14 +13,16 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline import distributed
 from pipeline.neukron.engine import Engine, weighted_sum
+from pipeline.neukron.engines import products_at
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel, Weights
 from pipeline.neukron.order_search import Order, initial_orders, reorder_mode
@@ -56,6 +58,9 @@ class Options:
     max_seconds: float | None
     patience: int
     seed: int
+    cell: str = "lstm"
+    by_shingle: bool = True  # False: pairs of indices are drawn uniformly
+    learn_scale: bool = True  # False: s stays ||X||
 
 
 @dataclass
@@ -108,6 +113,7 @@ class Trainer:
     def start(self, model: SequenceModel, orders: list[Order]) -> State:
         """State before the first epoch: the scale starts at ||X||."""
         model.set_scale(math.sqrt(self.norm2))
+        model.log_q.requires_grad_(self.options.learn_scale)
         default = PAPER_RATE if self.options.schedule == "paper" else FAST_RATE / math.sqrt(model.hidden)
         optimiser = torch.optim.Adam(model.parameters(), lr=self.options.lr or default)
         state = State(model, optimiser, orders, np.empty(0), np.random.default_rng([self.options.seed, 1]))
@@ -130,6 +136,7 @@ class Trainer:
     def restore(self, model: SequenceModel, saved: dict[str, Any]) -> State:
         """The state that a snapshot was taken of; training goes on with the same bits."""
         model.load_state_dict(saved["model"])
+        model.log_q.requires_grad_(self.options.learn_scale)
         optimiser = torch.optim.Adam(model.parameters())
         optimiser.load_state_dict(saved["optimiser"])
         rng = np.random.default_rng()
@@ -152,7 +159,7 @@ class Trainer:
             started = time.perf_counter()
             epoch(state)
             state.epoch += 1
-            state.seconds += time.perf_counter() - started
+            state.seconds += distributed.from_first(time.perf_counter() - started)  # may end the run: for all alike
             self._keep_best(state)
             state.history.append(
                 {
@@ -187,16 +194,11 @@ class Trainer:
 
     def sorted_keys(self, orders: list[Order]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Sorted keys of the non-zeros under `orders`, and which non-zero each belongs to."""
-        keys = self.levels.keys(self.coords, orders)
-        permutation = self.levels.sort_order(keys)
-        return np.ascontiguousarray(keys[:, permutation]), permutation
+        return self.levels.sorted_keys(self.coords, orders)
 
     def evaluate(self, weights: Weights, orders: list[Order]) -> npt.NDArray[np.float64]:
         """P at every non-zero, (nnz,)."""
-        keys, permutation = self.sorted_keys(orders)
-        products = np.empty(len(permutation))
-        products[permutation] = self.engine.products(weights, keys)
-        return products
+        return products_at(self.engine, weights, self.coords, orders)
 
     def refresh(self, state: State) -> None:
         """Recompute the products and the error after the model has changed."""
@@ -227,6 +229,7 @@ class Trainer:
                 lambda orders: self.evaluate(weights, orders),
                 self.options.gamma,
                 state.rng,
+                self.options.by_shingle,
             )
         self._measure(state)
 
@@ -276,7 +279,8 @@ class Trainer:
         state.products = self.evaluate(self._weights(state), state.orders)
         if self._warm(state):
             self.reorder(state, self._modes_in_turn(state.epoch, steps))
-        state.model.set_scale(max(float(np.dot(self.values, state.products)), SMALLEST_SCALE))
+        if self.options.learn_scale:
+            state.model.set_scale(max(float(np.dot(self.values, state.products)), SMALLEST_SCALE))
         self._measure(state)
         self._control_rate(state)
 
@@ -332,7 +336,7 @@ def choose_orders(
     rng = np.random.default_rng([options.seed, 2])
     if kind != "auto":
         return initial_orders(kind, levels, coords, values, rng)
-    trial = Options("fast", options.gamma, options.lr, TRIAL_EPOCHS, None, options.patience, options.seed)
+    trial = replace(options, schedule="fast", max_epochs=TRIAL_EPOCHS, max_seconds=None)
     shown = np.arange(len(values))
     if len(values) > TRIAL_NNZ:
         shown = np.sort(rng.choice(len(values), TRIAL_NNZ, replace=False))
@@ -341,7 +345,8 @@ def choose_orders(
     for candidate in TRIAL_ORDERS if entries <= BISECTION_ENTRIES else TRIAL_ORDERS[:-1]:
         orders = initial_orders(candidate, levels, coords, values, rng)
         trainer = Trainer(levels, engine, coords[shown], values[shown], trial)
-        state = trainer.start(SequenceModel(levels, hidden, options.seed), [order.copy() for order in orders])
+        model = SequenceModel(levels, hidden, options.seed, cell=options.cell)
+        state = trainer.start(model, [order.copy() for order in orders])
         trainer.run(state, lambda _: None)
         results.append((state.best_error, orders))
     return min(results, key=lambda result: result[0])[1]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.neukron.cells import State
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import Weights
 from pipeline.neukron.order_search import Order
@@ -32,19 +33,19 @@ SEARCH_BLOCK = 64  # nodes expanded together by best-first search
 class Frontier:
     """Nodes of one depth: their tokens so far as positions' leading bits, products and states.
 
-    ``prefix`` (n, D) int64, ``product`` (n,) float32, ``hidden`` and ``cell`` (n, h).
+    ``prefix`` (n, D) int64, ``product`` (n,) float32, ``state`` the sequence model's, n rows each.
     """
 
     depth: int
     prefix: npt.NDArray[np.int64]
     product: Tensor
-    hidden: Tensor
-    cell: Tensor
+    state: State
 
     def select(self, rows: npt.NDArray[np.intp]) -> Frontier:
         """Some of the nodes."""
         index = torch.from_numpy(rows)
-        return Frontier(self.depth, self.prefix[rows], self.product[index], self.hidden[index], self.cell[index])
+        state = tuple(part[index] for part in self.state)
+        return Frontier(self.depth, self.prefix[rows], self.product[index], state)
 
     def __len__(self) -> int:
         return len(self.prefix)
@@ -56,20 +57,17 @@ class Walker:
     def __init__(self, levels: Levels, weights: Weights) -> None:
         self.levels = levels
         self.weights = weights.replace([tensor.detach().cpu() for tensor in weights.tensors()])
-        self.hidden = self.weights.recurrent.shape[1]
 
     def root(self) -> Frontier:
         """The empty prefix."""
-        empty = torch.zeros(1, self.hidden)
-        return Frontier(0, np.zeros((1, len(self.levels.bits)), dtype=np.int64), torch.ones(1), empty, empty)
+        state = self.weights.cell.start(self.weights.table, self.weights.table.dtype)
+        return Frontier(0, np.zeros((1, len(self.levels.bits)), dtype=np.int64), torch.ones(1), state)
 
     def factors(self, frontier: Frontier) -> Tensor:
         """Normalised factors of the next level at every node, (n, alphabet)."""
         if frontier.depth == 0:
             return self.weights.first[None]
-        weight, bias = self.weights.heads[self.levels.alphabets[frontier.depth]]
-        outputs = torch.nn.functional.softplus(frontier.hidden @ weight.T + bias)
-        return torch.nn.functional.normalize(outputs, dim=1)
+        return self.weights.factors(self.levels.alphabets[frontier.depth], frontier.state[0])
 
     def child_prefixes(
         self, frontier: Frontier, parent: npt.NDArray[np.intp], token: npt.NDArray[np.int64]
@@ -89,14 +87,11 @@ class Walker:
         prefix = self.child_prefixes(frontier, parent, token)
         level = frontier.depth + 1
         if level == self.levels.depth:
-            empty = torch.zeros(len(parent), 0)
-            return Frontier(level, prefix, product, empty, empty)
-        above = torch.from_numpy(parent)
+            return Frontier(level, prefix, product, ())
         rows = torch.from_numpy(token) + self.levels.embedding_offset(level)
-        gates = self.weights.table[rows] + (frontier.hidden @ self.weights.recurrent.T)[above]
-        i, f, g, o = torch.split(gates, self.hidden, dim=1)
-        cell = torch.sigmoid(f) * frontier.cell[above] + torch.sigmoid(i) * torch.tanh(g)
-        return Frontier(level, prefix, product, torch.sigmoid(o) * torch.tanh(cell), cell)
+        weights = self.weights
+        state = weights.cell.step(weights.table, weights.inner, frontier.state, torch.from_numpy(parent), rows)
+        return Frontier(level, prefix, product, state)
 
 
 @dataclass

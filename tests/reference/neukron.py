@@ -1,9 +1,11 @@
-"""NeuKron straight from its equations: ``nn.LSTM`` over every non-zero's whole token sequence.
+"""NeuKron straight from its equations: torch's own layer over every non-zero's whole token sequence.
 
 Oracle and yardstick: nothing is shared, nothing is compiled, every value is recomputed when it is needed.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -15,19 +17,45 @@ from pipeline.neukron.order_search import accept, propose
 
 
 def values(model: SequenceModel, tokens: Tensor) -> Tensor:
-    """x~ of n cells given their (n, L) tokens: K_1 is free, K_k comes from the LSTM's output y_k."""
+    """x~ of n cells given their (n, L) tokens: K_1 is free, K_k comes from the sequence model's output y_k."""
     levels = model.levels
     first = torch.nn.functional.softplus(model.first)
     value = torch.exp(0.5 * levels.depth * model.log_q).to(first) * first[tokens[:, 0]] / first.norm()
     if levels.depth == 1:
         return value
+    if model.cell == "seeds":
+        return value * _shared_seeds(model, tokens)
     offsets = torch.tensor([levels.embedding_offset(level) for level in range(1, levels.depth)])
-    embedded = model.embedding[tokens[:, :-1] + offsets]  # (n, L - 1, h)
-    outputs, _ = model.rnn(embedded.transpose(0, 1))  # (L - 1, n, h)
+    outputs = _outputs(model, model.embedding[tokens[:, :-1] + offsets])  # (n, L - 1, h)
     for step in range(1, levels.depth):
         head = model.heads[str(levels.alphabets[step])]
-        factor = torch.nn.functional.softplus(head(outputs[step - 1]))  # (n, a)
+        factor = torch.nn.functional.softplus(head(outputs[:, step - 1]))  # (n, a)
         value = value * factor.gather(1, tokens[:, step : step + 1])[:, 0] / factor.norm(dim=1)
+    return value
+
+
+def _outputs(model: SequenceModel, embedded: Tensor) -> Tensor:
+    """Outputs of the sequence model for whole sequences, (n, L - 1, h) to (n, L - 1, h)."""
+    if model.cell != "transformer":
+        return model.rnn(embedded.transpose(0, 1))[0].transpose(0, 1)
+    _, length, width = embedded.shape
+    encoding = torch.zeros(length, width)
+    for place in range(length):
+        for column in range(width):
+            angle = place / 10000 ** ((column // 2 * 2) / width)
+            encoding[place, column] = math.cos(angle) if column % 2 else math.sin(angle)
+    mask = torch.triu(torch.full((length, length), -math.inf), diagonal=1).to(embedded)
+    return model.rnn(embedded + encoding.to(embedded), src_mask=mask, is_causal=True)
+
+
+def _shared_seeds(model: SequenceModel, tokens: Tensor) -> Tensor:
+    """Product over levels 2..L of one normalised seed an alphabet."""
+    value = torch.ones(len(tokens), dtype=model.first.dtype)
+    for step in range(1, model.levels.depth):
+        alphabet = model.levels.alphabets[step]
+        free = model.first if alphabet == model.levels.alphabets[0] else model.seeds[str(alphabet)]
+        factor = torch.nn.functional.softplus(free)
+        value = value * factor[tokens[:, step]] / factor.norm()
     return value
 
 
