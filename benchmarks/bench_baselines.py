@@ -152,7 +152,7 @@ def accams(path: Path) -> dict[str, Any]:
     }
 
 
-def grid(path: Path, method: str) -> list[dict[str, Any]]:
+def grid(path: Path, method: str, **more: Any) -> list[dict[str, Any]]:
     """Errors and sizes of one method's published grid: mean over seeds, and the spread of the error."""
     from pipeline.config import load_config
     from pipeline.fit_baseline import make
@@ -162,7 +162,7 @@ def grid(path: Path, method: str) -> list[dict[str, Any]]:
     rows = []
     for settings in load_config(ROOT / "params.yaml").experiments["paper"].settings_of(path.stem, method).values():
         began = time.perf_counter()
-        chosen = settings | OVERRIDE.get(method, {})
+        chosen = settings | OVERRIDE.get(method, {}) | more
         seeds = SEEDS.get(method, 1)
         models = [make(method, chosen, seed).fit(X) for seed in range(seeds)]
         errors = [float(model.error(X)["error"]) for model in models]
@@ -270,6 +270,7 @@ PARTS = {
     "t-svd": Part("figures", "email", t_svd),
     "accams": Part("figures", "threads", accams),
     **{f"email-{method}": Part("grids", "email", partial(grid, method=method)) for method in GRIDS},
+    "email-cur-leverage": Part("grids", "email", partial(grid, method="cur", leverage=100)),
     **{f"coding-{name}": Part("coding", name, coding) for name in CODED},
     "truncation-8600": Part("coding", "email", partial(truncation_at, size=8_600)),
     "cur-variants": Part("variants", "email", cur_variants),
@@ -289,14 +290,15 @@ FIGURES = {
 
 def table(results: dict[str, Any]) -> str:
     """The results as Markdown."""
-    parts = {name: stored["outcome"] for name, stored in results["parts"].items()}
+    parts = {name: results["parts"][name]["outcome"] for name in PARTS if name in results["parts"]}
     lines = ["# Baselines", "", "| what | measured | wanted |", "|---|---|---|"]
     for name, (what, text, aim) in FIGURES.items():
         lines.append(f"| {what} | {text.format(**parts[name]) if name in parts else 'not measured'} | {aim} |")
-    for method in GRIDS:
-        if f"email-{method}" in parts:
-            lines += ["", f"## {method} on email", ""]
-            lines += grid_table(parts[f"email-{method}"], results["published"].get(method, []))
+    for name, rows in parts.items():
+        _, _, what = name.partition("email-")
+        if what and not name.startswith("coding"):
+            lines += ["", f"## {what} on email", ""]
+            lines += grid_table(rows, results["published"].get(what.removesuffix("-leverage"), []))
     lines += coding_tables(parts)
     if "cur-variants" in parts:
         lines += ["", "## Ways of drawing for CUR", ""]

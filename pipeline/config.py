@@ -80,10 +80,14 @@ class CPSettings(Section):
     tolerance: Annotated[float, Field(ge=0)] = 1.0e-4
 
 
-class CURSettings(Section):
+class CMDSettings(Section):
     rows: Positive | None = None
     columns: Positive | None = None
     rank: Positive | None = None
+
+
+class CURSettings(CMDSettings):
+    leverage: Positive | None = None
 
 
 class StencilSettings(Section):
@@ -222,7 +226,7 @@ class Config(Section):
     neukron: NeuKronSettings
     t_svd: Annotated[TSVDSettings, Field(alias="t-svd")]
     cur: CURSettings
-    cmd: CURSettings
+    cmd: CMDSettings
     accams: StencilSettings
     baccams: StencilSettings
     kronfit: KronFitSettings
@@ -295,7 +299,7 @@ METHODS: dict[str, Method] = {
     "neukron": Method("neukron", True, NeuKronSettings),
     "t-svd": Method("matrix", False, TSVDSettings),
     "cur": Method("matrix", True, CURSettings),
-    "cmd": Method("matrix", True, CURSettings),
+    "cmd": Method("matrix", True, CMDSettings),
     "accams": Method("matrix", True, StencilSettings),
     "baccams": Method("matrix", True, StencilSettings),
     "kronfit": Method("matrix", True, KronFitSettings),

@@ -82,6 +82,29 @@ def test_heavy_columns_are_drawn_in_proportion_to_their_squared_norm() -> None:
     assert model.column_copies_ == pytest.approx([1000, 4000, 4000], abs=200)
 
 
+def test_leverage_draws_by_the_leading_singular_vectors() -> None:
+    X = sparse(7)
+    left, _, right = np.linalg.svd(X.to_dense(), full_matrices=False)
+    model = CUR(rows=30_000, columns=30_000, leverage=2).fit(X)
+    for index, copies, vectors in (
+        (model.rows_, model.row_copies_, left[:, :2]),
+        (model.columns_, model.column_copies_, right[:2].T),
+    ):
+        chance = np.sum(vectors**2, axis=1) / 2
+        drawn = np.zeros(len(chance))
+        drawn[index] = copies / 30_000
+        assert drawn == pytest.approx(chance, abs=0.015)
+    with pytest.raises(InputError, match=r"leverage=13: .* has 12 singular vectors"):
+        CUR(leverage=13).fit(X)
+
+
+def test_leverage_of_a_matrix_of_low_rank_ignores_empty_directions() -> None:
+    X = SparseTensor.from_dense(np.outer([1.0, 0.0, 2.0], [3.0, 0.0, 0.0, 1.0]))
+    model = CUR(rows=20, columns=20, leverage=3).fit(X)
+    assert set(model.rows_) <= {0, 2} and set(model.columns_) <= {0, 3}
+    assert model.error(X)["error"] < 1e-6 * X.norm2
+
+
 @pytest.mark.parametrize("wrong", [{"rows": 0}, {"columns": 1.5}, {"rank": -1}])
 def test_settings_out_of_range_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):

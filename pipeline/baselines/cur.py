@@ -19,6 +19,7 @@ from pipeline.baselines.base import (
     check_positive,
     stored_type,
 )
+from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 
 SINGULAR = 1e-12  # eigenvalues of a Gram matrix below this share of the largest count as zero
@@ -29,9 +30,9 @@ PREDICT_BATCH = 1 << 12
 class CUR(Baseline):
     """X ~ C U R, with C and R sampled from the matrix itself (Drineas, Kannan and Mahoney, 2006).
 
-    Columns and rows are drawn with replacement with probability proportional to their squared norms and
-    weighted by its inverse square root; U = C+ X R+ is the best for the draw, from the small Gram matrices
-    C'C, R R' and C'X R'. Size as published: 8 bytes for each non-zero of C and R and each entry of U, drawn
+    Columns and rows are drawn with replacement with probability proportional to their squared norms, or to their
+    leverage, and weighted by its inverse square root; U = C+ X R+ is the best for the draw, from the small Gram
+    matrices C'C, R R' and C'X R'. Size as published: 8 bytes for each non-zero of C and R and each entry of U, drawn
     twice counted twice. In memory and in the artifact equal columns are merged, which changes no prediction.
 
     Parameters
@@ -41,6 +42,9 @@ class CUR(Baseline):
         fourth of the coordinate list of the non-zeros (8 bytes each).
     rank
         Pseudo-inverses keep this many singular values. None: all that are not zero.
+    leverage
+        Draw by leverage scores, the squared norms of the rows of so many leading singular vectors (Drineas, Mahoney
+        and Muthukrishnan, 2008): closer to the whole matrix than by norms. None: by norms.
     seed
         Of the draw.
 
@@ -67,11 +71,18 @@ class CUR(Baseline):
     right_: Sparse
 
     def __init__(
-        self, *, rows: int | None = None, columns: int | None = None, rank: int | None = None, seed: int = 0
+        self,
+        *,
+        rows: int | None = None,
+        columns: int | None = None,
+        rank: int | None = None,
+        leverage: int | None = None,
+        seed: int = 0,
     ) -> None:
         self.rows = rows
         self.columns = columns
         self.rank = rank
+        self.leverage = leverage
         self.seed = seed
 
     def _fit(self, X: SparseTensor) -> None:
@@ -84,8 +95,9 @@ class CUR(Baseline):
             check_positive("rank", self.rank)
         A = X.to_scipy().tocsr()
         random = np.random.default_rng(self.seed)
-        self.columns_, self.column_copies_, column_weights = _draw(X, 1, columns, random)
-        self.rows_, self.row_copies_, row_weights = _draw(X, 0, rows, random)
+        chances = _norms(X) if self.leverage is None else _leverage(X, self.leverage)
+        self.columns_, self.column_copies_, column_weights = _draw(chances[1], columns, random)
+        self.rows_, self.row_copies_, row_weights = _draw(chances[0], rows, random)
         self.left_, self.right_ = A.tocsc()[:, self.columns_].tocsr(), A[self.rows_].tocsr()
         cross = (self.left_.T @ (A @ self.right_.T)).toarray()
         left = column_weights[:, None] * _whitening(self.left_ * column_weights, self.rank)
@@ -191,10 +203,15 @@ class CMD(CUR):
 
     A column drawn n times is scaled by the square root of n, which leaves the singular vectors, and so the
     approximation, as they are. Size as published: 8 bytes for each non-zero of C and R and each entry of U,
-    each distinct column and row once. Parameters and attributes are those of :class:`CUR`.
+    each distinct column and row once. Parameters and attributes are those of :class:`CUR`; it draws by norms.
     """
 
     name = "cmd"
+
+    def __init__(
+        self, *, rows: int | None = None, columns: int | None = None, rank: int | None = None, seed: int = 0
+    ) -> None:
+        super().__init__(rows=rows, columns=columns, rank=rank, seed=seed)
 
     def _stored_entries(self) -> tuple[int, int, int]:
         return int(self.left_.nnz), self.middle_.size, int(self.right_.nnz)
@@ -213,12 +230,32 @@ def _automatic_share(X: SparseTensor) -> float:
     return (math.sqrt(X.nnz**2 + cells * budget) - X.nnz) / cells
 
 
-def _draw(X: SparseTensor, mode: int, count: int, random: np.random.Generator) -> tuple[Integers, Integers, Reals]:
+def _norms(X: SparseTensor) -> list[Reals]:
+    """Share of every row and of every column in norm2."""
+    squares = X.values**2 / X.norm2
+    shares: list[Reals] = []
+    for mode in (0, 1):
+        shares.append(np.bincount(X.coords[:, mode], weights=squares, minlength=X.shape[mode]).astype(np.float64))
+    return shares
+
+
+def _leverage(X: SparseTensor, rank: int) -> list[Reals]:
+    """Share of every row and of every column in the squared entries of the leading singular vectors."""
+    from pipeline.baselines.t_svd import decompose
+
+    check_positive("leverage", rank)
+    if rank > min(X.shape):
+        raise InputError(f"leverage={rank}: a matrix of shape {X.shape} has {min(X.shape)} singular vectors")
+    left, sigma, right = decompose(X, rank)
+    kept = sigma > SINGULAR * sigma[0]
+    return [np.sum(vectors[:, kept] ** 2, axis=1) / np.count_nonzero(kept) for vectors in (left, right)]
+
+
+def _draw(chances: Reals, count: int, random: np.random.Generator) -> tuple[Integers, Integers, Reals]:
     """Distinct indices drawn, copies of each, and the weight sqrt(copies / (count p)) of each."""
-    probability = np.bincount(X.coords[:, mode], weights=X.values**2, minlength=X.shape[mode]) / X.norm2
-    drawn = random.choice(X.shape[mode], size=count, p=probability / probability.sum())
+    drawn = random.choice(len(chances), size=count, p=chances / chances.sum())
     index, copies = np.unique(drawn, return_counts=True)
-    return index.astype(np.int64), copies.astype(np.int64), np.sqrt(copies / (count * probability[index]))
+    return index.astype(np.int64), copies.astype(np.int64), np.sqrt(copies / (count * chances[index]))
 
 
 def _whitening(matrix: Sparse, rank: int | None) -> Reals:

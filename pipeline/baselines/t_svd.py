@@ -42,7 +42,7 @@ class TSVD(Kruskal):
         check_positive("rank", rank)
         if rank > limit:
             raise InputError(f"rank={rank}: a matrix of shape {X.shape} has rank {limit} at most")
-        left, sigma, right = _decompose(X, rank)
+        left, sigma, right = decompose(X, rank)
         self._store(sigma, [left, right])
         self._record(max(0.0, X.norm2 - float(sigma @ sigma)), rank=rank)
 
@@ -51,7 +51,7 @@ class TSVD(Kruskal):
         return self.rank_ * (sum(self.shape_) + 1)
 
 
-def _decompose(X: SparseTensor, rank: int) -> tuple[Reals, Reals, Reals]:
+def decompose(X: SparseTensor, rank: int) -> tuple[Reals, Reals, Reals]:
     """Left vectors (N, R), singular values (R,) falling, right vectors (M, R)."""
     from scipy.sparse.linalg import svds
 
