@@ -61,10 +61,13 @@ class Dataset(Section):
 
 class NeuKronSettings(Section):
     hidden: Positive = 30
-    cell: Literal["lstm"] = "lstm"
+    cell: Literal["lstm", "gru", "transformer", "seeds"] = "lstm"
     schedule: Literal["fast", "paper"] = "fast"
     order_init: Literal["auto", "random", "degree", "lexicographic", "bisection"] = "auto"
     gamma: Annotated[float, Field(gt=0)] = 10.0
+    pairs: Literal["shingles", "uniform"] = "shingles"
+    scale: Literal["learned", "fixed"] = "learned"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     lr: Annotated[float, Field(gt=0)] | None = None
     max_epochs: Positive | None = None
     patience: Positive = 100
@@ -481,7 +484,7 @@ def _settings_problems(config: Config, settings: Settings, key: str) -> Iterator
 
 # Beside its own module a step's result is decided by these packages and modules; not by orchestration or reporting.
 COMMON_CODE = ["errors", "files", "step"]
-RUN_CODE = [*COMMON_CODE, "artifact", "compressor", "metrics", "record", "sparse"]
+RUN_CODE = [*COMMON_CODE, "artifact", "compressor", "distributed", "metrics", "record", "sparse"]
 STEP_CODE = {
     "download": [*COMMON_CODE, "datasets", "sparse"],
     "convert": [*COMMON_CODE, "datasets", "sparse"],
