@@ -233,10 +233,8 @@ def _automatic_share(X: SparseTensor) -> float:
 def _norms(X: SparseTensor) -> list[Reals]:
     """Share of every row and of every column in norm2."""
     squares = X.values**2 / X.norm2
-    shares: list[Reals] = []
-    for mode in (0, 1):
-        shares.append(np.bincount(X.coords[:, mode], weights=squares, minlength=X.shape[mode]).astype(np.float64))
-    return shares
+    sums = [np.bincount(X.coords[:, mode], weights=squares, minlength=X.shape[mode]) for mode in (0, 1)]
+    return [np.asarray(one, dtype=np.float64) for one in sums]
 
 
 def _leverage(X: SparseTensor, rank: int) -> list[Reals]:
