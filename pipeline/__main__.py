@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from pipeline.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from pipeline.compressor import Compressor
+    from pipeline.datasets.labels import Labels
     from pipeline.neukron import NeuKron
     from pipeline.sparse import SparseTensor
 
@@ -66,7 +68,12 @@ def _add_compress(commands: Commands) -> None:
     command.add_argument(
         "--bytes", metavar="SIZE", help="find the method of the least error within 20000, 20kB, 1MB .."
     )
-    command.add_argument("--error", type=float, metavar="E", help="find the smallest file of a relative error up to E")
+    command.add_argument("--error", metavar="E", help="find the smallest file of a relative error up to E: 0.3, 30%%")
+    command.add_argument(
+        "--neukron-seconds", type=float, metavar="S", help="with --bytes or --error: NeuKron's time (default: 60)"
+    )
+    command.add_argument("--columns", help="of a table: the columns that are modes, as a,b (default: all but the last)")
+    command.add_argument("--value", help="of a table: the column of the values (default: the last)")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--threads", type=int, help="default: all cores")
     command.add_argument(
@@ -79,16 +86,21 @@ def _add_compress(commands: Commands) -> None:
 def compress(options: argparse.Namespace) -> None:
     """Fit, save, and say what the artifact costs and what it is worth."""
     settings = step.parse_settings(options.settings)
+    wanted = options.bytes is not None or options.error is not None
+    limits = _parse_limits(options, settings) if wanted else {}
+    if options.artifact.is_dir():
+        raise InputError(f"{options.artifact}: is a folder; name the .safetensors file to write")
     if options.threads:
         step.limit_threads(options.threads)
-    X = read_tensor(options.tensor)
+    X, labels = _read_labelled(options.tensor, options.columns, options.value)
     print(X)
     started = time.perf_counter()
-    wanted = options.bytes is not None or options.error is not None
-    model = _search(options, settings, X) if wanted else _fit(options, settings, X)
+    model = _search(options, settings, limits, X) if wanted else _fit(options, settings, X)
     if options.weights != "float32":
         model = _neukron(model, "--weights").quantised(options.weights)
     model.save(options.artifact, orders=not options.no_orders)
+    if not options.no_orders:
+        _write_labels(options.artifact, labels)
     error = model.error(X)
     size = model.size()
     _print_rows(
@@ -105,29 +117,59 @@ def compress(options: argparse.Namespace) -> None:
     )
 
 
-def _search(options: argparse.Namespace, settings: dict[str, Any], X: SparseTensor) -> Compressor:
-    from pipeline.frontier import search
+def _parse_limits(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a search is bounded by, checked before the tensor is read."""
+    if options.bytes is not None and options.error is not None:
+        raise InputError("--bytes and --error: give one of them")
+    if options.weights != "float32":
+        raise InputError("--weights: not with --bytes or --error; fit neukron with the settings found, then shorten it")
+    if settings and options.method not in (None, "neukron"):
+        raise InputError(f"--set: with --bytes or --error the settings of {options.method} are what is looked for")
+    if options.neukron_seconds is not None and not options.neukron_seconds > 0:
+        raise InputError(f"--neukron-seconds {options.neukron_seconds}: needs a time above 0")
+    if options.bytes is not None:
+        return {"max_bytes": _parse_bytes(options.bytes)}
+    return {"max_error": _parse_share(options.error)}
 
+
+def _search(
+    options: argparse.Namespace, settings: dict[str, Any], limits: dict[str, Any], X: SparseTensor
+) -> Compressor:
+    from pipeline.frontier import search
+    from pipeline.neukron import NeuKron
+
+    step.check_settings(NeuKron, settings, given_otherwise={"seed", "threads", "hidden"})
+    if options.neukron_seconds is not None:
+        settings |= {"max_seconds": options.neukron_seconds}
     found = search(
         X,
-        max_bytes=None if options.bytes is None else _parse_bytes(options.bytes),
-        max_error=options.error,
+        **limits,
         orders=not options.no_orders,
         methods=[options.method] if options.method else None,
-        neukron=settings or None,
+        neukron=settings | ({"threads": options.threads} if options.threads else {}),
         seed=options.seed,
-        tell=print,
+        tell=lambda line: print(line, flush=True),
     )
-    print(f"chosen: {found.best}; {found.reason}")
+    print(f"chosen: {found.best}: {found.reason}")
     return found.best.model
+
+
+def _parse_share(text: str) -> float:
+    """Read ``0.3`` or ``30%`` as a relative error from 0 to 1."""
+    match = re.fullmatch(r"\s*(\d*\.?\d+(?:[eE]-?\d+)?)\s*(%?)\s*", text)
+    share = float(match[1]) / (100 if match[2] else 1) if match else math.nan
+    if not 0 <= share <= 1:
+        raise InputError(f"--error {text}: write a share of the squared norm from 0 to 1, such as 0.3 or 30%")
+    return share
 
 
 def _parse_bytes(text: str) -> int:
     """Read ``20000``, ``20kB`` or ``1.5 MB``; 1 kB is 1,000 bytes."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(k|M|G|)B?\s*", text)
-    if not match:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(k|K|M|G|)B?\s*", text)
+    size = int(float(match[1]) * {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}[match[2]]) if match else 0
+    if size < 1:
         raise InputError(f"--bytes {text}: write a number of bytes, such as 20000, 20kB or 1.5MB")
-    return int(float(match[1]) * {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}[match[2]])
+    return size
 
 
 def _fit(options: argparse.Namespace, settings: dict[str, Any], X: SparseTensor) -> Compressor:
@@ -149,6 +191,11 @@ def _fit(options: argparse.Namespace, settings: dict[str, Any], X: SparseTensor)
 
 def read_tensor(path: Path) -> SparseTensor:
     """Read a Parquet sparse tensor, or a file of any other known format with its modes as they are in the file."""
+    return _read_labelled(path, None, None)[0]
+
+
+def _read_labelled(path: Path, columns: str | None, value: str | None) -> tuple[SparseTensor, dict[int, Labels]]:
+    """The tensor of a file, and by mode the labels that its indices stand for."""
     from pipeline.datasets import format_of, read_raw
     from pipeline.datasets.assemble import assemble
     from pipeline.sparse import SparseTensor
@@ -156,13 +203,52 @@ def read_tensor(path: Path) -> SparseTensor:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     if path.suffix == ".parquet" and is_sparse_tensor(path):
-        return SparseTensor.read_parquet(path)
+        if columns or value:
+            raise InputError(f"--columns, --value: {path} is a sparse tensor, not a table")
+        return SparseTensor.read_parquet(path), {}
     try:
-        raw = read_raw(format_of(path.name), {path.name: path}, {})
-        X = assemble(raw, {"file": path.name}).tensor
+        format_name = format_of(path.name)
+        raw = read_raw(format_name, {path.name: path}, _table_options(path, format_name, columns, value))
+        assembled = assemble(raw, {"file": path.name})
+        X = assembled.tensor
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
-    return X.permute_modes([X.mode_names.index(mode.name) for mode in raw.modes])
+    places = [X.mode_names.index(mode.name) for mode in raw.modes]
+    labels = {mode: assembled.labels[place] for mode, place in enumerate(places)}
+    return X.permute_modes(places), {mode: found for mode, found in labels.items() if found is not None}
+
+
+def _table_options(path: Path, format_name: str, columns: str | None, value: str | None) -> dict[str, Any]:
+    """Which columns of a table are modes and which is the value: as told, else all but the last, and the last."""
+    if format_name not in ("csv", "columnar"):
+        if columns or value:
+            raise InputError(f"--columns, --value: {path} is no table")
+        return {}
+    chosen = columns.split(",") if columns else [name for name in _column_names(path, format_name) if name != value]
+    if columns is None and value is None:
+        *chosen, value = chosen
+        print(f"modes: {', '.join(chosen)}; value: {value} (choose others with --columns and --value)")
+    return {"columns": chosen} | ({"value": value} if value else {})
+
+
+def _column_names(path: Path, format_name: str) -> list[str]:
+    """Names of a table's columns, two at least."""
+    from pipeline.datasets import columnar, csvtable
+
+    names = columnar.names(path) if format_name == "columnar" else csvtable.names(path)
+    if len(names) < 2:
+        raise InputError(f"{path}: columns {names}: needs one for each mode, and one for the values; see --columns")
+    return names
+
+
+def _write_labels(artifact: Path, labels: dict[int, Labels]) -> None:
+    """Labels of the tensor's indices, in files beside its artifact."""
+    from pipeline.convert import write_labels
+
+    for mode, found in labels.items():
+        path = artifact.with_name(f"{artifact.stem}.labels-{mode}.parquet")
+        write_labels(path, found)
+        print(f"labels of mode {mode}: {path}")
 
 
 def is_sparse_tensor(path: Path) -> bool:
@@ -259,7 +345,7 @@ def _neukron(model: Compressor, option: str) -> NeuKron:
     from pipeline.neukron import NeuKron
 
     if not isinstance(model, NeuKron):
-        raise InputError(f"{option}: only NeuKron artifacts can be searched; this one is of method '{model.name}'")
+        raise InputError(f"{option}: for NeuKron only; this artifact is of method '{model.name}'")
     return model
 
 
@@ -334,8 +420,6 @@ def decompress(options: argparse.Namespace) -> None:
 
 
 def _wanted_cells(options: argparse.Namespace, shape: Sequence[int]) -> Any:
-    import math
-
     import numpy as np
 
     if options.among:

@@ -25,6 +25,11 @@ DATA_DEPENDENT = {"truncation": 7, "accams": 4, "baccams": 3, "cmd": 4, "cur": 4
 CLOSE = 0.92  # a file of this share of the limit is large enough
 BISECTIONS = 5  # steps between the smallest and the largest size that may meet an error
 SMALLEST = 256  # bytes below which no search for an error goes
+NEUKRON_HEADER = 1400  # bytes of its file that are neither weights nor orders
+NEUKRON_SECONDS = 60.0  # that NeuKron may fit, unless told otherwise
+
+
+_LIMITS = ("max_epochs", "max_seconds")
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,15 @@ class Attempt:
     model: Compressor = field(repr=False)
 
     def __str__(self) -> str:
-        chosen = ", ".join(f"{key}={value}" for key, value in self.settings.items())
+        chosen = ", ".join(f"{key}={_rounded(value)}" for key, value in self.settings.items())
         return (
             f"{self.method}({chosen}): {self.file_bytes:,} bytes, relative error {self.relative_error:.4f}, "
             f"{self.seconds:.1f} s"
         )
+
+
+def _rounded(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)
@@ -79,9 +88,9 @@ def search(
     methods
         Candidates; all that can handle the tensor if None.
     neukron
-        Settings of NeuKron beside `hidden`; ``{"max_epochs": 50}`` if None.
+        Settings of NeuKron beside `hidden`; where they hold no limit, it may fit for 60 seconds.
     tell
-        Called with one line for each candidate fitted or passed over.
+        Called with a line that says what is looked for, and one for each candidate fitted or passed over.
 
     Raises
     ------
@@ -90,15 +99,20 @@ def search(
     """
     if (max_bytes is None) == (max_error is None):
         raise InputError("give either a size in bytes or a relative error, not both or none")
-    hunt = _Hunt(X, orders, neukron or {"max_epochs": 50}, seed, tell)
     names = _candidates(X, methods)
+    if max_bytes is not None and max_bytes < 1:
+        raise InputError(f"a size of {max_bytes} bytes: needs at least 1")
+    if max_error is not None and not 0 <= max_error <= 1:
+        raise InputError(f"a relative error of {max_error}: needs a number from 0 to 1")
+    limited = {"max_epochs", "max_seconds"} & set(neukron or {})
+    hunt = _Hunt(X, orders, (neukron or {}) | ({} if limited else {"max_seconds": NEUKRON_SECONDS}), seed, tell)
+    wanted = f"the smallest file of a relative error up to {max_error}"
     if max_bytes is not None:
-        if max_bytes < 1:
-            raise InputError(f"a size of {max_bytes} bytes: needs at least 1")
+        wanted = f"the least error within {max_bytes:,} bytes"
+    tell(f"wanted: {wanted}, {'orders stored' if orders else 'orders left out'}; tried in turn: {', '.join(names)}")
+    if max_bytes is not None:
         return hunt.within_bytes(names, max_bytes)
     assert max_error is not None  # noqa: S101 - one of the two is given
-    if not 0 <= max_error <= 1:
-        raise InputError(f"a relative error of {max_error}: needs a number from 0 to 1")
     return hunt.within_error(names, max_error)
 
 
@@ -132,11 +146,14 @@ class _Hunt:
             if attempt and (best is None or attempt.relative_error < best.relative_error):
                 best = attempt
             if best and best.relative_error == 0.0:
-                break
+                return Found(best, self.attempts, "it is exact and within the size, so the rest was not tried")
         if best is None:
-            raise InputError(f"no method makes a file of at most {limit:,} bytes; allow more")
-        reason = f"least error of {len(self.attempts)} fits among those of at most {limit:,} bytes"
-        return Found(best, self.attempts, "exact within the size" if best.relative_error == 0.0 else reason)
+            least = min(self.attempts, key=lambda attempt: attempt.file_bytes, default=None)
+            hint = f"; the smallest tried: {least}" if least else ""
+            raise InputError(f"no method makes a file of at most {limit:,} bytes; allow more{hint}")
+        fitting = [attempt for attempt in self.attempts if attempt.file_bytes <= limit]
+        reason = f"the least error of {len(fitting)} fits of at most {limit:,} bytes"
+        return Found(best, self.attempts, reason + _next_best(best, fitting, lambda one: one.relative_error))
 
     def within_error(self, names: list[str], limit: float) -> Found:
         """Every candidate at ever smaller sizes while it meets the error and is smaller than the best so far."""
@@ -146,8 +163,12 @@ class _Hunt:
             if attempt and (best is None or attempt.file_bytes < best.file_bytes):
                 best = attempt
         if best is None:
-            raise InputError(f"no candidate reaches a relative error of {limit}; add 'lossless' to the methods")
-        return Found(best, self.attempts, f"smallest of {len(self.attempts)} fits among those of error <= {limit}")
+            least = min(self.attempts, key=lambda attempt: attempt.relative_error, default=None)
+            hint = f"; the closest tried: {least}" if least else ""
+            raise InputError(f"no candidate reaches a relative error of {limit}; add 'lossless' to the methods{hint}")
+        meeting = [attempt for attempt in self.attempts if attempt.relative_error <= limit * (1 + 1e-9)]
+        reason = f"the smallest of {len(meeting)} fits of a relative error up to {limit}"
+        return Found(best, self.attempts, reason + _next_best(best, meeting, lambda one: one.file_bytes))
 
     def _truncation(self, limit: float) -> Attempt | None:
         """Truncation's share for an error is known without a search: keep the largest until enough is explained."""
@@ -159,6 +180,7 @@ class _Hunt:
     def _smallest(self, name: str, limit: float, best: Attempt | None) -> Attempt | None:
         ceiling = best.file_bytes - 1 if best else 16 * self.X.nnz + 4 * sum(self.X.shape) + 4096
         if ceiling < SMALLEST:
+            self.tell(f"{name}: passed over, no smaller file than {ceiling + 1} bytes is looked for")
             return None
         found = self.fit_within(name, ceiling)
         if found is None or found.relative_error > limit:
@@ -176,11 +198,17 @@ class _Hunt:
     def fit_within(self, name: str, limit: int) -> Attempt | None:
         """Fit a method so that its file has at most `limit` bytes, but close to it; None if it cannot be."""
         nominal, best = float(limit), None
+        if name == "neukron":
+            nominal -= min(NEUKRON_HEADER, nominal / 2)
         tried: list[dict[str, Any]] = []
-        for _ in range(DATA_DEPENDENT.get(name, 2)):
+        share = 1.0
+        while len(tried) < DATA_DEPENDENT.get(name, 2):
             settings = settings_for(name, self.X, nominal, self.orders)
-            if settings is None or settings in tried:
+            if settings is None or (settings in tried and share <= 1):
                 break
+            if settings in tried:  # a step of this method's sizes is wider than what was too much
+                nominal *= 0.9
+                continue
             tried.append(settings)
             attempt = self.fit(name, settings)
             share = attempt.file_bytes / limit
@@ -190,19 +218,33 @@ class _Hunt:
                 break
             nominal *= min(4.0, 0.97 / share)
         if best is None:
-            self.tell(f"{name}: nothing fits into {limit:,} bytes")
+            self.tell(self._why_not(name, limit))
         return best
 
+    def _why_not(self, name: str, limit: int) -> str:
+        text = f"{name}: none within {limit:,} bytes"
+        if self.orders and name in ("kronfit", "neukron") and order_bytes(self.X.shape) >= limit:
+            text += f", its orders alone take {order_bytes(self.X.shape):,}; without them it could be tried"
+        return text
+
     def fit(self, name: str, settings: dict[str, Any]) -> Attempt:
-        """Fit, measure the file, and remember the attempt."""
+        """Fit, measure the file, and remember the attempt; what was fitted before is not fitted again."""
+        for earlier in self.attempts:
+            if (earlier.method, earlier.settings) == (name, settings):
+                return earlier
         started = time.perf_counter()
         model = self._make(name, settings).fit(self.X)
         relative = float(model.error(self.X)["error"]) / self.X.norm2
         size = file_bytes(model, self.orders)
         attempt = Attempt(name, settings, size, relative, time.perf_counter() - started, model)
         self.attempts.append(attempt)
-        self.tell(str(attempt))
+        self.tell(str(attempt) + (self._course(model) if name == "neukron" else ""))
         return attempt
+
+    def _course(self, model: Compressor) -> str:
+        """What bounded NeuKron's fit."""
+        limits = ", ".join(f"{key}={_rounded(self.neukron[key])}" for key in _LIMITS if key in self.neukron)
+        return f"; {len(model.history_)} epochs, allowed {limits}"
 
     def _make(self, name: str, settings: dict[str, Any]) -> Compressor:
         if name == "neukron":
@@ -212,6 +254,12 @@ class _Hunt:
         from pipeline.fit_baseline import make
 
         return make(name, settings, self.seed)
+
+
+def _next_best(best: Attempt, among: list[Attempt], worth: Callable[[Attempt], float]) -> str:
+    """The best attempt of another method, as the end of a sentence."""
+    others = [attempt for attempt in among if attempt.method != best.method]
+    return f"; next is {min(others, key=worth)}" if others else ""
 
 
 def file_bytes(model: Compressor, orders: bool) -> int:

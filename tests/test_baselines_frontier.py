@@ -71,6 +71,31 @@ def test_neukron_is_a_candidate_like_any_other(monkeypatch: pytest.MonkeyPatch) 
     assert given[0] == {"seed": 5, "max_epochs": 1, **found.attempts[0].settings}
 
 
+def test_neukron_has_a_time_limit_and_the_search_says_which() -> None:
+    X = SparseTensor([[0, 0], [3, 1], [2, 5]], [1.0, 2.0, 3.0], (4, 6))
+    lines: list[str] = []
+    settings = {"max_epochs": 2, "order_init": "degree"}
+    frontier.search(X, max_bytes=5000, methods=["neukron"], neukron=settings, tell=lines.append)
+    assert lines[-1].startswith("neukron(hidden=") and lines[-1].endswith("; 2 epochs, allowed max_epochs=2")
+    hunt: list[dict[str, object]] = []
+
+    class Noted(frontier._Hunt):
+        def within_bytes(self, names: list[str], limit: int) -> frontier.Found:
+            hunt.append(self.neukron)
+            return super().within_bytes(["lossless"], limit)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frontier, "_Hunt", Noted)
+        frontier.search(X, max_bytes=5000)
+    assert hunt == [{"max_seconds": 60.0}]
+
+
+def test_equal_settings_are_fitted_once() -> None:
+    found = frontier.search(blocks(), max_error=0.9, methods=["t-svd"])
+    settings = [str(attempt.settings) for attempt in found.attempts]
+    assert len(settings) == len(set(settings))
+
+
 def test_the_width_of_neukron_uses_the_size() -> None:
     from pipeline.neukron.levels import Levels
     from pipeline.neukron.model import SequenceModel

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import pipeline
@@ -103,6 +104,66 @@ def test_smallest_file_for_an_error_and_least_error_for_a_size(
     text = call(capsys, "compress", str(tmp_path / "x.parquet"), str(out), "--bytes", "1.2kB", "--method", "truncation")
     assert "chosen: truncation" in text and out.stat().st_size <= 1200
     assert "20kB" in refuse(capsys, "compress", str(tmp_path / "x.parquet"), str(out), "--bytes", "many")
+
+
+def test_a_search_says_what_it_looks_for_what_it_tried_and_why_it_chose(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my.csv").write_text("user,item,stars\nann,x,3\nbob,y,1\nann,y,2\ncyd,z,5\n")
+    out = tmp_path / "best.safetensors"
+    lines = call(capsys, "compress", str(tmp_path / "my.csv"), str(out), "--bytes", "1MB").splitlines()
+    assert lines[0].startswith("modes: user, item; value: stars")
+    assert lines[2].startswith(
+        "wanted: the least error within 1,000,000 bytes, orders stored; tried in turn: lossless,"
+    )
+    assert lines[3].startswith("lossless(): ")
+    assert lines[4].startswith("chosen: lossless(): ") and "it is exact and within the size" in lines[4]
+    labels = pd.read_parquet(tmp_path / "best.labels-0.parquet").iloc[:, -1].tolist()
+    cells = {("ann", "x"): 3, ("cyd", "z"): 5, ("bob", "x"): 0}
+    items = pd.read_parquet(tmp_path / "best.labels-1.parquet").iloc[:, -1].tolist()
+    for (user, item), value in cells.items():
+        assert pipeline.load(out).predict([[labels.index(user), items.index(item)]])[0] == value
+
+
+def test_columns_of_a_table_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = pd.DataFrame({"n": [3, 1, 2], "user": ["a", "b", "a"], "item": ["x", "y", "y"], "day": [1, 1, 2]})
+    frame.to_parquet(tmp_path / "t.parquet")
+    out = str(tmp_path / "o.safetensors")
+    call(capsys, "compress", str(tmp_path / "t.parquet"), out, "--method", "lossless", "--columns", "user,item,day")
+    assert pipeline.load(out).shape_ == (2, 2, 2)
+    text = call(capsys, "compress", str(tmp_path / "t.parquet"), out, "--method", "lossless", "--value", "n")
+    assert pipeline.load(out).shape_ == (2, 2, 2) and "value:" not in text
+    assert "'itm'" in refuse(capsys, "compress", str(tmp_path / "t.parquet"), out, "--columns", "user,itm")
+    (tmp_path / "my.mtx").write_text(MATRIX)
+    assert "no table" in refuse(capsys, "compress", str(tmp_path / "my.mtx"), out, "--value", "n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bytes", "20kiB"], "such as 20000, 20kB"),
+        (["--bytes", "0"], "such as 20000, 20kB"),
+        (["--error", "nan"], "such as 0.3 or 30%"),
+        (["--error", "130%"], "such as 0.3 or 30%"),
+        (["--error", "0.3", "--bytes", "9kB"], "give one of them"),
+        (["--error", "0.3", "--method", "t-svd", "--set", "rank=1"], "settings of t-svd are what is looked for"),
+        (["--error", "0.3", "--weights", "int8"], "not with --bytes or --error"),
+        (["--error", "0.3", "--neukron-seconds", "0"], "a time above 0"),
+        (["--error", "0.3", "--set", "gama=3"], "did you mean 'gamma'"),
+    ],
+)
+def test_a_search_refuses_what_it_cannot_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    (tmp_path / "my.mtx").write_text(MATRIX)
+    assert message in refuse(capsys, "compress", str(tmp_path / "my.mtx"), str(tmp_path / "o.safetensors"), *arguments)
+    assert not (tmp_path / "o.safetensors").exists()
+
+
+def test_a_size_that_nothing_meets_names_the_smallest_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "my.mtx").write_text(MATRIX)
+    text = refuse(capsys, "compress", str(tmp_path / "my.mtx"), str(tmp_path / "o.safetensors"), "--bytes", "1")
+    assert "at most 1 bytes; allow more; the smallest tried: truncation(keep=0.25): " in text
 
 
 def test_import_reference(mirror: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

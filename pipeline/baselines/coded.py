@@ -12,6 +12,8 @@ from pipeline.baselines import codes, columns, fibres
 from pipeline.baselines.base import Baseline, Integers, Reals
 from pipeline.sparse import SparseTensor
 
+GAPS_AT_MOST = 1 << 18  # non-zeros of a tensor of three modes or more
+
 
 class Labelled(NamedTuple):
     """A code and the orders that lead from its positions back to the tensor's indices.
@@ -61,7 +63,8 @@ class Coded(Baseline):
         """Best of: all orders stored, the top mode left as it is, all modes left as they are; by every code able to."""
         top = codes.top_mode(self.shape_)
         candidates = [Labelled(code, *_pack(dict(enumerate(orders)), coords))]
-        for kept in ({mode: order for mode, order in enumerate(orders) if mode != top}, {}):
+        kept_orders = [{mode: order for mode, order in enumerate(orders) if mode != top}, dict[int, Integers]()]
+        for kept in kept_orders if gaps_pay(coords, self.shape_) else []:
             moved = _move(coords, [kept.get(mode, np.arange(size)) for mode, size in enumerate(self.shape_)])
             candidates.append(Labelled(codes.encode(moved, values, self.shape_), *_pack(kept, coords)))
         if columns.able(coords, self.shape_):
@@ -149,12 +152,24 @@ class CellTable:
 
 def free_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[bytes, list[Integers]]:
     """Shortest code of the cells in orders of its own choice, and those orders (position -> index)."""
-    candidates = [gap_code(coords, values, shape)]
+    candidates = [gap_code(coords, values, shape)] if gaps_pay(coords, shape) else []
     for coder in (columns, fibres):
         if coder.able(coords, shape):
             code, chosen = coder.pack(coords, values, shape, free=True)
             candidates.append((code, [chosen[mode] for mode in range(len(shape))]))
     return min(candidates, key=lambda candidate: len(candidate[0]))
+
+
+def quick_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> bytes:
+    """A code that is made in seconds, for comparing what might be kept."""
+    if len(shape) > 2 and fibres.able(coords, shape):
+        return fibres.pack(coords, values, shape, free=True)[0]
+    return gap_code(coords, values, shape)[0]
+
+
+def gaps_pay(coords: Integers, shape: tuple[int, ...]) -> bool:
+    """Whether to try gaps: in a large tensor LZMA takes minutes and comes out a fifth longer than sets of children."""
+    return len(coords) <= GAPS_AT_MOST or len(shape) < 3 or not fibres.able(coords, shape)
 
 
 def gap_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[bytes, list[Integers]]:

@@ -45,7 +45,7 @@ def free_orders(coords: Integers, shape: Sequence[int]) -> list[Integers]:
     others = [mode for mode in range(len(shape)) if mode != top]
     if others:
         moved = np.stack([positions(orders[mode])[coords[:, mode]] for mode in others], axis=1)
-        orders[top] = by_content(coords[:, top], moved, shape[top])
+        orders[top] = _by_content(coords[:, top], moved, shape[top])
     return orders
 
 
@@ -61,7 +61,7 @@ def positions(order: Integers) -> Integers:
     return place
 
 
-def by_content(slices: Integers, contents: Integers, size: int) -> Integers:
+def _by_content(slices: Integers, contents: Integers, size: int) -> Integers:
     """Slices in lexicographic order of their sorted contents; empty ones last, equal ones by number."""
     by_slice = np.lexsort((*contents.T[::-1], slices))
     rank = _dense_ranks(contents)[by_slice]

@@ -5,8 +5,8 @@ second, each of those a set in the third, and so on. A set of m children is code
 indices: how many of the m lie in the lower half, then the same in both halves. That number is drawn from
 Fisher's noncentral hypergeometric distribution, whose odds come from how often every index is a child on its level
 (listed once). Telling counts instead of a sequence is what takes log2(m!) bits of every set's order out of the
-code. Where the order of the slices is free, they are sorted by size and content, and the smallest children of all
-slices of one size are coded as one multiset, which takes out most of the log2(n!) bits of their order.
+code. Where the order of the slices is free, they are sorted by size and smallest child, and the smallest children
+of all slices of one size are coded as one multiset, which takes out most of the log2(n!) bits of their order.
 
 Sets are independent of each other, so that one level of halving is one call of the range coder (constriction's).
 Everything that decides a chance uses +, -, * and / on doubles in a fixed sequence: every machine decodes alike.
@@ -267,7 +267,7 @@ def rows_of(tree: Tree) -> Integers:
 def code_tree(tree: Tree, free: bool, histograms: list[Integers], coder: Coder) -> None:
     """Code a tree whose first sizes and all weights are known; the rest is filled in when decoding.
 
-    With `free` slices, the first sizes are rising and slices of one size sorted by content.
+    With `free` slices, the first sizes are rising, and so are the smallest children of slices of one size.
     """
     low = np.zeros(len(tree.sizes[0]), dtype=np.int64)
     for level, weights in enumerate(tree.weights):
@@ -409,16 +409,12 @@ def _layout(sizes: Integers) -> Integers:
 
 
 def _free_orders(rows: Integers, shape: Sequence[int]) -> dict[int, Integers]:
-    """Levels below the first by rising weight, rare indices first; slices by size and content."""
+    """Levels below the first by rising weight, rare indices first; slices by size and smallest child."""
     tree = tree_of(rows[np.lexsort(rows.T[::-1])], shape)
     orders = {level: np.argsort(weights, kind="stable") for level, weights in enumerate(tree.weights, start=1)}
-    moved = np.stack([codes.positions(orders[level])[rows[:, level]] for level in orders], axis=1)
-    children = np.unique(np.stack((rows[:, 0], moved[:, 0]), axis=1), axis=0)
-    first = np.full(shape[0], -1, dtype=np.int64)
-    first[children[::-1, 0]] = children[::-1, 1]
-    content = codes.by_content(rows[:, 0], moved, shape[0])
-    rank = codes.positions(content)
-    orders[0] = np.lexsort((rank, first, tree.sizes[0])).astype(np.int64)
+    first = np.full(shape[0], shape[1], dtype=np.int64)
+    np.minimum.at(first, rows[:, 0], codes.positions(orders[1])[rows[:, 1]])
+    orders[0] = np.lexsort((first, tree.sizes[0])).astype(np.int64)
     return orders
 
 

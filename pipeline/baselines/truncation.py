@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.baselines import codes
 from pipeline.baselines.base import Integers
-from pipeline.baselines.coded import Coded, gap_code
+from pipeline.baselines.coded import Coded, quick_code
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 
@@ -45,7 +45,7 @@ class Truncation(Coded):
             raise InputError(f"keep={share!r}: needs a share of the non-zeros above 0 and up to 1")
         count = max(1, round(share * X.nnz))
         candidates = [np.sort(heaviest(X, mode)[:count]) for mode in range(X.order)]
-        kept = min(_distinct(candidates), key=lambda rows: len(gap_code(X.coords[rows], X.values[rows], X.shape)[0]))
+        kept = min(_distinct(candidates), key=lambda rows: len(quick_code(X.coords[rows], X.values[rows], X.shape)))
         self._store(X.coords[kept], X.values[kept])
         self._record(self._squared_error(X), kept=count)
 

@@ -41,6 +41,11 @@ def read(
     return RawTensor(modes, to_places(blocks, modes, base, lambda entry: f"{path}: entry {entry}"))
 
 
+def names(path: Path) -> list[str]:
+    """Names of the columns."""
+    return [str(name) for name in next(_batches(path, None)).schema.names]
+
+
 def _blocks(path: Path, columns: list[str], value: str | None, drop: bool, indices: bool) -> Iterator[Block]:
     import pyarrow as pa
 
@@ -74,7 +79,7 @@ def _blocks(path: Path, columns: list[str], value: str | None, drop: bool, indic
         raise InputError(f"{path}: not a readable Parquet or Arrow table ({reason})") from error
 
 
-def _batches(path: Path, wanted: list[str]) -> Iterator[Any]:
+def _batches(path: Path, wanted: list[str] | None) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -96,8 +101,8 @@ def _batches(path: Path, wanted: list[str]) -> Iterator[Any]:
             yield from opened
 
 
-def _check_names(path: Path, wanted: list[str], names: list[str]) -> None:
-    for name in wanted:
+def _check_names(path: Path, wanted: list[str] | None, names: list[str]) -> None:
+    for name in wanted or ():
         if names.count(name) != 1:
             raise InputError(f"{path}: no single column '{name}'{nearest(str(name), names)}")
 

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn
@@ -13,7 +14,17 @@ from typing import IO, Any, Literal, NoReturn
 import numpy as np
 
 from pipeline.datasets.places import modes_of, to_places
-from pipeline.datasets.raw import Block, Files, RawTensor, members, only_file, open_raw, open_text
+from pipeline.datasets.raw import (
+    Block,
+    Files,
+    RawTensor,
+    each_member,
+    members,
+    only_file,
+    open_raw,
+    open_text,
+    telling_damage,
+)
 from pipeline.datasets.text import INTEGER, NUMBER, SHOWN
 from pipeline.errors import InputError, nearest
 
@@ -62,12 +73,21 @@ def read(
     """
     path = only_file(files)
     if separator is None:
-        separator = "\t" if ".tsv" in path.name else ","
+        separator = _separator(path)
     if not isinstance(separator, str) or len(separator) != 1 or separator in '\r\n"':
         raise InputError(f"option separator: one character, not {separator!r}")
     layout = Layout(path, separator, header, quotes, encoding, tuple(map(str, missing)), base is not None)
     parts = [layout] if member is None else [replace(layout, member=name) for name in members(path, member)]
     return read_parts(parts, columns, base, shape, value=value, only=only)
+
+
+def names(path: Path) -> list[str]:
+    """Names of the columns of a file with a header."""
+    return [str(name) for name in Layout(path, _separator(path)).header_names()]
+
+
+def _separator(path: Path) -> str:
+    return "\t" if ".tsv" in path.name else ","
 
 
 def read_parts(
@@ -100,6 +120,31 @@ def read_parts(
     )
 
 
+def read_members(
+    layout: Layout,
+    pattern: str,
+    columns: Sequence[str],
+    *,
+    names: Sequence[str],
+    only: Mapping[str | int, str] | None = None,
+) -> RawTensor:
+    """Read the tables of an archive, without quotes, that match a pattern, unpacking the archive once.
+
+    Parameters as in :func:`read_parts`.
+    """
+    modes = modes_of(names, None, None)
+
+    def blocks() -> Iterator[Block]:
+        for member, stream in each_member(layout.path, pattern):
+            part = replace(layout, member=member)
+            with telling_damage(layout.path):
+                header = stream.readline().decode(layout.encoding, "replace").rstrip("\r\n")
+            part = part.with_columns(columns, only=only, header=header.split(layout.separator))
+            yield from _blocks(part, stream)
+
+    return RawTensor(modes, blocks())
+
+
 @dataclass(frozen=True)
 class Layout:
     """A table and where what stands in it."""
@@ -112,6 +157,7 @@ class Layout:
     missing: tuple[str, ...] = ()
     indices: bool = False  # columns hold whole numbers, not labels
     member: str | None = None  # of an archive
+    loose: bool = False  # names of columns may differ in capitals, spaces and underscores
     width: int = 0  # fields of a line
     keys: tuple[int, ...] = ()  # positions of the columns
     value: int | None = None
@@ -124,17 +170,19 @@ class Layout:
         value: str | int | None = None,
         minus: str | int | None = None,
         only: Mapping[str | int, str] | None = None,
+        header: list[Any] | None = None,
     ) -> Layout:
-        """Find the columns in the first line."""
-        names = self.header_names()
+        """Find the columns in the first line, which is `header` where the caller has read it."""
+        names = [self._plain(name) for name in header or self.header_names()]
         if not columns:
             raise InputError("option columns: name at least one column")
 
-        def position(name: str | int) -> int:
+        def position(wanted: str | int) -> int:
+            name = self._plain(wanted)
             if names.count(name) != 1:
                 times = names.count(name)
                 hint = f" stands there {times} times" if times else f"{nearest(str(name), map(str, names))}"
-                raise InputError(f"{self.name}:1: no single column '{name}'{hint}")
+                raise InputError(f"{self.name}:1: no single column '{wanted}'{hint}")
             return names.index(name)
 
         return replace(
@@ -152,6 +200,9 @@ class Layout:
         if not first:
             raise InputError(f"{self.name}: empty tensor: the file has no line")
         return [name.removeprefix("\ufeff") for name in first] if self.header else list(range(len(first)))
+
+    def _plain(self, name: Any) -> Any:
+        return str(name).lower().replace(" ", "").replace("_", "") if self.loose else name
 
     @property
     def name(self) -> str:
@@ -173,10 +224,13 @@ class Layout:
         )
 
 
-def _blocks(layout: Layout) -> Iterator[Block]:
-    """Arrow's blocks as long as it understands the file; what it does not, line by line."""
+def _blocks(layout: Layout, rest: IO[bytes] | None = None) -> Iterator[Block]:
+    """Arrow's blocks as long as it understands the file; what it does not, line by line.
+
+    `rest` is what follows the header, where that has been read already.
+    """
     read_lines = 0
-    for lines, block in _fast_blocks(layout):
+    for lines, block in _fast_blocks(layout, rest):
         read_lines += lines
         if block is None:
             break
@@ -186,7 +240,7 @@ def _blocks(layout: Layout) -> Iterator[Block]:
     yield from _careful_blocks(layout, read_lines)
 
 
-def _fast_blocks(layout: Layout) -> Iterator[tuple[int, Block | None]]:
+def _fast_blocks(layout: Layout, rest: IO[bytes] | None) -> Iterator[tuple[int, Block | None]]:
     """Yield the number of lines and the entries in them; None once Arrow fails or a field is not as it should be."""
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
@@ -196,13 +250,13 @@ def _fast_blocks(layout: Layout) -> Iterator[tuple[int, Block | None]]:
     kinds |= {names[column]: pa.string() for column, _ in layout.only}
     kinds |= {names[column]: pa.float64() for column in (layout.value, layout.minus) if column is not None}
     try:
-        with open_raw(layout.path, layout.member) as stream:
+        with telling_damage(layout.path), nullcontext(rest) if rest else open_raw(layout.path, layout.member) as stream:
             reader = arrow_csv.open_csv(
                 _Plain(stream) if layout.quotes else stream,
                 read_options=arrow_csv.ReadOptions(
                     column_names=names,
                     skip_rows_after_names=0,
-                    skip_rows=int(layout.header),
+                    skip_rows=int(layout.header and rest is None),
                     block_size=BLOCK_BYTES,
                     encoding=layout.encoding,
                 ),
