@@ -20,6 +20,23 @@ from pipeline.errors import InputError
 T = TypeVar("T")
 
 
+def available_device(name: str) -> str:
+    """Check the device a user names; ``auto`` is a GPU where there is one.
+
+    Raises
+    ------
+    InputError
+        There is no such device here.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: not available here ({error}); use cpu") from error
+    return name
+
+
 @contextmanager
 def joined(device: str = "cpu") -> Iterator[str]:
     """Join the processes that a launcher has started, and leave them at the end.

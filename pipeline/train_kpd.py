@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = settings_of(method)
     data = read_images(options.tensor, options.labels, options.seed)
     state = _state(options, settings)
-    with distributed.joined(_device(options.device)) as device:
+    with distributed.joined(distributed.available_device(options.device)) as device:
         is_first = distributed.is_first()
         with (
             state.stopping_on_signals(),
@@ -72,8 +72,8 @@ def _arguments() -> argparse.ArgumentParser:
     from pipeline.record import add_run_arguments
 
     arguments = step.parser(
-        "Train a network on labelled images (a tensor of three modes: row, column, image) with a wanted share\n"
-        "of exactly zero blocks, and time its training step beside that of its dense twin.",
+        "Train a network on labelled images (a tensor of modes row, column, image; colours as a mode named channel)\n"
+        "with a wanted share of exactly zero blocks, and time its training step beside that of its dense twin.",
         EXAMPLE,
     )
     add_run_arguments(arguments)
@@ -85,18 +85,6 @@ def _arguments() -> argparse.ArgumentParser:
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 .. (default: a GPU if there is one)"
     )
     return arguments
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: not available here ({error}); use cpu") from error
-    return name
 
 
 def _state(options: argparse.Namespace, settings: dict[str, Any]) -> Checkpoint:
@@ -116,7 +104,7 @@ def settings_of(method: Dense) -> dict[str, Any]:
 
 
 def read_images(tensor: Path, labels: Path, seed: int) -> LabelledImages:
-    """Read a (row, column, image) tensor and its labels, and split them by `seed`."""
+    """Read a tensor whose last mode is the image, and its labels, and split them by `seed`."""
     import numpy as np
 
     from pipeline.kpd.data import labelled_images
@@ -125,8 +113,10 @@ def read_images(tensor: Path, labels: Path, seed: int) -> LabelledImages:
     X = SparseTensor.read_parquet(tensor)
     if X.order < 2:
         raise InputError(f"{tensor}: {X.order} mode; images need rows, columns and, last, the image")
-    images = np.zeros((X.shape[-1], *X.shape[:-1]), dtype=np.float32)
-    images[(X.coords[:, -1], *X.coords[:, :-1].T)] = X.values
+    # (image, row, column[, channel]), wherever the tensor has its channels
+    order = [X.order - 1, *sorted(range(X.order - 1), key=lambda mode: X.mode_names[mode] == "channel")]
+    images = np.zeros([X.shape[mode] for mode in order], dtype=np.float32)
+    images[tuple(X.coords[:, mode] for mode in order)] = X.values
     classes, published_test = _read_labels(labels, len(images))
     try:
         return labelled_images(images, classes, seed=seed, published_test=published_test)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.config import load_config
 from pipeline.errors import InputError
 from pipeline.kpd import KPDLinear, Rule, convert
-from pipeline.kpd.blocks import BlockLinear
+from pipeline.kpd.blocks import BlockLinear, block_layers
 from pipeline.kpd.cost import inference_flops, inference_parameters, measured_costs, sparse_flops, training_flops
+from pipeline.kpd.data import labelled_images
+from pipeline.kpd.methods import make, target_count
 from pipeline.kpd.networks import build
-from pipeline.kpd.trainer import dense_twin
+from pipeline.kpd.trainer import Trainer, dense_twin
 
 
 def small() -> nn.Sequential:
@@ -146,6 +151,26 @@ def test_vit_tiny_has_the_true_number_of_parameters(timm, block: tuple[int, int]
     assert sum(p.numel() for p in network.parameters()) == count
     assert len(report.swaps) == 49
     assert len(report.swapped) == (49 if block == (4, 4) else 48)  # 8 does not divide 100 classes
+
+
+@pytest.mark.parametrize("name", ["vit-tiny", "vit-base", "swin-tiny"])
+def test_recipe_of_a_transformer_runs_a_step(timm, root: Path, name: str) -> None:
+    runs = load_config(root / "params.yaml").runs("cifar")
+    settings = {run.method: run.settings for run in runs if run.settings["network"] == name}
+    assert set(settings) >= {"dense", "kpd"}
+    random = np.random.default_rng(0)
+    data = labelled_images(random.uniform(0, 1, (10, 32, 32, 3)), np.arange(10), seed=0)
+    method = make("kpd", dict(settings["kpd"]))
+    trainer = Trainer(method, data)
+    before = copy.deepcopy(trainer.network.state_dict())
+    trainer.loss(trainer.images[:2], trainer.labels[:2]).backward()
+    trainer.optimizer.step()
+    method.after_step(1.0)
+    layers = block_layers(trainer.network).values()
+    assert len(layers) > 40
+    for layer in layers:
+        assert int(layer.zero_blocks().sum()) == target_count(method.block_sparsity, layer.support.numel())
+    assert any(not torch.equal(before[key], value) for key, value in trainer.network.state_dict().items())
 
 
 def test_missing_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

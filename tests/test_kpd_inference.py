@@ -59,6 +59,14 @@ def test_forms_agree_with_the_dense_layer(kind, numba, sizes, block, rank, monke
             )
 
 
+def test_forms_of_layers_without_bias_agree() -> None:
+    for layer in (KPDLinear(24, 16, (4, 4), 2, bias=False), BlockLinear(24, 16, (4, 4), bias=False)):
+        layer.set_support(torch.rand(layer.grid) > 0.5)
+        x = torch.randn(70, 24)
+        for name in forms_of(layer):
+            torch.testing.assert_close(FORMS[name](layer)(x), layer.to_dense()(x), rtol=1e-4, atol=1e-5)
+
+
 def test_a_layer_pruned_whole_gives_its_bias() -> None:
     layer = KPDLinear(8, 6, (2, 2), 2)
     layer.set_support(torch.zeros(3, 4, dtype=torch.bool))

@@ -193,17 +193,34 @@ def test_gradcheck_of_every_path(path: str, rank: int) -> None:
     assert torch.autograd.gradcheck(product, inputs)
 
 
+@pytest.mark.parametrize("rows", [1, 200, 1500])
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_fused_path_is_the_same_on_every_run_of_as_many_threads(threads: int) -> None:
+def test_fused_path_gives_the_same_bits_on_every_run_and_any_number_of_threads(threads: int, rows: int) -> None:
     rng = np.random.default_rng(0)
-    x, dy = (rng.standard_normal((200, 24)).astype(np.float32) for _ in range(2))
+    x, dy = (rng.standard_normal((rows, 24)).astype(np.float32) for _ in range(2))
     scaled, B = rng.standard_normal((2, 6, 8)).astype(np.float32), rng.standard_normal((2, 4, 3)).astype(np.float32)
     first = [fused.forward(x, scaled, B, threads), *fused.backward(dy, x, scaled, B, threads, True)]
     again = [fused.forward(x, scaled, B, threads), *fused.backward(dy, x, scaled, B, threads, True)]
     one = [fused.forward(x, scaled, B, 1), *fused.backward(dy, x, scaled, B, 1, True)]
     for left, right, single in zip(first, again, one, strict=True):
         assert np.array_equal(left, right)
-        np.testing.assert_allclose(left, single, rtol=1e-3, atol=1e-3)
+        assert np.array_equal(left, single)
+
+
+def test_an_error_in_a_chunk_is_not_swallowed() -> None:
+    def work(start: int, stop: int) -> int:
+        if start:
+            raise ValueError("in a helper")
+        return stop
+
+    for threads in (1, 3):
+        with pytest.raises(ValueError, match="in a helper"):
+            fused._share(3 * fused.WIDTH, threads, 3, work)
+    assert fused._share(3 * fused.WIDTH + 1, 2, 3, lambda start, stop: (start, stop)) == [
+        (0, fused.WIDTH),
+        (fused.WIDTH, 2 * fused.WIDTH),
+        (2 * fused.WIDTH, 3 * fused.WIDTH + 1),
+    ]
 
 
 def test_empty_batches_pass() -> None:

@@ -146,6 +146,20 @@ def test_published_split_is_used(digits, tmp_path: Path) -> None:
     assert data.test.tolist() == list(range(1500, 1797))
 
 
+def test_channels_come_last_wherever_the_tensor_has_them(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(1, 9, (12, 2, 4, 3)).astype(float)  # image, row, column, channel
+    labels = pd.DataFrame({"index": np.arange(12), "label": np.arange(12) % 2})
+    labels.to_parquet(tmp_path / "labels.parquet")
+    orders = {(3, 1, 2, 0): ("channel", "row", "column", "image"), (1, 2, 3, 0): ("row", "column", "channel", "image")}
+    for number, (order, names) in enumerate(orders.items()):
+        whole = SparseTensor.from_dense(pixels.transpose(order))
+        path = tmp_path / f"{number}.parquet"
+        SparseTensor(whole.coords, whole.values, whole.shape, mode_names=names).write_parquet(path)
+        data = read_images(path, tmp_path / "labels.parquet", 0)
+        assert data.image_shape == (2, 4, 3)
+        np.testing.assert_allclose(data.images * data.scale, pixels, rtol=1e-6)
+
+
 def test_damaged_artifacts_are_refused(digits, tmp_path: Path) -> None:
     from pipeline.artifact import read_artifact, write_artifact
 

@@ -188,6 +188,7 @@ PATHS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "dense": _dense,
 }
 CHOICES = ("auto", "shape", *PATHS)
+FRESH = ("fused", "dense")  # ways whose result is no view, so that the bias may be added in place
 
 
 def checked_path(path: str) -> str:
@@ -199,8 +200,8 @@ def checked_path(path: str) -> str:
     return path
 
 
-def kpd_product(x: Tensor, scaled: Tensor, B: Tensor, path: str = "auto") -> Tensor:
-    """Return x W^T for W = sum_i scaled_i kron B_i.
+def kpd_product(x: Tensor, scaled: Tensor, B: Tensor, path: str = "auto", bias: Tensor | None = None) -> Tensor:
+    """Return x W^T (+ bias) for W = sum_i scaled_i kron B_i.
 
     Parameters
     ----------
@@ -212,12 +213,17 @@ def kpd_product(x: Tensor, scaled: Tensor, B: Tensor, path: str = "auto") -> Ten
         One of :data:`PATHS`; ``shape``: chosen from the sizes alone, the same on every run; ``auto``: for
         layers of some size chosen by measuring all once in this process, so that a rerun may round
         differently.
+    bias
+        (m1 m2,), of x's type.
     """
     if path in ("auto", "shape"):
         path = choose(x, scaled, B, measured=path == "auto")
     elif path == "fused" and (x.device.type != "cpu" or x.dtype != torch.float32):
         raise InputError(f"path 'fused' takes float32 on a CPU, not {x.dtype} on {x.device.type}; use auto")
-    return PATHS[path](x, scaled, B)
+    y = PATHS[path](x, scaled, B)
+    if bias is None:
+        return y
+    return y.add_(bias) if path in FRESH else y + bias
 
 
 def choose(x: Tensor, scaled: Tensor, B: Tensor, measured: bool) -> str:

@@ -3,24 +3,34 @@
 A tile of WIDTH rows is transposed once, goes through both products inside the cache and is transposed
 back, so that the only traffic to memory is the layer's input and output. The backward makes B_i x anew
 from the input instead of keeping it: a step stores no more activations than a dense layer does.
+
+Threads take chunks of tiles from one list as they become free, so that one held up by other work delays
+nobody. The chunks depend on the sizes alone and sums over them are made in their order: the same bits for
+any number of threads.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from numba import njit
 
 from pipeline.kpd.microkernels import FLOAT, LANES, WIDTH, gathered, inner, product, spread, transpose_squares
 
 Array = npt.NDArray[np.float32]
 T = TypeVar("T")
+
+CHUNKS = 16  # pieces that the rows are cut into
+PARTIAL_BYTES = 1 << 26  # bound of what the pieces' gradients may take together
 
 
 def forward(x: Array, scaled: Array, B: Array, threads: int) -> Array:
@@ -37,39 +47,53 @@ def forward(x: Array, scaled: Array, B: Array, threads: int) -> Array:
     threads
         Rows are shared among that many threads.
     """
-    y = np.empty((len(x), scaled.shape[1] * B.shape[1]), dtype=np.float32)
+    (r, m1, n1), m2 = scaled.shape, B.shape[1]
+    y = _empty((len(x), m1 * m2))
     outer = _outer(scaled)
     blocks = np.ascontiguousarray(B)
-    _share(len(x), threads, lambda start, stop: _forward_rows(x, outer, blocks, y, start, stop))
+
+    def rows(start: int, stop: int) -> None:
+        xt, z, yt = _scratch((x.shape[1], WIDTH), (m2, r * n1, WIDTH), (m1 * m2, WIDTH))
+        _forward_rows(x, outer, blocks, y, start, stop, xt, z, yt)
+
+    _share(len(x), threads, CHUNKS, rows)
     return y
 
 
 def backward(dy: Array, x: Array, scaled: Array, B: Array, threads: int, needs_dx: bool) -> tuple[Array, Array, Array]:
     """Return the gradients of x (empty unless `needs_dx`), `scaled` and `B` from that of y.
 
-    The sums over rows are made thread by thread, then in thread order: the same for the same `threads`.
+    The sums over rows are made chunk by chunk, then in the chunks' order.
     """
-    r, m1, n1 = scaled.shape
-    dx = np.empty(x.shape if needs_dx else (0, x.shape[1]), dtype=np.float32)
+    (r, m1, n1), m2 = scaled.shape, B.shape[1]
+    dx = _empty(x.shape if needs_dx else (0, x.shape[1]))
     outer_t, blocks = np.ascontiguousarray(_outer(scaled).T), np.ascontiguousarray(B)
     lanes = -(-r * n1 // WIDTH) * WIDTH
-    parts: list[tuple[Array, Array]] = []
+    shapes = (
+        (x.shape[1], WIDTH),
+        (m1 * m2, WIDTH),
+        (m2, r * n1, WIDTH),
+        (lanes // WIDTH, m2 * WIDTH, WIDTH),
+        (x.shape[1], WIDTH),
+    )
 
     def rows(start: int, stop: int) -> tuple[Array, Array]:
         d_outer, d_blocks = np.zeros((m1, lanes), dtype=np.float32), np.zeros(B.shape, dtype=np.float32)
-        _backward_rows(dy, x, outer_t, blocks, dx, d_outer, d_blocks, start, stop)
+        _backward_rows(dy, x, outer_t, blocks, dx, d_outer, d_blocks, start, stop, *_scratch(*shapes))
         return d_outer, d_blocks
 
-    parts = _share(len(x), threads, rows)
-    d_outer = sum((part[0] for part in parts[1:]), start=parts[0][0])
-    d_blocks = sum((part[1] for part in parts[1:]), start=parts[0][1])
+    chunks = max(4, min(CHUNKS, PARTIAL_BYTES // (FLOAT * m1 * lanes)))
+    (d_outer, d_blocks), *others = _share(len(x), threads, chunks, rows)
+    for other_outer, other_blocks in others:
+        d_outer += other_outer
+        d_blocks += other_blocks
     return dx, d_outer[:, : r * n1].reshape(m1, r, n1).transpose(1, 0, 2), d_blocks
 
 
 def block_rows(
     x: Array, values: Array, at: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], m2: int, threads: int
 ) -> Array:
-    """Return x W^T for a block-sparse W without its zero blocks.
+    """Return x W^T + bias for a block-sparse W without its zero blocks.
 
     Parameters
     ----------
@@ -78,7 +102,8 @@ def block_rows(
     values
         Flat: block row after block row, each (m2, its used columns) in C order.
     at
-        The used columns of W, block row after block row.
+        The used columns of W, block row after block row; n stands for a column of ones beside x, whose values
+        are the bias. Every block row has at least one column.
     starts
         (m1 + 1,): where each block row's columns start in `at`.
     m2
@@ -86,8 +111,14 @@ def block_rows(
     threads
         Rows of x are shared among that many threads.
     """
-    y = np.empty((len(x), (len(starts) - 1) * m2), dtype=np.float32)
-    _share(len(x), threads, lambda start, stop: _block_rows(x, values, at, starts, m2, y, start, stop))
+    n, m = x.shape[1], (len(starts) - 1) * m2
+    y = _empty((len(x), m))
+
+    def rows(start: int, stop: int) -> None:
+        xt, yt = _scratch((n + 1, WIDTH), (m, WIDTH))
+        _block_rows(x, values, at, starts, m2, y, start, stop, xt, yt)
+
+    _share(len(x), threads, CHUNKS, rows)
     return y
 
 
@@ -98,9 +129,10 @@ def factored(
     starts: npt.NDArray[np.int64],
     B: Array,
     used: npt.NDArray[np.int64],
+    bias: Array,
     threads: int,
 ) -> Array:
-    """Return x W^T for W = sum_i scaled_i kron B_i, B_i first and then the non-zeros of scaled.
+    """Return x W^T + bias for W = sum_i scaled_i kron B_i, B_i first and then the non-zeros of scaled.
 
     Parameters
     ----------
@@ -116,11 +148,19 @@ def factored(
         (r, m2, n2), C-contiguous.
     used
         Columns b of blocks that are used at all.
+    bias
+        (m,).
     threads
         Rows of x are shared among that many threads.
     """
-    y = np.empty((len(x), (len(starts) - 1) * B.shape[1]), dtype=np.float32)
-    _share(len(x), threads, lambda start, stop: _factored(x, coefficients, at, starts, B, used, y, start, stop))
+    (r, m2, n2), n = B.shape, x.shape[1]
+    y = _empty((len(x), len(bias)))
+
+    def rows(start: int, stop: int) -> None:
+        xt, z, yt = _scratch((n, WIDTH), (m2, r * (n // n2), WIDTH), (len(bias), WIDTH))
+        _factored(x, coefficients, at, starts, B, used, bias, y, start, stop, xt, z, yt)
+
+    _share(len(x), threads, CHUNKS, rows)
     return y
 
 
@@ -130,21 +170,57 @@ def _outer(scaled: Array) -> Array:
     return np.ascontiguousarray(scaled.transpose(1, 0, 2)).reshape(m1, r * n1)
 
 
+def _empty(shape: tuple[int, ...]) -> Array:
+    """Uninitialised room that starts at a cache line, from the allocator that torch's other tensors share."""
+    room: Array = torch.empty(shape, dtype=torch.float32).numpy()
+    return room
+
+
+_own = threading.local()
+
+
+def _scratch(*shapes: tuple[int, ...]) -> list[Array]:
+    """Uninitialised arrays that this thread uses again and again, each from a cache line on."""
+    sizes = [-(-int(np.prod(shape)) // LANES) * LANES for shape in shapes]
+    room = getattr(_own, "room", None)
+    if room is None or len(room) < sum(sizes):
+        room = _own.room = _empty((sum(sizes),))
+    starts = np.cumsum([0, *sizes])
+    pairs = zip(starts, shapes, strict=False)
+    return [room[start : start + int(np.prod(shape))].reshape(shape) for start, shape in pairs]
+
+
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
-def _share(rows: int, threads: int, work: Callable[[int, int], T]) -> list[T]:
-    """Call `work(start, stop)` on equal shares of the rows, whole tiles each, and return what it returned."""
+def _share(rows: int, threads: int, chunks: int, work: Callable[[int, int], T]) -> list[T]:
+    """Call `work(start, stop)` on up to `chunks` shares of the rows, whole tiles each; what it returned, in order."""
     tiles = -(-rows // WIDTH)
-    count = max(1, min(threads, tiles))
+    count = max(1, min(chunks, tiles))
     edges = [min(rows, WIDTH * (tiles * part // count)) for part in range(count + 1)]
-    pairs = list(pairwise(edges))
-    if count == 1:
-        return [work(*pairs[0])]
-    key = (os.getpid(), count)  # a fork inherits the pool but not its threads
-    pool = _pools.get(key) or _pools.setdefault(key, ThreadPoolExecutor(count - 1))
-    others = [pool.submit(work, *pair) for pair in pairs[1:]]
-    return [work(*pairs[0]), *(other.result() for other in others)]
+    helpers = min(threads, count) - 1
+    if helpers <= 0:
+        return [work(*pair) for pair in pairwise(edges)]
+    todo: SimpleQueue[tuple[int, tuple[int, int]]] = SimpleQueue()
+    for entry in enumerate(pairwise(edges)):
+        todo.put(entry)
+    done: dict[int, T] = {}
+
+    def take() -> None:
+        while True:
+            try:
+                index, pair = todo.get_nowait()
+            except Empty:
+                return
+            done[index] = work(*pair)
+
+    key = (os.getpid(), helpers)  # a fork inherits the pool but not its threads
+    pool = _pools.get(key) or _pools.setdefault(key, ThreadPoolExecutor(helpers))
+    others = [pool.submit(take) for _ in range(helpers)]
+    take()
+    for other in others:
+        other.result()
+    return [done[index] for index in range(count)]
 
 
 @njit(error_model="numpy", nogil=True, cache=True)
@@ -195,13 +271,10 @@ def _inner_products(xt, B, z):  # type: ignore[no-untyped-def]
 
 
 @njit(error_model="numpy", nogil=True, cache=True)
-def _forward_rows(x, outer, B, y, start, stop):  # type: ignore[no-untyped-def]
-    """Rows start..stop of y."""
+def _forward_rows(x, outer, B, y, start, stop, xt, z, yt):  # type: ignore[no-untyped-def]
+    """Rows start..stop of y; the last three are scratch."""
     m1, K = outer.shape
     m2 = B.shape[1]
-    xt = np.empty((x.shape[1], WIDTH), dtype=np.float32)
-    z = np.empty((m2, K, WIDTH), dtype=np.float32)
-    yt = np.empty((m1 * m2, WIDTH), dtype=np.float32)
     for first in range(start, stop, WIDTH):
         rows = min(WIDTH, stop - first)
         _to_lanes(x, first, rows, xt)
@@ -234,16 +307,14 @@ def _add_outer_gradient(dyt, z, z_rows, d_outer):  # type: ignore[no-untyped-def
 
 
 @njit(error_model="numpy", nogil=True, cache=True)
-def _backward_rows(dy, x, outer_t, B, dx, d_outer, d_blocks, start, stop):  # type: ignore[no-untyped-def]
-    """Add the gradients that rows start..stop give; fill those rows of dx unless it is empty."""
+def _backward_rows(  # type: ignore[no-untyped-def]
+    dy, x, outer_t, B, dx, d_outer, d_blocks, start, stop, xt, dyt, z, z_rows, dxt
+):
+    """Add the gradients that rows start..stop give; fill those rows of dx unless it is empty. The rest: scratch."""
     K, m1 = outer_t.shape
     r, m2, n2 = B.shape
-    n1, lanes = K // r, d_outer.shape[1]
-    xt = np.empty((x.shape[1], WIDTH), dtype=np.float32)
-    dyt = np.empty((m1 * m2, WIDTH), dtype=np.float32)
-    z = np.empty((m2, K, WIDTH), dtype=np.float32)
-    z_rows = np.zeros((lanes // WIDTH, m2 * WIDTH, WIDTH), dtype=np.float32)
-    dxt = np.empty((x.shape[1], WIDTH), dtype=np.float32)
+    n1 = K // r
+    z_rows[-1] = 0.0  # lanes beyond K
     for first in range(start, stop, WIDTH):
         rows = min(WIDTH, stop - first)
         _to_lanes(x, first, rows, xt)
@@ -270,32 +341,27 @@ def _backward_rows(dy, x, outer_t, B, dx, d_outer, d_blocks, start, stop):  # ty
 
 
 @njit(error_model="numpy", nogil=True, cache=True)
-def _block_rows(x, values, at, starts, m2, y, start, stop):  # type: ignore[no-untyped-def]
-    """Rows start..stop of :func:`block_rows`."""
-    xt = np.empty((x.shape[1], WIDTH), dtype=np.float32)
-    yt = np.empty((y.shape[1], WIDTH), dtype=np.float32)
+def _block_rows(x, values, at, starts, m2, y, start, stop, xt, yt):  # type: ignore[no-untyped-def]
+    """Rows start..stop of :func:`block_rows`; the last two are scratch."""
+    xt[x.shape[1]] = 1.0
     for first in range(start, stop, WIDTH):
         rows = min(WIDTH, stop - first)
         _to_lanes(x, first, rows, xt)
         for a in range(len(starts) - 1):
             low, count = starts[a], starts[a + 1] - starts[a]
-            if count == 0:
-                yt[a * m2 : (a + 1) * m2] = 0.0
-                continue
             source, columns = values.ctypes.data + FLOAT * low * m2, at.ctypes.data + 8 * low
             gathered(source, columns, xt.ctypes.data, yt.ctypes.data + FLOAT * a * m2 * WIDTH, WIDTH, m2, count)
         _from_lanes(yt, y, first, rows)
 
 
 @njit(error_model="numpy", nogil=True, cache=True)
-def _factored(x, coefficients, at, starts, B, used, y, start, stop):  # type: ignore[no-untyped-def]
-    """Rows start..stop of :func:`factored`."""
+def _factored(  # type: ignore[no-untyped-def]
+    x, coefficients, at, starts, B, used, bias, y, start, stop, xt, z, yt
+):
+    """Rows start..stop of :func:`factored`; the last three are scratch."""
     r, m2, n2 = B.shape
     n1 = x.shape[1] // n2
     K = r * n1
-    xt = np.empty((x.shape[1], WIDTH), dtype=np.float32)
-    z = np.empty((m2, K, WIDTH), dtype=np.float32)
-    yt = np.empty((y.shape[1], WIDTH), dtype=np.float32)
     for first in range(start, stop, WIDTH):
         rows = min(WIDTH, stop - first)
         _to_lanes(x, first, rows, xt)
@@ -313,4 +379,7 @@ def _factored(x, coefficients, at, starts, B, used, y, start, stop):  # type: ig
             values, rows_of_z = coefficients.ctypes.data + FLOAT * low, at.ctypes.data + 8 * low
             target = yt.ctypes.data + FLOAT * a * m2 * WIDTH
             spread(values, rows_of_z, z.ctypes.data, K * WIDTH, target, WIDTH, m2, count)
+        for f in range(len(bias)):
+            for t in range(WIDTH):
+                yt[f, t] += bias[f]
         _from_lanes(yt, y, first, rows)

@@ -34,25 +34,25 @@ if HAS_FUSED:
 
 
 class InferenceLayer(nn.Module):
-    """Base of the sparse forms: a bias, no parameters, no gradients."""
+    """Base of the sparse forms: no parameters, no gradients; a layer without bias gets zeros for one."""
 
-    bias: Tensor | None
+    bias: Tensor
 
     def __init__(self, layer: BlockLayer) -> None:
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
+        weight = layer.B if isinstance(layer, KPDLinear) else layer.weight
+        bias = weight.new_zeros(self.out_features) if layer.bias is None else layer.bias
+        self.register_buffer("bias", bias.detach().clone())
 
-    def product(self, x: Tensor) -> Tensor:
-        """(N, n) -> (N, m), without the bias."""
+    def map_rows(self, x: Tensor) -> Tensor:
+        """(N, n) -> (N, m), with the bias."""
         raise NotImplementedError
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n) to (..., m)."""
-        y = self.product(x.reshape(-1, self.in_features))
-        if self.bias is not None:
-            y = y + self.bias
+        y = self.map_rows(x.reshape(-1, self.in_features))
         return y.view(*x.shape[:-1], self.out_features)
 
 
@@ -67,9 +67,9 @@ class BSRLinear(InferenceLayer):
             warnings.filterwarnings("ignore", "Sparse BSR tensor support is in beta")
             self.weight = layer.to_dense().weight.detach().to_sparse_bsr(layer.block)
 
-    def product(self, x: Tensor) -> Tensor:
+    def map_rows(self, x: Tensor) -> Tensor:
         """Multiply by torch's own kernel."""
-        return (self.weight @ x.T).T
+        return (self.weight @ x.T).T + self.bias
 
 
 class BlockRowsLinear(InferenceLayer):
@@ -88,17 +88,22 @@ class BlockRowsLinear(InferenceLayer):
         columns = used.repeat_interleave(n2, dim=1)
         self.columns = [row.nonzero().flatten() for row in columns]
         self.rows = [weight[a][:, at].contiguous() for a, at in enumerate(self.columns)]
-        self.starts = np.cumsum([0, *map(len, self.columns)], dtype=np.int64)
-        self.at = torch.cat(self.columns).cpu().numpy()
-        self.values = np.concatenate([row.cpu().numpy().ravel() for row in self.rows]).astype(np.float32)
+        # For the fused pass the bias is one more column of each block row, which meets a one.
+        ones = self.columns[0].new_full((1,), self.in_features)
+        at = [torch.cat([row, ones]) for row in self.columns]
+        packed = [torch.hstack([row, own]) for row, own in zip(self.rows, self.bias.view(m1, m2, 1), strict=True)]
+        self.starts = np.cumsum([0, *map(len, at)], dtype=np.int64)
+        self.at = torch.cat(at).cpu().numpy()
+        self.values = torch.cat([row.flatten() for row in packed]).cpu().float().numpy()
 
-    def product(self, x: Tensor) -> Tensor:
+    def map_rows(self, x: Tensor) -> Tensor:
         """Multiply block row by block row."""
         if _takes_fused(x):
             values = np.ascontiguousarray(x.numpy())
             y = fused.block_rows(values, self.values, self.at, self.starts, self.m2, torch.get_num_threads())
             return torch.from_numpy(y)
-        return torch.cat([x[:, at] @ row.T for at, row in zip(self.columns, self.rows, strict=True)], dim=1)
+        parts = [x[:, at] @ row.T for at, row in zip(self.columns, self.rows, strict=True)]
+        return torch.cat(parts, dim=1) + self.bias
 
 
 class FactoredLinear(InferenceLayer):
@@ -120,18 +125,17 @@ class FactoredLinear(InferenceLayer):
         self.starts = np.searchsorted(rows, np.arange(m1 + 1)).astype(np.int64)
         self.used = used.any(dim=0).nonzero().flatten().cpu().numpy()
 
-    def product(self, x: Tensor) -> Tensor:
+    def map_rows(self, x: Tensor) -> Tensor:
         """Multiply by the factors."""
         if _takes_fused(x):
-            values, B = np.ascontiguousarray(x.numpy()), self.B.float().numpy()
-            threads = torch.get_num_threads()
-            y = fused.factored(values, self.coefficients, self.at, self.starts, B, self.used, threads)
-            return torch.from_numpy(y)
+            values, B, bias = np.ascontiguousarray(x.numpy()), self.B.float().numpy(), self.bias.float().numpy()
+            parts = (self.coefficients, self.at, self.starts, B, self.used, bias)
+            return torch.from_numpy(fused.factored(values, *parts, torch.get_num_threads()))
         (m2, n2), N = self.block, len(x)
         m1, n1 = self.out_features // m2, self.in_features // n2
         z = x.reshape(-1, n2) @ self.B.reshape(-1, n2).T  # (N n1, r m2)
         z = z.view(N, n1, self.rank, m2).permute(2, 1, 0, 3).reshape(self.rank * n1, N * m2)
-        return (self.outer @ z).view(m1, N, m2).transpose(0, 1).reshape(N, self.out_features)
+        return (self.outer @ z).view(m1, N, m2).transpose(0, 1).reshape(N, self.out_features) + self.bias
 
 
 FORMS: dict[str, Callable[[BlockLayer], nn.Module]] = {

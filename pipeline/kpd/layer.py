@@ -195,9 +195,9 @@ class KPDLinear(nn.Module):
         if torch.is_autocast_enabled(x.device.type):
             lower = torch.get_autocast_dtype(x.device.type)
             x, scaled, B = x.to(lower), scaled.to(lower), B.to(lower)
-        y = kpd_product(x.reshape(-1, self.in_features), scaled, B, self.path)
-        y = y.view(*x.shape[:-1], self.out_features)
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        y = kpd_product(x.reshape(-1, self.in_features), scaled, B, self.path, bias)
+        return y.view(*x.shape[:-1], self.out_features)
 
     @torch.no_grad()
     def fix_gauge(self) -> None:

@@ -1,0 +1,154 @@
+"""Table of experiment `mnist`: test accuracy of every method and block, mean and standard error over the seeds.
+
+snakemake --cores 2 --config experiment=mnist
+python -m benchmarks.mnist
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+WANTED = 0.5  # points that KPD may be below dense
+
+
+def read_runs(root: Path) -> list[dict[str, Any]]:
+    """One row a method and setting: what its runs under `root` say; settings without a run are left out."""
+    from pipeline.config import load_config
+
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    missing = []
+    for run in load_config(ROOT / "params.yaml").runs("mnist"):
+        path = root / run.folder / "metrics.json"
+        if path.is_file():
+            metrics = json.loads(path.read_text())
+            found.setdefault((run.method, run.setting), []).append(metrics | {"settings": run.settings})
+        else:
+            missing.append(run.folder)
+    if missing:
+        print(f"{len(missing)} runs missing, among them {missing[0]}", file=sys.stderr)
+    return [row_of(method, setting, runs) for (method, setting), runs in found.items()]
+
+
+def row_of(method: str, setting: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard error of the runs of one setting."""
+    first, settings = runs[0], runs[0]["settings"]
+    accuracies = [100 * run["accuracy"] for run in runs]
+    sizes = {"parameters": first["train_parameters"], "inference_parameters": first["inference_parameters"]}
+    return {
+        "network": first["network"],
+        "method": method,
+        "setting": setting,
+        "distribution": settings.get("distribution"),
+        "block": settings.get("block"),
+        "rank": settings.get("rank"),
+        "lr": settings["lr"],
+        "epochs": settings["epochs"],
+        "batch": settings["batch"],
+        "seeds": [run["seed"] for run in runs],
+        "accuracy": statistics.mean(accuracies),
+        "standard_error": statistics.stdev(accuracies) / math.sqrt(len(runs)) if len(runs) > 1 else None,
+        "accuracies": accuracies,
+        "block_sparsity": [run["block_sparsity"] for run in runs],
+        **sizes,
+        "seconds_per_epoch": statistics.median(run["seconds_per_epoch"] for run in runs),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The results as Markdown."""
+    lines = [
+        "# MNIST: accuracy of block-sparse networks",
+        "",
+        "`snakemake --cores 2 --config experiment=mnist`, then `python -m benchmarks.mnist`.",
+        "Per cent of the 10,000 published test images, mean and standard error over seeds "
+        f"{', '.join(map(str, rows[0]['seeds']))} (of parameters, order, and validation split). Epoch and learning "
+        "rate are chosen on validation images, the rate as in mnist-lr.md. KPD and KPD-group train two terms.",
+    ]
+    dense = {row["network"]: row for row in rows if row["method"] == "dense"}
+    for network, title in (("linear", "Linear, 784 -> 10, half of the blocks zero"), ("lenet5", "LeNet-5")):
+        own = [row for row in rows if row["network"] == network]
+        if own and network in dense:
+            lines += [
+                "",
+                f"## {title}",
+                "",
+                *(grid(own, dense[network]) if network == "linear" else listed(own, dense)),
+            ]
+    return "\n".join([*lines, ""])
+
+
+def grid(rows: list[dict[str, Any]], dense: dict[str, Any]) -> list[str]:
+    """Methods down, blocks across."""
+    blocks = sorted({tuple(row["block"]) for row in rows if row["block"]})
+    lines = ["| method | " + " | ".join(f"{m2}x{n2}" for m2, n2 in blocks) + " |", "|---" * (len(blocks) + 1) + "|"]
+    lines.append("| dense | " + " | ".join([shown(dense)] * len(blocks)) + " |")
+    for method in dict.fromkeys(row["method"] for row in rows if row["block"]):
+        cells = {tuple(row["block"]): shown(row) for row in rows if row["method"] == method}
+        lines.append(f"| {method} | " + " | ".join(cells.get(block, "") for block in blocks) + " |")
+    lines += ["", "RigL: with one layer, uniform and ERK densities are the same.", ""]
+    kpd = next((row for row in rows if row["method"] == "kpd" and tuple(row["block"]) == (2, 2)), None)
+    return lines + ([verdict("KPD, 2x2, half of the blocks zero", kpd, dense)] if kpd else [])
+
+
+def listed(rows: list[dict[str, Any]], dense: dict[str, Any]) -> list[str]:
+    """One line a setting, with the parameters of the factored layers beside the dense network's."""
+    lines = [
+        "Weights: those of the linear layers that the block divides, trained and left after training, beside dense.",
+        "",
+        "| method | block | zero blocks | accuracy | weights trained | weights left |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if row["method"] == "dense":
+            lines.append(f"| dense | | | {shown(row)} | 100 % | 100 % |")
+            continue
+        m2, n2 = row["block"]
+        weights = sum(m * n for m, n in ((120, 400), (84, 120), (10, 84)) if m % m2 == 0 and n % n2 == 0)
+        other = dense["parameters"] - weights
+        trained, left = ((row[key] - other) / weights for key in ("parameters", "inference_parameters"))
+        name = f"{row['method']} ({row['distribution']})" if row["distribution"] else row["method"]
+        zeros = statistics.mean(row["block_sparsity"])
+        lines.append(f"| {name} | {m2}x{n2} | {zeros:.1%} | {shown(row)} | {trained:.1%} | {left:.1%} |")
+    kpd = [row for row in rows if row["method"] == "kpd"]
+    return [*lines, "", *(verdict(f"KPD, {row['block'][0]}x{row['block'][1]}", row, dense) for row in kpd)]
+
+
+def shown(row: dict[str, Any]) -> str:
+    """Mean and standard error."""
+    error = "" if row["standard_error"] is None else f" ± {row['standard_error']:.2f}"
+    return f"{row['accuracy']:.2f}{error}"
+
+
+def verdict(what: str, row: dict[str, Any], dense: dict[str, Any]) -> str:
+    """How far a row is below dense, and whether that is what was wanted."""
+    below = dense["accuracy"] - row["accuracy"]
+    return (
+        f"{what}: {below:.2f} points below dense (wanted: at most {WANTED}): {'met' if below <= WANTED else 'MISSED'}."
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write both files and print the table."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--root", type=Path, default=ROOT, help="checkout that holds results/runs/")
+    arguments.add_argument("--output", type=Path, default=RESULTS)
+    options = arguments.parse_args(argv)
+    rows = read_runs(options.root)
+    if not rows:
+        raise SystemExit(f"error: no run of experiment mnist under {options.root}; make them with snakemake first")
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "mnist.json").write_text(json.dumps(rows, indent=2) + "\n")
+    (options.output / "mnist.md").write_text(table(rows))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
