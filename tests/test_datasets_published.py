@@ -90,8 +90,31 @@ class TestKasandr:
         assert labels(result) == [["o1", "o2"], ["u1", "u3"]]
         assert result.tensor.to_dense().tolist() == [[2, 0], [0, 1]]
 
+    def test_archive_is_unpacked_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        line = "u1\to1\tde\t1\tm\tt\t1\n"
+        files = {f"de/{name}_de.csv": (self.HEADER + line).encode() for name in ("train", "test")}
+        path = make_tar(tmp_path / "de.tar.bz2", files)
+        opened = []
+        unpack = tarfile.open
+        monkeypatch.setattr(tarfile, "open", lambda *arguments: (opened.append(arguments), unpack(*arguments))[1])
+        assert convert("kasandr", path).tensor.values.tolist() == [2]
+        assert len(opened) == 1
+
+    def test_place_of_a_bad_line(self, tmp_path: Path) -> None:
+        files = {"de/train_de.csv": (self.HEADER + "u1\to1\tde\t1\tm\tt\t1\nu1\to1\n").encode()}
+        with pytest.raises(InputError, match=r"de.tar.bz2:de/train_de.csv:3: 2 fields where the first line has 7"):
+            convert("kasandr", make_tar(tmp_path / "de.tar.bz2", files))
+
+    def test_other_archives(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"the archive has no file '\*_de.csv'"):
+            convert("kasandr", make_tar(tmp_path / "de.tar.bz2", {"de/readme": b"x"}))
+        with pytest.raises(InputError, match="no single column 'offerid'"):
+            convert("kasandr", make_tar(tmp_path / "x.tar.bz2", {"de/train_de.csv": b"a\tb\n1\t2\n"}))
+
     def test_truncated(self, tmp_path: Path) -> None:
-        path = make_tar(tmp_path / "de.tar.bz2", {"de/train_de.csv": b"x" * 10_000})
+        path = make_tar(
+            tmp_path / "de.tar.bz2", {"de/train_de.csv": (self.HEADER + "u1\to1\tde\t1\tm\tt\t1\n" * 10_000).encode()}
+        )
         path.write_bytes(path.read_bytes()[:-20])
         with pytest.raises(InputError, match=r"de.tar.bz2: truncated or damaged"):
             convert("kasandr", path)

@@ -332,10 +332,42 @@ class TestCoordinates:
             assert other[1].astype(np.float64).tolist() == careful[1].tolist()
 
     @pytest.mark.parametrize(
-        "block", [b"1 2\n", b"1 2 3 4\n", b"1 2 -3", b"1 2 3.0", b"1 2 x", b"1 2 1234567890123456789"]
+        "block",
+        [
+            b"1 2\n",
+            b"1 2 3 4\n",
+            b"1 2 -3",
+            b"1 2 3.5",
+            b"1 2 3. 0",
+            b"1 2 3.0.0",
+            b"1 2 .0",
+            b"1 2 3 .0",
+            b"1 2.0 3",
+            b"1 2 x",
+            b"1 2 3\0",
+            b"1 2 1234567890123456789",
+        ],
     )
     def test_compiled_parser_refuses_the_rest(self, block: bytes) -> None:
         assert text._parse_integers(block, 2, True) == (None, 0)
+
+    @pytest.mark.parametrize("value", ["3.0", "3.", "3.000", "12345678.0", "123456789.0"])
+    def test_compiled_parser_reads_whole_values_with_a_point(self, value: str) -> None:
+        table, lines = text._parse_integers(f"7 123456789012 {value}\n\n8 9 1\n".encode(), 2, True)
+        assert table is not None
+        assert lines == 3
+        assert [column.tolist() for column in (*table[0], table[1])] == [[7, 8], [123456789012, 9], [float(value), 1]]
+
+    def test_lines_across_the_chunks_of_the_compiled_parser(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rng = np.random.default_rng(0)
+        rows = rng.integers(0, 10 ** rng.integers(1, 9, (20_000, 3)))
+        path = write(tmp_path / "x.txt", "".join(f"{a} {b} {c}\n" for a, b, c in rows.tolist()))
+        for size in (1 << 22, 50_000):
+            monkeypatch.setattr(text, "BLOCK_BYTES", size)
+            parts = [(*keys, values) for keys, values in text.read_numbers(path, 2)]
+            assert np.array_equal(np.stack([np.concatenate(column) for column in zip(*parts, strict=True)], 1), rows)
 
 
 class TestMatrixMarket:

@@ -49,6 +49,17 @@ def open_member(path: Path, name: str) -> Iterator[IO[bytes]]:
     raise InputError(f"{path}: the archive has no file {name}")
 
 
+def open_members(path: Path, pattern: str) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield name and content of each file that matches, one after the other: the archive is read once.
+
+    A content is to be read before the next one is asked for.
+    """
+    for name, stream in _entries(path):
+        if fnmatch.fnmatch(PurePosixPath(name).name, pattern):
+            with stream() as content:
+                yield name, content
+
+
 def _entries(path: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
     if zipfile.is_zipfile(path):
         yield from _zip_entries(path)

@@ -4,11 +4,12 @@ The work goes in three passes, so that memory stays bounded whatever the number 
 
 1. Blocks of the reader are kept with labels as codes, in memory or, beyond a budget, in a file beside the
    result. Sizes of the modes are known after it.
-2. Coordinates become one number each, the row-major number of the cell. Where they do not fit in memory
-   they are first dealt into ranges of cells. Each range is sorted and summed.
+2. Coordinates become one number each, the row-major number of the cell, and blocks of entries are dealt into
+   ranges of cells. Each range is sorted and summed by itself, small enough for the processor's caches.
 3. The sorted ranges, one after the other, are the result.
 
-Cell numbers need a grid of fewer than 2^63 cells. A larger one is sorted in memory by its coordinates.
+Where cell and value together fit one number of 64 bits, that is what is dealt and sorted. Cell numbers need a
+grid of fewer than 2^63 cells. A larger one is sorted in memory by its coordinates.
 """
 
 from __future__ import annotations
@@ -25,19 +26,22 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from pipeline.datasets.labels import LabelCodes, Labels
+from pipeline.datasets.parallel import in_order
 from pipeline.datasets.raw import Array, Keys, RawTensor
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.stream import TensorWriter
 from pipeline.sparse.tensor import EXACT_INTEGER, narrowest_exact_type
 
-IN_MEMORY = 1 << 30  # bytes of entries kept in memory; about three times as much is in use at the peak
+IN_MEMORY = 1 << 31  # bytes of entries kept in memory; about twice as much is in use at the peak
 PIECE = 1 << 20  # cells handed on at a time
+RANGE = 1 << 20  # entries that are sorted at a time
+MOST_RANGES = 256  # each may have a file open
 SEEN = 10_000  # entries for each range that decide where the ranges end
 
 Cells = npt.NDArray[np.int64]
-Values = npt.NDArray[np.float64]
-Run = tuple[Cells, Values]  # distinct cells in ascending order and their values
+Run = tuple[Array, Array]  # distinct cells in ascending order, as numbers or as coordinates (n, D), and their values
+Entries = tuple[Array, ...]  # cells and values, or both in one number
 Places = tuple[list[Array], Array]  # indices of each mode of the result, and values
 
 
@@ -71,19 +75,23 @@ class Assembled:
     value_type: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float64))
     runs: Iterable[list[Array]] = ()  # cells or coordinates in order, and values
 
-    def blocks(self) -> Iterator[tuple[Cells, Values]]:
-        """Yield sorted coordinates (n, D) and values (n,)."""
+    def columns(self) -> Iterator[Places]:
+        """Yield the indices of each mode, in order, and values, as narrow as they are stored."""
         for cells, values in self.runs:
             for start in range(0, len(values), PIECE):
                 part = slice(start, start + PIECE)
-                coords = cells[part] if cells.ndim == 2 else unravel(cells[part], self.shape)
-                yield coords, values[part].astype(np.float64)
+                yield list(cells[part].T) if cells.ndim == 2 else unravel(cells[part], self.shape), values[part]
+
+    def blocks(self) -> Iterator[tuple[Cells, npt.NDArray[np.float64]]]:
+        """Yield sorted coordinates (n, D) and values (n,)."""
+        for indices, values in self.columns():
+            yield np.stack(indices, axis=1).astype(np.int64), values.astype(np.float64)
 
     def write(self, path: str | Path) -> None:
         """Write the Parquet sparse tensor."""
         with TensorWriter(path, self.shape, self.value_type, self.mode_names, self.source) as writer:
-            for coords, values in self.blocks():
-                writer.write(coords, values)
+            for indices, values in self.columns():
+                writer.write_columns(indices, values)
 
     @property
     def tensor(self) -> SparseTensor:
@@ -120,11 +128,13 @@ def assemble(
     store = _Store(folder, budget)
     codes = [None if mode.indexed else LabelCodes() for mode in raw.modes]
     largest = [-1] * len(raw.modes)
-    entries = 0
+    entries, bits = 0, 0  # bits of the largest value; 64 where one is no unsigned integer
     for keys, values in tqdm(raw.blocks, desc="reading", unit=" blocks", disable=None, leave=False):
         if len(values):
             _check_values(values, entries)
-            store.add([*_coded(keys, codes, largest, raw), _narrow(values)])
+            narrow = _narrow(values)
+            bits = max(bits, int(narrow.max()).bit_length() if narrow.dtype.kind == "u" else 64)
+            store.add([*_coded(keys, codes, largest, raw), narrow])
             entries += len(values)
     if entries == 0:
         raise InputError("empty tensor: the raw files have no entry")
@@ -143,12 +153,12 @@ def assemble(
         entries=entries,
     )
 
-    def places() -> Iterator[Places]:
-        for *columns, values in store:
-            indices = [column if rank is None else rank(column) for column, rank in zip(columns, ranks, strict=True)]
-            yield [indices[position] for position in order], values
+    def place(columns: list[Array]) -> Places:
+        *coded, values = columns
+        indices = [column if rank is None else rank(column) for column, rank in zip(coded, ranks, strict=True)]
+        return [indices[position] for position in order], values
 
-    _sort(result, places, store, budget)
+    _sort(result, place, store, budget, bits)
     return result
 
 
@@ -158,12 +168,12 @@ def _coded(keys: list[Keys], codes: list[LabelCodes | None], largest: list[int],
         if code is not None:
             columns.append(code.encode(key))
             continue
-        low, high = int(key.min()), int(key.max())
+        low, high = 0 if key.dtype.kind == "u" else int(key.min()), int(key.max())
         size = raw.modes[position].size
         if low < 0 or (size is not None and high >= size):
             raise InputError(f"index {low if low < 0 else high} in mode '{raw.modes[position].name}' is out of range")
         largest[position] = max(largest[position], high)
-        columns.append(key.astype(np.min_scalar_type(high)))
+        columns.append(key.astype(np.min_scalar_type(high), copy=False))
     return columns
 
 
@@ -177,9 +187,9 @@ def _check_values(values: Array, entries: int) -> None:
 
 
 def _narrow(values: Array) -> Array:
-    if values.dtype.kind in "iu" and int(values.min()) >= 0:
+    if values.dtype.kind == "u" or (values.dtype.kind == "i" and int(values.min()) >= 0):
         high = int(values.max())
-        return values.astype(np.min_scalar_type(high) if high <= EXACT_INTEGER else np.float64)
+        return values.astype(np.min_scalar_type(high) if high <= EXACT_INTEGER else np.float64, copy=False)
     return values.astype(narrowest_exact_type(values.astype(np.float64, copy=False)), copy=False)
 
 
@@ -212,6 +222,13 @@ class _Store:
             self.file.write(np.ascontiguousarray(column).data)
         self.layout.append([(column.dtype, len(column)) for column in columns])
 
+    def drain(self) -> Iterator[list[Array]]:
+        """Yield the blocks for the last time; memory is free again once the caller lets go of one."""
+        self.blocks.reverse()
+        while self.blocks:
+            yield self.blocks.pop()
+        yield from self
+
     def __iter__(self) -> Iterator[list[Array]]:
         yield from self.blocks
         if self.file is not None:
@@ -227,30 +244,30 @@ def temporary_file(folder: Path | None) -> IO[bytes]:
     return tempfile.TemporaryFile(dir=folder)
 
 
-def _sort(result: Assembled, places: Callable[[], Iterator[Places]], store: _Store, budget: int) -> None:
+def _sort(result: Assembled, place: Callable[[list[Array]], Places], store: _Store, budget: int, bits: int) -> None:
     """Fill in the sorted runs of `result` and what is known of its values after that."""
-    if math.prod(result.shape) >= 2**63:
-        runs: Iterable[Run] = [_sum_coordinates(list(places()))]
-        kept: Any = _Kept()
+    cells = math.prod(result.shape)
+    kept: Any = _Kept()
+    if cells >= 2**63:
+        runs: Iterable[Run] = [_sum_coordinates([place(block) for block in store.drain()])]
     else:
-        parts = math.ceil(16 * result.entries / budget)
-        blocks = ((ravel(indices, result.shape), values) for indices, values in places())
-        ranges = [list(blocks)] if parts <= 1 else _deal(places, parts, result, store.folder)
-        runs = map(_sum_cells, ranges)
+        fits = (cells - 1).bit_length() + bits <= 63 and bits + result.entries.bit_length() <= 62
+        runs = _sorted_ranges(result, place, store, budget, _Packed(bits) if fits else _Paired())
         kept = _Store(store.folder, budget)
     low, high, whole = np.inf, -np.inf, True
-    for cells, values in runs:
+    for numbers, values in runs:
         nonzero = values != 0
         result.zeros += int(len(values) - np.count_nonzero(nonzero))
         if not nonzero.all():
-            cells, values = cells[nonzero], values[nonzero]
+            numbers, values = numbers[nonzero], values[nonzero]
         if len(values) == 0:
             continue
         result.nnz += len(values)
-        result.norm2 += float(np.sum(values * values))
+        result.norm2 += float(np.sum(np.square(values, dtype=np.float64)))
         low, high = min(low, float(values.min())), max(high, float(values.max()))
-        whole = whole and bool(np.all(values == np.rint(values)))
-        kept.add([cells, _narrow(values)])
+        narrow = _narrow(values)
+        whole = whole and (narrow.dtype.kind in "iu" or bool(np.all(values == np.rint(values))))
+        kept.add([numbers, narrow])
     result.duplicates = result.entries - result.nnz - result.zeros
     if result.nnz == 0:
         raise InputError("empty tensor: its entries add up to zero everywhere")
@@ -270,65 +287,133 @@ def ravel(indices: list[Array], shape: tuple[int, ...]) -> Cells:
     cells = indices[0].astype(np.int64)
     for index, size in zip(indices[1:], shape[1:], strict=True):
         cells *= size
-        cells += index
+        np.add(cells, index, out=cells, dtype=np.int64, casting="unsafe")  # unsigned 64 bits are no problem either
     return cells
 
 
-def unravel(cells: Cells, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """Return the (n, D) coordinates of cells."""
-    coords = np.empty((len(cells), len(shape)), dtype=np.int64)
-    rest = cells
-    for mode in range(len(shape) - 1, 0, -1):
-        rest, coords[:, mode] = np.divmod(rest, shape[mode])
-    coords[:, 0] = rest
-    return coords
+def unravel(cells: Cells, shape: tuple[int, ...]) -> list[Array]:
+    """Return the indices of cells in each mode, in the narrowest types."""
+    indices: list[Array] = []
+    for size in reversed(shape[1:]):
+        rest = cells // size
+        indices.append((cells - rest * size).astype(np.min_scalar_type(size - 1)))
+        cells = rest
+    return [cells.astype(np.min_scalar_type(shape[0] - 1)), *reversed(indices)]
 
 
-def _sum_cells(part: list[tuple[Cells, Array]]) -> Run:
-    """Sort the entries of one range and add up those of one cell."""
-    cells = np.concatenate([cells for cells, _ in part])
-    values = np.concatenate([values for _, values in part])
-    part.clear()
-    bits = int(values.max()).bit_length() if values.dtype.kind == "u" else 64
-    if int(cells.max()).bit_length() + bits <= 63:
-        cells <<= bits  # cell and value in one number, which sorts several times faster than through an index
-        cells |= values.astype(np.int64)
+class _Packed:
+    """Entries as one number each: the cell's, and below it the value, an unsigned integer of some bits."""
+
+    bytes = 8  # of an entry
+
+    def __init__(self, bits: int) -> None:
+        self.bits = bits
+
+    def sort(self, cells: Cells, values: Array) -> Entries:
+        """Return entries in the order of their cells; overwrites `cells`."""
+        cells <<= self.bits
+        cells |= values.astype(np.int64, copy=False)
         cells.sort()
-        values = cells & ((1 << bits) - 1)
-        cells >>= bits
-    elif not np.all(cells[1:] > cells[:-1]):
-        order = np.argsort(cells, kind="stable")
-        cells, values = cells[order], values[order]
-    starts = np.flatnonzero(np.concatenate(([True], cells[1:] != cells[:-1])))
-    exact = values.dtype.kind != "f" and float(np.abs(values).max()) * len(values) < 2**62
-    wide = values.astype(np.int64 if exact else np.float64, copy=False)
-    if len(starts) == len(cells):
-        return cells, wide.astype(np.float64, copy=False)
-    return cells[starts], np.add.reduceat(wide, starts).astype(np.float64, copy=False)
+        return (cells,)
+
+    def cut(self, entries: Entries, bounds: Cells) -> Array:
+        """Return where in sorted entries each bound is."""
+        return np.searchsorted(entries[0], bounds << self.bits)
+
+    def add_up(self, parts: list[Entries]) -> Run:
+        """Return the sum of each cell."""
+        from pipeline.datasets.sums import sum_packed
+
+        (numbers,) = _joined(parts)
+        numbers.sort()
+        sums = np.empty(len(numbers), dtype=np.int64)
+        count = sum_packed(numbers, self.bits, sums)
+        return numbers[:count].copy(), sums[:count]
 
 
-def _deal(
-    places: Callable[[], Iterator[Places]], parts: int, result: Assembled, folder: Path | None
-) -> Iterator[list[tuple[Cells, Array]]]:
-    """Yield the entries by ranges of cells with about equal numbers of entries, each range in a file until then."""
-    shape = result.shape
+class _Paired:
+    """Entries as a cell and a value; those of one cell are added up in the order of the file."""
+
+    bytes = 16
+
+    def sort(self, cells: Cells, values: Array) -> Entries:
+        """Return entries in the order of their cells."""
+        if np.all(cells[1:] > cells[:-1]):
+            return cells, values
+        order = stable_order(cells)
+        return cells[order], values[order]
+
+    def cut(self, entries: Entries, bounds: Cells) -> Array:
+        """Return where in sorted entries each bound is."""
+        return np.searchsorted(entries[0], bounds)
+
+    def add_up(self, parts: list[Entries]) -> Run:
+        """Return the sum of each cell."""
+        cells, values = self.sort(*_joined(parts))
+        exact = values.dtype.kind != "f" and float(np.abs(values).max()) * len(values) < 2**62
+        wide = values.astype(np.int64 if exact else np.float64, copy=False)
+        first = np.concatenate(([True], cells[1:] != cells[:-1]))
+        if first.all():
+            return cells, wide
+        starts = np.flatnonzero(first)
+        return cells[starts], np.add.reduceat(wide, starts)
+
+
+def _joined(parts: list[Entries]) -> Entries:
+    columns = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+    parts.clear()
+    return columns
+
+
+def stable_order(cells: Cells) -> npt.NDArray[np.int64]:
+    """Return the permutation that sorts `cells` and leaves equal ones in their order.
+
+    Number and position are sorted as one integer where both fit, which is several times faster.
+    """
+    low = int(cells.min())
+    bits = len(cells).bit_length()
+    if (int(cells.max()) - low).bit_length() + bits > 63:
+        return np.argsort(cells, kind="stable")
+    keys = (cells - low) << bits
+    keys |= np.arange(len(cells))
+    keys.sort()
+    keys &= (1 << bits) - 1
+    return keys
+
+
+def _sorted_ranges(
+    result: Assembled, place: Callable[[list[Array]], Places], store: _Store, budget: int, way: _Packed | _Paired
+) -> Iterator[Run]:
+    """Deal the entries into ranges of cells with about equal numbers of entries; yield each one's sums."""
+    needed = way.bytes * result.entries
+    parts = min(max(math.ceil(result.entries / RANGE), math.ceil(2 * needed / budget)), MOST_RANGES)
+    bounds = _bounds(result, place, store, parts)
+
+    def deal(block: list[Array]) -> list[Entries]:
+        indices, values = place(block)
+        entries = way.sort(ravel(indices, result.shape), values)
+        cuts = way.cut(entries, bounds)
+        return list(zip(*(np.split(column, cuts) for column in entries), strict=True))
+
+    stores = [_Store(store.folder, 0 if needed > budget else budget) for _ in range(len(bounds) + 1)]
+    for pieces in in_order(deal, store.drain()):
+        for target, piece in zip(stores, pieces, strict=True):
+            if len(piece[0]):
+                target.add(list(piece))
+    stores.reverse()
+    ranges = ([tuple(piece) for piece in stores.pop().drain()] for _ in range(len(stores)))
+    yield from in_order(way.add_up, filter(None, ranges))
+
+
+def _bounds(result: Assembled, place: Callable[[list[Array]], Places], store: _Store, parts: int) -> Cells:
+    """Return the first cells of all ranges but the first one, judged by a part of the entries."""
+    if parts == 1:
+        return np.empty(0, dtype=np.int64)
     step = max(1, result.entries // (parts * SEEN))
-    seen = np.concatenate([ravel(indices, shape)[::step] for indices, _ in places()])
+    blocks = (place([column[::step] for column in block])[0] for block in store)
+    seen = np.concatenate([ravel(indices, result.shape) for indices in blocks])
     seen.sort()
-    bounds = np.unique(seen[np.linspace(0, len(seen), parts + 1)[1:-1].astype(np.int64)])
-    stores = [_Store(folder, 0) for _ in range(len(bounds) + 1)]
-    for indices, values in places():
-        cells = ravel(indices, shape)
-        order = np.argsort(cells)
-        cells, values = cells[order], values[order]
-        cuts = np.searchsorted(cells, bounds)
-        for store, piece, amounts in zip(stores, np.split(cells, cuts), np.split(values, cuts), strict=True):
-            if len(piece):
-                store.add([piece, amounts])
-    while stores:
-        part = [(cells, values) for cells, values in stores.pop(0)]
-        if part:
-            yield part
+    return np.unique(seen[np.linspace(0, len(seen), parts + 1)[1:-1].astype(np.int64)])
 
 
 def _sum_coordinates(blocks: list[Places]) -> Run:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.datasets.csvtable import Layout, read_parts
-from pipeline.datasets.raw import Files, RawTensor, members, only_file
+from pipeline.datasets.csvtable import Layout, read_members
+from pipeline.datasets.raw import Files, RawTensor, only_file
 
 OFFER, USER, FEEDBACK = "offerid", "userid", "implicit feedback"
 
@@ -11,15 +11,7 @@ OFFER, USER, FEEDBACK = "offerid", "userid", "implicit feedback"
 def read(files: Files) -> RawTensor:
     """Read the archive of ``train_de.csv`` and ``test_de.csv``: tab-separated with a header, clicks have feedback 1.
 
-    The header may write its names with spaces, underscores or capitals.
+    The header may write its names with spaces, underscores or capitals. The archive is unpacked once.
     """
-    path = only_file(files)
-    layouts = [Layout(path, "\t", quotes=False, member=name) for name in members(path, "*_de.csv")]
-    header = layouts[0].header_names()
-    columns = {_plain(name): name for name in header}
-    wanted = [columns.get(_plain(name), name) for name in (OFFER, USER, FEEDBACK)]
-    return read_parts(layouts, wanted[:2], names=["offer", "user"], only={wanted[2]: "1"})
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace(" ", "").replace("_", "")
+    layout = Layout(only_file(files), "\t", quotes=False, loose=True)
+    return read_members(layout, "*_de.csv", [OFFER, USER], names=["offer", "user"], only={FEEDBACK: "1"})

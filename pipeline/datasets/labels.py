@@ -12,6 +12,7 @@ from pipeline.datasets.raw import Array, Keys
 Labels = dict[str, Any]  # columns of a label file (NumPy or Arrow arrays), one value an index
 PLAIN_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"
 MERGE = 64  # blocks whose whole numbers are merged at a time
+DENSE = 1 << 26  # labels from 0 up to here are marked in a table
 
 
 class LabelCodes:
@@ -22,17 +23,18 @@ class LabelCodes:
     """
 
     def __init__(self) -> None:
-        self._numbers: list[npt.NDArray[np.int64]] = []
+        self._present = np.zeros(0, dtype=np.bool_)  # whether each number occurs, from 0 on
+        self._numbers: list[npt.NDArray[np.int64]] = []  # distinct ones that have no place there
         self._codes: dict[Any, int] = {}
         self._type: Any = None  # Arrow type of the labels with codes
 
     def encode(self, keys: Keys) -> Array:
-        """Return int64 numbers, or uint32 codes where the labels are no numbers: the type tells which."""
+        """Return int32 or int64 numbers, or uint32 codes where the labels are no numbers: the type tells which."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
         if isinstance(keys, np.ndarray) and keys.dtype.kind in "iu":
-            return self._add_numbers(keys.astype(np.int64))
+            return self._add_numbers(keys)
         encoded = pa.array(keys) if isinstance(keys, np.ndarray) else keys
         if not pa.types.is_dictionary(encoded.type):
             encoded = encoded.dictionary_encode()
@@ -47,11 +49,19 @@ class LabelCodes:
         values: Array = self._add_numbers(numbers.to_numpy())[encoded.indices.to_numpy()]
         return values
 
-    def _add_numbers(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        self._numbers.append(np.unique(numbers))
+    def _add_numbers(self, numbers: Array) -> Array:
+        low, high = int(numbers.min()), int(numbers.max())
+        if low >= 0 and high < DENSE:
+            if high >= len(self._present):
+                grown = np.zeros(min(DENSE, max(high + 1, 2 * len(self._present))), dtype=np.bool_)
+                grown[: len(self._present)] = self._present
+                self._present = grown
+            self._present[numbers] = True
+            return numbers.astype(np.int32)
+        self._numbers.append(np.unique(numbers.astype(np.int64)))
         if len(self._numbers) == MERGE:
             self._numbers = [np.unique(np.concatenate(self._numbers))]
-        return numbers
+        return numbers.astype(np.int64)
 
     def _add_texts(self, distinct: Any) -> npt.NDArray[np.uint32]:
         if self._type is None:
@@ -64,7 +74,9 @@ class LabelCodes:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        numbers = np.unique(np.concatenate(self._numbers)) if self._numbers else np.empty(0, np.int64)
+        numbers = np.flatnonzero(self._present)
+        if self._numbers:
+            numbers = np.unique(np.concatenate([numbers, *self._numbers]))
         if not self._codes:
             return Ranks(pa.array(numbers), numbers, np.arange(len(numbers)), np.empty(0, np.int64))
         texts = pa.array(list(self._codes), self._type)
@@ -100,11 +112,18 @@ class Ranks:
         self.size = len(labels)
         self.labels: Labels = {"label": labels}
         self._numbers = numbers
-        self._of_numbers = of_numbers
-        self._of_codes = of_codes
+        kind = np.min_scalar_type(max(self.size - 1, 0))
+        self._of_numbers = of_numbers.astype(kind)
+        self._of_codes = of_codes.astype(kind)
+        below = int(np.searchsorted(numbers, 0)), int(np.searchsorted(numbers, DENSE))
+        dense = numbers[slice(*below)]
+        self._table = np.zeros(int(dense[-1]) + 1 if len(dense) else 0, dtype=kind)  # index of each dense number
+        self._table[dense] = self._of_numbers[slice(*below)]
 
-    def __call__(self, coded: Array) -> npt.NDArray[np.int64]:
-        """Return the 0-based indices of what :meth:`LabelCodes.encode` gave."""
+    def __call__(self, coded: Array) -> Array:
+        """Return the 0-based indices of what :meth:`LabelCodes.encode` gave, in the narrowest type."""
         if coded.dtype == np.uint32:
             return self._of_codes[coded]
+        if coded.dtype == np.int32:
+            return self._table[coded]
         return self._of_numbers[np.searchsorted(self._numbers, coded)]

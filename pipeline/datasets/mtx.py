@@ -79,7 +79,7 @@ def _blocks(path: Path, header: Header, modes: list[Mode]) -> Iterator[Block]:
         yield [row, column], values
         if header.symmetry != "general":
             off = row != column
-            mirrored = values[off] if header.symmetry == "symmetric" else -values[off]
+            mirrored = values[off] if header.symmetry == "symmetric" else -values[off].astype(np.float64)
             yield [column[off], row[off]], np.asarray(mirrored)
     if seen != header.entries:
         raise InputError(f"{path}: {seen:,} entries where its line {header.lines} promises {header.entries:,}")

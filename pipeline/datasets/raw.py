@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.datasets.archive import is_archive, member_names, open_member
+from pipeline.datasets.archive import is_archive, member_names, open_member, open_members
 from pipeline.errors import InputError
 
 DAMAGE = (
@@ -107,7 +107,7 @@ def open_raw(path: Path, member: str | None = None) -> Iterator[IO[bytes]]:
     member
         Which file of an archive; None: the only one.
     """
-    with _telling_damage(path), _open_packed(path, member) as stream:
+    with telling_damage(path), _open_packed(path, member) as stream:
         yield stream
 
 
@@ -119,15 +119,30 @@ def members(path: Path, pattern: str) -> list[str]:
     InputError
         None matches; a damaged or dangerous archive.
     """
-    with _telling_damage(path):
+    with telling_damage(path):
         names = member_names(path, pattern)
     if not names:
         raise InputError(f"{path}: the archive has no file '{pattern}'")
     return names
 
 
+def each_member(path: Path, pattern: str) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield name and content of the files in an archive that match a pattern, in one pass; at least one.
+
+    Reading a content belongs into :func:`telling_damage`. Errors as in :func:`members`.
+    """
+    found = False
+    with telling_damage(path):
+        for name, stream in open_members(path, pattern):
+            found = True
+            yield name, stream
+    if not found:
+        raise InputError(f"{path}: the archive has no file '{pattern}'")
+
+
 @contextmanager
-def _telling_damage(path: Path) -> Iterator[None]:
+def telling_damage(path: Path) -> Iterator[None]:
+    """Turn the damage of a packed file, and its absence, into an :class:`InputError` that names it."""
     try:
         yield
     except FileNotFoundError as error:

@@ -10,23 +10,21 @@ from __future__ import annotations
 
 import io
 import itertools
-import os
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.datasets.parallel import in_order
 from pipeline.datasets.raw import open_raw
 from pipeline.errors import InputError
 
-BLOCK_BYTES = 1 << 24
-MOST_WORKERS = 4  # more would wait for the reading of the file
+BLOCK_BYTES = 1 << 22
 NEWLINE = ord("\n")
 COMMENT = re.compile(rb"^[ \t]*[#%][^\n]*\n?", re.MULTILINE)
 RUNS_OF_SPACES = re.compile(rb" *\n *| {2,}")
@@ -36,15 +34,15 @@ INTEGER = re.compile(rb"[+-]?[0-9]+")
 NUMBER = re.compile(rb"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 SHOWN = 40  # characters of a wrong field in a message
 
-Indices = list[npt.NDArray[np.int64]]
-Values = npt.NDArray[np.float64] | npt.NDArray[np.int64]
-Table = tuple[Indices, Values]
-T = TypeVar("T")
-R = TypeVar("R")
+Column = npt.NDArray[Any]
+Table = tuple[list[Column], Column]  # indices and values; of unsigned types where no number has a sign
 
 
 def read_numbers(path: Path, order: int | None, *, values: bool = True, skip: int = 0) -> Iterator[Table]:
     """Yield the lines of a text file (plain, .gz or .zip) in blocks: `order` whole numbers, then a value.
+
+    Columns come in the narrowest unsigned type that holds a block's numbers, those of a block with a sign or a
+    fraction as int64 and float64.
 
     Fields are separated by spaces, tabs, commas or semicolons; empty lines and lines that start with ``#``
     or ``%`` are skipped.
@@ -77,7 +75,7 @@ def read_numbers(path: Path, order: int | None, *, values: bool = True, skip: in
                 break
             line += _newlines(block)
     if order is not None:
-        for block, table, lines in _in_parallel(partial(_parse, order, values), blocks):
+        for block, table, lines in in_order(partial(_parse, order, values), blocks):
             yield table or parse_lines(path, line, block, order, values=values)
             line += lines
 
@@ -92,23 +90,6 @@ def _blocks_of_lines(path: Path, skip: int) -> Iterator[bytes]:
 
 def _newlines(block: bytes) -> int:
     return int(np.count_nonzero(np.frombuffer(block, dtype=np.uint8) == NEWLINE))  # faster than bytes.count
-
-
-def _in_parallel(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Yield the results in order; the compiled parsers leave Python's lock, so that threads help."""
-    workers = min(len(os.sched_getaffinity(0)), MOST_WORKERS)
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _first_fields(block: bytes) -> tuple[int, list[bytes]]:
@@ -128,14 +109,31 @@ def _parse(order: int, values: bool, block: bytes) -> tuple[bytes, Table | None,
     return block, _parse_fast(block, order, values), _newlines(block)
 
 
+class _Scratch(threading.local):
+    """Memory that a thread uses again for every block: fresh pages would take longer than what fills them."""
+
+    def __init__(self) -> None:
+        self.table = np.empty(0, dtype=np.uint8)
+
+    def take(self, count: int) -> npt.NDArray[np.uint8]:
+        """Return at least `count` bytes."""
+        if len(self.table) < count:
+            self.table = np.empty(count + count // 4, dtype=np.uint8)
+        return self.table
+
+
+SCRATCH = _Scratch()
+
+
 def _parse_integers(block: bytes, order: int, values: bool) -> tuple[Table | None, int]:
     from pipeline.datasets.scan import scan_integers
 
-    scanned = scan_integers(block, order + values)
+    scanned = scan_integers(block, order + values, SCRATCH.take, decimals=values)
     if scanned is None:
         return None, 0
-    table, lines = scanned
-    return (list(table[:order]), table[order] if values else np.ones(table.shape[1], dtype=np.int64)), lines
+    rows, lines = scanned
+    columns = [row.astype(np.min_scalar_type(int(row.max(initial=0)))) for row in rows]
+    return (columns[:order], columns[order] if values else np.ones(rows.shape[1], dtype=np.uint8)), lines
 
 
 def _parse_fast(block: bytes, order: int, values: bool) -> Table | None:
@@ -181,7 +179,7 @@ def parse_lines(path: Path, start: int, block: bytes, order: int, *, values: boo
         rows.append([_index(path, number, field) for field in fields[:order]])
         entries.append(_value(path, number, fields[-1]) if values else 1.0)
     table = np.array(rows, dtype=np.int64).reshape(-1, order)
-    return list(np.ascontiguousarray(table.T)), np.array(entries)
+    return list(np.ascontiguousarray(table.T)), np.array(entries, dtype=np.float64)
 
 
 def _index(path: Path, number: int, field: bytes) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -130,6 +131,8 @@ class TensorWriter:
         self._last: tuple[int, ...] | None = None
         self._pending: list[Any] = []  # Arrow tables that do not fill a row group yet
         self._pending_rows = 0
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -142,11 +145,13 @@ class TensorWriter:
                 temporary,
                 self._schema,
                 compression="zstd",
+                compression_level=1,
                 store_schema=False,
                 use_dictionary=False,
                 column_encoding=self._encodings(),
             )
         )
+        self._stack.enter_context(self._thread)  # left first: nothing is written when the file is closed
         return self
 
     def __exit__(
@@ -167,6 +172,7 @@ class TensorWriter:
                 "source": self.source,
             }
             self._flush()
+            self._wait()
             self._writer.add_key_value_metadata({"kronflow": json.dumps(header)})
 
     def write(self, coords: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
@@ -177,22 +183,29 @@ class TensorWriter:
         InputError
             Entries out of order; a zero, NaN or infinity among the values.
         """
+        self.write_columns(list(coords.T), values)
+
+    def write_columns(self, indices: Sequence[npt.NDArray[Any]], values: npt.NDArray[Any]) -> None:
+        """Append non-zeros as :meth:`write` does, with (n,) indices for each mode.
+
+        A second thread encodes one row group while the caller prepares the next; the arrays must not change.
+        """
         import pyarrow as pa
 
         if len(values) == 0:
             return
-        self._check(coords, values)
+        self._check(indices, values)
         for start in range(0, len(values), ROW_GROUP):
             part = slice(start, start + ROW_GROUP)
-            columns = [coords[part, mode].astype(kind) for mode, kind in enumerate(self._types)]
-            columns.append(values[part].astype(self.value_type))
+            columns = [index[part].astype(kind, copy=False) for index, kind in zip(indices, self._types, strict=True)]
+            columns.append(values[part].astype(self.value_type, copy=False))
             self._pending.append(pa.table(columns, schema=self._schema))
             self._pending_rows += len(columns[-1])
             if self._pending_rows >= ROW_GROUP:
                 self._flush()
-        self._last = tuple(int(index) for index in coords[-1])
+        self._last = tuple(int(index[-1]) for index in indices)
         self.nnz += len(values)
-        self.norm2 += float(np.sum(np.square(values.astype(np.float64))))
+        self.norm2 += float(np.sum(np.square(values, dtype=np.float64)))
 
     def _encodings(self) -> dict[str, str]:
         """Differences of whole numbers in sorted data take less room and time than the default."""
@@ -200,16 +213,29 @@ class TensorWriter:
         return dict.fromkeys(whole, "DELTA_BINARY_PACKED")
 
     def _flush(self) -> None:
+        """Hand the pending rows to the thread that writes, once it is done with those before."""
         import pyarrow as pa
 
-        self._writer.write_table(pa.concat_tables(self._pending), row_group_size=2 * ROW_GROUP)
+        self._wait()
+        if not self._pending:
+            return
+        table = pa.concat_tables(self._pending)
+        self._writing = self._thread.submit(self._writer.write_table, table, row_group_size=2 * ROW_GROUP)
         self._pending, self._pending_rows = [], 0
 
-    def _check(self, coords: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
-        first = tuple(int(index) for index in coords[0])
+    def _wait(self) -> None:
+        """Wait for the thread that writes; its failure is ours."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def _check(self, indices: Sequence[npt.NDArray[Any]], values: npt.NDArray[Any]) -> None:
+        first = tuple(int(index[0]) for index in indices)
         if self._last is not None and first <= self._last:
             raise InputError(f"{self.path}: entry {first} after {self._last}; blocks must be sorted")
-        if coords.min() < 0 or np.any(coords.max(axis=0) >= self.shape):
+        if any(
+            int(index.min()) < 0 or int(index.max()) >= size for index, size in zip(indices, self.shape, strict=True)
+        ):
             raise InputError(f"{self.path}: an index outside the shape {self.shape}")
         if not np.isfinite(values).all() or not values.all():
             raise InputError(f"{self.path}: a value that is zero, NaN or infinite")
