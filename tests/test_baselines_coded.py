@@ -66,6 +66,12 @@ def test_lossless_is_lossless_in_memory_and_on_disk(seed: int, order: int, kind:
         assert np.array_equal(*counts)
 
 
+def test_lossless_counts_compressed_sparse_fibres() -> None:
+    # Slices 0 and 1; fibres (0, 0), (1, 2); three leaves: 7 indices, 2 + 1 and 2 + 1 pointers, 3 reals.
+    X = SparseTensor([[0, 0, 0], [0, 0, 1], [1, 2, 0]], [1.0, 1.0, 1.0], (2, 3, 4))
+    assert Lossless().fit(X).history_[-1]["csf_bytes"] == 4 * (7 + 6 + 3)
+
+
 def test_a_grid_beyond_64_bits() -> None:
     shape = (2**40, 2**41, 3)
     X = SparseTensor([[0, 2**41 - 1, 2], [2**40 - 1, 0, 0], [5, 7, 1]], [1.0, 2.0, 3.0], shape)

@@ -130,6 +130,7 @@ def compression(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             "error": norm2 * (relative + (1 - relative) * math.exp(-epoch / 3) * (epoch < epochs)),
             "seconds": seconds * epoch / epochs,
         }
+        | ({"csf_bytes": 12 * nnz} if run.method == "lossless" else {})
         for epoch in range(1, epochs + 1)
     ]
     return metrics, history
@@ -390,6 +391,16 @@ def test_smallest_artifact_by_hand(folder: Path) -> None:
     ]
     assert row[["method", "bytes"]].to_numpy().tolist() == [["lossless", int(44396 * 0.2)]]
     assert (found["relative_error"] <= found["relative_error_at_most"]).all()
+
+
+def test_data_sets_table_has_the_bytes_of_compressed_sparse_fibres(
+    world: tuple[Path, Path, list[Run]], folder: Path
+) -> None:
+    table = pd.read_csv(folder / "tables" / "datasets.csv").set_index("dataset")["csf_bytes"]
+    counted = {run.dataset for run in world[2] if run.method == "lossless"}
+    assert counted
+    for name, size in table.items():
+        assert size == 12 * SHAPES[str(name)][1] if name in counted else pd.isna(size)
 
 
 def test_runs_table_has_a_command_for_every_number(world: tuple[Path, Path, list[Run]], folder: Path) -> None:

@@ -69,6 +69,7 @@ def datasets(results: Results) -> pd.DataFrame:
                 "nnz": int(run["nnz"]) if tensor else None,
                 "density": float(run["nnz"]) / math.prod(shape) if shape else None,
                 "norm2": float(run["norm2"]) if tensor else None,
+                "csf_bytes": _csf_bytes(results, name),
                 "licence": entry.licence,
                 "citation": entry.citation,
                 "file": results.config.tensor_path(name),
@@ -76,7 +77,15 @@ def datasets(results: Results) -> pd.DataFrame:
             }
         )
     frame = pd.DataFrame(rows)
-    return frame.astype({"nnz": "Int64"})
+    return frame.astype({"nnz": "Int64", "csf_bytes": "Int64"})
+
+
+def _csf_bytes(results: Results, dataset: str) -> int | None:
+    """Bytes in compressed sparse fibres, which a run of lossless has counted; None where there is none."""
+    for (name, method, _, _), history in results.histories.items():
+        if (name, method) == (dataset, "lossless") and "csf_bytes" in history:
+            return int(history["csf_bytes"].iloc[-1])
+    return None
 
 
 def runs(results: Results) -> pd.DataFrame:
@@ -240,6 +249,7 @@ def dataset_table(results: Results) -> Table:
                 Cell(row["shape"].replace("x", TIMES) if tensor else MISSING),
                 _plain(f"{row['nnz']:,}" if tensor else MISSING),
                 Cell(_density(row["density"]) if tensor else MISSING, number=True),
+                _plain(MISSING if pd.isna(row["csf_bytes"]) else with_prefix(row["csf_bytes"], "B")),
                 Cell(row["licence"]),
                 Cell(row["citation"]),
                 Cell(Markup("<code>{}</code>").format(row["data_sha256"][:12])),
@@ -247,6 +257,7 @@ def dataset_table(results: Results) -> Table:
         )
     heads = [
         *(("data set", ""), ("content", ""), ("shape", "cells a mode"), ("non-zeros", "count"), ("density", "%")),
+        ("uncompressed", "bytes in CSF"),
         *(("licence", ""), ("source", ""), ("SHA-256", "first 12 digits")),
     ]
     return Table("Data sets", heads, rows, _numbers(rows, len(heads)))
