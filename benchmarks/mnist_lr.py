@@ -20,8 +20,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 SEED = 100
-LINEAR = {"rates": [3e-3, 1e-2, 3e-2], "settings": ["default", "b2x2", "b2x16"], "epochs": None}
-LENET = {"rates": [1e-3, 3e-3], "settings": ["lenet5"], "epochs": 1}
+LINEAR = {"rates": [1e-3, 3e-3, 1e-2], "settings": ["default", "b2x2", "b2x16"], "shorter": {}}
+LENET = {"rates": [1e-3, 4e-3], "settings": ["lenet5"], "shorter": {"epochs": 2, "batch": 128}}
 
 
 def cells(epochs: int | None) -> list[dict[str, Any]]:
@@ -36,8 +36,7 @@ def cells(epochs: int | None) -> list[dict[str, Any]]:
     for (method, setting), settings in found.items():
         grid = LENET if settings.get("network") == "lenet5" else LINEAR
         if setting in grid["settings"]:
-            shorter = epochs or grid["epochs"]
-            settings |= {"epochs": shorter} if shorter else {}
+            settings |= grid["shorter"] | ({"epochs": epochs} if epochs else {})
             result += [
                 {
                     "network": settings.get("network", "linear"),
@@ -71,7 +70,7 @@ def table(results: dict[str, Any]) -> str:
         "",
         f"`{results['command']}`: accuracy in per cent on the 6,000 validation images of seed {SEED}, which the "
         "experiment does not use; mean over blocks 2x2 and 2x16 on the linear network. LeNet-5: "
-        f"{results['lenet5_epochs']} epoch. No test image was looked at. A run that diverged counts 0.",
+        "2 epochs in batches of 128. No test image was looked at. A run that diverged counts 0.",
     ]
     for network in ("linear", "lenet5"):
         own = [row for row in results["chosen"] if row["network"] == network]
@@ -119,7 +118,6 @@ def main(argv: list[str] | None = None) -> None:
     results = {
         "command": "python -m benchmarks.mnist_lr",
         "seed": SEED,
-        "lenet5_epochs": options.epochs or LENET["epochs"],
         "rows": rows,
         "chosen": best_rates(rows),
     }
