@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   kronflow compress matrix.mtx matrix.safetensors --set hidden=8 --set max_epochs=100
   kronflow compress matrix.mtx matrix.safetensors --bytes 20kB
+  kronflow grid matrix.mtx --name mine
   kronflow info matrix.safetensors
   kronflow query matrix.safetensors 3 17
   kronflow query matrix.safetensors --file coords.csv
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.prog = "kronflow"
     arguments.add_argument("--version", action="version", version=f"kronflow {__version__}")
     commands = arguments.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_compress, _add_info, _add_query, _add_decompress, _add_import):
+    for add in (_add_compress, _add_grid, _add_info, _add_query, _add_decompress, _add_import):
         add(commands)
     options = arguments.parse_args(argv)
     options.run(options)
@@ -163,12 +164,12 @@ def _parse_share(text: str) -> float:
     return share
 
 
-def _parse_bytes(text: str) -> int:
+def _parse_bytes(text: str, option: str = "--bytes") -> int:
     """Read ``20000``, ``20kB`` or ``1.5 MB``; 1 kB is 1,000 bytes."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(k|K|M|G|)B?\s*", text)
     size = int(float(match[1]) * {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}[match[2]]) if match else 0
     if size < 1:
-        raise InputError(f"--bytes {text}: write a number of bytes, such as 20000, 20kB or 1.5MB")
+        raise InputError(f"{option} {text}: write a number of bytes, such as 20000, 20kB or 1.5MB")
     return size
 
 
@@ -260,6 +261,37 @@ def is_sparse_tensor(path: Path) -> bool:
         return b"kronflow" in (pq.read_schema(path).metadata or {})
     except pa.ArrowException as error:
         raise InputError(f"{path}: not a readable Parquet file ({error})") from error
+
+
+# ------------------------------------------------------------------------------------------------------ grid
+
+
+def _add_grid(commands: Commands) -> None:
+    command = _command(commands, "grid", grid, "Print settings of every method for an experiment on your own data.")
+    command.add_argument("tensor", type=Path, help="as for compress")
+    command.add_argument("--name", default="mine", help="the data set's name in params.yaml")
+    command.add_argument("--from", dest="smallest", metavar="SIZE", help="smallest artifact (default: CSF / 1000)")
+    command.add_argument("--to", dest="largest", metavar="SIZE", help="largest artifact (default: CSF / 4)")
+    command.add_argument("--points", type=int, default=5, help="sizes a method (default: 5)")
+    command.add_argument("--columns", help="of a table: as for compress")
+    command.add_argument("--value", help="of a table: as for compress")
+
+
+def grid(options: argparse.Namespace) -> None:
+    """Print what goes below ``experiments.<name>.settings`` in params.yaml."""
+    from pipeline.baselines.lossless import csf_bytes
+    from pipeline.frontier import automatic_grid
+
+    X, _ = _read_labelled(options.tensor, options.columns, options.value)
+    csf = csf_bytes(X)
+    smallest = _parse_bytes(options.smallest, "--from") if options.smallest else max(256, csf // 1000)
+    largest = _parse_bytes(options.largest, "--to") if options.largest else max(csf // 4, smallest)
+    if options.points < 1 or smallest > largest:
+        raise InputError(f"{options.points} sizes from {smallest:,} to {largest:,} bytes: give --from, --to, --points")
+    print(f"# {X}: {csf:,} bytes in compressed sparse fibres; sizes from {smallest:,} to {largest:,} bytes")
+    print(f"{options.name}:")
+    for method, settings in automatic_grid(X, smallest, largest, options.points).items():
+        print(f"  {method}: {json.dumps(settings).replace(chr(34), '')}")
 
 
 # ------------------------------------------------------------------------------------------------------ info

@@ -25,6 +25,7 @@ DATA_DEPENDENT = {"truncation": 7, "accams": 4, "baccams": 3, "cmd": 4, "cur": 4
 CLOSE = 0.92  # a file of this share of the limit is large enough
 BISECTIONS = 5  # steps between the smallest and the largest size that may meet an error
 SMALLEST = 256  # bytes below which no search for an error goes
+GRID_SIZES = 64  # sizes at which an automatic grid looks for settings
 NEUKRON_HEADER = 1400  # bytes of its file that are neither weights nor orders
 NEUKRON_SECONDS = 60.0  # that NeuKron may fit, unless told otherwise
 
@@ -302,6 +303,36 @@ def settings_for(method: str, X: SparseTensor, size: float, orders: bool = True)
         case "neukron":
             return _width_for(X, reals - (order_bytes(X.shape) / 4 if orders else 0))
     raise InputError(f"method '{method}' does not exist{nearest(method, PROMISE)}")
+
+
+def automatic_grid(X: SparseTensor, smallest: float, largest: float, points: int = 5) -> dict[str, dict[str, Any]]:
+    """Settings of every method for a tensor, spread over a range of sizes; as `params.yaml` has them.
+
+    Parameters
+    ----------
+    smallest, largest
+        Bytes of the first and the last size, at 4 bytes a real, orders free.
+    points
+        Settings a method at most; of those that differ within the range, evenly chosen.
+
+    Examples
+    --------
+    >>> X = SparseTensor([[0, 0], [9, 99]], [1.0, 1.0], (10, 100))
+    >>> automatic_grid(X, 500, 2000, 3)["t-svd"]
+    {'rank': [1, 3, 4]}
+    """
+    grids: dict[str, dict[str, Any]] = {}
+    for name in _candidates(X, None):
+        found: list[dict[str, Any]] = []
+        for size in np.geomspace(smallest, largest, GRID_SIZES).tolist():
+            settings = settings_for(name, X, size, orders=False)
+            if settings is not None:
+                rounded = {key: float(f"{v:.3g}") if isinstance(v, float) else v for key, v in settings.items()}
+                found += [rounded] if rounded not in found else []
+        if found:
+            places = np.unique(np.rint(np.linspace(0, len(found) - 1, points)).astype(int)).tolist()
+            grids[name] = {key: [found[place][key] for place in places] for key in found[0]} or {"default": {}}
+    return grids
 
 
 def _coordinate_bits(X: SparseTensor, orders: bool) -> float:

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 import pipeline
 from pipeline import __main__ as cli
 from pipeline import step
+from pipeline.config import load_config
 from pipeline.sparse import SparseTensor
 
 MATRIX = "%%MatrixMarket matrix coordinate real general\n5 4 4\n1 1 3\n2 2 1\n5 3 2\n4 4 1\n"
@@ -158,6 +160,29 @@ def test_a_search_refuses_what_it_cannot_do(
     (tmp_path / "my.mtx").write_text(MATRIX)
     assert message in refuse(capsys, "compress", str(tmp_path / "my.mtx"), str(tmp_path / "o.safetensors"), *arguments)
     assert not (tmp_path / "o.safetensors").exists()
+
+
+def test_a_grid_for_a_users_data_goes_into_params_yaml(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    coords = np.unique(rng.integers(0, (60, 90), (700, 2)), axis=0)
+    SparseTensor(coords, rng.integers(1, 9, len(coords)), (60, 90)).write_parquet(tmp_path / "x.parquet")
+    text = call(capsys, "grid", str(tmp_path / "x.parquet"), "--name", "mine", "--from", "1kB", "--to", "4kB")
+    settings = yaml.safe_load(text)
+    assert list(settings) == ["mine"]
+    assert settings["mine"]["t-svd"] == {"rank": [1, 2, 3, 5, 6]}
+    assert settings["mine"]["lossless"] == {"default": {}}
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    entry = {"description": "mine", "licence": "mine", "citation": "none", "format": "mtx"}
+    params["datasets"]["mine"] = entry | {"files": {"my.mtx": {"sources": ["file:my.mtx"]}}}
+    group = {"datasets": ["mine"], "methods": [name for name in settings["mine"] if name != "neukron"]}
+    params["experiments"]["own"] = {"seeds": [0], "matrix_baselines": group, "settings": settings}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    runs = load_config(tmp_path / "params.yaml").runs("own")
+    assert {run.method for run in runs} == set(group["methods"]) >= {"accams", "cmd", "kronfit", "truncation"}
+    assert "--from many" in refuse(capsys, "grid", str(tmp_path / "x.parquet"), "--from", "many")
+    assert "give --from" in refuse(capsys, "grid", str(tmp_path / "x.parquet"), "--from", "4kB", "--to", "1kB")
 
 
 def test_a_size_that_nothing_meets_names_the_smallest_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
