@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pipeline.errors import InputError
 from pipeline.neukron import engine as engines
 from pipeline.neukron.cells import CELLS
-from pipeline.neukron.engine import CompiledEngine, weighted_sum
+from pipeline.neukron.compiled_engine import CompiledEngine
+from pipeline.neukron.engine import weighted_sum
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel, Weights
 from pipeline.neukron.torch_engine import TorchEngine

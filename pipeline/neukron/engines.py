@@ -8,11 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import distributed
-from pipeline.neukron.engine import COMPILED, CompiledEngine, Engine
+from pipeline.neukron.engine import Engine
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import Weights
 from pipeline.neukron.shared_engine import SharedEngine
 from pipeline.neukron.torch_engine import TorchEngine
+
+try:
+    from pipeline.neukron.compiled_engine import CompiledEngine
+except ImportError:  # a machine without numba: torch operations serve the CPU as well
+    COMPILED = False
+else:
+    COMPILED = True
 
 
 def make_engine(

@@ -31,6 +31,9 @@ def _prefer_wide_vectors() -> None:
 
 
 _prefer_wide_vectors()
+from pipeline.kpd.microkernels import FLOAT, WIDTH, product  # noqa: E402 - after the choice of vectors
+
+BLOCK = 256  # nodes stepped at once, so that their gates stay in the cache
 LANES = 8  # hidden units are padded to a multiple of this: float32 in a 256-bit register
 
 fast: Any = numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
@@ -87,16 +90,22 @@ _float_of_bits: Any = intrinsic(_float_of_bits_codegen)
 
 
 @inline
-def _exp(x: Any) -> Any:
-    """e^x for |x| <= 25 (clamped), relative error below 2e-6: 2^n times a polynomial for the fraction."""
-    x = f32(25.0) if x > f32(25.0) else x
-    x = f32(-25.0) if x < f32(-25.0) else x
+def _exp_within(x: Any, limit: Any) -> Any:
+    """e^x for |x| <= limit <= 80 (clamped), relative error below 5e-6: 2^n times a polynomial for the fraction."""
+    x = limit if x > limit else x
+    x = -limit if x < -limit else x
     z = x * f32(1.4426950408889634)
     n = np.int32(z + f32(128.5)) - np.int32(128)
     f = (z - f32(n)) * f32(0.6931471805599453)
     tail = f32(1 / 24) + f * (f32(1 / 120) + f * f32(1 / 720))
     p = f32(1.0) + f * (f32(1.0) + f * (f32(0.5) + f * (f32(1 / 6) + f * tail)))
     return p * _float_of_bits(np.int32((n + np.int32(127)) << np.int32(23)))
+
+
+@inline
+def _exp(x: Any) -> Any:
+    """e^x, clamped so that products of three stay finite."""
+    return _exp_within(x, f32(25.0))
 
 
 @inline
@@ -111,13 +120,13 @@ def _tanh(x: Any) -> Any:
 
 
 @fast
-def gather(
+def _gather(
     recurrent: Array, table: Array, parent: Array, token: Array, cell_above: Array, planes: Array, cell_before: Array
 ) -> None:
     """Put each node's gates (parent's recurrent product plus its token's row) and its parent's cell in place.
 
-    `recurrent` is (parents, 4 width), `table` (tokens, 4 width), `planes` (4, nodes * width) and
-    `cell_before` (nodes * width).
+    `recurrent` is (parents, 4 width), `table` (tokens of the level, 4 width), `planes` (4, nodes * width),
+    `cell_above` (parents, width) and `cell_before` (nodes * width).
     """
     width = cell_above.shape[1]
     for i in range(len(parent)):
@@ -136,7 +145,7 @@ def gather(
 
 
 @fast
-def cell_forward(planes: Array, cell: Array, hidden: Array, n: int) -> None:
+def _cell_forward(planes: Array, cell: Array, hidden: Array, n: int) -> None:
     """Step the LSTM cell over `n` flat units; `cell` holds the state before and receives the one after."""
     gate_i, gate_f, gate_g, gate_o = planes[0], planes[1], planes[2], planes[3]
     one = f32(1.0)
@@ -153,8 +162,8 @@ def cell_forward(planes: Array, cell: Array, hidden: Array, n: int) -> None:
 
 
 @fast
-def cell_forward_keep(planes: Array, cell_before: Array, cell: Array, tanh_cell: Array, hidden: Array, n: int) -> None:
-    """As :func:`cell_forward`, keeping in `planes` the activations that the backward pass needs."""
+def _cell_forward_keep(planes: Array, cell_before: Array, cell: Array, tanh_cell: Array, hidden: Array, n: int) -> None:
+    """As :func:`_cell_forward`, keeping in `planes` the activations that the backward pass needs."""
     gate_i, gate_f, gate_g, gate_o = planes[0], planes[1], planes[2], planes[3]
     for j in range(n):
         i = _sigmoid(gate_i[j])
@@ -173,7 +182,7 @@ def cell_forward_keep(planes: Array, cell_before: Array, cell: Array, tanh_cell:
 
 
 @fast
-def cell_backward(
+def _cell_backward(
     planes: Array, cell_before: Array, tanh_cell: Array, grad_hidden: Array, grad_cell: Array, n: int
 ) -> None:
     """Turn activations in `planes` into gradients of the gates; `grad_cell` becomes that of the state before."""
@@ -190,7 +199,7 @@ def cell_backward(
 
 
 @fast
-def scatter(
+def _scatter(
     planes: Array,
     grad_before: Array,
     parent: Array,
@@ -199,7 +208,7 @@ def scatter(
     grad_cell_above: Array,
     grad_table: Array,
 ) -> None:
-    """Undo :func:`gather`: add each node's gradients to its parent's and to its token's row.
+    """Undo :func:`_gather`: add each node's gradients to its parent's and to its token's row.
 
     `grad_recurrent` (parents, 4 width) and `grad_cell_above` (parents * width) are overwritten,
     `grad_table` (tokens, 4 width) is added to.
@@ -233,8 +242,22 @@ def scatter(
                 target[j] += source[j]
 
 
+@fast
+def _softplus(outputs: Array, slope: Array) -> None:
+    """Replace each of `outputs` by log(1 + e^x), its derivative going to `slope`."""
+    for j in range(len(outputs)):
+        x = outputs[j]
+        e = _exp_within(-abs(x), f32(80.0))
+        r = f32(1.0) / (f32(1.0) + e)
+        slope[j] = r if x >= f32(0.0) else e * r
+        s = e / (f32(2.0) + e)  # log(1 + e) = 2 artanh(s), s <= 1/3
+        q = s * s
+        tail = f32(1 / 5) + q * (f32(1 / 7) + q * (f32(1 / 9) + q * f32(1 / 11)))
+        outputs[j] = (x if x > f32(0.0) else f32(0.0)) + f32(2.0) * s * (f32(1.0) + q * (f32(1 / 3) + q * tail))
+
+
 @exact
-def normalise(factors: Array, norms: Array) -> None:
+def _normalise(factors: Array, norms: Array) -> None:
     """Divide each row of `factors` (nodes, alphabet) by its Euclidean norm, which goes to `norms`."""
     for i in range(len(factors)):
         total = f32(0.0)
@@ -247,14 +270,14 @@ def normalise(factors: Array, norms: Array) -> None:
 
 
 @exact
-def descend(factors: Array, parent: Array, token: Array, product_above: Array, product: Array) -> None:
+def _descend(factors: Array, parent: Array, token: Array, product_above: Array, product: Array) -> None:
     """Product of the factors along the path: a node's is its parent's times its own."""
     for i in range(len(parent)):
         product[i] = product_above[parent[i]] * factors[parent[i], token[i]]
 
 
 @exact
-def ascend(
+def _ascend(
     factors: Array, parent: Array, token: Array, product_above: Array, below: Array, below_above: Array, grad: Array
 ) -> None:
     """Gradient of sum_i w_i P_i by the factors of one level.
@@ -271,10 +294,10 @@ def ascend(
 
 
 @exact
-def factor_backward(factors: Array, norms: Array, slope: Array, grad: Array) -> None:
+def _factor_backward(factors: Array, norms: Array, slope: Array, grad: Array) -> None:
     """Turn gradients by normalised factors into gradients by the heads' outputs, in place.
 
-    `slope` is the logistic function of those outputs, the derivative of softplus.
+    `slope` is the derivative of softplus at those outputs.
     """
     for i in range(len(factors)):
         along = f32(0.0)
@@ -282,3 +305,234 @@ def factor_backward(factors: Array, norms: Array, slope: Array, grad: Array) -> 
             along += grad[i, t] * factors[i, t]
         for t in range(factors.shape[1]):
             grad[i, t] = (grad[i, t] - factors[i, t] * along) / norms[i] * slope[i, t]
+
+
+@fast
+def _multiply(a: Array, a_row: int, a_k: int, z: Array, c: Array, rows: int, count: int, add: int) -> None:
+    """C[i, :] (+)= sum_k a[i * a_row + k * a_k] Z[k, :] for i < `rows`, k < `count`; columns in whole WIDTHs."""
+    columns = z.shape[1]
+    for start in range(0, columns, WIDTH):
+        offset = FLOAT * start
+        product(
+            a.ctypes.data,
+            a_row,
+            a_k,
+            z.ctypes.data + offset,
+            columns,
+            c.ctypes.data + offset,
+            columns,
+            rows,
+            count,
+            add,
+        )
+
+
+@fast
+def _factors(hidden: Array, heads: Array, bias: Array, wide: Array, factors: Array, slope: Array, norms: Array) -> None:
+    """Normalised factors (nodes, alphabet) of the next level, their slopes and norms, from `hidden` (nodes, width).
+
+    `heads` (width, columns) and `bias` (alphabet) are the output layer; `wide` (nodes, columns) is scratch.
+    """
+    count, alphabet = factors.shape
+    _multiply(hidden, hidden.shape[1], 1, heads, wide, count, hidden.shape[1], 0)
+    for i in range(count):
+        for t in range(alphabet):
+            factors[i, t] = wide[i, t] + bias[t]
+    _softplus(factors.reshape(-1), slope.reshape(-1))
+    _normalise(factors, norms)
+
+
+@exact
+def products(tree: Array, first: Array, network: Any, alphabets: Array, offsets: Array, scratch: Array) -> Array:
+    """P of every node of the last depth of a tree, keeping only what the next depth needs.
+
+    Parameters
+    ----------
+    tree, first
+        (2, nodes) int32 parents and tokens by depth, and where each depth starts; see :func:`build_tree`.
+    network
+        ``(first_factor, table, recurrent, heads, biases, head_of_level)``, padded; see
+        :class:`pipeline.neukron.compiled_engine.CompiledEngine`.
+    alphabets, offsets
+        Of each level; where its tokens start in the table.
+    scratch
+        Flat float32, at least :func:`products_scratch` long.
+    """
+    first_factor, table, recurrent, heads, biases, head_of_level = network
+    depth, width, columns = len(alphabets), len(recurrent), heads.shape[2]
+    most = np.max(first[2:] - first[1:-1])
+    block = min(BLOCK, most)
+    rows = 4 * width
+    states = scratch[: 4 * most * width].reshape(2, 2, most, width)
+    used = states.size
+    gates = scratch[used : used + most * rows].reshape(most, rows)
+    used += gates.size
+    planes = scratch[used : used + block * rows].reshape(4, block * width)
+    used += planes.size
+    wide = scratch[used : used + block * columns].reshape(block, columns)
+    used += wide.size
+    small = scratch[used : used + 2 * block * columns].reshape(2, block * columns)
+    used += small.size
+    norms = scratch[used : used + block]
+    along = scratch[used + block : used + block + 2 * most].reshape(2, most)
+
+    product_above = along[0]
+    for i in range(first[2] - first[1]):
+        product_above[i] = first_factor[tree[1, i]]
+    gates[0, :] = f32(0.0)
+    cell_above = states[0, 0, :1]
+    cell_above[:] = f32(0.0)
+    for k in range(1, depth):
+        count, children = first[k + 1] - first[k], first[k + 1]
+        cell, hidden = states[k % 2, 0, :count], states[k % 2, 1, :count]
+        product_below = along[k % 2]
+        head, alphabet = head_of_level[k], alphabets[k]
+        for start in range(0, count, block):
+            size = min(block, count - start)
+            part = slice(first[k] + start, first[k] + start + size)
+            plane = planes.reshape(-1)[: size * rows].reshape(4, size * width)
+            flat_cell, flat_hidden = cell[start : start + size].reshape(-1), hidden[start : start + size].reshape(-1)
+            _gather(gates, table[offsets[k - 1] :], tree[0, part], tree[1, part], cell_above, plane, flat_cell)
+            _cell_forward(plane, flat_cell, flat_hidden, size * width)
+            factors = small[0, : size * alphabet].reshape(size, alphabet)
+            slope = small[1, : size * alphabet].reshape(size, alphabet)
+            _factors(hidden[start : start + size], heads[head], biases[head], wide, factors, slope, norms)
+            while children < first[k + 2] and tree[0, children] < start + size:
+                above = tree[0, children]
+                product_below[children - first[k + 1]] = (
+                    product_above[above] * factors[above - start, tree[1, children]]
+                )
+                children += 1
+        if k + 1 < depth:
+            _multiply(hidden, width, 1, recurrent, gates, count, width, 0)
+        cell_above, product_above = cell, product_below
+    return product_above[: first[depth + 1] - first[depth]].copy()
+
+
+def products_scratch(most: int, width: int, columns: int) -> int:
+    """Floats that :func:`products` needs for at most `most` nodes at a depth."""
+    return most * (8 * width + 2) + min(BLOCK, most) * (4 * width + 3 * columns + 1)
+
+
+@exact
+def gradient(
+    tree: Array,
+    first: Array,
+    network: Any,
+    transposed: Any,
+    alphabets: Array,
+    offsets: Array,
+    below: Array,
+    scratch: Array,
+    grads: Any,
+) -> Array:
+    """P of every node of the last depth, and the gradient of sum_i below_i P_i by the network.
+
+    Parameters
+    ----------
+    tree, first, network, alphabets, offsets
+        See :func:`products`.
+    transposed
+        ``(recurrent, heads)`` with rows and columns exchanged, columns padded to whole WIDTHs.
+    below
+        (nodes of the last depth,) float64 weights.
+    scratch
+        Flat float32, at least :func:`gradient_scratch` long.
+    grads
+        ``(first_factor, table, recurrent, heads, biases)``, float32, added to; heads here (alphabet, width).
+    """
+    first_factor, table, recurrent, heads, biases, head_of_level = network
+    recurrent_back, heads_back = transposed
+    grad_first, grad_table, grad_recurrent, grad_heads, grad_biases = grads
+    depth, width, columns, padded = len(alphabets), len(recurrent), heads.shape[2], recurrent_back.shape[1]
+    rows = 4 * width
+    most, inner, total = np.max(first[2:] - first[1:-1]), first[depth], first[depth + 1]
+    planes = scratch[: inner * rows]
+    used = planes.size
+    units = scratch[used : used + 4 * inner * width].reshape(
+        4, inner * width
+    )  # cell before and after, its tanh, hidden
+    used += units.size
+    small = scratch[used : used + 2 * inner * columns].reshape(2, inner * columns)  # factors, slopes
+    used += small.size
+    norms = scratch[used : used + inner]
+    along = scratch[used + inner : used + inner + total]  # products
+    used += inner + total
+    gates = scratch[used : used + most * rows].reshape(most, rows)
+    used += gates.size
+    wide = scratch[used : used + most * columns].reshape(most, columns)
+    used += wide.size
+    grad_wide = scratch[used : used + most * padded].reshape(most, padded)
+    used += grad_wide.size
+    turns = scratch[used : used + 3 * most * width].reshape(3, most * width)
+
+    for i in range(first[2]):
+        along[i] = first_factor[tree[1, i]]
+    gates[0, :] = f32(0.0)
+    cell_above = turns[0, :width].reshape(1, width)
+    cell_above[:] = f32(0.0)
+    for k in range(1, depth):
+        here, next_ = slice(first[k], first[k + 1]), slice(first[k + 1], first[k + 2])
+        count, alphabet, head = first[k + 1] - first[k], alphabets[k], head_of_level[k]
+        plane = planes[first[k] * rows : first[k + 1] * rows].reshape(4, count * width)
+        flat = slice(first[k] * width, first[k + 1] * width)
+        hidden = units[3, flat].reshape(count, width)
+        _gather(gates, table[offsets[k - 1] :], tree[0, here], tree[1, here], cell_above, plane, units[0, flat])
+        _cell_forward_keep(plane, units[0, flat], units[1, flat], units[2, flat], units[3, flat], count * width)
+        spot = slice(first[k] * columns, first[k] * columns + count * alphabet)
+        factors, slope = small[0, spot].reshape(count, alphabet), small[1, spot].reshape(count, alphabet)
+        _factors(hidden, heads[head], biases[head], wide, factors, slope, norms[here])
+        _descend(factors, tree[0, next_], tree[1, next_], along[here], along[next_])
+        if k + 1 < depth:
+            _multiply(hidden, width, 1, recurrent, gates, count, width, 0)
+        cell_above = units[1, flat].reshape(count, width)
+
+    grad_cell, grad_above = turns[0], turns[1]
+    for k in range(depth - 1, 0, -1):
+        here, next_ = slice(first[k], first[k + 1]), slice(first[k + 1], first[k + 2])
+        count, alphabet, head = first[k + 1] - first[k], alphabets[k], head_of_level[k]
+        plane = planes[first[k] * rows : first[k + 1] * rows].reshape(4, count * width)
+        flat = slice(first[k] * width, first[k + 1] * width)
+        hidden = units[3, flat].reshape(count, width)
+        spot = slice(first[k] * columns, first[k] * columns + count * alphabet)
+        factors, slope = small[0, spot].reshape(count, alphabet), small[1, spot].reshape(count, alphabet)
+        grad = wide.reshape(-1)[: count * alphabet].reshape(count, alphabet)
+        below_above = np.empty(count)
+        _ascend(factors, tree[0, next_], tree[1, next_], along[here], below, below_above, grad)
+        below = below_above
+        _factor_backward(factors, norms[here], slope, grad)
+        _head_backward(hidden, grad, grad_heads[head], grad_biases[head])
+        _multiply(grad, alphabet, 1, heads_back[head], grad_wide, count, alphabet, 0)
+        if k == depth - 1:
+            grad_cell[: count * width] = f32(0.0)
+        else:
+            _multiply(gates, rows, 1, recurrent_back, grad_wide, count, rows, 1)
+            _multiply(hidden, 1, width, gates, grad_recurrent, width, count, 1)
+        grad_hidden = turns[2, : count * width]
+        for i in range(count):
+            for j in range(width):
+                grad_hidden[i * width + j] = grad_wide[i, j]
+        _cell_backward(plane, units[0, flat], units[2, flat], grad_hidden, grad_cell, count * width)
+        _scatter(plane, grad_cell, tree[0, here], tree[1, here], gates, grad_above, grad_table[offsets[k - 1] :])
+        grad_cell, grad_above = grad_above, grad_cell
+    for i in range(first[2]):
+        grad_first[tree[1, i]] += below[i]
+    return along[first[depth] :].copy()
+
+
+def gradient_scratch(most: int, inner: int, total: int, width: int, columns: int, padded: int) -> int:
+    """Floats that :func:`gradient` needs for `inner` nodes above the last depth of `total`, `most` at a depth."""
+    return inner * (8 * width + 2 * columns + 1) + total + most * (7 * width + columns + padded)
+
+
+@fast
+def _head_backward(hidden: Array, grad: Array, grad_head: Array, grad_bias: Array) -> None:
+    """Add the gradients of an output layer's weight (alphabet, width) and bias; `grad` is (nodes, alphabet)."""
+    count, alphabet = grad.shape
+    for t in range(alphabet):
+        for i in range(count):
+            grad_bias[t] += grad[i, t]
+    for i in range(count):
+        for t in range(alphabet):
+            for j in range(hidden.shape[1]):
+                grad_head[t, j] += grad[i, t] * hidden[i, j]
