@@ -47,7 +47,8 @@ class CompressionMetrics(RunMetrics):
     """A compressor's run. Errors are squared Frobenius norms; sizes are bytes.
 
     `error` covers the tensor's real cells, `error_padded` NeuKron's zero-padded grid, `error_interval`
-    the 95 % interval where `error` was sampled. `bytes` follows the method's own publication,
+    the 95 % interval where `error` was sampled, `error_padded_training` what a fit in short numbers took
+    `error_padded` for. `bytes` follows the method's own publication,
     `bytes_equal` charges every method 4 bytes a real, `bytes_with_order` adds the stored orders to that,
     and `file_bytes` is the artifact on disk.
     """
@@ -59,6 +60,7 @@ class CompressionMetrics(RunMetrics):
     error: NonNegative
     error_padded: NonNegative | None = None
     error_interval: tuple[NonNegative, NonNegative] | None = None
+    error_padded_training: NonNegative | None = None
     relative_error: NonNegative
     fitness: Finite
     bytes: Count

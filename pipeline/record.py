@@ -54,12 +54,13 @@ def record_compression(
     seconds: float,
     device: str = "cpu",
     peak_gpu_bytes: int = 0,
+    training_error: float | None = None,
     libraries: Sequence[str],
 ) -> dict[str, Any]:
     """Write a fitted compressor's three files into `folder` and return its metrics.
 
-    `names` comes from :func:`identity`; `seconds` is the wall time of ``fit``; `libraries` are the
-    distributions whose versions decide the result.
+    `names` comes from :func:`identity`; `seconds` is the wall time of ``fit``; `training_error` is
+    ``error_padded_training``; `libraries` are the distributions whose versions decide the result.
     """
     path = folder / "model.safetensors"
     model.save(path)
@@ -73,6 +74,7 @@ def record_compression(
         "nnz": X.nnz,
         "norm2": X.norm2,
         **error,
+        "error_padded_training": training_error,
         "relative_error": error["error"] / X.norm2,
         "fitness": 1.0 - (error["error"] / X.norm2) ** 0.5,
         **model.size(),

@@ -14,8 +14,26 @@ from pipeline.sparse import SparseTensor
 if TYPE_CHECKING:
     from pipeline.neukron.trainer import State
 
-EXAMPLE = """example:
+EXAMPLE = """settings (--set KEY=VALUE), with their defaults:
+  hidden=30           width of the sequence model: trades size for error
+  cell=lstm           lstm, gru, transformer; seeds: no sequence model, one Kronecker seed for each alphabet
+  schedule=fast       fast: mini-batches; paper: one full-batch step an epoch, as published
+  order_init=auto     auto, random, degree, lexicographic, bisection
+  gamma=10.0          inverse temperature of the order search; .inf: hill climbing
+  pairs=shingles      indices that may change places: shingles, or uniform: at random
+  scale=learned       fixed: the norm of the approximation stays that of the tensor
+  precision=float32   bfloat16 or float16: the sequence model is fitted in short numbers; the error is measured
+                      in float32 as well and both are told
+  lr, max_epochs, max_seconds, patience=100
+
+examples:
   python -m pipeline.train_neukron data/tensors/flights.parquet /tmp/run --set hidden=8 --set max_epochs=20
+  python -m pipeline.train_neukron data/tensors/flights.parquet /tmp/run --set cell=gru --set max_epochs=20
+
+  torchrun --standalone --nproc-per-node 2 -m pipeline.train_neukron ...   two processes share each evaluation;
+                      with --device cuda each has a GPU of its own
+
+Ctrl-C, then the same command, goes on where it stopped, with as many processes as it is started with.
 """
 
 
@@ -24,7 +42,9 @@ def progress(X: SparseTensor, max_epochs: int | None) -> Iterator[Any]:
     """Progress bar over epochs: error, relative error, rate, and time left where the end is known."""
     from tqdm import tqdm
 
-    with tqdm(total=max_epochs, unit="epoch", desc="NeuKron") as bar:
+    from pipeline import distributed
+
+    with tqdm(total=max_epochs, unit="epoch", desc="NeuKron", disable=not distributed.is_first()) as bar:
 
         def after_epoch(state: State) -> None:
             bar.set_postfix_str(f"error {state.error:,.6g} ({state.error / X.norm2:.2%} of ||X||^2)", refresh=False)
@@ -42,19 +62,24 @@ def main(argv: list[str] | None = None) -> None:
     settings = step.parse_settings(options.settings)
     step.limit_threads(options.threads)
 
+    from pipeline import distributed
     from pipeline.checkpoint import Checkpoint
     from pipeline.metrics import library_versions
     from pipeline.neukron import NeuKron
 
     step.check_settings(NeuKron, settings, given_otherwise={"seed", "device", "threads"})
-    model = NeuKron(seed=options.seed, device=options.device, threads=options.threads, **settings)
     X = SparseTensor.read_parquet(options.tensor)
     names = identity(options, NeuKron.name, settings)
     checkpoint = Checkpoint(names | {"versions": library_versions("torch", "numpy"), "device": options.device})
-    started = time.perf_counter()
-    with progress(X, model.max_epochs) as after_epoch, checkpoint.stopping_on_signals():
-        model.fit(X, after_epoch, checkpoint)
-    seconds = time.perf_counter() - started
+    with distributed.joined(distributed.available_device(options.device)) as device:
+        is_first = distributed.is_first()
+        model = NeuKron(seed=options.seed, device=device, threads=options.threads, **settings)
+        started = time.perf_counter()
+        with progress(X, model.max_epochs) as after_epoch, checkpoint.stopping_on_signals():
+            model.fit(X, after_epoch, checkpoint)
+        seconds = time.perf_counter() - started
+    if not is_first:
+        return
     record_compression(
         options.folder,
         model,
@@ -63,6 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         seconds=seconds,
         device=model.device_,
         peak_gpu_bytes=model.peak_gpu_bytes_,
+        training_error=None if model.precision == "float32" else model.training_error_,
         libraries=("torch", "numpy", "numba"),
     )
     checkpoint.clear()

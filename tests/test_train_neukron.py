@@ -52,16 +52,34 @@ def test_a_run_leaves_model_metrics_and_history(tensor: Path, tmp_path: Path, mo
     assert not any((tmp_path / ".cache").rglob("*.pt"))
 
 
+def test_a_run_in_short_numbers_records_both_errors(
+    tensor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = ["--set", "precision=bfloat16", "--set", "cell=gru", "--set", "order_init=degree"]
+    main([*arguments(tensor, tmp_path / "run", 2), *settings])
+    metrics = read_metrics(tmp_path / "run/metrics.json")
+    assert isinstance(metrics, CompressionMetrics)
+    history = pq.read_table(tmp_path / "run/history.parquet").to_pylist()
+    assert metrics.error_padded_training == min(row["error"] for row in history)
+    assert metrics.error_padded != metrics.error_padded_training
+    assert metrics.error_padded == pytest.approx(metrics.error_padded_training, rel=0.02)
+
+
 class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("schedule", ["fast", "paper"])
-def test_a_resumed_fit_ends_with_the_same_bits(tensor: Path, tmp_path: Path, schedule: str) -> None:
+@pytest.mark.parametrize(
+    ("schedule", "cell"), [("fast", "lstm"), ("paper", "lstm"), ("fast", "gru"), ("paper", "transformer")]
+)
+def test_a_resumed_fit_ends_with_the_same_bits(tensor: Path, tmp_path: Path, schedule: str, cell: str) -> None:
     X = SparseTensor.read_parquet(tensor)
 
     def make() -> NeuKron:
-        return NeuKron(hidden=4, max_epochs=9, schedule=schedule, seed=1, threads=1, device="cpu")
+        return NeuKron(
+            hidden=4, cell=cell, max_epochs=9, schedule=schedule, order_init="degree", seed=1, threads=1, device="cpu"
+        )
 
     def die(state: State) -> None:
         if state.epoch == 6:

@@ -184,7 +184,7 @@ class NeuKron(Compressor):
         options = self._options()
         trainer = Trainer(levels, engine, coords, X.values, options)
         model = SequenceModel(levels, self.hidden, self.seed, cell=self.cell)
-        saved = distributed.from_first(checkpoint.load() if checkpoint else None)
+        saved = distributed.from_first(checkpoint.load() if checkpoint and distributed.is_first() else None)
         if saved is None:
             orders = choose_orders(levels, engine, coords, X.values, self.hidden, options, self.order_init)
             state = trainer.start(model, orders)
@@ -195,7 +195,11 @@ class NeuKron(Compressor):
             if after_epoch:
                 after_epoch(state)
             if checkpoint:
-                checkpoint.save(trainer.snapshot(state))
+                stops = distributed.any_process(checkpoint.asked_to_stop)
+                if distributed.is_first():
+                    checkpoint.save(trainer.snapshot(state), force=stops)
+                if stops:
+                    raise KeyboardInterrupt
 
         trainer.run(state, each)
         self._keep(X, state, engine)
