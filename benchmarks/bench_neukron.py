@@ -2,7 +2,8 @@
 
 Ours and the reference run in turn in one process on the same data, model and orders. The reference shares
 nothing between non-zeros, so that its cost is exactly linear in their number: on large data it is timed on a
-uniform part of them and scaled, and the table says so. Writes neukron.json and neukron.md.
+uniform part of them and scaled, and the table says so. Writes neukron.json and neukron.md after every part; rows
+of parts that are not run again stay, with the date on which they were measured.
 
     python -m benchmarks.bench_neukron                     # everything that is there
     python -m benchmarks.bench_neukron --only forward predict
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.files import write_json, write_text
 from pipeline.neukron import NeuKron
 from pipeline.neukron.engines import make_engine
 from pipeline.neukron.levels import Levels
@@ -36,6 +38,7 @@ from tests.reference import neukron as reference
 
 RESULTS = Path(__file__).parent / "results"
 TENSORS = Path("data/tensors")
+LONG = 10.0  # seconds
 REFERENCE_NNZ = 100_000  # the reference is timed on at most so many non-zeros and scaled
 PREDICT_CELLS = 1_000_000
 REFERENCE_CELLS = 100_000
@@ -43,10 +46,9 @@ EPOCHS = [("email", 30, 12.0), ("flights", 30, None), ("kjv-3gram", 60, 10.0), (
 
 
 def seconds(call: Callable[[], object], repeats: int) -> float:
-    """Best time of some calls, the first one thrown away."""
-    call()
-    times = []
-    for _ in range(repeats):
+    """Best time of some calls after a first; a call of over ten seconds is not repeated."""
+    times: list[float] = []
+    while len(times) <= repeats and sum(times) < LONG:
         started = time.perf_counter()
         call()
         times.append(time.perf_counter() - started)
@@ -228,17 +230,31 @@ def main() -> None:
     missing = sorted(set(names) - set(tensors))
     if missing:
         print(f"not there, left out: {', '.join(missing)}; make them with: snakemake data/tensors/<name>.parquet")
-    rows = []
+    stem = "neukron" if options.device == "cpu" else f"neukron-{options.device}"
     for part in options.only:
         fresh = PARTS[part](tensors, options.threads, options.device)
         print(table(fresh), flush=True)
-        rows += fresh
-    RESULTS.mkdir(exist_ok=True)
-    machine = {"machine": platform.processor() or platform.machine(), "threads": options.threads,
-               "device": options.device, "torch": torch.__version__}  # fmt: skip
-    stem = "neukron" if options.device == "cpu" else f"neukron-{options.device}"
-    (RESULTS / f"{stem}.json").write_text(json.dumps({**machine, "rows": rows}, indent=2) + "\n")
-    (RESULTS / f"{stem}.md").write_text(table(rows))
+        keep(RESULTS / stem, part, fresh, options)
+
+
+def keep(path: Path, part: str, fresh: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Replace the rows of one part in the results."""
+    file = path.with_suffix(".json")
+    old = json.loads(file.read_text(encoding="utf-8"))["parts"] if file.is_file() else {}
+    parts = old | {
+        part: {
+            "command": f"python -m benchmarks.bench_neukron --only {part} --threads {options.threads}",
+            "date": time.strftime("%Y-%m-%d"),
+            "machine": platform.processor() or platform.machine(),
+            "device": options.device,
+            "torch": torch.__version__,
+            "rows": fresh,
+        }
+    }
+    write_json(file, {"parts": parts})
+    tables = [f"`{parts[name]['command']}`, {parts[name]['date']}:\n\n{table(parts[name]['rows'])}" for name in PARTS
+              if name in parts]  # fmt: skip
+    write_text(path.with_suffix(".md"), "\n".join(tables))
 
 
 if __name__ == "__main__":
