@@ -82,18 +82,19 @@ def test_heavy_columns_are_drawn_in_proportion_to_their_squared_norm() -> None:
     assert model.column_copies_ == pytest.approx([1000, 4000, 4000], abs=200)
 
 
-def test_leverage_draws_by_the_leading_singular_vectors() -> None:
+def test_leverage_draws_by_the_leading_singular_vectors_and_each_index_once() -> None:
     X = sparse(7)
     left, _, right = np.linalg.svd(X.to_dense(), full_matrices=False)
-    model = CUR(rows=30_000, columns=30_000, leverage=2).fit(X)
-    for index, copies, vectors in (
-        (model.rows_, model.row_copies_, left[:, :2]),
-        (model.columns_, model.column_copies_, right[:2].T),
-    ):
-        chance = np.sum(vectors**2, axis=1) / 2
-        drawn = np.zeros(len(chance))
-        drawn[index] = copies / 30_000
-        assert drawn == pytest.approx(chance, abs=0.015)
+    first = np.zeros(12), np.zeros(17)
+    for seed in range(400):
+        model = CUR(rows=1, columns=1, leverage=2, seed=seed).fit(X)
+        first[0][model.rows_] += 1 / 400
+        first[1][model.columns_] += 1 / 400
+    for drawn, vectors in zip(first, (left[:, :2], right[:2].T), strict=True):
+        assert drawn == pytest.approx(np.sum(vectors**2, axis=1) / 2, abs=0.1)
+    model = CUR(rows=9, columns=40, leverage=5).fit(X)
+    assert len(model.rows_) == 9 and len(model.columns_) == np.count_nonzero(np.any(X.to_dense(), axis=0))
+    assert set(model.row_copies_) == set(model.column_copies_) == {1}
     with pytest.raises(InputError, match=r"leverage=13: .* has 12 singular vectors"):
         CUR(leverage=13).fit(X)
 

@@ -30,9 +30,9 @@ PREDICT_BATCH = 1 << 12
 class CUR(Baseline):
     """X ~ C U R, with C and R sampled from the matrix itself (Drineas, Kannan and Mahoney, 2006).
 
-    Columns and rows are drawn with replacement with probability proportional to their squared norms, or to their
-    leverage, and weighted by its inverse square root; U = C+ X R+ is the best for the draw, from the small Gram
-    matrices C'C, R R' and C'X R'. Size as published: 8 bytes for each non-zero of C and R and each entry of U, drawn
+    Columns and rows are drawn with probability proportional to their squared norms, or to their leverage, and
+    weighted by its inverse square root; U = C+ X R+ is the best for the draw, from the small Gram matrices C'C, R R'
+    and C'X R'. Size as published: 8 bytes for each non-zero of C and R and each entry of U, drawn
     twice counted twice. In memory and in the artifact equal columns are merged, which changes no prediction.
 
     Parameters
@@ -44,7 +44,8 @@ class CUR(Baseline):
         Pseudo-inverses keep this many singular values. None: all that are not zero.
     leverage
         Draw by leverage scores, the squared norms of the rows of so many leading singular vectors (Drineas, Mahoney
-        and Muthukrishnan, 2008): closer to the whole matrix than by norms. None: by norms.
+        and Muthukrishnan, 2008), and each column and row once at most: closer to the whole matrix than by norms.
+        None: by norms, with replacement.
     seed
         Of the draw.
 
@@ -95,9 +96,10 @@ class CUR(Baseline):
             check_positive("rank", self.rank)
         A = X.to_scipy().tocsr()
         random = np.random.default_rng(self.seed)
+        often = self.leverage is None
         chances = _norms(X) if self.leverage is None else _leverage(X, self.leverage)
-        self.columns_, self.column_copies_, column_weights = _draw(chances[1], columns, random)
-        self.rows_, self.row_copies_, row_weights = _draw(chances[0], rows, random)
+        self.columns_, self.column_copies_, column_weights = _draw(chances[1], columns, often, random)
+        self.rows_, self.row_copies_, row_weights = _draw(chances[0], rows, often, random)
         self.left_, self.right_ = A.tocsc()[:, self.columns_].tocsr(), A[self.rows_].tocsr()
         cross = (self.left_.T @ (A @ self.right_.T)).toarray()
         left = column_weights[:, None] * _whitening(self.left_ * column_weights, self.rank)
@@ -249,9 +251,13 @@ def _leverage(X: SparseTensor, rank: int) -> list[Reals]:
     return [np.sum(vectors[:, kept] ** 2, axis=1) / np.count_nonzero(kept) for vectors in (left, right)]
 
 
-def _draw(chances: Reals, count: int, random: np.random.Generator) -> tuple[Integers, Integers, Reals]:
-    """Distinct indices drawn, copies of each, and the weight sqrt(copies / (count p)) of each."""
-    drawn = random.choice(len(chances), size=count, p=chances / chances.sum())
+def _draw(chances: Reals, count: int, often: bool, random: np.random.Generator) -> tuple[Integers, Integers, Reals]:
+    """Distinct indices drawn, copies of each, and the weight sqrt(copies / (count p)) of each.
+
+    If not `often`, each is drawn once at most, and no more than have a chance.
+    """
+    count = count if often else min(count, int(np.count_nonzero(chances)))
+    drawn = random.choice(len(chances), size=count, p=chances / chances.sum(), replace=often)
     index, copies = np.unique(drawn, return_counts=True)
     return index.astype(np.int64), copies.astype(np.int64), np.sqrt(copies / (count * chances[index]))
 
