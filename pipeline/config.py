@@ -490,9 +490,9 @@ STEP_CODE = {
     "convert": [*COMMON_CODE, "datasets", "sparse"],
     "describe": [*COMMON_CODE, "sparse"],
     "sample": [*COMMON_CODE, "sparse"],
-    "train_neukron": [*RUN_CODE, "checkpoint", "neukron"],
-    "fit_baseline": [*RUN_CODE, "baselines", "neukron"],  # KronFit searches its orders with NeuKron's swaps
-    "train_kpd": [*RUN_CODE, "checkpoint", "kpd"],
+    "train_neukron": [*RUN_CODE, "checkpoint", "microkernels", "neukron"],
+    "fit_baseline": [*RUN_CODE, "baselines", "microkernels", "neukron"],  # KronFit: its swaps
+    "train_kpd": [*RUN_CODE, "checkpoint", "kpd", "microkernels"],
 }
 
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from numba import njit
 
-from pipeline.kpd.microkernels import FLOAT, LANES, WIDTH, gathered, inner, product, spread, transpose_squares
+from pipeline.microkernels import FLOAT, LANES, WIDTH, gathered, inner, product, spread, transpose_squares
 
 Array = npt.NDArray[np.float32]
 T = TypeVar("T")

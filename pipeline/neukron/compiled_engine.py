@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.kpd.microkernels import WIDTH
+from pipeline.microkernels import WIDTH
 from pipeline.neukron import kernels
 from pipeline.neukron.engine import Engine, Keys
 from pipeline.neukron.levels import Levels

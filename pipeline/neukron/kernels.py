@@ -12,27 +12,14 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from numpy import float32 as f32
 
-config: Any = numba.config
+from pipeline.microkernels import FLOAT, WIDTH, product
+
 Array = Any  # numpy arrays: numba infers the types
-
-
-def _prefer_wide_vectors() -> None:
-    """Let LLVM use 512-bit registers where there are any; its default of 256 costs a third of the speed here."""
-    features = [name for name, present in llvm.get_host_cpu_features().items() if present]
-    if config.CPU_FEATURES is None and "avx512f" in features:
-        config.CPU_NAME = llvm.get_host_cpu_name()
-        config.CPU_FEATURES = ",".join([*(f"+{name}" for name in features), "-prefer-256-bit"])
-
-
-_prefer_wide_vectors()
-from pipeline.kpd.microkernels import FLOAT, WIDTH, product  # noqa: E402 - after the choice of vectors
-
 BLOCK = 256  # nodes stepped at once, so that their gates stay in the cache
 LANES = 8  # hidden units are padded to a multiple of this: float32 in a 256-bit register
 
