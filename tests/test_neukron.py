@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline
+from pipeline import __main__ as cli
 from pipeline.errors import InputError
 from pipeline.neukron import NeuKron, order_search, walk
 from pipeline.neukron.cells import CELLS
@@ -170,7 +172,7 @@ def test_modes_keep_the_tensors_own_order() -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_artifact_answers_as_the_model_does(tmp_path: Path, cell: str) -> None:
+def test_artifact_answers_as_the_model_does(tmp_path: Path, cell: str, capsys: pytest.CaptureFixture[str]) -> None:
     X = small_tensor((9, 3, 5), 2)
     model = quick(cell=cell, max_epochs=2).fit(X)
     model.save(tmp_path / "m.safetensors")
@@ -178,6 +180,9 @@ def test_artifact_answers_as_the_model_does(tmp_path: Path, cell: str) -> None:
     assert np.array_equal(dense_prediction(loaded), dense_prediction(model))
     assert loaded.error(X) == model.error(X)
     assert loaded.size() == model.size() and loaded.cell == cell
+    cli.main(["info", str(tmp_path / "m.safetensors"), "--json"])
+    content = json.loads(capsys.readouterr().out)
+    assert (content["cell"], content["parameters"]) == (cell, model.parameter_count())
     size = model.size()
     assert size["bytes"] == size["bytes_equal"] == 4 * model.parameter_count()
     assert size["bytes_with_order"] > size["bytes"]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,15 @@ State = tuple[Tensor, ...]
 
 
 class Cell(ABC):
-    """A causal sequence model. Its parameters live in a torch module, its arithmetic here."""
+    """A causal sequence model. Its parameters live in a torch module, its arithmetic here.
+
+    Attributes
+    ----------
+    rate
+        Its learning rate over that of an LSTM, where none is given.
+    """
+
+    rate: ClassVar[float] = 1.0
 
     @abstractmethod
     def module(self, hidden: int) -> nn.Module:
@@ -141,6 +149,8 @@ class Transformer(Cell):
     (Vaswani et al., "Attention is all you need", NeurIPS 2017). A node attends over its ancestors and itself:
     their keys and values come down the tree with the state.
     """
+
+    rate: ClassVar[float] = 0.3
 
     def module(self, hidden: int) -> nn.Module:
         """See :meth:`Cell.module`."""

@@ -74,7 +74,7 @@ class NeuKron(Compressor):
         ``float32``, or ``bfloat16`` or ``float16`` for the sequence model while fitting. Losses are summed in
         float64 and answers given in float32 whatever it is.
     lr
-        Learning rate of Adam; 0.1 / sqrt(hidden) (fast) or 1e-3 (paper) if None.
+        Learning rate of Adam; 0.1 / sqrt(hidden) (fast; transformer: 0.3 times that) or 1e-3 (paper) if None.
     seed
         Decides everything random. On a CPU two fits with the same seed are bit-identical, whatever `threads`.
     device

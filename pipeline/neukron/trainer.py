@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline import distributed
+from pipeline.neukron.cells import CELLS
 from pipeline.neukron.engine import Engine, weighted_sum
 from pipeline.neukron.engines import products_at
 from pipeline.neukron.levels import Levels
@@ -114,7 +115,8 @@ class Trainer:
         """State before the first epoch: the scale starts at ||X||."""
         model.set_scale(math.sqrt(self.norm2))
         model.log_q.requires_grad_(self.options.learn_scale)
-        default = PAPER_RATE if self.options.schedule == "paper" else FAST_RATE / math.sqrt(model.hidden)
+        fast = FAST_RATE * CELLS[model.cell].rate / math.sqrt(model.hidden)
+        default = PAPER_RATE if self.options.schedule == "paper" else fast
         optimiser = torch.optim.Adam(model.parameters(), lr=self.options.lr or default)
         state = State(model, optimiser, orders, np.empty(0), np.random.default_rng([self.options.seed, 1]))
         self.refresh(state)
