@@ -82,6 +82,7 @@ def _add_compress(commands: Commands) -> None:
     )
     command.add_argument("--weights", default="float32", help="float32, float16 or int8 (neukron; default: float32)")
     step.add_settings(command)
+    command.epilog = "NeuKron's settings and their defaults: python -m pipeline.train_neukron --help"
 
 
 def compress(options: argparse.Namespace) -> None:
