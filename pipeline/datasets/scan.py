@@ -1,8 +1,8 @@
-"""The innermost loop of reading tables of whole numbers: where the fields end, then what stands in them.
+"""The innermost loop of reading tables of whole numbers: eight bytes at a time.
 
-A field of up to eight digits is read as one word of eight bytes that ends with it. Masks clear what precedes
-it, and three multiplications add up pairs, fours and eights of digits; the bytes of a word are taken in the
-order of little-endian machines.
+A word of eight bytes shows by its bits where the digits at its start end. Shifted, so that it ends with them,
+it gives their number by three multiplications, which add up pairs, fours and eights of digits. Bytes of a word
+are taken in the order of little-endian machines.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 import numba
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir
+from numba.extending import intrinsic
 
 Table = npt.NDArray[np.uint32] | npt.NDArray[np.int64]
 
 WORD = 8  # digits that one word holds
 LONGEST = {np.uint32: 9, np.int64: 18}  # digits of a number that surely fits the type
-CHUNK = 1 << 15  # bytes whose fields are found at a time, so that their places stay in the fastest cache
 ZERO, NEWLINE, POINT = ord("0"), ord("\n"), ord(".")
 SPACE, TAB, RETURN, COMMA, SEMICOLON = ord(" "), ord("\t"), ord("\r"), ord(","), ord(";")
-DIGITS = np.uint64(0x0F0F0F0F0F0F0F0F)
+ZEROS, ABOVE_NINE = np.uint64(0x3030303030303030), np.uint64(0x7676767676767676)  # 0x76 + 10 has the highest bit
+LOW_BITS, HIGH_BITS = np.uint64(0x7F7F7F7F7F7F7F7F), np.uint64(0x8080808080808080)
 PAIRS, FOURS = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF)
-ADD_DIGITS, ADD_PAIRS, ADD_FOURS = (
-    np.uint64((base << shift) + 1) for base, shift in ((10, 8), (100, 16), (10_000, 32))
-)
+ADD_DIGITS, ADD_PAIRS, ADD_FOURS = (np.uint64((base << shift) + 1) for base, shift in ((10, 8), (100, 16), (10_000, 32)))
 BITS_8, BITS_16, BITS_32 = np.uint64(8), np.uint64(16), np.uint64(32)
 OTHER, TOO_LONG = -1, -2
 
@@ -79,6 +79,16 @@ def scan_integers(
     return None
 
 
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def _trailing_zeros(context: Any, word: Any) -> Any:
+    """Return the number of zero bits below the lowest one of a word that is not zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return numba.types.uint64(numba.types.uint64), generate
+
+
 @numba.njit(cache=True, nogil=True)
 def _scan(data: Any, words: Any, table: Any, longest: int, decimals: bool) -> tuple[int, int]:
     """Fill the table from bytes that end with a newline; returns numbers of lines and of empty ones.
@@ -87,55 +97,50 @@ def _scan(data: Any, words: Any, table: Any, longest: int, decimals: bool) -> tu
     a number of more than `longest` digits.
     """
     width = table.shape[0]
-    ends = np.empty(CHUNK, dtype=np.int64)
-    line, empty, field, fraction = 0, 0, 0, False
-    start: Any = 0
-    for base in range(0, len(data), CHUNK):
-        count = 0
-        for place in range(base, min(base + CHUNK, len(data))):
-            ends[count] = place
-            count += np.uint8(data[place] - np.uint8(ZERO)) > 9  # without a branch, which would often go wrong
-        for number in range(count):
-            end = ends[number]
-            digits = end - start
-            if digits:
-                if digits > longest:
-                    return TOO_LONG, 0
-                value: Any = np.uint64(0)
-                if digits <= WORD and end >= WORD:
-                    value = _value_of_word(words[end - WORD], digits)
-                else:
-                    for place in range(start, end):
-                        value = np.uint64(10) * value + np.uint64(data[place] - ZERO)
-                if field < width:
-                    table[field, line] = value
-                    field += 1
-                elif not fraction or value:
-                    return OTHER, 0
-            byte = data[end]
-            if byte == NEWLINE:
-                if field == width:
-                    line += 1
-                elif field:
-                    return OTHER, 0
-                else:
-                    empty += 1
-                field = 0
-            elif byte == POINT:
-                if not decimals or field < width or digits == 0 or fraction:
-                    return OTHER, 0
-            elif byte != SPACE and byte != TAB and byte != RETURN and byte != COMMA and byte != SEMICOLON:
+    line, empty, field, place, fraction = 0, 0, 0, 0, False
+    while place < len(data):
+        digits: Any = 0
+        value: Any = np.uint64(0)
+        others = np.uint64(0)  # the highest bit of each byte of the word that is no digit
+        if place < len(words):
+            word = words[place] ^ ZEROS
+            others = (((word & LOW_BITS) + ABOVE_NINE) | word) & HIGH_BITS
+        if others:
+            end = np.int64(_trailing_zeros(others)) - 7  # in bits
+            if end:
+                word = word << np.uint64(8 * WORD - end)
+                word = (word * ADD_DIGITS) >> BITS_8
+                word = ((word & PAIRS) * ADD_PAIRS) >> BITS_16
+                value = ((word & FOURS) * ADD_FOURS) >> BITS_32
+            digits = end >> 3
+            place += digits
+        else:
+            while ZERO <= data[place] <= ZERO + 9:
+                value = np.uint64(10) * value + np.uint64(data[place] - ZERO)
+                digits += 1
+                place += 1
+        if digits:
+            if digits > longest:
+                return TOO_LONG, 0
+            if field < width:
+                table[field, line] = value
+                field += 1
+            elif not fraction or value:
                 return OTHER, 0
-            fraction = byte == POINT
-            start = end + 1
+        byte = data[place]
+        if byte == NEWLINE:
+            if field == width:
+                line += 1
+            elif field:
+                return OTHER, 0
+            else:
+                empty += 1
+            field = 0
+        elif byte == POINT:
+            if not decimals or field < width or digits == 0 or fraction:
+                return OTHER, 0
+        elif byte != SPACE and byte != TAB and byte != RETURN and byte != COMMA and byte != SEMICOLON:
+            return OTHER, 0
+        fraction = byte == POINT
+        place += 1
     return line, empty
-
-
-@numba.njit(cache=True, nogil=True)
-def _value_of_word(word: Any, digits: int) -> Any:
-    """Return the number that the last `digits` of a word's eight bytes stand for."""
-    above = np.uint64(8 * (WORD - digits))
-    word = (word >> above) << above
-    word = ((word & DIGITS) * ADD_DIGITS) >> BITS_8
-    word = ((word & PAIRS) * ADD_PAIRS) >> BITS_16
-    return ((word & FOURS) * ADD_FOURS) >> BITS_32
