@@ -205,7 +205,7 @@ class _Hunt:
         share = 1.0
         while len(tried) < DATA_DEPENDENT.get(name, 2):
             settings = settings_for(name, self.X, nominal, self.orders)
-            if settings is None or (settings in tried and share <= 1):
+            if settings is None or (settings in tried and (share <= 1 or nominal < limit / 4)):
                 break
             if settings in tried:  # a step of this method's sizes is wider than what was too much
                 nominal *= 0.9

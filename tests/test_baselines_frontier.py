@@ -90,6 +90,18 @@ def test_neukron_has_a_time_limit_and_the_search_says_which() -> None:
     assert hunt == [{"max_seconds": 60.0}]
 
 
+@pytest.mark.parametrize("method", ["lossless", "truncation", "accams", "cmd", "t-svd", "tucker", "kronfit"])
+@pytest.mark.parametrize("limit", [1, 300, 500, 900])
+def test_a_size_too_small_for_a_method_ends_its_search(method: str, limit: int) -> None:
+    lines: list[str] = []
+    try:
+        found = frontier.search(blocks(), max_bytes=limit, methods=[method], tell=lines.append)
+    except InputError as error:
+        assert "allow more" in str(error) and lines[-1].startswith(f"{method}: none within {limit} bytes")
+    else:
+        assert found.best.file_bytes <= limit
+
+
 def test_equal_settings_are_fitted_once() -> None:
     found = frontier.search(blocks(), max_error=0.9, methods=["t-svd"])
     settings = [str(attempt.settings) for attempt in found.attempts]
