@@ -150,6 +150,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "# KPD layers beside dense ones",
         "",
+        f"`python -m benchmarks.bench_kpd --threads {machine['threads']} --repeats {machine['repeats']}`: "
         f"{machine['processor']}, {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, "
         f"load {machine['load']:.1f} at the start. Medians of {machine['repeats']} calls taken in turn "
         f"by the {machine['clock']} clock; speed-up is nn.Linear's time by ours, so that below 1 KPD loses.",
@@ -225,15 +226,21 @@ def main(argv: list[str] | None = None) -> None:
         row = training(*sizes, options.repeats, *how) | {"wanted": wanted}
         print(sizes, f"{row['speedup']:.2f}x", file=sys.stderr, flush=True)
         results["training"].append(row)
+        write(results, options)
     for *sizes, wanted in INFERENCE:
         row = inference(*sizes, 3 * options.repeats, *how) | {"wanted": wanted}
         print(sizes, f"{row['speedup_without_factors']:.2f}x", file=sys.stderr, flush=True)
         results["inference"].append(row)
+        write(results, options)
+    print(table(results))
+
+
+def write(results: dict[str, Any], options: argparse.Namespace) -> None:
+    """Write both files; each row at once, so that a run cut short leaves what it has."""
     options.output.mkdir(parents=True, exist_ok=True)
     name = "kpd" if options.device == "cpu" else "kpd-gpu"
     (options.output / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
     (options.output / f"{name}.md").write_text(table(results))
-    print(table(results))
 
 
 def processor() -> str:

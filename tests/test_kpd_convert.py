@@ -68,6 +68,19 @@ def test_nothing_to_swap_is_an_error_with_the_reasons() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:layer .* costs")
+def test_a_layer_in_two_places_stays_one() -> None:
+    shared = nn.Linear(8, 8)
+    network = nn.Sequential(shared, nn.ReLU(), shared)
+    assert convert(network, {"*": Rule((4, 4))}).swapped == ["0"]
+    assert isinstance(network[0], KPDLinear)
+    assert network[2] is network[0]
+
+
+def test_a_linear_layer_alone_is_refused_with_the_remedy() -> None:
+    with pytest.raises(InputError, match=r"use KPDLinear\.from_linear"):
+        convert(nn.Linear(8, 8), {"*": Rule((4, 4))})
+
+
 def test_weights_can_be_kept() -> None:
     network = small()
     x = torch.randn(5, 8)

@@ -193,6 +193,38 @@ def test_gradcheck_of_every_path(path: str, rank: int) -> None:
     assert torch.autograd.gradcheck(product, inputs)
 
 
+@pytest.mark.parametrize("path", ["inner", "outer", "dense"])
+def test_second_derivatives(path: str) -> None:
+    shapes = ((3, 4), (2, 2, 2), (2, 3, 2))
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    assert torch.autograd.gradgradcheck(lambda *tensors: functional.kpd_product(*tensors, path), inputs)
+
+
+def test_fused_path_says_that_it_has_no_second_derivative() -> None:
+    layer = KPDLinear(8, 8, (2, 2), path="fused")
+    x = torch.randn(3, 8, requires_grad=True)
+    (dx,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="kpd_backward"):
+        dx.sum().backward()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_strided_inputs_and_frozen_parameters(path: str) -> None:
+    layer, plain = (KPDLinear(8, 6, (3, 2), 2, path=name) for name in (path, "dense"))
+    plain.load_state_dict(layer.state_dict())
+    for own in (layer, plain):
+        own.A.requires_grad_(False)
+    wide = torch.randn(2, 5, 16)
+    results = []
+    for own in (layer, plain):
+        y = own(wide[..., ::2])
+        y.sum().backward()  # a gradient with strides of zero
+        results.append((y.detach(), own.S.grad, own.B.grad, own.bias.grad))
+        assert own.A.grad is None
+    for left, right in zip(*results, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("rows", [1, 200, 1500])
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_fused_path_gives_the_same_bits_on_every_run_and_any_number_of_threads(threads: int, rows: int) -> None:

@@ -17,8 +17,9 @@ from pipeline import step
 from pipeline.config import METHODS as CONFIG_METHODS
 from pipeline.config import load_config, setting_arguments
 from pipeline.errors import InputError
+from pipeline.kpd.data import labelled_images
 from pipeline.kpd.methods import METHODS, make
-from pipeline.kpd.trainer import Trainer
+from pipeline.kpd.trainer import Trainer, train
 from pipeline.metrics import NetworkMetrics, read_metrics
 from pipeline.sparse import SparseTensor
 from pipeline.train_kpd import main, read_images, settings_of
@@ -217,3 +218,21 @@ def test_help_shows_an_example(capsys) -> None:
         main(["--help"])
     assert stopped.value.code == 0
     assert "python -m pipeline.train_kpd data/tensors/digits.parquet" in capsys.readouterr().out
+
+
+def test_half_of_the_blocks_do_for_the_real_digits(mirror: Path) -> None:
+    folder = mirror / "mnist"
+    if not folder.is_dir():
+        pytest.skip(f"no mnist in {mirror}")
+
+    def raw(name: str, header: int) -> np.ndarray:
+        return np.frombuffer(gzip.decompress((folder / name).read_bytes()), np.uint8, offset=header)
+
+    images = np.concatenate([raw(f"{part}-images-idx3-ubyte.gz", 16)[: 20000 * 784] for part in ("train", "t10k")])
+    labels = np.concatenate([raw(f"{part}-labels-idx1-ubyte.gz", 8)[:20000] for part in ("train", "t10k")])
+    is_test = np.arange(len(labels)) >= 20000
+    assert is_test.sum() == 10000
+    data = labelled_images(images.reshape(-1, 28, 28), labels.astype(np.int64), seed=0, published_test=is_test)
+    trained = train(make("kpd", {"epochs": 4, "batch": 128, "block": [2, 2]}), data)
+    assert trained.block_sparsity == 0.5
+    assert trained.test_accuracy > 0.88

@@ -146,10 +146,14 @@ def swap_layers(
     module: nn.Module, rules: Mapping[str, Rule | None], make: Callable[[nn.Linear, Rule], nn.Module]
 ) -> Report:
     """Swap every linear layer that a rule asks for by what `make` returns; see :func:`convert`."""
-    swaps = []
-    for name, layer in list(module.named_modules()):
+    swaps: list[Swap] = []
+    made: dict[int, nn.Module] = {}  # a layer that stands in several places stays one layer
+    for name, layer in list(module.named_modules(remove_duplicate=False)):
         rule = next((rule for pattern, rule in rules.items() if fnmatchcase(name, pattern)), None)
-        if type(layer) is not nn.Linear or rule is None:
+        if type(layer) is not nn.Linear or rule is None or not name:
+            continue
+        if id(layer) in made:
+            module.set_submodule(name, made[id(layer)])
             continue
         dense = sum(parameter.numel() for parameter in layer.parameters())
         size = (name, layer.in_features, layer.out_features)
@@ -158,7 +162,7 @@ def swap_layers(
         except InputError as error:
             swaps.append(Swap(*size, str(error), dense, dense, 1.0))
             continue
-        new = make(layer, rule)
+        made[id(layer)] = new = make(layer, rule)
         module.set_submodule(name, new)
         own = sum(parameter.numel() for parameter in new.parameters())
         cost = predicted_cost(new) if isinstance(new, KPDLinear) else 1.0
@@ -166,5 +170,7 @@ def swap_layers(
     report = Report(tuple(swaps))
     if not report.swapped:
         reasons = "; ".join(f"layer '{swap.name}': {swap.problem}" for swap in swaps)
+        if type(module) is nn.Linear:
+            reasons = "a single linear layer has no name to swap it by; use KPDLinear.from_linear"
         raise InputError(reasons or f"no linear layer has a name like {', '.join(rules) or '(no rule)'}")
     return report

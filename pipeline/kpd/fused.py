@@ -219,7 +219,8 @@ def _share(rows: int, threads: int, chunks: int, work: Callable[[int, int], T]) 
     others = [pool.submit(take) for _ in range(helpers)]
     take()
     for other in others:
-        other.result()
+        if not other.cancel():  # one that no thread has begun by now has nothing left to do
+            other.result()
     return [done[index] for index in range(count)]
 
 
