@@ -103,10 +103,10 @@ def ttmc_slices(
                     row[old * rank + column] += share * total[column]
 
 
-@compiled_parallel
+@compiled
 def subtract_rows(tables: Reals, which: Integers, result: Reals) -> None:
     """Subtract from every row i of `result` (n, k) the rows ``tables[s, which[i, s]]`` of all tables (S, *, k)."""
-    for row in prange(len(result)):
+    for row in range(len(result)):
         target = result[row]
         for table in range(len(tables)):
             other = tables[table, which[row, table]]
