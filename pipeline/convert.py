@@ -58,6 +58,10 @@ def convert_file(path: Path, output: Path, format_name: str | None, options: dic
         Of the format's reader.
     """
     name = format_name or format_of(path.name)
+    if not path.is_file():
+        raise InputError(f"{path}: {'is a folder, name a file in it' if path.is_dir() else 'no such file'}")
+    if output.exists() and output.samefile(path):
+        raise InputError(f"{output}: the file to convert itself; name another --output")
     source = {"dataset": path.name, "format": name, "options": options}
     result = _assemble_checked(name, {path.name: path}, options, source, {path.name: None}, output.parent)
     _write(result, {mode: labels for mode, labels in enumerate(result.labels) if labels is not None}, output)

@@ -22,6 +22,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     A full disk or a missing right becomes an :class:`InputError` that names the file.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is a folder or a device, which a file cannot replace; name another place")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
@@ -59,8 +61,12 @@ def write_json(path: str | Path, content: Any) -> None:
 
 def sha256_file(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file, read in pieces."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    buffer = bytearray(1 << 22)  # large pieces: other threads that hold Python's lock delay each one
+    with Path(path).open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
+    return digest.hexdigest()
 
 
 def sha256_json(content: Any) -> str:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.datasets import assemble as assembling
 from pipeline.datasets.assemble import assemble
+from pipeline.datasets.labels import LabelCodes
 from pipeline.datasets.raw import Block, Mode, RawTensor
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
@@ -146,3 +147,37 @@ def test_sums_beyond_64_bits() -> None:
     count = 3000
     block = ([np.zeros(count, np.int64), np.zeros(count, np.int64)], np.full(count, 2.0**53))
     assert assemble(indexed((1, 1), [block]), {}).tensor.values.tolist() == [count * 2.0**53]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.lists(
+            st.one_of(st.integers(0, 40), st.integers(2**25, 2**27), st.integers(-(2**63), 2**63 - 1)), min_size=1
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_labels_that_are_numbers_keep_their_order(blocks: list[list[int]]) -> None:
+    codes = LabelCodes()
+    coded = [codes.encode(np.array(block, dtype=np.int64)) for block in blocks]
+    ranks = codes.ranks()
+    labels = sorted({label for block in blocks for label in block})
+    assert ranks.labels["label"].to_pylist() == labels
+    assert [ranks(part).tolist() for part in coded] == [[labels.index(label) for label in block] for block in blocks]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-(2**62), 2**62), min_size=1), st.lists(st.integers(0, 9), min_size=1))
+def test_stable_order(far: list[int], near: list[int]) -> None:
+    for cells in (np.array(far), np.array(near), np.array(near) + (1 << 61)):
+        assert assembling.stable_order(cells).tolist() == np.argsort(cells, kind="stable").tolist()
+
+
+def test_mode_of_more_than_32_bits() -> None:
+    keys = [np.array([1, 0, 1]), np.array([2**40, 5, 2**40])]
+    result = assemble(RawTensor([Mode("a", indexed=True), Mode("b", indexed=True)], [(keys, np.array([1.5, 2, 3]))]), {})
+    assert result.shape == (2, 2**40 + 1)
+    assert result.tensor.coords.tolist() == [[0, 5], [1, 2**40]]
+    assert result.tensor.values.tolist() == [2, 4.5]

@@ -180,7 +180,7 @@ class TestCSV:
             ("a,b,b\n1,2,3\n", {}, "no single column 'b' stands there 2 times"),
             ("", {}, "empty tensor"),
             ("a,b\n", {}, "empty tensor"),
-            (b"a,b\nx,\xff\n", {}, "x.csv: no utf-8 text"),
+            (b"a,b\nx,\xff\n", {}, "x.csv:2: no utf-8 text"),
             ("a,b\n1,2\n", {"encoding": "klingon"}, "Python knows no encoding 'klingon'"),
             ("a,b\n1,2\n", {"separator": "ab"}, "option separator: one character"),
             ("a,b\n1,2\n", {"shape": [2, 2]}, "option shape: labels decide the sizes"),
@@ -395,6 +395,16 @@ class TestBinsparse:
             file["values"] = [1]
         with pytest.raises(InputError, match="not a readable Binsparse file"):
             read(tmp_path / "y.h5")
+
+    def test_heap_on_which_the_library_would_not_stop(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.h5"
+        with h5py.File(path, "w") as file:
+            file.attrs["binsparse"] = json.dumps({"binsparse": {"format": "CSR", "shape": [2, 2], "data_types": {}}})
+        content = path.read_bytes()
+        place = content.index(b"data_types")
+        path.write_bytes(content[:place] + content[place + 8 :] + bytes(8))
+        with pytest.raises(InputError, match=r"x.h5: not a readable Binsparse file \(heap damaged at byte \d+\)"):
+            read(path)
 
 
 def test_gzip_that_is_none(tmp_path: Path) -> None:

@@ -1,18 +1,22 @@
 """Every reader against damaged files: a tensor or an InputError, never another exception, never a wrong tensor.
 
-The number of files for each format is KRONFLOW_FUZZ (default 40); continuous integration takes more.
+The number of files for each format is KRONFLOW_FUZZ (default 40), more where KRONFLOW_FUZZ_SECONDS, the time for
+all tests here, leaves room for them. KRONFLOW_FUZZ_SEED chooses other damage. A failure names seed and number.
 """
 
 from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import os
 import sqlite3
 import struct
 import tarfile
+import time
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,8 @@ from pipeline.sparse import SparseTensor
 from pipeline.sparse.stream import TensorReader
 
 FILES = int(os.environ.get("KRONFLOW_FUZZ", "40"))
+SECONDS = float(os.environ.get("KRONFLOW_FUZZ_SECONDS", "0"))
+SEED = int(os.environ.get("KRONFLOW_FUZZ_SEED", "0"))
 TEXT = b"# head\n1 2 3 4\n2 1 1 0.5\n\n3 3 3 -2e1\n1 2 3 1\n"
 TABLE = b'user,item,n\nann,"x, 1",2\nbob,y,1.5\nann,y,3\n'
 TOKENS = [
@@ -49,6 +55,15 @@ TOKENS = [
     b"%",
     b"0x1",
 ]
+
+
+def rounds(test: str, at_least: int = FILES) -> Iterator[tuple[str, np.random.Generator]]:
+    """Yield a name for messages, and a generator that this name alone decides."""
+    end = time.monotonic() + SECONDS / (len(READERS) + 4)
+    for number in itertools.count():
+        if number >= at_least and time.monotonic() >= end:
+            return
+        yield f"seed {SEED}, {test}, number {number}", np.random.default_rng([SEED, zlib.crc32(test.encode()), number])
 
 
 def packed(content: bytes) -> bytes:
@@ -174,9 +189,8 @@ def test_every_format_has_a_seed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(READERS))
 def test_damaged_files(name: str, tmp_path: Path) -> None:
     files, options = seeds(tmp_path)[name]
-    rng = np.random.default_rng(len(name))
     paths = {file: tmp_path / file for file in files}
-    for number in range(FILES):
+    for number, rng in rounds(name):
         hit = list(files)[int(rng.integers(0, len(files)))]
         for file, content in files.items():
             paths[file].write_bytes(damaged(content, rng) if file == hit else content)
@@ -184,14 +198,16 @@ def test_damaged_files(name: str, tmp_path: Path) -> None:
             tensor = assemble(read_raw(name, paths, options), {}).tensor
         except InputError as error:
             assert "\n" not in str(error).strip(), number
+        except Exception as error:
+            error.add_note(number)
+            raise
         else:
-            assert SparseTensor(tensor.coords, tensor.values, tensor.shape) == tensor
+            assert SparseTensor(tensor.coords, tensor.values, tensor.shape) == tensor, number
 
 
 def test_damaged_text_gives_what_careful_parsing_gives(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
     path = tmp_path / "x.txt"
-    for _ in range(4 * FILES):
+    for _, rng in rounds("text", 4 * FILES):
         content = damaged(TEXT.replace(b"# head\n", b""), rng)
         path.write_bytes(content)
         outcomes = []
@@ -210,9 +226,8 @@ def test_damaged_text_gives_what_careful_parsing_gives(tmp_path: Path) -> None:
 
 
 def test_damaged_csv_gives_what_careful_parsing_gives(tmp_path: Path) -> None:
-    rng = np.random.default_rng(1)
     path = tmp_path / "x.csv"
-    for _ in range(4 * FILES):
+    for _, rng in rounds("table", 4 * FILES):
         content = b"user,item,n\n" + damaged(TABLE.partition(b"\n")[2], rng)
         path.write_bytes(content)
         layout = csvtable.Layout(path, width=3, keys=(0, 1), value=2)
@@ -230,8 +245,7 @@ def test_damaged_tensor_files(tmp_path: Path) -> None:
     tensor = SparseTensor([[0, 1], [1, 0], [2, 1]], [1, 2, 3], (3, 2))
     tensor.write_parquet(tmp_path / "x.parquet")
     content = (tmp_path / "x.parquet").read_bytes()
-    rng = np.random.default_rng(2)
-    for _ in range(FILES):
+    for _, rng in rounds("tensor"):
         (tmp_path / "x.parquet").write_bytes(damaged(content, rng))
         for read in (
             lambda: SparseTensor.read_parquet(tmp_path / "x.parquet"),

@@ -128,6 +128,14 @@ class TestStream:
         coords = np.concatenate([block[0] for block in reader.blocks(7)])
         assert np.array_equal(coords, tensor.coords)
 
+    @pytest.mark.parametrize("size", [10, 15, 30])
+    def test_last_row_group_that_is_just_full(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+        monkeypatch.setattr(stream, "ROW_GROUP", size)
+        tensor = grid(5, 6)
+        with TensorWriter(tmp_path / "x.parquet", tensor.shape, np.float64) as writer:
+            writer.write(tensor.coords, tensor.values)
+        assert SparseTensor.read_parquet(tmp_path / "x.parquet") == tensor
+
     @pytest.mark.parametrize(
         ("coords", "values", "problem"),
         [

@@ -7,9 +7,9 @@ of :data:`READERS`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pipeline.datasets import (
     arrays,
@@ -92,6 +92,31 @@ def check_format(name: str, options: Mapping[str, Any]) -> None:
     for option, parameter in parameters.items():
         if parameter.default is parameter.empty and option not in options:
             raise InputError(f"format '{name}' needs the option '{option}'")
+    hints = get_type_hints(READERS[name])
+    for option, value in options.items():
+        kinds = [get_origin(hint) or hint for hint in get_args(hints[option]) or [hints[option]]]
+        if get_origin(hints[option]) in CONTAINERS:
+            kinds = [get_origin(hints[option])]
+        if not any(_is_a(value, kind) for kind in kinds):
+            wanted = " or ".join(KINDS[kind] for kind in kinds)
+            raise InputError(f"format '{name}', option {option}: {wanted}, not {value!r}")
+
+
+CONTAINERS = (Sequence, Mapping)
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    str: "text",
+    Sequence: "a list in brackets",
+    Mapping: "keys and values in braces",
+    type(None): "null",
+}
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if kind in CONTAINERS:
+        return isinstance(value, list | tuple if kind is Sequence else dict)
+    return type(value) is kind
 
 
 def read_raw(name: str, files: Files, options: Mapping[str, Any]) -> RawTensor:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +22,7 @@ from pipeline.datasets.places import check_range
 from pipeline.datasets.raw import Array, Files, Mode, RawTensor, only_file
 from pipeline.errors import InputError
 
+HEAP_HEADER = 16  # bytes of the header of a heap in HDF5, and of one of its objects
 MATRIX_NAMES = ("row", "column")
 Arrays = Mapping[str, Array]
 
@@ -34,7 +37,7 @@ def read_npz(files: Files) -> RawTensor:
         raise InputError(f"{path}: no such file; fetch it with 'python -m pipeline.download'") from error
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise InputError(f"{path}: not a readable .npz file ({error})") from error
-    except AttributeError as error:
+    except (AttributeError, TypeError) as error:  # what a single array answers to the names of an archive
         raise InputError(f"{path}: a single array where scipy.sparse.save_npz writes an archive") from error
     layout = bytes(arrays["format"].item()).decode() if arrays.get("format", np.array("")).dtype.kind == "S" else ""
     readers: dict[str, Callable[[Path, Arrays, tuple[int, ...]], tuple[list[Array], Array]]] = {
@@ -116,6 +119,7 @@ def read_binsparse(files: Files, *, group: str = "/") -> RawTensor:
     path = only_file(files)
     if not path.is_file():
         raise InputError(f"{path}: no such file; fetch it with 'python -m pipeline.download'")
+    _check_heaps(path)
     try:
         with h5py.File(path, "r") as file:
             if group not in file:
@@ -125,6 +129,28 @@ def read_binsparse(files: Files, *, group: str = "/") -> RawTensor:
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(f"{path}: not a readable Binsparse file ({error})") from error
     return _from_descriptor(path, descriptor, arrays)
+
+
+def _check_heaps(path: Path) -> None:
+    """Walk the global heaps of an HDF5 file as its library does, which does not stop at an object without size.
+
+    Layout: HDF5 File Format Specification, "Level 1E: Global Heap" (sizes of eight bytes).
+    """
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: not a readable Binsparse file (it is empty)")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for heap in re.finditer(rb"GCOL\x01\0\0\0", content):
+            place = heap.start() + HEAP_HEADER
+            if place > len(content):
+                break
+            end = min(heap.start() + int.from_bytes(content[place - 8 : place], "little"), len(content))
+            while place + HEAP_HEADER <= end:
+                number = int.from_bytes(content[place : place + 2], "little")
+                size = int.from_bytes(content[place + 8 : place + HEAP_HEADER], "little")
+                taken = HEAP_HEADER + (size + 7) // 8 * 8 if number else size  # that of number 0 is what is free
+                if taken < HEAP_HEADER or place + taken > end:
+                    raise InputError(f"{path}: not a readable Binsparse file (heap damaged at byte {place})")
+                place += taken
 
 
 def _from_descriptor(path: Path, descriptor: dict[str, Any], arrays: Arrays) -> RawTensor:

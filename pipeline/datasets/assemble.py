@@ -218,8 +218,13 @@ class _Store:
 
     def _append(self, columns: list[Array]) -> None:
         assert self.file is not None  # noqa: S101 - opened by add
-        for column in columns:
-            self.file.write(np.ascontiguousarray(column).data)
+        try:
+            for column in columns:
+                self.file.write(np.ascontiguousarray(column).data)
+            self.file.flush()
+        except OSError as error:
+            folder = self.folder or tempfile.gettempdir()
+            raise InputError(f"{folder}: entries that wait there do not fit: {error.strerror}; make room") from error
         self.layout.append([(column.dtype, len(column)) for column in columns])
 
     def drain(self) -> Iterator[list[Array]]:

@@ -158,6 +158,7 @@ class Layout:
     indices: bool = False  # columns hold whole numbers, not labels
     member: str | None = None  # of an archive
     loose: bool = False  # names of columns may differ in capitals, spaces and underscores
+    above: int = 1  # lines down to the header and with it; a file may start with empty ones
     width: int = 0  # fields of a line
     keys: tuple[int, ...] = ()  # positions of the columns
     value: int | None = None
@@ -173,7 +174,8 @@ class Layout:
         header: list[Any] | None = None,
     ) -> Layout:
         """Find the columns in the first line, which is `header` where the caller has read it."""
-        names = [self._plain(name) for name in header or self.header_names()]
+        above, first = (1, header) if header is not None else self._first_line()
+        names = [self._plain(name) for name in first]
         if not columns:
             raise InputError("option columns: name at least one column")
 
@@ -187,6 +189,7 @@ class Layout:
 
         return replace(
             self,
+            above=above,
             width=len(names),
             keys=tuple(position(name) for name in columns),
             value=None if value is None else position(value),
@@ -196,10 +199,14 @@ class Layout:
 
     def header_names(self) -> list[Any]:
         """Return the names of the columns; their positions in a file without header."""
-        first = next(_lines(self, skip_header=False), (1, []))[1]
+        return self._first_line()[1]
+
+    def _first_line(self) -> tuple[int, list[Any]]:
+        """Return the number of the first line that is not empty, and the names of the columns."""
+        number, first = next(_lines(self, skip_header=False), (1, []))
         if not first:
             raise InputError(f"{self.name}: empty tensor: the file has no line")
-        return [name.removeprefix("\ufeff") for name in first] if self.header else list(range(len(first)))
+        return number, [name.removeprefix("\ufeff") for name in first] if self.header else list(range(len(first)))
 
     def _plain(self, name: Any) -> Any:
         return str(name).lower().replace(" ", "").replace("_", "") if self.loose else name
@@ -256,7 +263,7 @@ def _fast_blocks(layout: Layout, rest: IO[bytes] | None) -> Iterator[tuple[int, 
                 read_options=arrow_csv.ReadOptions(
                     column_names=names,
                     skip_rows_after_names=0,
-                    skip_rows=int(layout.header and rest is None),
+                    skip_rows=layout.above if layout.header and rest is None else 0,
                     block_size=BLOCK_BYTES,
                     encoding=layout.encoding,
                 ),
@@ -331,12 +338,12 @@ def _lines(layout: Layout, skip_header: bool = True) -> Iterator[tuple[int, list
     try:
         with open_text(layout.path, layout.encoding, layout.member) as text:
             lines = csv.reader(text, delimiter=layout.separator, quoting=quoting, strict=True)
-            if skip_header and layout.header:
-                next(lines, None)
+            skipped = not (skip_header and layout.header)
             try:
                 for fields in lines:
-                    if fields:
+                    if fields and skipped:
                         yield lines.line_num, fields
+                    skipped = skipped or bool(fields)
             except csv.Error as error:
                 raise InputError(f"{layout.name}:{lines.line_num}: no valid line ({error})") from error
     except LookupError as error:

@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.datasets.raw import Array, Keys
+from pipeline.errors import InputError
 
 Labels = dict[str, Any]  # columns of a label file (NumPy or Arrow arrays), one value an index
 PLAIN_NUMBER = r"^(0|-?[1-9][0-9]{0,17})$"
 MERGE = 64  # blocks whose whole numbers are merged at a time
+LARGEST = (1 << 63) - 1
 DENSE = 1 << 26  # labels from 0 up to here are marked in a table
 
 
@@ -39,6 +41,8 @@ class LabelCodes:
         if not pa.types.is_dictionary(encoded.type):
             encoded = encoded.dictionary_encode()
         distinct = encoded.dictionary
+        if pa.types.is_uint64(distinct.type) and pc.max(distinct).as_py() > LARGEST:
+            raise InputError(f"label {pc.max(distinct)} does not fit 64 bits with a sign; make it text")
         if pa.types.is_integer(distinct.type):
             numbers: Any = distinct.cast(pa.int64())
         elif pa.types.is_string(distinct.type) and pc.all(pc.match_substring_regex(distinct, PLAIN_NUMBER)).as_py():

@@ -173,7 +173,20 @@ def open_text(path: Path, encoding: str = "utf-8", member: str | None = None) ->
         try:
             yield text
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}: no {encoding} text ({error.reason} at byte {error.start})") from error
+            line = _line_that_is_no(encoding, path, member)
+            raise InputError(f"{path}:{line}: no {encoding} text ({error.reason}); set the option encoding") from error
+
+
+def _line_that_is_no(encoding: str, path: Path, member: str | None) -> int:
+    """Number of the first line that is no text of the encoding; the last one, where only all together are none."""
+    number = 0
+    with open_raw(path, member) as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                line.decode(encoding)
+            except UnicodeDecodeError:
+                return number
+    return number
 
 
 def read_integers(path: Path, minimum: int) -> npt.NDArray[np.int64]:

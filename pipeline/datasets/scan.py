@@ -26,7 +26,9 @@ SPACE, TAB, RETURN, COMMA, SEMICOLON = ord(" "), ord("\t"), ord("\r"), ord(","),
 ZEROS, ABOVE_NINE = np.uint64(0x3030303030303030), np.uint64(0x7676767676767676)  # 0x76 + 10 has the highest bit
 LOW_BITS, HIGH_BITS = np.uint64(0x7F7F7F7F7F7F7F7F), np.uint64(0x8080808080808080)
 PAIRS, FOURS = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF)
-ADD_DIGITS, ADD_PAIRS, ADD_FOURS = (np.uint64((base << shift) + 1) for base, shift in ((10, 8), (100, 16), (10_000, 32)))
+ADD_DIGITS, ADD_PAIRS, ADD_FOURS = (
+    np.uint64((base << shift) + 1) for base, shift in ((10, 8), (100, 16), (10_000, 32))
+)
 BITS_8, BITS_16, BITS_32 = np.uint64(8), np.uint64(16), np.uint64(32)
 OTHER, TOO_LONG = -1, -2
 
@@ -79,14 +81,16 @@ def scan_integers(
     return None
 
 
-@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
-def _trailing_zeros(context: Any, word: Any) -> Any:
+def _count_zeros(context: Any, word: Any) -> Any:
     """Return the number of zero bits below the lowest one of a word that is not zero."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
     return numba.types.uint64(numba.types.uint64), generate
+
+
+_trailing_zeros: Any = intrinsic(_count_zeros)
 
 
 @numba.njit(cache=True, nogil=True)
