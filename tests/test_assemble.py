@@ -177,7 +177,9 @@ def test_stable_order(far: list[int], near: list[int]) -> None:
 
 def test_mode_of_more_than_32_bits() -> None:
     keys = [np.array([1, 0, 1]), np.array([2**40, 5, 2**40])]
-    result = assemble(RawTensor([Mode("a", indexed=True), Mode("b", indexed=True)], [(keys, np.array([1.5, 2, 3]))]), {})
+    result = assemble(
+        RawTensor([Mode("a", indexed=True), Mode("b", indexed=True)], [(keys, np.array([1.5, 2, 3]))]), {}
+    )
     assert result.shape == (2, 2**40 + 1)
     assert result.tensor.coords.tolist() == [[0, 5], [1, 2**40]]
     assert result.tensor.values.tolist() == [2, 4.5]
