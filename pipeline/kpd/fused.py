@@ -11,11 +11,12 @@ any number of threads.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
@@ -29,7 +30,8 @@ from pipeline.microkernels import FLOAT, LANES, WIDTH, gathered, inner, product,
 Array = npt.NDArray[np.float32]
 T = TypeVar("T")
 
-CHUNKS = 16  # pieces that the rows are cut into
+CHUNKS = 16  # pieces at most that the rows are cut into where sums are made over them ..
+CHUNK_TILES = 4  # .. of at least so many tiles
 PARTIAL_BYTES = 1 << 26  # bound of what the pieces' gradients may take together
 
 
@@ -56,7 +58,7 @@ def forward(x: Array, scaled: Array, B: Array, threads: int) -> Array:
         xt, z, yt = _scratch((x.shape[1], WIDTH), (m2, r * n1, WIDTH), (m1 * m2, WIDTH))
         _forward_rows(x, outer, blocks, y, start, stop, xt, z, yt)
 
-    _share(len(x), threads, CHUNKS, rows)
+    _share(len(x), threads, _pieces(threads), rows)
     return y
 
 
@@ -82,7 +84,8 @@ def backward(dy: Array, x: Array, scaled: Array, B: Array, threads: int, needs_d
         _backward_rows(dy, x, outer_t, blocks, dx, d_outer, d_blocks, start, stop, *_scratch(*shapes))
         return d_outer, d_blocks
 
-    chunks = max(4, min(CHUNKS, PARTIAL_BYTES // (FLOAT * m1 * lanes)))
+    bound = max(4, min(CHUNKS, PARTIAL_BYTES // (FLOAT * m1 * lanes)))
+    chunks = min(bound, -(-len(x) // (CHUNK_TILES * WIDTH)))
     (d_outer, d_blocks), *others = _share(len(x), threads, chunks, rows)
     for other_outer, other_blocks in others:
         d_outer += other_outer
@@ -118,7 +121,7 @@ def block_rows(
         xt, yt = _scratch((n + 1, WIDTH), (m, WIDTH))
         _block_rows(x, values, at, starts, m2, y, start, stop, xt, yt)
 
-    _share(len(x), threads, CHUNKS, rows)
+    _share(len(x), threads, _pieces(threads), rows)
     return y
 
 
@@ -160,7 +163,7 @@ def factored(
         xt, z, yt = _scratch((n, WIDTH), (m2, r * (n // n2), WIDTH), (len(bias), WIDTH))
         _factored(x, coefficients, at, starts, B, used, bias, y, start, stop, xt, z, yt)
 
-    _share(len(x), threads, CHUNKS, rows)
+    _share(len(x), threads, _pieces(threads), rows)
     return y
 
 
@@ -181,13 +184,22 @@ _own = threading.local()
 
 def _scratch(*shapes: tuple[int, ...]) -> list[Array]:
     """Uninitialised arrays that this thread uses again and again, each from a cache line on."""
-    sizes = [-(-int(np.prod(shape)) // LANES) * LANES for shape in shapes]
-    room = getattr(_own, "room", None)
-    if room is None or len(room) < sum(sizes):
-        room = _own.room = _empty((sum(sizes),))
-    starts = np.cumsum([0, *sizes])
-    pairs = zip(starts, shapes, strict=False)
-    return [room[start : start + int(np.prod(shape))].reshape(shape) for start, shape in pairs]
+    if getattr(_own, "shapes", None) == shapes:
+        return list(_own.arrays)
+    sizes = [-(-math.prod(shape) // LANES) * LANES for shape in shapes]
+    if len(getattr(_own, "room", ())) < sum(sizes):
+        _own.room = _empty((sum(sizes),))
+    starts = accumulate(sizes, initial=0)
+    _own.arrays = [
+        _own.room[start : start + math.prod(shape)].reshape(shape) for start, shape in zip(starts, shapes, strict=False)
+    ]
+    _own.shapes = shapes
+    return list(_own.arrays)
+
+
+def _pieces(threads: int) -> int:
+    """Pieces for rows that do not depend on each other: two a thread, so that a late one delays little."""
+    return 1 if threads == 1 else 2 * threads
 
 
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
