@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,12 @@ def convert_file(path: Path, output: Path, format_name: str | None, options: dic
 
 
 def _write(result: Assembled, labels: dict[int, Labels], output: Path) -> None:
-    for mode, columns in labels.items():
-        write_labels(output.with_name(f"{output.stem}.labels-{mode}.parquet"), columns)
-    result.write(output)
+    """Write the tensor and its labels: all of them, or none and what stood there stays."""
+    with ExitStack() as stack:
+        for mode, columns in labels.items():
+            path = output.with_name(f"{output.stem}.labels-{mode}.parquet")
+            write_labels(stack.enter_context(atomic_path(path)), columns)
+        result.write(output)
 
 
 def _assemble_checked(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from pipeline import convert, step
 from pipeline.sparse import SparseTensor
+from pipeline.sparse.stream import TensorWriter
 
 TABLE = ["--set", "columns=[user,item]"]
 VALUED = [*TABLE, "--set", "value=n"]
@@ -145,6 +147,21 @@ def test_empty_lines_above_the_header_are_no_header(tmp_path: Path, blank: str) 
     convert.main(["--file", str(tmp_path / "x.csv"), "--output", str(tmp_path / "out.parquet"), *VALUED])
     assert SparseTensor.read_parquet(tmp_path / "out.parquet").to_dense().tolist() == [[1, 0], [0, 2]]
     assert pd.read_parquet(tmp_path / "out.labels-0.parquet")["label"].tolist() == ["ann", "bob"]
+
+
+def test_full_disk_leaves_no_labels_of_a_tensor_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "x.csv").write_text("user,item\nann,x\n")
+    arguments = ["--file", str(tmp_path / "x.csv"), "--output", str(tmp_path / "out.parquet"), *TABLE]
+    with monkeypatch.context() as patch:
+        patch.setattr(TensorWriter, "write_columns", full)
+        assert "out.parquet: cannot write: No space left on device" in refused(tmp_path, capsys, arguments)
+    convert.main(arguments)
+    assert len(list(tmp_path.glob("out.labels-*.parquet"))) == 2
 
 
 def test_disk_that_fills_while_entries_wait_in_a_file(tmp_path: Path) -> None:
