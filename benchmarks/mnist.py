@@ -80,7 +80,7 @@ def table(rows: list[dict[str, Any]]) -> str:
                 "",
                 f"## {title}",
                 "",
-                *(grid(own, dense[network]) if network == "linear" else listed(own, dense)),
+                *(grid(own, dense[network]) if network == "linear" else listed(own, dense[network])),
             ]
     return "\n".join([*lines, ""])
 
