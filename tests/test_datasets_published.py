@@ -330,6 +330,15 @@ class TestArchives:
         with pytest.raises(InputError, match="'x', a link or device"):
             raw.members(path, "*")
 
+    def test_file_without_a_name(self, tmp_path: Path) -> None:
+        path = make_zip(tmp_path / "x.zip", {"a": b"1\n"})
+        content = bytearray(path.read_bytes())
+        content[content.index(b"PK\x01\x02") + 28] = 0  # length of the name in the directory
+        content[content.index(b"PK\x01\x02") + 32] = 1  # which then is a comment
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"x.zip: "):
+            raw.members(path, "*")
+
     def test_link_in_zip(self, tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
             entry = zipfile.ZipInfo("x.csv")

@@ -162,6 +162,14 @@ class TestStream:
             pass
         assert list(tmp_path.iterdir()) == []
 
+    def test_name_of_a_column_that_is_no_text(self, tmp_path: Path) -> None:
+        grid(2, 3).write_parquet(tmp_path / "x.parquet")
+        content = (tmp_path / "x.parquet").read_bytes()
+        (tmp_path / "x.parquet").write_bytes(content.replace(b"mode_1", b"\xbaode_1"))
+        for read in (SparseTensor.read_parquet, TensorReader):
+            with pytest.raises(InputError, match=r"x.parquet: "):
+                read(tmp_path / "x.parquet")
+
     def test_other_parquet(self, tmp_path: Path) -> None:
         import pyarrow as pa
 

@@ -91,6 +91,8 @@ def _tar_entries(path: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
 
 
 def _check(path: Path, name: str, total: int, *, plain: bool) -> None:
+    if not name:
+        raise InputError(f"{path}: the archive holds a file without a name; it is damaged")
     place = PurePosixPath(name.replace("\\", "/"))
     if place.is_absolute() or ".." in place.parts or name[1:2] == ":":
         raise InputError(f"{path}: the archive holds '{name}', a place outside its folder; do not trust it")

@@ -49,15 +49,14 @@ class TensorReader:
             self.shape: tuple[int, ...] = tuple(int(size) for size in header["shape"])
             self.nnz = int(header["nnz"])
             version = int(header["version"])
+            names = self._file.schema_arrow.names
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: not a Parquet sparse tensor ({error}); convert the raw data again") from error
         if version > FORMAT_VERSION:
             raise InputError(f"{path}: format version {version}, this program reads up to {FORMAT_VERSION}; update it")
         columns = [*(f"mode_{mode}" for mode in range(len(self.shape))), "value"]
-        if self._file.schema_arrow.names != columns:
-            raise InputError(
-                f"{path}: columns {self._file.schema_arrow.names} where {columns} belong; convert it again"
-            )
+        if names != columns:
+            raise InputError(f"{path}: columns {names} where {columns} belong; convert it again")
         if self._file.metadata.num_rows != self.nnz:
             raise InputError(f"{path}: {self._file.metadata.num_rows} rows, its metadata says {self.nnz}")
         self.mode_names: tuple[str, ...] = tuple(header.get("mode_names") or columns[:-1])

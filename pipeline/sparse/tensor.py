@@ -201,13 +201,14 @@ class SparseTensor:
             raise InputError(f"{path}: no such file; make it with 'snakemake {path}'")
         try:
             table = pq.read_table(path)
-        except (pa.ArrowException, OSError) as error:
+            names = table.column_names
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: not a readable Parquet file ({error}); make it again") from error
         metadata = _read_metadata(path, table.schema.metadata)
         shape = metadata["shape"]
         expected = [f"mode_{mode}" for mode in range(len(shape))] + ["value"]
-        if table.column_names != expected:
-            raise InputError(f"{path}: columns {table.column_names} where {expected} belong; convert it again")
+        if names != expected:
+            raise InputError(f"{path}: columns {names} where {expected} belong; convert it again")
         if any(column.null_count for column in table.columns):
             raise InputError(f"{path}: missing values in a column; a sparse tensor has none")
         coords = np.empty((table.num_rows, len(shape)), dtype=np.int64)
