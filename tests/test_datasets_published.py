@@ -330,6 +330,13 @@ class TestArchives:
         with pytest.raises(InputError, match="'x', a link or device"):
             raw.members(path, "*")
 
+    @pytest.mark.parametrize("length", range(0, 40, 3))
+    def test_tar_that_breaks_off_at_its_start(self, tmp_path: Path, length: int) -> None:
+        path = make_tar(tmp_path / "x.tar.gz", {"a": b"1\n"})
+        path.write_bytes(path.read_bytes()[:length])
+        with pytest.raises(InputError, match=r"x.tar.gz: truncated or damaged"):
+            raw.members(path, "*")
+
     def test_file_without_a_name(self, tmp_path: Path) -> None:
         path = make_zip(tmp_path / "x.zip", {"a": b"1\n"})
         content = bytearray(path.read_bytes())

@@ -81,13 +81,21 @@ def _zip_entries(path: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
 
 
 def _tar_entries(path: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
-    with tarfile.open(path, "r|*") as archive:  # as a stream: compressed archives are read once, in order
+    with _open_tar(path) as archive:
         total = 0
         for entry in archive:
             total += entry.size
             _check(path, entry.name, total, plain=entry.isreg() or entry.isdir())
             if entry.isreg():
                 yield entry.name, partial(_open_tar_entry, archive, entry)
+
+
+def _open_tar(path: Path) -> tarfile.TarFile:
+    """Open a .tar as a stream: compressed archives are read once, in order."""
+    try:
+        return tarfile.open(path, "r|*")
+    except TypeError as error:  # what Python's reader makes of a gzip header that breaks off
+        raise tarfile.ReadError("its header breaks off") from error
 
 
 def _check(path: Path, name: str, total: int, *, plain: bool) -> None:
