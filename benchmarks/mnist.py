@@ -70,8 +70,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         "Runs as `python -m pipeline.config --experiment mnist` lists them; `snakemake results/mnist/report.html`",
         "makes all. Table: `python -m benchmarks.mnist`; runs that are not there are left out.",
         "Per cent of the 10,000 published test images, mean and standard error over seeds 0, 1, 2 (of parameters,",
-        "order and validation split). The learning rate is chosen on validation images (mnist-lr.md), the number of epochs",
-        "by hand, the same for all methods. KPD and KPD-group train two terms.",
+        "order and validation split). The learning rate is chosen on validation images (mnist-lr.md), the number of",
+        "epochs by hand, the same for all methods. KPD and KPD-group train two terms.",
     ]
     dense = {row["network"]: row for row in rows if row["method"] == "dense"}
     for network, title in (("linear", "Linear, 784 -> 10, half of the blocks zero"), ("lenet5", "LeNet-5")):
