@@ -3,8 +3,8 @@
 They take addresses (integers, in bytes) and strides (in floats) and know no shapes beyond their own. LLVM maps
 a vector of :data:`LANES` floats to what the CPU has.
 
-Numba's cache of compiled functions looks at the time of the file a function is in and no further: after a
-change here touch the files that import this one.
+They are not cached themselves but within the functions that call them. Numba's cache looks at the time of the
+file a function is in and no further: after a change here touch the files that import this one.
 """
 
 from __future__ import annotations
@@ -294,7 +294,7 @@ _spread_four, _spread_one = _spread_kernel(4), _spread_kernel(1)
 _inner_4x4, _inner_1x1 = _inner_kernel(4, 4), _inner_kernel(1, 1)
 
 
-@njit(error_model="numpy", nogil=True, cache=True)
+@njit(error_model="numpy", nogil=True)
 def product(a, a_row, a_k, z, z_k, c, c_row, rows, count, add):  # type: ignore[no-untyped-def]
     """C[i, :WIDTH] (+)= sum_k A[i, k] Z[k, :WIDTH] for any number of rows."""
     whole = rows - rows % ROWS
@@ -304,7 +304,7 @@ def product(a, a_row, a_k, z, z_k, c, c_row, rows, count, add):  # type: ignore[
         _product_one(a + FLOAT * i * a_row, a_row, a_k, z, z_k, c + FLOAT * i * c_row, c_row, count, add)
 
 
-@njit(error_model="numpy", nogil=True, cache=True)
+@njit(error_model="numpy", nogil=True)
 def inner(p, p_k, p_row, q, q_k, q_row, c, c_row, rows, columns, count):  # type: ignore[no-untyped-def]
     """C[i, l] += sum_k sum_t P[k, i, t] Q[k, l, t] over t < WIDTH, for any numbers of rows and columns."""
     whole_rows, whole_columns = rows - rows % 4, columns - columns % 4
@@ -319,7 +319,7 @@ def inner(p, p_k, p_row, q, q_k, q_row, c, c_row, rows, columns, count):  # type
                 _inner_1x1(left, p_k, p_row, right, q_k, q_row, place, c_row, count)
 
 
-@njit(error_model="numpy", nogil=True, cache=True)
+@njit(error_model="numpy", nogil=True)
 def gathered(a, at, z, c, c_row, rows, count):  # type: ignore[no-untyped-def]
     """C[i, :WIDTH] = sum_k A[i, k] Z[at[k], :WIDTH] for any number of rows of A, (rows, count); count >= 1."""
     whole = rows - rows % ROWS
@@ -332,7 +332,7 @@ def gathered(a, at, z, c, c_row, rows, count):  # type: ignore[no-untyped-def]
         _gathered_one(a + FLOAT * i * count, count, at, z, c + FLOAT * i * c_row, c_row, count)
 
 
-@njit(error_model="numpy", nogil=True, cache=True)
+@njit(error_model="numpy", nogil=True)
 def spread(s, at, z, z_panel, c, c_row, panels, count):  # type: ignore[no-untyped-def]
     """C[j, :WIDTH] = sum_k s[k] Z[j, at[k], :WIDTH] for any number of panels j; count >= 1."""
     whole = panels - panels % 4
@@ -342,7 +342,7 @@ def spread(s, at, z, z_panel, c, c_row, panels, count):  # type: ignore[no-untyp
         _spread_one(s, at, z + FLOAT * j * z_panel, z_panel, c + FLOAT * j * c_row, c_row, count)
 
 
-@njit(error_model="numpy", nogil=True, cache=True)
+@njit(error_model="numpy", nogil=True)
 def transpose_squares(source, source_row, target, target_row, rows, columns):  # type: ignore[no-untyped-def]
     """target[l, i] = source[i, l] for the leading multiples of LANES of `rows` and `columns`."""
     for i in range(0, rows - rows % LANES, LANES):

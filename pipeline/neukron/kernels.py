@@ -23,12 +23,13 @@ Array = Any  # numpy arrays: numba infers the types
 BLOCK = 256  # nodes stepped at once, so that their gates stay in the cache
 LANES = 8  # hidden units are padded to a multiple of this: float32 in a 256-bit register
 
-fast: Any = numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-exact: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
+# What is called from outside is compiled whole, with all it calls written out in place: linked in as functions,
+# their rounding would depend on whether they come from the cache or were compiled just now.
+called: Any = numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
 inline: Any = numba.njit(inline="always")
 
 
-@exact
+@called
 def build_tree(
     keys: Array, words: Array, shifts: Array, alphabets: Array, first: Array, parent: Array, token: Array, leaf: Array
 ) -> int:
@@ -106,7 +107,7 @@ def _tanh(x: Any) -> Any:
     return (f32(1.0) - e) / (f32(1.0) + e)
 
 
-@fast
+@inline
 def _gather(
     recurrent: Array, table: Array, parent: Array, token: Array, cell_above: Array, planes: Array, cell_before: Array
 ) -> None:
@@ -131,7 +132,7 @@ def _gather(
             target[j] = source[j]
 
 
-@fast
+@inline
 def _cell_forward(planes: Array, cell: Array, hidden: Array, n: int) -> None:
     """Step the LSTM cell over `n` flat units; `cell` holds the state before and receives the one after."""
     gate_i, gate_f, gate_g, gate_o = planes[0], planes[1], planes[2], planes[3]
@@ -148,7 +149,7 @@ def _cell_forward(planes: Array, cell: Array, hidden: Array, n: int) -> None:
         hidden[j] = (one - e) / ((one + _exp(-gate_o[j])) * (one + e))
 
 
-@fast
+@inline
 def _cell_forward_keep(planes: Array, cell_before: Array, cell: Array, tanh_cell: Array, hidden: Array, n: int) -> None:
     """As :func:`_cell_forward`, keeping in `planes` the activations that the backward pass needs."""
     gate_i, gate_f, gate_g, gate_o = planes[0], planes[1], planes[2], planes[3]
@@ -168,7 +169,7 @@ def _cell_forward_keep(planes: Array, cell_before: Array, cell: Array, tanh_cell
         hidden[j] = o * t
 
 
-@fast
+@inline
 def _cell_backward(
     planes: Array, cell_before: Array, tanh_cell: Array, grad_hidden: Array, grad_cell: Array, n: int
 ) -> None:
@@ -185,7 +186,7 @@ def _cell_backward(
         grad_cell[j] = dc * f
 
 
-@fast
+@inline
 def _scatter(
     planes: Array,
     grad_before: Array,
@@ -229,7 +230,7 @@ def _scatter(
                 target[j] += source[j]
 
 
-@fast
+@inline
 def _softplus(outputs: Array, slope: Array) -> None:
     """Replace each of `outputs` by log(1 + e^x), its derivative going to `slope`."""
     for j in range(len(outputs)):
@@ -243,7 +244,7 @@ def _softplus(outputs: Array, slope: Array) -> None:
         outputs[j] = (x if x > f32(0.0) else f32(0.0)) + f32(2.0) * s * (f32(1.0) + q * (f32(1 / 3) + q * tail))
 
 
-@exact
+@inline
 def _normalise(factors: Array, norms: Array) -> None:
     """Divide each row of `factors` (nodes, alphabet) by its Euclidean norm, which goes to `norms`."""
     for i in range(len(factors)):
@@ -256,14 +257,14 @@ def _normalise(factors: Array, norms: Array) -> None:
             factors[i, t] /= norm
 
 
-@exact
+@inline
 def _descend(factors: Array, parent: Array, token: Array, product_above: Array, product: Array) -> None:
     """Product of the factors along the path: a node's is its parent's times its own."""
     for i in range(len(parent)):
         product[i] = product_above[parent[i]] * factors[parent[i], token[i]]
 
 
-@exact
+@inline
 def _ascend(
     factors: Array, parent: Array, token: Array, product_above: Array, below: Array, below_above: Array, grad: Array
 ) -> None:
@@ -280,7 +281,7 @@ def _ascend(
         grad[above, t] = product_above[above] * below[i]
 
 
-@exact
+@inline
 def _factor_backward(factors: Array, norms: Array, slope: Array, grad: Array) -> None:
     """Turn gradients by normalised factors into gradients by the heads' outputs, in place.
 
@@ -294,7 +295,7 @@ def _factor_backward(factors: Array, norms: Array, slope: Array, grad: Array) ->
             grad[i, t] = (grad[i, t] - factors[i, t] * along) / norms[i] * slope[i, t]
 
 
-@fast
+@inline
 def _multiply(a: Array, a_row: int, a_k: int, z: Array, c: Array, rows: int, count: int, add: int) -> None:
     """C[i, :] (+)= sum_k a[i * a_row + k * a_k] Z[k, :] for i < `rows`, k < `count`; columns in whole WIDTHs."""
     columns = z.shape[1]
@@ -314,7 +315,7 @@ def _multiply(a: Array, a_row: int, a_k: int, z: Array, c: Array, rows: int, cou
         )
 
 
-@fast
+@inline
 def _factors(hidden: Array, heads: Array, bias: Array, wide: Array, factors: Array, slope: Array, norms: Array) -> None:
     """Normalised factors (nodes, alphabet) of the next level, their slopes and norms, from `hidden` (nodes, width).
 
@@ -329,7 +330,7 @@ def _factors(hidden: Array, heads: Array, bias: Array, wide: Array, factors: Arr
     _normalise(factors, norms)
 
 
-@exact
+@called
 def products(tree: Array, first: Array, network: Any, alphabets: Array, offsets: Array, scratch: Array) -> Array:
     """P of every node of the last depth of a tree, keeping only what the next depth needs.
 
@@ -401,7 +402,7 @@ def products_scratch(most: int, width: int, columns: int) -> int:
     return most * (8 * width + 2) + min(BLOCK, most) * (4 * width + 3 * columns + 1)
 
 
-@exact
+@called
 def gradient(
     tree: Array,
     first: Array,
@@ -512,7 +513,7 @@ def gradient_scratch(most: int, inner: int, total: int, width: int, columns: int
     return inner * (8 * width + 2 * columns + 1) + total + most * (7 * width + columns + padded)
 
 
-@fast
+@inline
 def _head_backward(hidden: Array, grad: Array, grad_head: Array, grad_bias: Array) -> None:
     """Add the gradients of an output layer's weight (alphabet, width) and bias; `grad` is (nodes, alphabet)."""
     count, alphabet = grad.shape
