@@ -30,6 +30,7 @@ DAMAGE = (
     zlib.error,
     lzma.LZMAError,
     NotImplementedError,  # of zipfile, for a way of compression that it does not know
+    UnicodeDecodeError,  # of zipfile, for a member's damaged name
 )
 
 Array = npt.NDArray[Any]
