@@ -32,6 +32,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline import step
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / "results"
 NIPS = (2482, 2862, 14036)
@@ -384,8 +386,7 @@ def main(argv: list[str] | None = None) -> None:
         "--parts", nargs="*", choices=[*groups, *PARTS], help="groups or single parts; all if not given"
     )
     options = parser.parse_args(argv)
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[name] = str(options.threads)
+    step.limit_threads(options.threads)  # what the parts' processes inherit
     results = read()
     if options.published:
         results["published"] = published(options.published)

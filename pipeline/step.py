@@ -93,6 +93,14 @@ def _fail(message: str) -> None:
 
 
 def limit_threads(count: int) -> None:
-    """Limit every numerical library to `count` threads; call before importing torch or numpy."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    """Limit every numerical library to `count` threads; call before importing torch or NumPy.
+
+    Numba, once imported, holds on to the number it found in the environment (a later change there makes its
+    next compilation fail), so that its own setting is used then.
+    """
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(count)
+    if numba := sys.modules.get("numba"):
+        numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+    else:
+        os.environ["NUMBA_NUM_THREADS"] = str(count)
