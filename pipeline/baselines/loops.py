@@ -24,6 +24,11 @@ def compiled(function: Function) -> Function:
     return cast(Function, numba.njit(cache=True, nogil=True)(function)) if numba else function
 
 
+def inlined(function: Function) -> Function:
+    """Write out in every compiled caller, which is thus compiled whole: the same bits from the cache and afresh."""
+    return cast(Function, numba.njit(inline="always")(function)) if numba else function
+
+
 def compiled_parallel(function: Function) -> Function:
     """Compile with ``prange`` loops spread over the threads."""
     return cast(Function, numba.njit(cache=True, nogil=True, parallel=True)(function)) if numba else function
@@ -213,6 +218,22 @@ def next_row_chances(
         chances[row] += 1e-9
 
 
+@inlined
+def chances_from_ratios(chances: Reals) -> None:
+    """Put chances in the place of their ratios, each to the chance before it; the first place is not read."""
+    chances[0] = 1.0
+    for number in range(1, len(chances)):
+        chances[number] *= chances[number - 1]
+        if chances[number] > 1e100:
+            for earlier in range(number + 1):
+                chances[earlier] *= 1e-100
+    total = 0.0
+    for number in range(len(chances)):
+        total += chances[number]
+    for number in range(len(chances)):
+        chances[number] = chances[number] / total + 1e-9
+
+
 @compiled
 def column_count_chances(from_here: float, above: float, remaining: int, concentration: float, chances: Reals) -> None:
     """Beta-binomial chances of 1..n columns, given that a column has the row with chance 1 - (above / from_here)^m."""
@@ -220,19 +241,10 @@ def column_count_chances(from_here: float, above: float, remaining: int, concent
     chance = 1.0 - power(above / from_here, remaining)
     chance = min(max(chance, 1e-9), 1.0 - 1e-9)
     have, lack = chance * concentration, (1.0 - chance) * concentration
-    chances[0] = 1.0
     for number in range(1, count):
         # number columns -> number + 1 columns
-        ratio = (count - number) * (number + have) / ((number + 1) * (count - number - 1 + lack))
-        chances[number] = chances[number - 1] * ratio
-        if chances[number] > 1e100:
-            for earlier in range(number + 1):
-                chances[earlier] *= 1e-100
-    total = 0.0
-    for number in range(count):
-        total += chances[number]
-    for number in range(count):
-        chances[number] = chances[number] / total + 1e-9
+        chances[number] = (count - number) * (number + have) / ((number + 1) * (count - number - 1 + lack))
+    chances_from_ratios(chances)
 
 
 @compiled
@@ -299,23 +311,15 @@ def half_chances(
             odds = below * (right - above) / ((left - below) * above)
         else:
             odds = below / above
-        row = table[item]
         number = most[item] - least[item] + 1
-        row[0] = 1.0
+        row = table[item, :number]
         for step in range(1, number):
             have = least[item] + step - 1  # the chance of have + 1 from that of have
             ratio = odds * (count[item] - have) / (have + 1.0)
             if distinct:
                 ratio *= (left - have) / (right - count[item] + have + 1.0)
-            row[step] = row[step - 1] * ratio
-            if row[step] > 1e100:
-                for earlier in range(step + 1):
-                    row[earlier] *= 1e-100
-        total = 0.0
-        for step in range(number):
-            total += row[step]
-        for step in range(number):
-            row[step] = row[step] / total + 1e-9
+            row[step] = ratio
+        chances_from_ratios(row)
 
 
 @compiled
