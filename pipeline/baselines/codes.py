@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import lzma
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -108,6 +109,15 @@ def encode(coords: Integers, values: Reals, shape: Sequence[int]) -> bytes:
     return b"".join([KIND, head, constant, *(content for content, _ in coded)])
 
 
+@contextmanager
+def telling_damage(code: bytes) -> Iterator[None]:
+    """Turn what a reader trips over in a damaged code into an :class:`InputError`."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise InputError(f"a damaged code of {len(code)} bytes ({error}); fetch or make it again") from error
+
+
 def decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     """Give back coordinates (sorted lexicographically), values and shape from a code.
 
@@ -116,10 +126,8 @@ def decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     InputError
         The code is damaged.
     """
-    try:
+    with telling_damage(code):
         return _decode(code)
-    except DAMAGE as error:
-        raise InputError(f"a damaged code of {len(code)} bytes ({error}); fetch or make it again") from error
 
 
 def _decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:

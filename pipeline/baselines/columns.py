@@ -21,7 +21,6 @@ import numpy.typing as npt
 
 from pipeline.baselines import codes
 from pipeline.baselines.base import Integers, Reals
-from pipeline.errors import InputError
 
 FREE, KEPT = b"\x01", b"\x02"  # first byte of a code whose order of columns is free, or kept
 MOST_ROWS = 3000  # of the model, which remembers all pairs of them
@@ -234,10 +233,8 @@ def unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     InputError
         The code is damaged.
     """
-    try:
+    with codes.telling_damage(code):
         return _unpack(code)
-    except codes.DAMAGE as error:
-        raise InputError(f"a damaged code of {len(code)} bytes ({error}); fetch or make it again") from error
 
 
 def _unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:

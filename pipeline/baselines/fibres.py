@@ -23,7 +23,6 @@ import numpy.typing as npt
 
 from pipeline.baselines import codes
 from pipeline.baselines.base import Integers, Reals
-from pipeline.errors import InputError
 
 FREE, KEPT = b"\x03", b"\x04"  # first byte of a code whose order of slices is free, or kept
 COUNTED = 4  # kind of values, beside those of `codes`: whole, by their counts in each context
@@ -426,10 +425,8 @@ def unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     InputError
         The code is damaged.
     """
-    try:
+    with codes.telling_damage(code):
         return _unpack(code)
-    except codes.DAMAGE as error:
-        raise InputError(f"a damaged code of {len(code)} bytes ({error}); fetch or make it again") from error
 
 
 def _unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
