@@ -137,14 +137,8 @@ def _decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     (*sizes, count, slices, kind), at = read_varints(code, int(order) + 3, at)
     shape = tuple(int(size) for size in sizes)
     lengths, at = read_varints(code, 6, at)
-    constant = 1.0
-    if kind == CONSTANT:
-        (constant,) = struct.unpack_from("<d", code, at)
-        at += 8
-    streams = []
-    for length, setting in lengths.reshape(3, 2).tolist():
-        streams.append(expand(code[at : at + length], setting))
-        at += length
+    constant, packed = read_streams(code, at, int(kind), lengths[::2])
+    streams = [expand(stream, setting) for stream, setting in zip(packed, lengths[1::2].tolist(), strict=True)]
     gaps = read_varints(streams[0], -1, 0)[0] if streams[0] else np.ones(slices, dtype=np.int64)
     rows = _from_tokens(read_varints(streams[1], -1, 0)[0], gaps, len(shape))
     if len(rows) != count:
@@ -156,6 +150,19 @@ def _decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
         raise ValueError("an index outside the shape")
     sequence = np.lexsort(coords.T[::-1])
     return coords[sequence], values[sequence], shape
+
+
+def read_streams(code: bytes, at: int, kind: int, lengths: Integers) -> tuple[float, list[bytes]]:
+    """The constant, if the values are of that kind (else 1), and the streams that follow it, from byte `at`."""
+    constant = 1.0
+    if kind == CONSTANT:
+        (constant,) = struct.unpack_from("<d", code, at)
+        at += 8
+    streams = []
+    for length in lengths.tolist():
+        streams.append(code[at : at + length])
+        at += length
+    return constant, streams
 
 
 def _mode_sequence(shape: Sequence[int]) -> list[int]:

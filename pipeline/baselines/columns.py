@@ -12,7 +12,6 @@ decodes alike. The range coder is constriction's.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -240,14 +239,7 @@ def unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
 def _unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     head, at = codes.read_varints(code, 12, 1)
     shape, used, kind = (int(head[0]), int(head[1])), int(head[2]), int(head[3])
-    constant = 1.0
-    if kind == codes.CONSTANT:
-        (constant,) = struct.unpack_from("<d", code, at)
-        at += 8
-    streams = []
-    for length in head[4::2].tolist():
-        streams.append(code[at : at + length])
-        at += length
+    constant, streams = codes.read_streams(code, at, kind, head[4::2])
     layout, _ = codes.read_varints(codes.expand(streams[0], int(head[5])), -1, 0)
     steps, _ = codes.read_varints(codes.expand(streams[1], int(head[7])), -1, 0)
     sizes = layout.reshape(-1, 2) if code[:1] == FREE else np.stack((layout, np.ones_like(layout)), axis=1)

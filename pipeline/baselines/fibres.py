@@ -14,7 +14,6 @@ Everything that decides a chance uses +, -, * and / on doubles in a fixed sequen
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -434,14 +433,7 @@ def _unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     (*sizes, count, kind), at = codes.read_varints(code, int(order) + 2, at)
     shape = tuple(int(size) for size in sizes)
     lengths, at = codes.read_varints(code, 8, at)
-    constant = 1.0
-    if kind == codes.CONSTANT:
-        (constant,) = struct.unpack_from("<d", code, at)
-        at += 8
-    streams = []
-    for length in lengths[::2].tolist():
-        streams.append(code[at : at + length])
-        at += length
+    constant, streams = codes.read_streams(code, at, int(kind), lengths[::2])
     free = code[:1] == FREE
     modes = mode_sequence(shape)
     told, _ = codes.read_varints(codes.expand(streams[0], int(lengths[1])), -1, 0)
