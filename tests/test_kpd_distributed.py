@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +15,7 @@ from pipeline.kpd.methods import make
 from pipeline.kpd.trainer import Trained, train
 from pipeline.sparse import SparseTensor
 from pipeline.train_kpd import main
+from tests.processes import launch, stop_in_training
 
 
 def data() -> LabelledImages:
@@ -60,19 +57,6 @@ def files(tmp_path: Path) -> list[str]:
     return [str(tmp_path / "images.parquet"), "--labels", str(tmp_path / "labels.parquet"), "--device", "cpu"]
 
 
-def launch(root: Path, folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
-    """Start the step in two processes, as its help says."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.Popen(
-        [*launcher, "-m", "pipeline.train_kpd", arguments[0], str(folder), *arguments[1:]],
-        cwd=folder.parent,
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def test_torchrun_gives_the_network_of_one_process_and_goes_on_after_a_stop(
     root: Path, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,23 +68,15 @@ def test_torchrun_gives_the_network_of_one_process_and_goes_on_after_a_stop(
         main([arguments[0], name, *arguments[1:]])
         torch.set_num_threads(threads)
 
-    two = launch(root, tmp_path / "two", arguments)
+    two = launch("pipeline.train_kpd", root, tmp_path / "two", arguments)
     _, errors = two.communicate(timeout=300)
     assert two.returncode == 0, errors
     assert errors.count("cost beside dense") == 1  # one process reports, and writes
     written = sorted(file.name for file in (tmp_path / "two").iterdir())
     assert written == ["history.parquet", "metrics.json", "model.safetensors"]
 
-    stopped = launch(root, tmp_path / "stopped", arguments)
-    assert stopped.stderr is not None
-    seen = ""
-    while "/40" not in seen.replace("0/40", ""):  # the bar has moved: training goes on
-        piece = stopped.stderr.read(20)
-        assert piece, f"ended before its first epoch: {seen}"
-        seen += piece
-    stopped.send_signal(signal.SIGTERM)
-    stopped.communicate(timeout=300)
-    assert stopped.returncode != 0
+    stopped = launch("pipeline.train_kpd", root, tmp_path / "stopped", arguments)
+    stop_in_training(stopped, epochs=40)
     assert not (tmp_path / "stopped").exists()
     assert len(list((tmp_path / ".cache" / "checkpoints").iterdir())) == 1
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +20,7 @@ from pipeline.neukron.shared_engine import SharedEngine
 from pipeline.neukron.torch_engine import TorchEngine
 from pipeline.sparse import SparseTensor
 from pipeline.train_neukron import main
+from tests.processes import launch, stop_in_training
 
 SETTINGS: list[dict[str, Any]] = [{"schedule": "fast"}, {"schedule": "paper", "cell": "transformer"}]
 
@@ -92,19 +89,6 @@ def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
         np.testing.assert_allclose(mine["errors"], alone["errors"], rtol=1e-4)
 
 
-def launch(root: Path, folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
-    """Start the step in two processes, as its help says."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.Popen(
-        [*launcher, "-m", "pipeline.train_neukron", arguments[0], str(folder), *arguments[1:]],
-        cwd=folder.parent,
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def test_torchrun_stops_goes_on_and_gives_the_model_of_one_process(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,20 +97,12 @@ def test_torchrun_stops_goes_on_and_gives_the_model_of_one_process(
     settings = ["--set", "hidden=4", "--set", "order_init=degree", "--set", "max_epochs=25", "--set", "cell=gru"]
     arguments = [str(tmp_path / "small.parquet"), "--device", "cpu", "--seed", "3", *settings]
 
-    stopped = launch(root, tmp_path / "two", arguments)
-    assert stopped.stderr is not None
-    seen = ""
-    while "/25" not in seen.replace(" 0/25", ""):  # the bar has moved: training goes on
-        piece = stopped.stderr.read(20)
-        assert piece, f"ended before its first epoch: {seen}"
-        seen += piece
-    stopped.send_signal(signal.SIGTERM)
-    stopped.communicate(timeout=300)
-    assert stopped.returncode != 0
+    stopped = launch("pipeline.train_neukron", root, tmp_path / "two", arguments)
+    stop_in_training(stopped, epochs=25)
     assert not (tmp_path / "two").exists()
     assert len(list((tmp_path / ".cache" / "checkpoints").iterdir())) == 1
 
-    finished = launch(root, tmp_path / "two", arguments)
+    finished = launch("pipeline.train_neukron", root, tmp_path / "two", arguments)
     _, errors = finished.communicate(timeout=300)
     assert finished.returncode == 0, errors
     assert " 0/25 [" in errors and " 1/25 [" not in errors  # goes on where it stopped; one process shows a bar
