@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +17,6 @@ from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import Weights
 
 GRADIENT_CHUNK = 512  # keys whose activations are kept together
-Item = TypeVar("Item")
 Floats = npt.NDArray[np.float32]
 
 
@@ -58,15 +55,13 @@ class CompiledEngine(Engine):
     """LSTM in float32 by the kernels of :mod:`pipeline.neukron.kernels`; the same bits for any number of threads."""
 
     def __init__(self, levels: Levels, hidden: int, threads: int = 1, chunk: int | None = None) -> None:
-        super().__init__(levels, hidden, chunk)
-        self.threads = threads
+        super().__init__(levels, hidden, chunk, threads)
         self.width = _padded(hidden, kernels.LANES)
         self._words = np.array([word for word, _ in levels.packing], dtype=np.int64)
         self._shifts = np.array([shift for _, shift in levels.packing], dtype=np.int64)
         self._alphabets = np.array(levels.alphabets, dtype=np.int64)
         self._offsets = np.array([levels.embedding_offset(level) for level in range(1, levels.depth + 1)])
         self._workspace = _Workspace()
-        self._pool: ThreadPoolExecutor | None = None
 
     def default_chunk(self) -> int:
         """Keys in a chunk: enough to share prefixes, few enough for the second-level cache."""
@@ -84,7 +79,7 @@ class CompiledEngine(Engine):
             )
             result[piece] = kernels.products(tree, first, network, self._alphabets, self._offsets, scratch)[leaf]
 
-        for _ in self._run(work, list(self.pieces(keys.shape[1]))):
+        for _ in self._on_threads(work, list(self.pieces(keys.shape[1]))):
             pass
         return result
 
@@ -116,7 +111,7 @@ class CompiledEngine(Engine):
             return list(grads)
 
         total: list[npt.NDArray[np.float64]] = []
-        for partial in self._run(work, list(self.pieces(keys.shape[1], GRADIENT_CHUNK))):
+        for partial in self._on_threads(work, list(self.pieces(keys.shape[1], GRADIENT_CHUNK))):
             if total:
                 for sum_, gradient in zip(total, partial, strict=True):
                     sum_ += gradient
@@ -124,15 +119,6 @@ class CompiledEngine(Engine):
                 total = [gradient.astype(np.float64) for gradient in partial]
         value = float(np.dot(factors, products.astype(np.float64)))
         return value, products, self._gradients(weights, [sum_.astype(np.float32) for sum_ in total])
-
-    def _run(self, work: Callable[[slice], Item], pieces: list[slice]) -> Iterator[Item]:
-        """Run `work` on every piece, results in the order of the pieces."""
-        if self.threads == 1 or len(pieces) == 1:
-            yield from map(work, pieces)
-        else:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.threads)
-            yield from self._pool.map(work, pieces)
 
     def _network(self, weights: Weights) -> _Network:
         h, width = self.hidden, self.width

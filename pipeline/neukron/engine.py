@@ -13,8 +13,9 @@ Both engines answer the same two questions about normalised products P (the appr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel, Weights
 
 Keys = npt.NDArray[np.int64]
+Result = TypeVar("Result")
 
 
 class Engine(ABC):
@@ -38,14 +40,18 @@ class Engine(ABC):
         Hidden size h.
     chunk
         Cells evaluated together; a suitable number for the engine if left out.
+    threads
+        Chunks computed side by side; they do not change a bit of the results.
     """
 
     device = torch.device("cpu")
 
-    def __init__(self, levels: Levels, hidden: int, chunk: int | None = None) -> None:
+    def __init__(self, levels: Levels, hidden: int, chunk: int | None = None, threads: int = 1) -> None:
         self.levels = levels
         self.hidden = hidden
         self.chunk = chunk or self.default_chunk()
+        self.threads = threads
+        self._pool: ThreadPoolExecutor | None = None
 
     @abstractmethod
     def default_chunk(self) -> int:
@@ -66,6 +72,17 @@ class Engine(ABC):
         chunk = min(self.chunk, most or self.chunk)
         for start in range(0, count, chunk):
             yield slice(start, min(start + chunk, count))
+
+    def _on_threads(
+        self, work: Callable[[slice], Result], pieces: list[slice], prepare: Callable[[], object] | None = None
+    ) -> Iterator[Result]:
+        """Run `work` on every piece, results in the order of the pieces; threads that are started `prepare` first."""
+        if self.threads == 1 or len(pieces) == 1:
+            yield from map(work, pieces)
+        else:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.threads, initializer=prepare)
+            yield from self._pool.map(work, pieces)
 
 
 class WeightedSum(torch.autograd.Function):

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.neukron.engine import Engine, Keys
+from pipeline.neukron.engine import Engine, Keys, Result
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import Weights
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LOUDNESS = 1024.0  # sum of |w P| in a chunk while gradients are taken: float16 then neither over- nor underflows
 SMALLEST_CHUNK = 256
-Result = TypeVar("Result")
 
 
 class TorchEngine(Engine):
@@ -48,10 +46,8 @@ class TorchEngine(Engine):
         precision: str = "float32",
     ) -> None:
         self.device = torch.device(device)
-        super().__init__(levels, hidden, chunk)
-        self.threads = threads
+        super().__init__(levels, hidden, chunk, threads)
         self.precision = PRECISIONS[precision]
-        self._pool: ThreadPoolExecutor | None = None
 
     def default_chunk(self) -> int:
         """Large on a GPU, whose launches cost more than its memory."""
@@ -104,12 +100,7 @@ class TorchEngine(Engine):
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            if self.threads == 1 or len(pieces) == 1:
-                yield from map(work, pieces)
-            else:
-                if self._pool is None:
-                    self._pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
-                yield from self._pool.map(work, pieces)
+            yield from self._on_threads(work, pieces, partial(torch.set_num_threads, 1))
         finally:
             torch.set_num_threads(before)
 
