@@ -285,6 +285,7 @@ def test_largest_cells_are_those_of_a_full_scan(
         ({"hidden": 2.5}, "hidden=2.5"),
         ({"gamma": -1.0}, "gamma=-1.0"),
         ({"lr": float("nan")}, "lr=nan"),
+        ({"device": "abacus"}, "abacus: not available"),
     ],
 )
 def test_bad_settings_are_refused(settings_: dict[str, object], message: str) -> None:

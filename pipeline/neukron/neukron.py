@@ -253,9 +253,7 @@ class NeuKron(Compressor):
                 raise InputError(f"NeuKron: {key}={value!r}: needs a positive number")
 
     def _engine(self, levels: Levels, precision: str = "float32") -> Engine:
-        device = self.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = distributed.available_device(self.device)
         threads = self.threads or len(os.sched_getaffinity(0))
         return make_engine(levels, self.hidden, device, threads, cell=self.cell, precision=precision)
 
