@@ -3,13 +3,15 @@
 They take addresses (integers, in bytes) and strides (in floats) and know no shapes beyond their own. LLVM maps
 a vector of :data:`LANES` floats to what the CPU has.
 
-They are not cached themselves but within the functions that call them. Numba's cache looks at the time of the
-file a function is in and no further: after a change here touch the files that import this one.
+They are not cached themselves but within the functions that call them, see :func:`cached`.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -19,39 +21,69 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 
+def _features() -> set[str]:
+    return {name for name, present in llvm.get_host_cpu_features().items() if present}
+
+
 def _prefer_wide_vectors() -> None:
     """Let LLVM use 512-bit registers where there are any; its default of 256 costs a third of the speed here.
 
     Has an effect only before Numba compiles its first function.
     """
     config: Any = numba.config
-    features = [name for name, present in llvm.get_host_cpu_features().items() if present]
+    features = _features()
     if config.CPU_FEATURES is None and "avx512f" in features:
         config.CPU_NAME = llvm.get_host_cpu_name()
-        config.CPU_FEATURES = ",".join([*(f"+{name}" for name in features), "-prefer-256-bit"])
+        config.CPU_FEATURES = ",".join([*(f"+{name}" for name in sorted(features)), "-prefer-256-bit"])
 
 
 _prefer_wide_vectors()
-LANES = 16 if llvm.get_host_cpu_features().get("avx512f", False) else 8
+LANES = 16 if {"avx512f", "avx512vl"} <= _features() else 8
 WIDTH = 2 * LANES  # columns of a product computed at once: two vectors
 ROWS = 8 if LANES == 16 else 4  # rows of a product computed at once: as many sums as fit into registers
 FLOAT = 4  # bytes
 
 _f32, _i64, _i32 = ir.FloatType(), ir.IntType(64), ir.IntType(32)
 _vector = ir.VectorType(_f32, LANES)
-_CONTRACT = ("contract",)  # a product and a sum may become one fused instruction
+CONTRACT = ("contract",)  # a product and a sum may become one fused instruction
+
+
+def cached(*parts: ModuleType | str, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Decorator: as ``numba.njit(cache=True, nogil=True, error_model="numpy", **options)``, and new with its parts.
+
+    Numba looks only at the file a function is in before it takes compiled code from its cache. `parts` are the
+    modules (or their files) whose functions are compiled into this one besides: with any change in them, or in
+    this module, it is compiled again.
+    """
+    files = [__file__, *(part if isinstance(part, str) else str(part.__file__) for part in parts)]
+    digest = hashlib.sha256(b"\0".join(Path(file).read_bytes() for file in files)).hexdigest()
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        dispatcher = njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+        file = dispatcher._cache._cache_file
+        file._source_stamp = (file._source_stamp, digest)
+        return dispatcher
+
+    return decorate
 
 
 def _constant(value: int) -> ir.Constant:
     return ir.Constant(_i64, value)
 
 
-def _vector_at(builder: Any, address: Any) -> Any:
-    return builder.inttoptr(address, ir.PointerType(_vector))
+def vector_at(builder: Any, address: Any, vector: Any = _vector) -> Any:
+    """Emit a pointer to a vector of floats from an address."""
+    return builder.inttoptr(address, ir.PointerType(vector))
 
 
-def _load(builder: Any, address: Any) -> Any:
-    return builder.load(_vector_at(builder, address), align=FLOAT)
+def load(builder: Any, address: Any, vector: Any = _vector) -> Any:
+    """Emit the load of a vector of floats from an address."""
+    return builder.load(vector_at(builder, address, vector), align=FLOAT)
+
+
+def store(builder: Any, value: Any, address: Any) -> None:
+    """Emit the store of a vector of floats to an address."""
+    builder.store(value, vector_at(builder, address, value.type), align=FLOAT)
 
 
 def _shifted(builder: Any, base: Any, stride: Any, count: int) -> Any:
@@ -65,8 +97,9 @@ def _broadcast(builder: Any, address: Any) -> Any:
     return builder.shuffle_vector(first, ir.Constant(_vector, ir.Undefined), lanes)
 
 
-def _multiply_add(builder: Any, x: Any, y: Any, total: Any) -> Any:
-    return builder.fadd(total, builder.fmul(x, y, flags=_CONTRACT), flags=_CONTRACT)
+def multiply_add(builder: Any, x: Any, y: Any, total: Any) -> Any:
+    """Emit x y + total, as one fused instruction where the CPU has it."""
+    return builder.fadd(total, builder.fmul(x, y, flags=CONTRACT), flags=CONTRACT)
 
 
 def _sum_loop(builder: Any, count: Any, sums: int, body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
@@ -106,13 +139,13 @@ def _product_kernel(rows: int) -> Any:
 
             def body(k: Any, totals: list[Any]) -> list[Any]:
                 row = builder.add(z, builder.mul(k, z_k))
-                vectors = [_load(builder, builder.add(row, _constant(half))) for half in halves]
+                vectors = [load(builder, builder.add(row, _constant(half))) for half in halves]
                 column = builder.mul(k, a_k)
                 new = []
                 for i, start in enumerate(starts):
                     factor = _broadcast(builder, builder.add(start, column))
                     for half, vector in enumerate(vectors):
-                        new.append(_multiply_add(builder, factor, vector, totals[2 * i + half]))
+                        new.append(multiply_add(builder, factor, vector, totals[2 * i + half]))
                 return new
 
             totals = _sum_loop(builder, count, 2 * rows, body)
@@ -122,11 +155,11 @@ def _product_kernel(rows: int) -> Any:
             with builder.if_else(builder.icmp_signed("!=", add, _constant(0))) as (adding, storing):
                 with adding:
                     for place, total in zip(places, totals, strict=True):
-                        whole = builder.fadd(total, _load(builder, place))
-                        builder.store(whole, _vector_at(builder, place), align=FLOAT)
+                        whole = builder.fadd(total, load(builder, place))
+                        store(builder, whole, place)
                 with storing:
                     for place, total in zip(places, totals, strict=True):
-                        builder.store(total, _vector_at(builder, place), align=FLOAT)
+                        store(builder, total, place)
             return context.get_dummy_value()
 
         return types.void(*([types.intp] * 9)), emit
@@ -153,15 +186,15 @@ def _inner_kernel(rows: int, columns: int) -> Any:
                 new = list(totals)
                 for half in (0, LANES * FLOAT):
                     ps = [
-                        _load(builder, builder.add(_shifted(builder, left, p_row, i), _constant(half)))
+                        load(builder, builder.add(_shifted(builder, left, p_row, i), _constant(half)))
                         for i in range(rows)
                     ]
                     for column in range(columns):
                         place = builder.add(_shifted(builder, right, q_row, column), _constant(half))
-                        vector = _load(builder, place)
+                        vector = load(builder, place)
                         for i in range(rows):
                             at = i * columns + column
-                            new[at] = _multiply_add(builder, ps[i], vector, new[at])
+                            new[at] = multiply_add(builder, ps[i], vector, new[at])
                 return new
 
             totals = _sum_loop(builder, count, rows * columns, body)
@@ -195,11 +228,11 @@ def _gathered_kernel(rows: int) -> Any:
 
             def body(k: Any, totals: list[Any]) -> list[Any]:
                 row = builder.add(z, builder.mul(_index(builder, at, k), _constant(WIDTH * FLOAT)))
-                vectors = [_load(builder, builder.add(row, _constant(half))) for half in halves]
+                vectors = [load(builder, builder.add(row, _constant(half))) for half in halves]
                 column = builder.mul(k, _constant(FLOAT))
                 factors = [_broadcast(builder, builder.add(start, column)) for start in starts]
                 pairs = [(factor, vector) for factor in factors for vector in vectors]
-                return [_multiply_add(builder, *pair, total) for pair, total in zip(pairs, totals, strict=True)]
+                return [multiply_add(builder, *pair, total) for pair, total in zip(pairs, totals, strict=True)]
 
             _store_rows(builder, c, c_row, _sum_loop(builder, count, 2 * rows, body))
             return context.get_dummy_value()
@@ -230,8 +263,8 @@ def _spread_kernel(panels: int) -> Any:
                     for j in range(panels)
                     for half in (0, LANES * FLOAT)
                 ]
-                vectors = [_load(builder, place) for place in places]
-                return [_multiply_add(builder, factor, v, total) for v, total in zip(vectors, totals, strict=True)]
+                vectors = [load(builder, place) for place in places]
+                return [multiply_add(builder, factor, v, total) for v, total in zip(vectors, totals, strict=True)]
 
             _store_rows(builder, c, c_row, _sum_loop(builder, count, 2 * panels, body))
             return context.get_dummy_value()
@@ -249,7 +282,7 @@ def _index(builder: Any, at: Any, k: Any) -> Any:
 def _store_rows(builder: Any, c: Any, c_row: Any, totals: list[Any]) -> None:
     for i, total in enumerate(totals):
         place = builder.add(_shifted(builder, c, c_row, i // 2), _constant(i % 2 * LANES * FLOAT))
-        builder.store(total, _vector_at(builder, place), align=FLOAT)
+        store(builder, total, place)
 
 
 def _lane_sum(builder: Any, vector: Any) -> Any:
@@ -271,7 +304,7 @@ def _transpose_kernel(_, source, source_row, target, target_row):  # type: ignor
     def emit(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
         source, source_row, target, target_row = arguments
         source_row, target_row = (builder.mul(s, _constant(FLOAT)) for s in (source_row, target_row))
-        rows = [_load(builder, _shifted(builder, source, source_row, i)) for i in range(LANES)]
+        rows = [load(builder, _shifted(builder, source, source_row, i)) for i in range(LANES)]
         mask = ir.VectorType(_i32, LANES)
         # Interleaving row i with row i + LANES / 2, log2(LANES) times over, transposes a square.
         low = ir.Constant(mask, [i // 2 + (i % 2) * LANES for i in range(LANES)])
@@ -281,7 +314,7 @@ def _transpose_kernel(_, source, source_row, target, target_row):  # type: ignor
             pairs = [(rows[i], rows[i + half]) for i in range(half)]
             rows = [builder.shuffle_vector(x, y, side) for x, y in pairs for side in (low, high)]
         for i, row in enumerate(rows):
-            builder.store(row, _vector_at(builder, _shifted(builder, target, target_row, i)), align=FLOAT)
+            store(builder, row, _shifted(builder, target, target_row, i))
         return context.get_dummy_value()
 
     return types.void(*([types.intp] * 4)), emit

@@ -23,9 +23,10 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from numba import njit
 
-from pipeline.microkernels import FLOAT, LANES, WIDTH, gathered, inner, product, spread, transpose_squares
+from pipeline.microkernels import FLOAT, LANES, WIDTH, cached, gathered, inner, product, spread, transpose_squares
+
+compiled = cached()
 
 Array = npt.NDArray[np.float32]
 T = TypeVar("T")
@@ -236,7 +237,7 @@ def _share(rows: int, threads: int, chunks: int, work: Callable[[int, int], T]) 
     return [done[index] for index in range(count)]
 
 
-@njit(error_model="numpy", nogil=True, cache=True)
+@compiled
 def _to_lanes(source, first, rows, target):  # type: ignore[no-untyped-def]
     """target[f, t] = source[first + t, f], (features, WIDTH); rows beyond `rows` become zero."""
     features = source.shape[1]
@@ -254,7 +255,7 @@ def _to_lanes(source, first, rows, target):  # type: ignore[no-untyped-def]
             target[:features, t] = 0.0
 
 
-@njit(error_model="numpy", nogil=True, cache=True)
+@compiled
 def _from_lanes(source, target, first, rows):  # type: ignore[no-untyped-def]
     """target[first + t, f] = source[f, t] for t < rows."""
     features = target.shape[1]
@@ -269,7 +270,7 @@ def _from_lanes(source, target, first, rows):  # type: ignore[no-untyped-def]
             target[first + t, f] = source[f, t]
 
 
-@njit(error_model="numpy", nogil=True, cache=True)
+@compiled
 def _inner_products(xt, B, z):  # type: ignore[no-untyped-def]
     """z[j, i n1 + b, t] = sum_k B[i, j, k] x[b n2 + k, t]."""
     r, m2, n2 = B.shape
@@ -283,7 +284,7 @@ def _inner_products(xt, B, z):  # type: ignore[no-untyped-def]
             product(factors, n2, 1, source, WIDTH, target, K * WIDTH, m2, n2, 0)
 
 
-@njit(error_model="numpy", nogil=True, cache=True)
+@compiled
 def _forward_rows(x, outer, B, y, start, stop, xt, z, yt):  # type: ignore[no-untyped-def]
     """Rows start..stop of y; the last three are scratch."""
     m1, K = outer.shape
@@ -299,7 +300,7 @@ def _forward_rows(x, outer, B, y, start, stop, xt, z, yt):  # type: ignore[no-un
         _from_lanes(yt, y, first, rows)
 
 
-@njit(error_model="numpy", nogil=True, cache=True)
+@compiled
 def _add_outer_gradient(dyt, z, z_rows, d_outer):  # type: ignore[no-untyped-def]
     """d_outer[a, l] += sum_{j, t} dy[a m2 + j, t] z[j, l, t]; z_rows is room for z with l last, in panels of WIDTH."""
     m2, K, _ = z.shape
@@ -319,7 +320,7 @@ def _add_outer_gradient(dyt, z, z_rows, d_outer):  # type: ignore[no-untyped-def
         product(dyt.ctypes.data, m2 * WIDTH, 1, source, WIDTH, target, lanes, m1, m2 * WIDTH, 1)
 
 
-@njit(error_model="numpy", nogil=True, cache=True)
+@compiled
 def _backward_rows(  # type: ignore[no-untyped-def]
     dy, x, outer_t, B, dx, d_outer, d_blocks, start, stop, xt, dyt, z, z_rows, dxt
 ):
@@ -353,7 +354,7 @@ def _backward_rows(  # type: ignore[no-untyped-def]
         _from_lanes(dxt, dx, first, rows)
 
 
-@njit(error_model="numpy", nogil=True, cache=True)
+@compiled
 def _block_rows(x, values, at, starts, m2, y, start, stop, xt, yt):  # type: ignore[no-untyped-def]
     """Rows start..stop of :func:`block_rows`; the last two are scratch."""
     xt[x.shape[1]] = 1.0
@@ -367,7 +368,7 @@ def _block_rows(x, values, at, starts, m2, y, start, stop, xt, yt):  # type: ign
         _from_lanes(yt, y, first, rows)
 
 
-@njit(error_model="numpy", nogil=True, cache=True)
+@compiled
 def _factored(  # type: ignore[no-untyped-def]
     x, coefficients, at, starts, B, used, bias, y, start, stop, xt, z, yt
 ):

@@ -14,6 +14,7 @@ from pipeline.microkernels import WIDTH
 from pipeline.neukron import kernels
 from pipeline.neukron.engine import Engine, Keys
 from pipeline.neukron.levels import Levels
+from pipeline.neukron.lstm_kernels import UNIT
 from pipeline.neukron.model import Weights
 
 GRADIENT_CHUNK = 512  # keys whose activations are kept together
@@ -56,7 +57,7 @@ class CompiledEngine(Engine):
 
     def __init__(self, levels: Levels, hidden: int, threads: int = 1, chunk: int | None = None) -> None:
         super().__init__(levels, hidden, chunk, threads)
-        self.width = _padded(hidden, kernels.LANES)
+        self.width = _padded(hidden, UNIT)
         self._words = np.array([word for word, _ in levels.packing], dtype=np.int64)
         self._shifts = np.array([shift for _, shift in levels.packing], dtype=np.int64)
         self._alphabets = np.array(levels.alphabets, dtype=np.int64)

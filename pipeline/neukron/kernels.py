@@ -10,23 +10,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 from numpy import float32 as f32
 
-from pipeline.microkernels import FLOAT, WIDTH, product
+from pipeline.microkernels import FLOAT, WIDTH, cached, product
+from pipeline.neukron import lstm_kernels
+from pipeline.neukron.lstm_kernels import exp_minus, inline, step, step_back, step_kept
 
 Array = Any  # numpy arrays: numba infers the types
 BLOCK = 256  # nodes stepped at once, so that their gates stay in the cache
-LANES = 8  # hidden units are padded to a multiple of this: float32 in a 256-bit register
 
 # What is called from outside is compiled whole, with all it calls written out in place: linked in as functions,
 # their rounding would depend on whether they come from the cache or were compiled just now.
-called: Any = numba.njit(nogil=True, cache=True, fastmath=True, error_model="numpy")
-inline: Any = numba.njit(inline="always")
+called: Any = cached(lstm_kernels, fastmath=True)
 
 
 @called
@@ -65,177 +61,12 @@ def build_tree(
     return count
 
 
-def _float_of_bits_codegen(typing_context: Any, bits: Any) -> Any:
-    """Read 32 bits as a float: what makes a power of two from its exponent."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.int32), codegen
-
-
-_float_of_bits: Any = intrinsic(_float_of_bits_codegen)
-
-
-@inline
-def _exp_within(x: Any, limit: Any) -> Any:
-    """e^x for |x| <= limit <= 80 (clamped), relative error below 5e-6: 2^n times a polynomial for the fraction."""
-    x = limit if x > limit else x
-    x = -limit if x < -limit else x
-    z = x * f32(1.4426950408889634)
-    n = np.int32(z + f32(128.5)) - np.int32(128)
-    f = (z - f32(n)) * f32(0.6931471805599453)
-    tail = f32(1 / 24) + f * (f32(1 / 120) + f * f32(1 / 720))
-    p = f32(1.0) + f * (f32(1.0) + f * (f32(0.5) + f * (f32(1 / 6) + f * tail)))
-    return p * _float_of_bits(np.int32((n + np.int32(127)) << np.int32(23)))
-
-
-@inline
-def _exp(x: Any) -> Any:
-    """e^x, clamped so that products of three stay finite."""
-    return _exp_within(x, f32(25.0))
-
-
-@inline
-def _sigmoid(x: Any) -> Any:
-    return f32(1.0) / (f32(1.0) + _exp(-x))
-
-
-@inline
-def _tanh(x: Any) -> Any:
-    e = _exp(f32(-2.0) * x)
-    return (f32(1.0) - e) / (f32(1.0) + e)
-
-
-@inline
-def _gather(
-    recurrent: Array, table: Array, parent: Array, token: Array, cell_above: Array, planes: Array, cell_before: Array
-) -> None:
-    """Put each node's gates (parent's recurrent product plus its token's row) and its parent's cell in place.
-
-    `recurrent` is (parents, 4 width), `table` (tokens of the level, 4 width), `planes` (4, nodes * width),
-    `cell_above` (parents, width) and `cell_before` (nodes * width).
-    """
-    width = cell_above.shape[1]
-    for i in range(len(parent)):
-        above, row = parent[i], token[i]
-        start = i * width
-        for gate in range(4):
-            source = recurrent[above, gate * width : (gate + 1) * width]
-            addend = table[row, gate * width : (gate + 1) * width]
-            target = planes[gate, start : start + width]
-            for j in range(width):
-                target[j] = source[j] + addend[j]
-        source = cell_above[above]
-        target = cell_before[start : start + width]
-        for j in range(width):
-            target[j] = source[j]
-
-
-@inline
-def _cell_forward(planes: Array, cell: Array, hidden: Array, n: int) -> None:
-    """Step the LSTM cell over `n` flat units; `cell` holds the state before and receives the one after."""
-    gate_i, gate_f, gate_g, gate_o = planes[0], planes[1], planes[2], planes[3]
-    one = f32(1.0)
-    for j in range(n):
-        i = one + _exp(-gate_i[j])
-        f = one + _exp(-gate_f[j])
-        e = _exp(f32(-2.0) * gate_g[j])
-        g = one + e
-        ig = i * g
-        c = (cell[j] * ig + (one - e) * f) / (ig * f)  # f c + i g over a common denominator
-        e = _exp(f32(-2.0) * c)
-        cell[j] = c
-        hidden[j] = (one - e) / ((one + _exp(-gate_o[j])) * (one + e))
-
-
-@inline
-def _cell_forward_keep(planes: Array, cell_before: Array, cell: Array, tanh_cell: Array, hidden: Array, n: int) -> None:
-    """As :func:`_cell_forward`, keeping in `planes` the activations that the backward pass needs."""
-    gate_i, gate_f, gate_g, gate_o = planes[0], planes[1], planes[2], planes[3]
-    for j in range(n):
-        i = _sigmoid(gate_i[j])
-        f = _sigmoid(gate_f[j])
-        g = _tanh(gate_g[j])
-        o = _sigmoid(gate_o[j])
-        c = f * cell_before[j] + i * g
-        t = _tanh(c)
-        gate_i[j] = i
-        gate_f[j] = f
-        gate_g[j] = g
-        gate_o[j] = o
-        cell[j] = c
-        tanh_cell[j] = t
-        hidden[j] = o * t
-
-
-@inline
-def _cell_backward(
-    planes: Array, cell_before: Array, tanh_cell: Array, grad_hidden: Array, grad_cell: Array, n: int
-) -> None:
-    """Turn activations in `planes` into gradients of the gates; `grad_cell` becomes that of the state before."""
-    gate_i, gate_f, gate_g, gate_o = planes[0], planes[1], planes[2], planes[3]
-    for j in range(n):
-        i, f, g, o, t = gate_i[j], gate_f[j], gate_g[j], gate_o[j], tanh_cell[j]
-        dh = grad_hidden[j]
-        dc = grad_cell[j] + dh * o * (f32(1.0) - t * t)
-        gate_i[j] = dc * g * i * (f32(1.0) - i)
-        gate_f[j] = dc * cell_before[j] * f * (f32(1.0) - f)
-        gate_g[j] = dc * i * (f32(1.0) - g * g)
-        gate_o[j] = dh * t * o * (f32(1.0) - o)
-        grad_cell[j] = dc * f
-
-
-@inline
-def _scatter(
-    planes: Array,
-    grad_before: Array,
-    parent: Array,
-    token: Array,
-    grad_recurrent: Array,
-    grad_cell_above: Array,
-    grad_table: Array,
-) -> None:
-    """Undo :func:`_gather`: add each node's gradients to its parent's and to its token's row.
-
-    `grad_recurrent` (parents, 4 width) and `grad_cell_above` (parents * width) are overwritten,
-    `grad_table` (tokens, 4 width) is added to.
-    """
-    width = grad_recurrent.shape[1] // 4
-    last = -1
-    for i in range(len(parent)):
-        above, row = parent[i], token[i]
-        start = i * width
-        new = above != last
-        last = above
-        for gate in range(4):
-            source = planes[gate, start : start + width]
-            total = grad_table[row, gate * width : (gate + 1) * width]
-            target = grad_recurrent[above, gate * width : (gate + 1) * width]
-            if new:
-                for j in range(width):
-                    total[j] += source[j]
-                    target[j] = source[j]
-            else:
-                for j in range(width):
-                    total[j] += source[j]
-                    target[j] += source[j]
-        source = grad_before[start : start + width]
-        target = grad_cell_above[above * width : (above + 1) * width]
-        if new:
-            for j in range(width):
-                target[j] = source[j]
-        else:
-            for j in range(width):
-                target[j] += source[j]
-
-
 @inline
 def _softplus(outputs: Array, slope: Array) -> None:
     """Replace each of `outputs` by log(1 + e^x), its derivative going to `slope`."""
     for j in range(len(outputs)):
         x = outputs[j]
-        e = _exp_within(-abs(x), f32(80.0))
+        e = exp_minus(abs(x))
         r = f32(1.0) / (f32(1.0) + e)
         slope[j] = r if x >= f32(0.0) else e * r
         s = e / (f32(2.0) + e)  # log(1 + e) = 2 artanh(s), s <= 1/3
@@ -355,8 +186,6 @@ def products(tree: Array, first: Array, network: Any, alphabets: Array, offsets:
     used = states.size
     gates = scratch[used : used + most * rows].reshape(most, rows)
     used += gates.size
-    planes = scratch[used : used + block * rows].reshape(4, block * width)
-    used += planes.size
     wide = scratch[used : used + block * columns].reshape(block, columns)
     used += wide.size
     small = scratch[used : used + 2 * block * columns].reshape(2, block * columns)
@@ -378,13 +207,11 @@ def products(tree: Array, first: Array, network: Any, alphabets: Array, offsets:
         for start in range(0, count, block):
             size = min(block, count - start)
             part = slice(first[k] + start, first[k] + start + size)
-            plane = planes.reshape(-1)[: size * rows].reshape(4, size * width)
-            flat_cell, flat_hidden = cell[start : start + size].reshape(-1), hidden[start : start + size].reshape(-1)
-            _gather(gates, table[offsets[k - 1] :], tree[0, part], tree[1, part], cell_above, plane, flat_cell)
-            _cell_forward(plane, flat_cell, flat_hidden, size * width)
+            state, output = cell[start : start + size], hidden[start : start + size]
+            step(gates, table[offsets[k - 1] :], tree[0, part], tree[1, part], cell_above, state, output)
             factors = small[0, : size * alphabet].reshape(size, alphabet)
             slope = small[1, : size * alphabet].reshape(size, alphabet)
-            _factors(hidden[start : start + size], heads[head], biases[head], wide, factors, slope, norms)
+            _factors(output, heads[head], biases[head], wide, factors, slope, norms)
             while children < first[k + 2] and tree[0, children] < start + size:
                 above = tree[0, children]
                 product_below[children - first[k + 1]] = (
@@ -399,7 +226,7 @@ def products(tree: Array, first: Array, network: Any, alphabets: Array, offsets:
 
 def products_scratch(most: int, width: int, columns: int) -> int:
     """Floats that :func:`products` needs for at most `most` nodes at a depth."""
-    return most * (8 * width + 2) + min(BLOCK, most) * (4 * width + 3 * columns + 1)
+    return most * (8 * width + 2) + min(BLOCK, most) * (3 * columns + 1)
 
 
 @called
@@ -435,11 +262,9 @@ def gradient(
     depth, width, columns, padded = len(alphabets), len(recurrent), heads.shape[2], recurrent_back.shape[1]
     rows = 4 * width
     most, inner, total = np.max(first[2:] - first[1:-1]), first[depth], first[depth + 1]
-    planes = scratch[: inner * rows]
-    used = planes.size
-    units = scratch[used : used + 4 * inner * width].reshape(
-        4, inner * width
-    )  # cell before and after, its tanh, hidden
+    kept = scratch[: inner * rows].reshape(inner, rows)  # activations
+    used = kept.size
+    units = scratch[used : used + 3 * inner * width].reshape(3, inner, width)  # cell, its tanh, hidden
     used += units.size
     small = scratch[used : used + 2 * inner * columns].reshape(2, inner * columns)  # factors, slopes
     used += small.size
@@ -452,36 +277,32 @@ def gradient(
     used += wide.size
     grad_wide = scratch[used : used + most * padded].reshape(most, padded)
     used += grad_wide.size
-    turns = scratch[used : used + 3 * most * width].reshape(3, most * width)
+    turns = scratch[used : used + 2 * most * width].reshape(2, most, width)
+    no_cell = np.zeros((1, width), np.float32)
 
     for i in range(first[2]):
         along[i] = first_factor[tree[1, i]]
     gates[0, :] = f32(0.0)
-    cell_above = turns[0, :width].reshape(1, width)
-    cell_above[:] = f32(0.0)
+    cell_above = no_cell
     for k in range(1, depth):
         here, next_ = slice(first[k], first[k + 1]), slice(first[k + 1], first[k + 2])
         count, alphabet, head = first[k + 1] - first[k], alphabets[k], head_of_level[k]
-        plane = planes[first[k] * rows : first[k + 1] * rows].reshape(4, count * width)
-        flat = slice(first[k] * width, first[k + 1] * width)
-        hidden = units[3, flat].reshape(count, width)
-        _gather(gates, table[offsets[k - 1] :], tree[0, here], tree[1, here], cell_above, plane, units[0, flat])
-        _cell_forward_keep(plane, units[0, flat], units[1, flat], units[2, flat], units[3, flat], count * width)
+        cell, hidden = units[0, here], units[2, here]
+        row = table[offsets[k - 1] :]
+        step_kept(gates, row, tree[0, here], tree[1, here], cell_above, kept[here], cell, units[1, here], hidden)
         spot = slice(first[k] * columns, first[k] * columns + count * alphabet)
         factors, slope = small[0, spot].reshape(count, alphabet), small[1, spot].reshape(count, alphabet)
         _factors(hidden, heads[head], biases[head], wide, factors, slope, norms[here])
         _descend(factors, tree[0, next_], tree[1, next_], along[here], along[next_])
         if k + 1 < depth:
             _multiply(hidden, width, 1, recurrent, gates, count, width, 0)
-        cell_above = units[1, flat].reshape(count, width)
+        cell_above = cell
 
     grad_cell, grad_above = turns[0], turns[1]
     for k in range(depth - 1, 0, -1):
         here, next_ = slice(first[k], first[k + 1]), slice(first[k + 1], first[k + 2])
         count, alphabet, head = first[k + 1] - first[k], alphabets[k], head_of_level[k]
-        plane = planes[first[k] * rows : first[k + 1] * rows].reshape(4, count * width)
-        flat = slice(first[k] * width, first[k + 1] * width)
-        hidden = units[3, flat].reshape(count, width)
+        hidden = units[2, here]
         spot = slice(first[k] * columns, first[k] * columns + count * alphabet)
         factors, slope = small[0, spot].reshape(count, alphabet), small[1, spot].reshape(count, alphabet)
         grad = wide.reshape(-1)[: count * alphabet].reshape(count, alphabet)
@@ -492,16 +313,23 @@ def gradient(
         _head_backward(hidden, grad, grad_heads[head], grad_biases[head])
         _multiply(grad, alphabet, 1, heads_back[head], grad_wide, count, alphabet, 0)
         if k == depth - 1:
-            grad_cell[: count * width] = f32(0.0)
+            grad_cell[:count] = f32(0.0)
         else:
             _multiply(gates, rows, 1, recurrent_back, grad_wide, count, rows, 1)
             _multiply(hidden, 1, width, gates, grad_recurrent, width, count, 1)
-        grad_hidden = turns[2, : count * width]
-        for i in range(count):
-            for j in range(width):
-                grad_hidden[i * width + j] = grad_wide[i, j]
-        _cell_backward(plane, units[0, flat], units[2, flat], grad_hidden, grad_cell, count * width)
-        _scatter(plane, grad_cell, tree[0, here], tree[1, here], gates, grad_above, grad_table[offsets[k - 1] :])
+        cell_above = units[0, first[k - 1] : first[k]] if k > 1 else no_cell
+        step_back(
+            kept[here],
+            tree[0, here],
+            tree[1, here],
+            cell_above,
+            units[1, here],
+            grad_wide,
+            grad_cell,
+            grad_table[offsets[k - 1] :],
+            gates,
+            grad_above,
+        )
         grad_cell, grad_above = grad_above, grad_cell
     for i in range(first[2]):
         grad_first[tree[1, i]] += below[i]
@@ -510,7 +338,7 @@ def gradient(
 
 def gradient_scratch(most: int, inner: int, total: int, width: int, columns: int, padded: int) -> int:
     """Floats that :func:`gradient` needs for `inner` nodes above the last depth of `total`, `most` at a depth."""
-    return inner * (8 * width + 2 * columns + 1) + total + most * (7 * width + columns + padded)
+    return inner * (7 * width + 2 * columns + 1) + total + most * (6 * width + columns + padded)
 
 
 @inline
