@@ -45,6 +45,14 @@ def make_tar(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
+def count_passes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A list that grows by one whenever a .tar is opened."""
+    opened: list[Any] = []
+    unpack = tarfile.open
+    monkeypatch.setattr(tarfile, "open", lambda *arguments: (opened.append(arguments), unpack(*arguments))[1])
+    return opened
+
+
 class TestCheckins:
     LINE = '{}\t{}\t4bf58dd8\tCaf\xe9 "Bar\tone\t40.7\t-74.0\t-240\tTue Apr 03 18:00:09 +0000 2012\n'
 
@@ -94,9 +102,7 @@ class TestKasandr:
         line = "u1\to1\tde\t1\tm\tt\t1\n"
         files = {f"de/{name}_de.csv": (self.HEADER + line).encode() for name in ("train", "test")}
         path = make_tar(tmp_path / "de.tar.bz2", files)
-        opened = []
-        unpack = tarfile.open
-        monkeypatch.setattr(tarfile, "open", lambda *arguments: (opened.append(arguments), unpack(*arguments))[1])
+        opened = count_passes(monkeypatch)
         assert convert("kasandr", path).tensor.values.tolist() == [2]
         assert len(opened) == 1
 
@@ -234,6 +240,12 @@ class TestCifar:
         assert columns is not None
         assert columns["label"].tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9, 5, 9]
         assert columns["split"].tolist() == ["train"] * 10 + ["test"] * 2
+
+    def test_archive_is_unpacked_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path, parts = self.python10(tmp_path)
+        opened = count_passes(monkeypatch)
+        assert convert("cifar", path).tensor.nnz == np.count_nonzero(parts)
+        assert len(opened) == 1
 
     def test_binary_version_gives_the_same(self, tmp_path: Path) -> None:
         path, parts = self.python10(tmp_path)

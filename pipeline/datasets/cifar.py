@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from pipeline.datasets.images import image_tensor
-from pipeline.datasets.raw import Array, Files, RawTensor, members, only_file, open_raw
+from pipeline.datasets.raw import Array, Files, RawTensor, each_member, only_file, telling_damage
 from pipeline.errors import InputError
 
 IMAGE = (3, 32, 32)  # channel, row, column
@@ -39,15 +39,14 @@ def read(files: Files) -> RawTensor:
     Training images come first. The label file of CIFAR-100 has the fine class as ``label`` and ``coarse``.
     """
     path = only_file(files)
-    names = members(path, "*")
-    folder, parts = _layout(path, names)
+    held = _batches(path)
+    folder, parts = _layout(path, held)
     classes = 100 if "100" in folder else 10
     decode = _decode_pickle if folder in PYTHON_PARTS else _decode_binary
     pixels, columns, split = [], [], []
     for part in parts:
-        name = next(name for name in names if PurePosixPath(name).parts[-2:] == (folder, part))
-        with open_raw(path, name) as stream:
-            images, labels = decode(f"{path}:{name}", stream.read(), classes)
+        name, content = held.pop((folder, part))
+        images, labels = decode(f"{path}:{name}", content, classes)
         pixels.append(images)
         columns.append(labels)
         split += ["test" if part.startswith("test") else "train"] * len(images)
@@ -57,10 +56,21 @@ def read(files: Files) -> RawTensor:
     return image_tensor(np.concatenate(pixels), labelled, 255, ("channel", "row", "column"))
 
 
-def _layout(path: Path, names: list[str]) -> tuple[str, list[str]]:
-    held = {PurePosixPath(name).parts[-2:] for name in names}
+def _batches(path: Path) -> dict[tuple[str, ...], tuple[str, bytes]]:
+    """Full name and content of each batch by folder and file, in one pass: looking one up by name is another."""
+    wanted = {(folder, part) for folder, parts in (PYTHON_PARTS | BINARY_PARTS).items() for part in parts}
+    held: dict[tuple[str, ...], tuple[str, bytes]] = {}
+    for name, stream in each_member(path, "*"):
+        place = PurePosixPath(name).parts[-2:]
+        if place in wanted and place not in held:
+            with telling_damage(path):
+                held[place] = name, stream.read()
+    return held
+
+
+def _layout(path: Path, held: Collection[tuple[str, ...]]) -> tuple[str, list[str]]:
     for folder, parts in (PYTHON_PARTS | BINARY_PARTS).items():
-        if {(folder, part) for part in parts} <= held:
+        if all((folder, part) in held for part in parts):
             return folder, parts
     raise InputError(f"{path}: holds none of the folders {sorted(PYTHON_PARTS | BINARY_PARTS)} with all their files")
 
