@@ -103,10 +103,14 @@ def encode(coords: Integers, values: Reals, shape: Sequence[int]) -> bytes:
     kind, constant, numbers = encode_values(values[sequence])
     streams.append(numbers)
     header = [len(shape), *shape, len(values), len(top), kind]
-    coded = [squeeze(stream) for stream in streams]
-    lengths = [number for content, setting in coded for number in (len(content), setting)]
+    return joined(KIND, header, constant, [squeeze(stream) for stream in streams])
+
+
+def joined(kind: bytes, header: list[int], constant: bytes, streams: list[tuple[bytes, int]]) -> bytes:
+    """A code of its first byte, a header that goes on with each stream's length and setting, and the contents."""
+    lengths = [number for content, setting in streams for number in (len(content), setting)]
     head = write_varints(np.array(header + lengths, dtype=np.int64)).tobytes()
-    return b"".join([KIND, head, constant, *(content for content, _ in coded)])
+    return b"".join([kind, head, constant, *(content for content, _ in streams)])
 
 
 @contextmanager

@@ -198,9 +198,7 @@ def pack(coords: Integers, values: Reals, shape: Sequence[int], free: bool) -> t
     words = encode(groups, used).astype("<u4").tobytes()
     streams = [codes.squeeze(codes.write_varints(part)) for part in (layout, np.diff(used, prepend=0))]
     streams += [(words, 0), codes.squeeze(numbers)]
-    lengths = [number for content, setting in streams for number in (len(content), setting)]
-    head = codes.write_varints(np.array([*shape, len(used), kind, *lengths], dtype=np.int64)).tobytes()
-    code = b"".join([FREE if free else KEPT, head, constant, *(content for content, _ in streams)])
+    code = codes.joined(FREE if free else KEPT, [*shape, len(used), kind], constant, streams)
     return code, {1 - top: row_order} | ({top: column_order} if free else {})
 
 

@@ -373,9 +373,7 @@ def pack(coords: Integers, values: Reals, shape: Sequence[int], free: bool) -> t
     streams = [codes.squeeze(codes.write_varints(part)) for part in (told, _flat(histograms))]
     streams += [(coder.words().tobytes(), 0), numbers]
     head = [len(shape), *shape, len(values), kind]
-    head += [number for stream, setting in streams for number in (len(stream), setting)]
-    start = codes.write_varints(np.array(head, dtype=np.int64)).tobytes()
-    code = b"".join([FREE if free else KEPT, start, constant, *(stream for stream, _ in streams)])
+    code = codes.joined(FREE if free else KEPT, head, constant, streams)
     return code, {modes[level]: order for level, order in orders.items()}
 
 
