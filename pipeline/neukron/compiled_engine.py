@@ -118,7 +118,7 @@ class CompiledEngine(Engine):
                     sum_ += gradient
             else:
                 total = [gradient.astype(np.float64) for gradient in partial]
-        value = float(np.dot(factors, products.astype(np.float64)))
+        value = float(np.sum(factors * products))
         return value, products, self._gradients(weights, [sum_.astype(np.float32) for sum_ in total])
 
     def _network(self, weights: Weights) -> _Network:

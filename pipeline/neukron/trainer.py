@@ -209,7 +209,11 @@ class Trainer:
 
     def _measure(self, state: State) -> None:
         scale = state.model.scale()
-        state.error = max(self.norm2 + scale * (scale - 2.0 * float(np.dot(self.values, state.products))), 0.0)
+        state.error = max(self.norm2 + scale * (scale - 2.0 * self._sum(state)), 0.0)
+
+    def _sum(self, state: State) -> float:
+        """T, the sum of x P, by pairwise summation: BLAS's threads would go on spinning beside the mini-batches."""
+        return float(np.sum(self.values * state.products))
 
     @staticmethod
     def _weights(state: State) -> Weights:
@@ -282,7 +286,7 @@ class Trainer:
         if self._warm(state):
             self.reorder(state, self._modes_in_turn(state.epoch, steps))
         if self.options.learn_scale:
-            state.model.set_scale(max(float(np.dot(self.values, state.products)), SMALLEST_SCALE))
+            state.model.set_scale(max(self._sum(state), SMALLEST_SCALE))
         self._measure(state)
         self._control_rate(state)
 
