@@ -242,6 +242,41 @@ def _gathered_kernel(rows: int) -> Any:
     return kernel
 
 
+def _picked_kernel(rows: int, vectors: int) -> Any:
+    """Return C[i, :] = bias + sum_k X[i, at[k]] Z[k, :] for i < `rows`, over columns in `vectors` whole vectors.
+
+    Arguments: address of X, its stride of i; addresses of `at` (int64), Z (contiguous) and the bias; address of
+    C, its stride of i; the number of k.
+    """
+
+    @intrinsic
+    def kernel(_, x, x_row, at, z, bias, c, c_row, count):  # type: ignore[no-untyped-def]
+        def emit(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+            x, x_row, at, z, bias, c, c_row, count = arguments
+            x_row, c_row = (builder.mul(stride, _constant(FLOAT)) for stride in (x_row, c_row))
+            starts = [_shifted(builder, x, x_row, i) for i in range(rows)]
+            parts = [_constant(part * LANES * FLOAT) for part in range(vectors)]
+
+            def body(k: Any, totals: list[Any]) -> list[Any]:
+                row = builder.add(z, builder.mul(k, _constant(vectors * LANES * FLOAT)))
+                columns = [load(builder, builder.add(row, part)) for part in parts]
+                column = builder.mul(_index(builder, at, k), _constant(FLOAT))
+                factors = [_broadcast(builder, builder.add(start, column)) for start in starts]
+                pairs = [(factor, vector) for factor in factors for vector in columns]
+                return [multiply_add(builder, *pair, total) for pair, total in zip(pairs, totals, strict=True)]
+
+            totals = _sum_loop(builder, count, rows * vectors, body)
+            biases = [load(builder, builder.add(bias, part)) for part in parts]
+            for i in range(rows):
+                for part, own, total in zip(parts, biases, totals[i * vectors :], strict=False):
+                    store(builder, builder.fadd(own, total), builder.add(_shifted(builder, c, c_row, i), part))
+            return context.get_dummy_value()
+
+        return types.void(*([types.intp] * 8)), emit
+
+    return kernel
+
+
 def _spread_kernel(panels: int) -> Any:
     """Return C[j, :WIDTH] = sum_k s[k] Z[j, at[k], :WIDTH] for j < `panels`.
 
@@ -323,6 +358,8 @@ def _transpose_kernel(_, source, source_row, target, target_row):  # type: ignor
 _product_many, _product_one = _product_kernel(ROWS), _product_kernel(1)
 _gathered_many, _gathered_one = _gathered_kernel(ROWS), _gathered_kernel(1)
 _gathered_four = _gathered_kernel(4)
+_picked_many, _picked_one = _picked_kernel(ROWS, 2), _picked_kernel(1, 2)
+_picked_many_narrow, _picked_one_narrow = _picked_kernel(ROWS, 1), _picked_kernel(1, 1)
 _spread_four, _spread_one = _spread_kernel(4), _spread_kernel(1)
 _inner_4x4, _inner_1x1 = _inner_kernel(4, 4), _inner_kernel(1, 1)
 
@@ -363,6 +400,27 @@ def gathered(a, at, z, c, c_row, rows, count):  # type: ignore[no-untyped-def]
         _gathered_four(a + FLOAT * i * count, count, at, z, c + FLOAT * i * c_row, c_row, count)
     for i in range(fours, rows):
         _gathered_one(a + FLOAT * i * count, count, at, z, c + FLOAT * i * c_row, c_row, count)
+
+
+@njit(error_model="numpy", nogil=True)
+def picked(x, x_row, at, z, columns, bias, c, c_row, rows, count):  # type: ignore[no-untyped-def]
+    """C[i, :columns] = bias + sum_k X[i, at[k]] Z[k, :columns] for any number of rows; columns in whole LANES."""
+    whole = rows - rows % ROWS
+    for first in range(0, columns, WIDTH):
+        wide = first + WIDTH <= columns
+        panel, own, place = z + FLOAT * first * count, bias + FLOAT * first, c + FLOAT * first
+        for i in range(0, whole, ROWS):
+            source, target = x + FLOAT * i * x_row, place + FLOAT * i * c_row
+            if wide:
+                _picked_many(source, x_row, at, panel, own, target, c_row, count)
+            else:
+                _picked_many_narrow(source, x_row, at, panel, own, target, c_row, count)
+        for i in range(whole, rows):
+            source, target = x + FLOAT * i * x_row, place + FLOAT * i * c_row
+            if wide:
+                _picked_one(source, x_row, at, panel, own, target, c_row, count)
+            else:
+                _picked_one_narrow(source, x_row, at, panel, own, target, c_row, count)
 
 
 @njit(error_model="numpy", nogil=True)

@@ -14,17 +14,28 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, pairwise
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.microkernels import FLOAT, LANES, WIDTH, cached, gathered, inner, product, spread, transpose_squares
+from pipeline.microkernels import (
+    FLOAT,
+    LANES,
+    WIDTH,
+    cached,
+    gathered,
+    inner,
+    picked,
+    product,
+    spread,
+    transpose_squares,
+)
 
 compiled = cached()
 
@@ -94,33 +105,46 @@ def backward(dy: Array, x: Array, scaled: Array, B: Array, threads: int, needs_d
     return dx, d_outer[:, : r * n1].reshape(m1, r, n1).transpose(1, 0, 2), d_blocks
 
 
-def block_rows(
-    x: Array, values: Array, at: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], m2: int, threads: int
-) -> Array:
-    """Return x W^T + bias for a block-sparse W without its zero blocks.
+class BlockRows(NamedTuple):
+    """A block-sparse weight (m, n) without its zero blocks, and a bias, packed for :func:`block_rows`."""
 
-    Parameters
-    ----------
-    x
-        (N, n) float32, C-contiguous.
-    values
-        Flat: block row after block row, each (m2, its used columns) in C order.
-    at
-        The used columns of W, block row after block row; n stands for a column of ones beside x, whose values
-        are the bias. Every block row has at least one column.
-    starts
-        (m1 + 1,): where each block row's columns start in `at`.
-    m2
-        Rows of a block.
-    threads
-        Rows of x are shared among that many threads.
+    values: Array  #: flat, block row after block row: its used columns, see `along_outputs`
+    at: npt.NDArray[np.int64]  #: the used columns, block row after block row
+    starts: npt.NDArray[np.int64]  #: (m1 + 1,): where each block row's columns start in `at`
+    bias: Array  #: (m,)
+    along_outputs: bool  #: vectors hold outputs of one row, and no input is transposed; otherwise rows of one output
+
+    @classmethod
+    def of(cls, rows: Sequence[Array], columns: Sequence[npt.NDArray[np.int64]], bias: Array) -> BlockRows:
+        """Pack ``rows[a]`` (m2, used columns), the part of block row a in the columns ``columns[a]`` of W.
+
+        Along outputs the values are those of panels of up to WIDTH outputs, (used columns, outputs) each;
+        otherwise (m2, used columns).
+        """
+        m2 = len(rows[0])
+        along_outputs = m2 % LANES == 0
+        panels = [row[first : first + WIDTH].T for row in rows for first in range(0, m2, WIDTH)]
+        values = np.concatenate([part.ravel() for part in (panels if along_outputs else rows)])
+        starts = np.cumsum([0, *map(len, columns)], dtype=np.int64)
+        packed = values.astype(np.float32), np.concatenate(columns).astype(np.int64), starts, bias.astype(np.float32)
+        return cls(*packed, along_outputs)
+
+
+def block_rows(x: Array, weight: BlockRows, threads: int) -> Array:
+    """Return x W^T + bias for x (N, n) float32, C-contiguous; its rows are shared among that many threads.
+
+    Where a block has whole vectors of outputs, each output vector of a row is a sum over the used columns. With
+    lower blocks a tile of WIDTH rows is transposed and a vector holds one output for all of them.
     """
-    n, m = x.shape[1], (len(starts) - 1) * m2
+    m = len(weight.bias)
+    m2 = m // (len(weight.starts) - 1)
     y = _empty((len(x), m))
 
     def rows(start: int, stop: int) -> None:
-        xt, yt = _scratch((n + 1, WIDTH), (m, WIDTH))
-        _block_rows(x, values, at, starts, m2, y, start, stop, xt, yt)
+        if weight.along_outputs:
+            _block_rows_along_outputs(x, *weight[:4], m2, y, start, stop)
+        else:
+            _block_rows(x, *weight[:4], m2, y, start, stop, *_scratch((x.shape[1], WIDTH), (m, WIDTH)))
 
     _share(len(x), threads, _pieces(threads), rows)
     return y
@@ -355,17 +379,40 @@ def _backward_rows(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _block_rows(x, values, at, starts, m2, y, start, stop, xt, yt):  # type: ignore[no-untyped-def]
-    """Rows start..stop of :func:`block_rows`; the last two are scratch."""
-    xt[x.shape[1]] = 1.0
+def _block_rows(x, values, at, starts, bias, m2, y, start, stop, xt, yt):  # type: ignore[no-untyped-def]
+    """Rows start..stop of :func:`block_rows` by transposed tiles; the last two are scratch."""
     for first in range(start, stop, WIDTH):
         rows = min(WIDTH, stop - first)
         _to_lanes(x, first, rows, xt)
         for a in range(len(starts) - 1):
             low, count = starts[a], starts[a + 1] - starts[a]
             source, columns = values.ctypes.data + FLOAT * low * m2, at.ctypes.data + 8 * low
-            gathered(source, columns, xt.ctypes.data, yt.ctypes.data + FLOAT * a * m2 * WIDTH, WIDTH, m2, count)
+            target = yt[a * m2 : (a + 1) * m2]
+            if count > 0:
+                gathered(source, columns, xt.ctypes.data, target.ctypes.data, WIDTH, m2, count)
+            else:
+                target[:] = np.float32(0.0)
+            for i in range(m2):
+                for t in range(WIDTH):
+                    target[i, t] += bias[a * m2 + i]
         _from_lanes(yt, y, first, rows)
+
+
+@compiled
+def _block_rows_along_outputs(x, values, at, starts, bias, m2, y, start, stop):  # type: ignore[no-untyped-def]
+    """Rows start..stop of :func:`block_rows`, a vector being outputs of one row."""
+    n, m = x.shape[1], y.shape[1]
+    for first in range(start, stop, WIDTH):  # so many rows of x stay in the cache while the weight goes by
+        rows = min(WIDTH, stop - first)
+        source, target = x.ctypes.data + FLOAT * first * n, y.ctypes.data + FLOAT * first * m
+        for a in range(len(starts) - 1):
+            low, count = starts[a], starts[a + 1] - starts[a]
+            own, place = bias.ctypes.data + FLOAT * a * m2, target + FLOAT * a * m2
+            if count > 0:
+                panels = values.ctypes.data + FLOAT * low * m2
+                picked(source, n, at.ctypes.data + 8 * low, panels, m2, own, place, m, rows, count)
+            else:
+                y[first : first + rows, a * m2 : (a + 1) * m2] = bias[a * m2 : (a + 1) * m2]
 
 
 @compiled

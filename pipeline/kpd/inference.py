@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -83,27 +84,25 @@ class BlockRowsLinear(InferenceLayer):
         super().__init__(layer)
         used = ~layer.zero_blocks()
         (m2, n2), (m1, _) = layer.block, layer.grid
-        self.m2 = m2
         weight = layer.to_dense().weight.detach().view(m1, m2, -1)
         columns = used.repeat_interleave(n2, dim=1)
         self.columns = [row.nonzero().flatten() for row in columns]
         self.rows = [weight[a][:, at].contiguous() for a, at in enumerate(self.columns)]
-        # For the fused pass the bias is one more column of each block row, which meets a one.
-        ones = self.columns[0].new_full((1,), self.in_features)
-        at = [torch.cat([row, ones]) for row in self.columns]
-        packed = [torch.hstack([row, own]) for row, own in zip(self.rows, self.bias.view(m1, m2, 1), strict=True)]
-        self.starts = np.cumsum([0, *map(len, at)], dtype=np.int64)
-        self.at = torch.cat(at).cpu().numpy()
-        self.values = torch.cat([row.flatten() for row in packed]).cpu().float().numpy()
+        if HAS_FUSED:
+            self.packed = fused.BlockRows.of(_arrays(self.rows), _arrays(self.columns), self.bias.cpu().numpy())
 
     def map_rows(self, x: Tensor) -> Tensor:
         """Multiply block row by block row."""
         if _takes_fused(x):
-            values = np.ascontiguousarray(x.numpy())
-            y = fused.block_rows(values, self.values, self.at, self.starts, self.m2, torch.get_num_threads())
-            return torch.from_numpy(y)
+            return torch.from_numpy(
+                fused.block_rows(np.ascontiguousarray(x.numpy()), self.packed, torch.get_num_threads())
+            )
         parts = [x[:, at] @ row.T for at, row in zip(self.columns, self.rows, strict=True)]
         return torch.cat(parts, dim=1) + self.bias
+
+
+def _arrays(tensors: list[Tensor]) -> list[npt.NDArray[Any]]:
+    return [tensor.cpu().numpy() for tensor in tensors]
 
 
 class FactoredLinear(InferenceLayer):
