@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import InputError
-from pipeline.kpd import KPDLinear, functional, fused
+from pipeline.kpd import KPDLinear, functional, fused, team
 from pipeline.kpd.cost import training_memory
 
 
@@ -239,7 +241,33 @@ def test_fused_path_gives_the_same_bits_on_every_run_and_any_number_of_threads(t
         assert np.array_equal(left, single)
 
 
-def test_an_error_in_a_chunk_is_not_swallowed() -> None:
+@pytest.fixture(params=["torch's threads", "a pool's"])
+def threads_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Whose threads share the work; torch's only where it runs on OpenMP."""
+    if request.param == "a pool's":
+        monkeypatch.setattr(team, "_region", None)
+    elif not team._region:
+        pytest.skip("this torch has no OpenMP library whose threads could be joined")
+    return str(request.param)
+
+
+def test_work_is_done_once_by_several_threads_in_turn_and_at_once(threads_of: str) -> None:
+    barrier = threading.Barrier(2)
+
+    def meet(number: int) -> tuple[int, int]:
+        barrier.wait(30)  # passes only if two threads are at work
+        return number, threading.get_ident()
+
+    results = team.run(meet, 4, 2)
+    assert [number for number, _ in results] == [0, 1, 2, 3]
+    assert len({thread for _, thread in results}) == 2
+
+    with ThreadPoolExecutor(2) as callers:
+        sums = callers.map(lambda start: sum(team.run(lambda number: number + start, 50, 2)), (0, 1000))
+    assert list(sums) == [1225, 51225]
+
+
+def test_an_error_in_a_chunk_is_not_swallowed(threads_of: str) -> None:
     def work(start: int, stop: int) -> int:
         if start:
             raise ValueError("in a helper")

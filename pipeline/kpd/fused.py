@@ -12,18 +12,17 @@ any number of threads.
 from __future__ import annotations
 
 import math
-import os
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate, pairwise
-from queue import Empty, SimpleQueue
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.kpd import team
 from pipeline.microkernels import (
     FLOAT,
     LANES,
@@ -67,8 +66,8 @@ def forward(x: Array, scaled: Array, B: Array, threads: int) -> Array:
     blocks = np.ascontiguousarray(B)
 
     def rows(start: int, stop: int) -> None:
-        xt, z, yt = _scratch((x.shape[1], WIDTH), (m2, r * n1, WIDTH), (m1 * m2, WIDTH))
-        _forward_rows(x, outer, blocks, y, start, stop, xt, z, yt)
+        with _scratch((x.shape[1], WIDTH), (m2, r * n1, WIDTH), (m1 * m2, WIDTH)) as arrays:
+            _forward_rows(x, outer, blocks, y, start, stop, *arrays)
 
     _share(len(x), threads, _pieces(threads), rows)
     return y
@@ -93,7 +92,8 @@ def backward(dy: Array, x: Array, scaled: Array, B: Array, threads: int, needs_d
 
     def rows(start: int, stop: int) -> tuple[Array, Array]:
         d_outer, d_blocks = np.zeros((m1, lanes), dtype=np.float32), np.zeros(B.shape, dtype=np.float32)
-        _backward_rows(dy, x, outer_t, blocks, dx, d_outer, d_blocks, start, stop, *_scratch(*shapes))
+        with _scratch(*shapes) as arrays:
+            _backward_rows(dy, x, outer_t, blocks, dx, d_outer, d_blocks, start, stop, *arrays)
         return d_outer, d_blocks
 
     bound = max(4, min(CHUNKS, PARTIAL_BYTES // (FLOAT * m1 * lanes)))
@@ -144,7 +144,8 @@ def block_rows(x: Array, weight: BlockRows, threads: int) -> Array:
         if weight.along_outputs:
             _block_rows_along_outputs(x, *weight[:4], m2, y, start, stop)
         else:
-            _block_rows(x, *weight[:4], m2, y, start, stop, *_scratch((x.shape[1], WIDTH), (m, WIDTH)))
+            with _scratch((x.shape[1], WIDTH), (m, WIDTH)) as tiles:
+                _block_rows(x, *weight[:4], m2, y, start, stop, *tiles)
 
     _share(len(x), threads, _pieces(threads), rows)
     return y
@@ -185,8 +186,8 @@ def factored(
     y = _empty((len(x), len(bias)))
 
     def rows(start: int, stop: int) -> None:
-        xt, z, yt = _scratch((n, WIDTH), (m2, r * (n // n2), WIDTH), (len(bias), WIDTH))
-        _factored(x, coefficients, at, starts, B, used, bias, y, start, stop, xt, z, yt)
+        with _scratch((n, WIDTH), (m2, r * (n // n2), WIDTH), (len(bias), WIDTH)) as tiles:
+            _factored(x, coefficients, at, starts, B, used, bias, y, start, stop, *tiles)
 
     _share(len(x), threads, _pieces(threads), rows)
     return y
@@ -204,22 +205,22 @@ def _empty(shape: tuple[int, ...]) -> Array:
     return room
 
 
-_own = threading.local()
+_rooms: deque[Array] = deque()  # that nobody uses now
 
 
-def _scratch(*shapes: tuple[int, ...]) -> list[Array]:
-    """Uninitialised arrays that this thread uses again and again, each from a cache line on."""
-    if getattr(_own, "shapes", None) == shapes:
-        return list(_own.arrays)
+@contextmanager
+def _scratch(*shapes: tuple[int, ...]) -> Iterator[list[Array]]:
+    """Lend uninitialised arrays, each from a cache line on, in room that is used again and again."""
     sizes = [-(-math.prod(shape) // LANES) * LANES for shape in shapes]
-    if len(getattr(_own, "room", ())) < sum(sizes):
-        _own.room = _empty((sum(sizes),))
+    try:
+        room = _rooms.pop()
+    except IndexError:
+        room = _empty((0,))
+    if len(room) < sum(sizes):
+        room = _empty((sum(sizes),))
     starts = accumulate(sizes, initial=0)
-    _own.arrays = [
-        _own.room[start : start + math.prod(shape)].reshape(shape) for start, shape in zip(starts, shapes, strict=False)
-    ]
-    _own.shapes = shapes
-    return list(_own.arrays)
+    yield [room[start : start + math.prod(shape)].reshape(shape) for start, shape in zip(starts, shapes, strict=False)]
+    _rooms.append(room)
 
 
 def _pieces(threads: int) -> int:
@@ -227,38 +228,12 @@ def _pieces(threads: int) -> int:
     return 1 if threads == 1 else 2 * threads
 
 
-_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
-
-
 def _share(rows: int, threads: int, chunks: int, work: Callable[[int, int], T]) -> list[T]:
     """Call `work(start, stop)` on up to `chunks` shares of the rows, whole tiles each; what it returned, in order."""
     tiles = -(-rows // WIDTH)
     count = max(1, min(chunks, tiles))
     edges = [min(rows, WIDTH * (tiles * part // count)) for part in range(count + 1)]
-    helpers = min(threads, count) - 1
-    if helpers <= 0:
-        return [work(*pair) for pair in pairwise(edges)]
-    todo: SimpleQueue[tuple[int, tuple[int, int]]] = SimpleQueue()
-    for entry in enumerate(pairwise(edges)):
-        todo.put(entry)
-    done: dict[int, T] = {}
-
-    def take() -> None:
-        while True:
-            try:
-                index, pair = todo.get_nowait()
-            except Empty:
-                return
-            done[index] = work(*pair)
-
-    key = (os.getpid(), helpers)  # a fork inherits the pool but not its threads
-    pool = _pools.get(key) or _pools.setdefault(key, ThreadPoolExecutor(helpers))
-    others = [pool.submit(take) for _ in range(helpers)]
-    take()
-    for other in others:
-        if not other.cancel():  # one that no thread has begun by now has nothing left to do
-            other.result()
-    return [done[index] for index in range(count)]
+    return team.run(lambda part: work(edges[part], edges[part + 1]), count, threads)
 
 
 @compiled
