@@ -28,7 +28,7 @@ def random_keys(levels: Levels, count: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     coords = np.stack([rng.integers(0, size, count) for size in levels.shape], axis=1)
     keys = levels.keys(coords)
-    return np.ascontiguousarray(keys[:, levels.sort_order(keys)])
+    return np.ascontiguousarray(keys[:, np.lexsort(keys[::-1])])
 
 
 def all_engines(levels: Levels, hidden: int, cell: str = "lstm") -> list[engines.Engine]:
@@ -149,9 +149,23 @@ def test_keys_are_distinct_and_ordered_like_their_tokens(bits: list[int], seed: 
     coords = np.unique(np.stack([rng.integers(0, 2**size, 200) for size in bits], axis=1), axis=0)
     keys = levels.keys(coords)
     assert len(np.unique(keys, axis=1).T) == len(coords)
-    order = levels.sort_order(keys)
+    order = np.lexsort(keys[::-1])
     tokens = levels.tokens(keys)[order]
     assert tokens.tolist() == sorted(tokens.tolist())
+
+
+@settings(max_examples=50, deadline=None)
+@given(bits=st.lists(st.integers(1, 17), min_size=2, max_size=6).map(sorted), seed=st.integers(0, 99))
+def test_cells_are_sorted_by_key_and_equal_ones_keep_their_sequence(bits: list[int], seed: int) -> None:
+    levels = Levels(tuple(2**size for size in bits))
+    rng = np.random.default_rng(seed)
+    coords = np.stack([rng.integers(0, 2**size, 200) for size in bits], axis=1)[rng.integers(0, 200, 300)]
+    orders = [rng.permutation(2**size) for size in bits]
+    keys = levels.keys(coords, orders)
+    expected = np.lexsort(keys[::-1])  # stable
+    got, permutation = levels.sorted_keys(coords, orders)
+    assert permutation.tolist() == expected.tolist()
+    assert got.tolist() == keys[:, expected].tolist()
 
 
 def test_published_sizes_of_email() -> None:

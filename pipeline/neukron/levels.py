@@ -143,18 +143,22 @@ class Levels:
                     keys[word] |= table[word][coords[:, mode]]
         return keys
 
-    def sort_order(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Permutation that sorts `keys` lexicographically."""
-        if self.words == 1:
-            return np.argsort(keys[0], kind="stable")
-        return np.lexsort(keys[::-1])
-
     def sorted_keys(
         self, coords: npt.NDArray[np.integer], orders: Sequence[npt.NDArray[np.int64]] | None = None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Keys of cells, sorted, and which cell each of them belongs to; see :meth:`keys`."""
+        """Keys of cells, sorted, and which cell each of them belongs to; equal ones keep their sequence.
+
+        See :meth:`keys`. Where a cell's number fits into the bits that a key leaves free, plain numbers are
+        sorted, which takes a fifth of the time of sorting indices.
+        """
         keys = self.keys(coords, orders)
-        permutation = self.sort_order(keys)
+        last_shift = self.packing[-1][1]
+        if self.words == 1 and len(coords) <= 1 << last_shift:
+            keys[0] |= np.arange(len(coords))
+            keys[0].sort()
+            below = np.int64((1 << last_shift) - 1)
+            return keys & ~below, keys[0] & below
+        permutation = np.argsort(keys[0], kind="stable") if self.words == 1 else np.lexsort(keys[::-1])
         return np.ascontiguousarray(keys[:, permutation]), permutation
 
     def tokens(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
