@@ -34,15 +34,17 @@ GUARD_TRIES = 10
 PAPER_ROUNDS = 2
 WARM_UP = 15  # epochs of the fast schedule before the first reordering, or a third of all epochs if fewer
 BATCH = 1024  # non-zeros in a mini-batch
+FAST_ROUNDS = 2  # at most, of reordering all modes in an epoch
 STEPS = (16, 128)  # fewest and most mini-batches an epoch
-BACKWARD_COST = 3  # a gradient costs about three evaluations
+WHOLE_PASS = 30  # hidden size whose mini-batches of an epoch are a pass; of a smaller one, as much less of it
+SWEEPS = 120  # reorderings of a mode for each pass, times the hidden size: a small model leaves more to the orders
 DECAY = 0.5  # of the learning rate after DECAY_PATIENCE epochs without a new best
 DECAY_PATIENCE = 8
 PAPER_RATE = 1.0e-3
 FAST_RATE = 0.1  # over the square root of the hidden size
 SMALLEST_SCALE = 1.0e-30
 PLAIN_STATE = ("error", "best_error", "epoch", "stale", "seconds", "history")
-TRIAL_EPOCHS = 3
+TRIAL_EPOCHS = 8  # fewer do not tell orders apart with a small model
 TRIAL_ORDERS = ("degree", "lexicographic", "bisection")
 BISECTION_ENTRIES = 1 << 17  # non-zeros times other modes: with more, trying bisection takes longer than it gains
 TRIAL_NNZ = 1 << 15  # a trial of initial orders sees at most so many non-zeros
@@ -270,11 +272,11 @@ class Trainer:
         state.optimiser.param_groups[0]["lr"] = rate
 
     def fast_epoch(self, state: State) -> None:
-        """Mini-batch steps on T, the best scale, and, once warm, one round of reordering."""
+        """Mini-batch steps on T, the best scale, and, once warm, some reordering."""
         keys, permutation = self.sorted_keys(state.orders)
         bounds = np.cumsum(np.abs(self.values[permutation]))
         sign = np.sign(self.values[permutation])
-        steps = int(np.clip(len(sign) // BATCH, *STEPS))
+        steps = int(np.clip(len(sign) * min(state.model.hidden, WHOLE_PASS) // (WHOLE_PASS * BATCH), *STEPS))
         for _ in range(steps):
             batch, counts = self._draw(bounds, state.rng)
             factors = sign[batch] * counts * (bounds[-1] / (BATCH * state.model.scale()))
@@ -284,7 +286,7 @@ class Trainer:
             state.optimiser.step()
         state.products = self.evaluate(self._weights(state), state.orders)
         if self._warm(state):
-            self.reorder(state, self._modes_in_turn(state.epoch, steps))
+            self.reorder(state, self._modes_in_turn(state, steps))
         if self.options.learn_scale:
             state.model.set_scale(max(self._sum(state), SMALLEST_SCALE))
         self._measure(state)
@@ -304,11 +306,14 @@ class Trainer:
         places, counts = np.unique(drawn, return_counts=True)
         return places, counts
 
-    def _modes_in_turn(self, epoch: int, steps: int) -> list[int]:
-        """Modes to reorder in an epoch: as many as cost about what its mini-batches do, in rotation."""
+    def _modes_in_turn(self, state: State, steps: int) -> list[int]:
+        """Modes to reorder after `steps` mini-batches, in rotation: at most two rounds.
+
+        How many was found by trial on email with h = 5 .. 30, by the error after a minute.
+        """
         order = len(self.levels.bits)
-        count = int(np.clip(BACKWARD_COST * steps * BATCH // len(self.values), 1, order))
-        return [(epoch * count + turn) % order for turn in range(count)]
+        count = int(np.clip(SWEEPS / state.model.hidden * steps * BATCH / len(self.values), 1, FAST_ROUNDS * order))
+        return [(state.epoch * count + turn) % order for turn in range(count)]
 
     def _warm(self, state: State) -> bool:
         """Whether the model knows enough to judge orders."""
