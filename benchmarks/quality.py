@@ -2,22 +2,23 @@
 
     python -m benchmarks.quality data/tensors/email.parquet --hidden 30 --minutes 60
 
-Writes the whole curve to benchmarks/results/quality-<tensor>-h<hidden>.json after every epoch and prints the
-error at fixed times. ``--clock cpu`` counts the process's processor time instead of wall time, for a machine
-that does other work as well: with one thread it is an upper bound of the wall time on a quiet one. Not part of
-``make bench``, which takes minutes.
+Writes the whole curve to benchmarks/results/quality-<tensor>-h<hidden>.json after every epoch, prints the error
+at fixed times and puts all curves that are there into quality.md. ``--clock cpu`` counts the process's processor
+time instead of wall time, for a machine that does other work as well: with one thread it is an upper bound of the
+wall time on a quiet one. Not part of ``make bench``, which takes minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import write_json
+from pipeline.files import write_json, write_text
 from pipeline.neukron import NeuKron
 from pipeline.neukron.trainer import State
 from pipeline.sparse import SparseTensor
@@ -25,6 +26,9 @@ from pipeline.sparse import SparseTensor
 RESULTS = Path(__file__).parent / "results"
 MARKS = (60, 120, 300, 600, 1200, 1800, 2400, 3600)
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+PUBLISHED = {"email": {5: 70160, 10: 66460, 15: 66230, 20: 62590, 25: 63340, 30: 59200}}  # squared errors
 
 
 class EnoughError(Exception):
@@ -36,6 +40,32 @@ def at_marks(curve: list[dict[str, Any]]) -> dict[str, float]:
     last = curve[-1]["seconds"]
     best = {mark: [row["error_padded"] for row in curve if row["seconds"] <= mark] for mark in MARKS if mark <= last}
     return {str(mark): min(errors) for mark, errors in best.items() if errors}
+
+
+def table() -> str:
+    """All curves that are there, in Markdown: the error at some times, and when it was as low as published."""
+    lines = [
+        "# NeuKron's error against time",
+        "",
+        "`python -m benchmarks.quality data/tensors/<tensor>.parquet --hidden <h>`; squared error over the padded grid,",
+        "the choice of the initial order included in the time, one seed, default settings. Each curve is in",
+        "`quality-<tensor>-h<h>.json`.",
+        "",
+        "| tensor | h | threads, clock | 60 s | 300 s | 600 s | last | published | reached after |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    runs = [json.loads(path.read_text()) for path in RESULTS.glob("quality-*.json")]
+    for run in sorted(runs, key=lambda run: (run["tensor"], run["hidden"])):
+        marks = [run["error_padded_by_second"].get(mark) for mark in ("60", "300", "600")]
+        errors = " | ".join("" if error is None else f"{error:,.0f}" for error in marks)
+        last, wanted = run["curve"][-1], PUBLISHED.get(run["tensor"], {}).get(run["hidden"])
+        reached = [row["seconds"] for row in run["curve"] if wanted and row["error_padded"] <= wanted]
+        lines.append(
+            f"| {run['tensor']} | {run['hidden']} | {run['threads']}, {run['clock']} | {errors} | "
+            f"{last['error_padded']:,.0f} at {last['seconds']:,.0f} s | {f'{wanted:,}' if wanted else ''} | "
+            f"{f'{reached[0]:,.0f} s' if reached else 'not reached' if wanted else ''} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -69,6 +99,7 @@ def main() -> None:
         print(f"  after {mark:>5} s: {error:,.0f}")
     last = curve[-1]
     print(f"  after {last['seconds']:5.0f} s, {last['epoch']} epochs: {last['error_padded']:,.0f}")
+    write_text(RESULTS / "quality.md", table())
 
 
 if __name__ == "__main__":

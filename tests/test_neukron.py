@@ -128,8 +128,8 @@ def test_ablation_shared_seeds_make_a_kronecker_product_of_the_seeds() -> None:
 
 def test_ablation_random_initial_order() -> None:
     X = small_tensor((30, 60), 1)
-    settings_: list[dict[str, Any]] = [{"order_init": "random"}, {"order_init": "random", "seed": 1}, {"order_init": "degree"}]
-    orders = [(quick(max_epochs=1, gamma=1e9, **changed).fit(X).orders_ or [])[1] for changed in settings_]
+    starts = [("random", 0), ("random", 1), ("degree", 0)]
+    orders = [(quick(max_epochs=1, order_init=kind, seed=seed).fit(X).orders_ or [])[1] for kind, seed in starts]
     weight = np.zeros(64)
     np.add.at(weight, X.coords[:, 1], X.values**2)
     heavy_first = [float((weight * order).sum()) for order in orders]

@@ -32,7 +32,7 @@ IMPROVEMENT = 1.0e-5  # smallest relative gain that counts as progress
 GUARD = 1.1  # a step may raise the loss by this factor at most
 GUARD_TRIES = 10
 PAPER_ROUNDS = 2
-WARM_UP = 15  # epochs of the fast schedule before the first reordering, or a third of all epochs if fewer
+WARM_UP = 15  # epochs of the fast schedule before the first reordering, or a third of all if fewer, at least one
 BATCH = 1024  # non-zeros in a mini-batch
 FAST_ROUNDS = 2  # at most, of reordering all modes in an epoch
 STEPS = (16, 128)  # fewest and most mini-batches an epoch
@@ -318,7 +318,7 @@ class Trainer:
     def _warm(self, state: State) -> bool:
         """Whether the model knows enough to judge orders."""
         epochs = self.options.max_epochs
-        return state.epoch >= (WARM_UP if epochs is None else min(WARM_UP, epochs // 3))
+        return state.epoch >= (WARM_UP if epochs is None else min(WARM_UP, max(1, epochs // 3)))
 
     def _control_rate(self, state: State) -> None:
         """Lower the learning rate when several epochs in a row brought no new best."""
