@@ -47,8 +47,8 @@ def table() -> str:
     lines = [
         "# NeuKron's error against time",
         "",
-        "`python -m benchmarks.quality data/tensors/<tensor>.parquet --hidden <h>`; squared error over the padded grid,",
-        "the choice of the initial order included in the time, one seed, default settings. Each curve is in",
+        "`python -m benchmarks.quality data/tensors/<tensor>.parquet --hidden <h>`; squared error over the padded grid",
+        "(the choice of the initial order included in the time), one seed, default settings. Each curve is in",
         "`quality-<tensor>-h<h>.json`.",
         "",
         "| tensor | h | threads, clock | 60 s | 300 s | 600 s | last | published | reached after |",

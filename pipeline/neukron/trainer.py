@@ -44,7 +44,7 @@ PAPER_RATE = 1.0e-3
 FAST_RATE = 0.1  # over the square root of the hidden size
 SMALLEST_SCALE = 1.0e-30
 PLAIN_STATE = ("error", "best_error", "epoch", "stale", "seconds", "history")
-TRIAL_EPOCHS = 8  # fewer do not tell orders apart with a small model
+TRIAL_EPOCHS = (3, 8)  # of a trial of initial orders, within these a third of the run's; a small model needs eight
 TRIAL_ORDERS = ("degree", "lexicographic", "bisection")
 BISECTION_ENTRIES = 1 << 17  # non-zeros times other modes: with more, trying bisection takes longer than it gains
 TRIAL_NNZ = 1 << 15  # a trial of initial orders sees at most so many non-zeros
@@ -347,7 +347,9 @@ def choose_orders(
     rng = np.random.default_rng([options.seed, 2])
     if kind != "auto":
         return initial_orders(kind, levels, coords, values, rng)
-    trial = replace(options, schedule="fast", max_epochs=TRIAL_EPOCHS, max_seconds=None)
+    fewest, most = TRIAL_EPOCHS
+    epochs = most if options.max_epochs is None else int(np.clip(options.max_epochs // 3, fewest, most))
+    trial = replace(options, schedule="fast", max_epochs=epochs, max_seconds=None)
     shown = np.arange(len(values))
     if len(values) > TRIAL_NNZ:
         shown = np.sort(rng.choice(len(values), TRIAL_NNZ, replace=False))
