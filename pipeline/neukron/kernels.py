@@ -1,8 +1,7 @@
 """Compiled CPU kernels of the prefix tree: the tree, the LSTM cell and the factors, forward and backward.
 
 All work on one chunk of sorted keys and release the interpreter lock, so that threads run chunks side by
-side. Gates lie in four planes (input, forget, cell, output) of (nodes, width) float32, where the width is
-the hidden size padded to whole vector registers; padded units stay exactly zero. Without numba this module
+side. The cell's arithmetic and how its gates lie: :mod:`pipeline.neukron.lstm_kernels`. Without numba this module
 cannot be imported, and the engine runs its torch path instead.
 """
 
@@ -18,7 +17,7 @@ from pipeline.neukron import lstm_kernels
 from pipeline.neukron.lstm_kernels import exp_minus, inline, step, step_back, step_kept
 
 Array = Any  # numpy arrays: numba infers the types
-BLOCK = 256  # nodes stepped at once, so that their gates stay in the cache
+BLOCK = 256  # nodes stepped at once, so that their states stay in the cache
 
 # What is called from outside is compiled whole, with all it calls written out in place: linked in as functions,
 # their rounding would depend on whether they come from the cache or were compiled just now.
