@@ -164,33 +164,41 @@ def table(results: dict[str, Any]) -> str:
         own = 1e3 * row["seconds"][row["chosen"]]
         lines.append(
             f"| {row['rows']} | {row['block']}x{row['block']} | {row['rank']} | {1e3 * row['dense_seconds']:.1f} | "
-            f"{own:.1f} | {row['chosen']} | {verdict(row['speedup'], row['wanted'])} | {row['predicted']:.2f}x |"
+            f"{own:.1f} | {row['chosen']} | {times(row['speedup'])} | {judged(row['speedup'], row['wanted'])} | "
+            f"{row['predicted']:.2f}x |"
         )
     lines += [
         "",
         "## Inference, 1024 -> 1024",
         "",
-        "Without factors: any block-sparse weight. With: a KPD layer of rank 1, which may go through B first.",
+        "Without factors: any block-sparse weight. With: a KPD layer of rank 1, which may go through B first;",
+        "wanted is what such a layer reaches in its fastest form.",
         "",
-        "| batch | block | zero blocks | nn.Linear ms | without factors | wanted | with factors | fastest |",
+        "| batch | block | zero blocks | nn.Linear ms | without factors | with factors | fastest | wanted |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in results["inference"]:
         dense = 1e3 * row["dense_seconds"]
+        general, goal = row["speedup_without_factors"], judged(row["speedup"], row["wanted"])
+        if row["wanted"] is not None and general < row["wanted"] <= row["speedup"]:
+            goal += ", without factors missed"
         lines.append(
             f"| {row['batch']} | {row['block']}x{row['block']} | {row['zeros']:.0%} | {dense:.2f} | "
-            f"{verdict(row['speedup_without_factors'], row['wanted'])} | {row['speedup']:.2f}x | {row['fastest']} |"
+            f"{times(general)} | {times(row['speedup'])} | {row['fastest']} | {goal} |"
         )
     ratio = results["memory"]["activations_ratio"]
     lines += ["", f"Activations kept by a training step, 8x8, rank 2: {ratio:.2f} of dense (wanted: at most 1.2).", ""]
     return "\n".join(lines)
 
 
-def verdict(speedup: float, wanted: float | None) -> str:
-    """Two cells of a table: the speed-up and whether it is what was wanted."""
-    loss = " (loses)" if speedup < 1 else ""
-    goal = "" if wanted is None else f"{wanted:g}x {'met' if speedup >= wanted else 'MISSED'}"
-    return f"{speedup:.2f}x{loss} | {goal}"
+def times(speedup: float) -> str:
+    """A speed-up, and whether it is none."""
+    return f"{speedup:.2f}x" + (" (loses)" if speedup < 1 else "")
+
+
+def judged(speedup: float, wanted: float | None) -> str:
+    """What was wanted and whether it is reached."""
+    return "" if wanted is None else f"{wanted:g}x {'met' if speedup >= wanted else 'MISSED'}"
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 WANTED = 0.5  # points that KPD may be below dense
+FAR_APART = 1.0  # points of standard error from which on each seed's accuracy is shown
 
 
 def read_runs(root: Path) -> list[dict[str, Any]]:
@@ -119,14 +120,18 @@ def listed(rows: list[dict[str, Any]], dense: dict[str, Any]) -> list[str]:
         zeros = statistics.mean(row["block_sparsity"])
         lines.append(f"| {name} | {m2}x{n2} | {zeros:.1%} | {shown(row)} | {trained:.1%} | {left:.1%} |")
     kpd = [row for row in rows if row["method"] == "kpd"]
+    if any(row["method"] == "random-mask" and (row["standard_error"] or 0) > FAR_APART for row in rows):
+        lines += ["", "A random mask may leave no weight to two outputs of the last layer; their digits are confused."]
     return [*lines, "", *(verdict(f"KPD, {row['block'][0]}x{row['block'][1]}", row, dense) for row in kpd)]
 
 
 def shown(row: dict[str, Any]) -> str:
-    """Mean and standard error, and how many seeds where they are not three."""
-    error = "" if row["standard_error"] is None else f" ± {row['standard_error']:.2f}"
+    """Mean and standard error, how many seeds where they are not three, and each where they differ by much."""
+    error = row["standard_error"] or 0.0
+    text = f"{row['accuracy']:.2f}" + (f" ± {error:.2f}" if len(row["seeds"]) > 1 else "")
+    each = f" ({', '.join(f'{accuracy:.2f}' for accuracy in row['accuracies'])})" if error > FAR_APART else ""
     seeds = "" if len(row["seeds"]) == 3 else f" (seeds: {len(row['seeds'])})"
-    return f"{row['accuracy']:.2f}{error}{seeds}"
+    return text + each + seeds
 
 
 def verdict(what: str, row: dict[str, Any], dense: dict[str, Any]) -> str:

@@ -41,6 +41,7 @@ _prefer_wide_vectors()
 LANES = 16 if {"avx512f", "avx512vl"} <= _features() else 8
 WIDTH = 2 * LANES  # columns of a product computed at once: two vectors
 ROWS = 8 if LANES == 16 else 4  # rows of a product computed at once: as many sums as fit into registers
+SPREAD = 4  # panels of `spread` at once
 FLOAT = 4  # bytes
 
 _f32, _i64, _i32 = ir.FloatType(), ir.IntType(64), ir.IntType(32)
@@ -234,7 +235,9 @@ def _gathered_kernel(rows: int) -> Any:
                 pairs = [(factor, vector) for factor in factors for vector in vectors]
                 return [multiply_add(builder, *pair, total) for pair, total in zip(pairs, totals, strict=True)]
 
-            _store_rows(builder, c, c_row, _sum_loop(builder, count, 2 * rows, body))
+            for i, total in enumerate(_sum_loop(builder, count, 2 * rows, body)):
+                place = builder.add(_shifted(builder, c, c_row, i // 2), _constant(halves[i % 2]))
+                store(builder, total, place)
             return context.get_dummy_value()
 
         return types.void(*([types.intp] * 7)), emit
@@ -265,11 +268,7 @@ def _picked_kernel(rows: int, vectors: int) -> Any:
                 pairs = [(factor, vector) for factor in factors for vector in columns]
                 return [multiply_add(builder, *pair, total) for pair, total in zip(pairs, totals, strict=True)]
 
-            totals = _sum_loop(builder, count, rows * vectors, body)
-            biases = [load(builder, builder.add(bias, part)) for part in parts]
-            for i in range(rows):
-                for part, own, total in zip(parts, biases, totals[i * vectors :], strict=False):
-                    store(builder, builder.fadd(own, total), builder.add(_shifted(builder, c, c_row, i), part))
+            _store_sums(builder, bias, parts, c, c_row, _sum_loop(builder, count, rows * vectors, body))
             return context.get_dummy_value()
 
         return types.void(*([types.intp] * 8)), emit
@@ -277,34 +276,34 @@ def _picked_kernel(rows: int, vectors: int) -> Any:
     return kernel
 
 
-def _spread_kernel(panels: int) -> Any:
-    """Return C[j, :WIDTH] = sum_k s[k] Z[j, at[k], :WIDTH] for j < `panels`.
+def _spread_kernel(panels: int, vectors: int) -> Any:
+    """Return C[j, :] = bias + sum_k s[k] Z[j, at[k], :] for j < `panels`, over columns in `vectors` whole vectors.
 
-    Arguments: addresses of s and `at` (int64, in rows of WIDTH); address of Z, its stride of j; address of C,
-    its stride of j; the number of k.
+    Arguments: addresses of s and `at` (int64); address of Z, its strides of j and of at[k]; addresses of the bias
+    and C, its stride of j; the number of k.
     """
 
     @intrinsic
-    def kernel(_, s, at, z, z_panel, c, c_row, count):  # type: ignore[no-untyped-def]
+    def kernel(_, s, at, z, z_panel, z_row, bias, c, c_row, count):  # type: ignore[no-untyped-def]
         def emit(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
-            s, at, z, z_panel, c, c_row, count = arguments
-            z_panel, c_row = (builder.mul(stride, _constant(FLOAT)) for stride in (z_panel, c_row))
+            s, at, z, z_panel, z_row, bias, c, c_row, count = arguments
+            z_panel, z_row, c_row = (builder.mul(stride, _constant(FLOAT)) for stride in (z_panel, z_row, c_row))
+            parts = [_constant(part * LANES * FLOAT) for part in range(vectors)]
 
             def body(k: Any, totals: list[Any]) -> list[Any]:
                 factor = _broadcast(builder, builder.add(s, builder.mul(k, _constant(FLOAT))))
-                row = builder.add(z, builder.mul(_index(builder, at, k), _constant(WIDTH * FLOAT)))
+                row = builder.add(z, builder.mul(_index(builder, at, k), z_row))
                 places = [
-                    builder.add(_shifted(builder, row, z_panel, j), _constant(half))
-                    for j in range(panels)
-                    for half in (0, LANES * FLOAT)
+                    builder.add(_shifted(builder, row, z_panel, j), part) for j in range(panels) for part in parts
                 ]
-                vectors = [load(builder, place) for place in places]
-                return [multiply_add(builder, factor, v, total) for v, total in zip(vectors, totals, strict=True)]
+                columns = [load(builder, place) for place in places]
+                return [multiply_add(builder, factor, v, total) for v, total in zip(columns, totals, strict=True)]
 
-            _store_rows(builder, c, c_row, _sum_loop(builder, count, 2 * panels, body))
+            totals = _sum_loop(builder, count, vectors * panels, body)
+            _store_sums(builder, bias, parts, c, c_row, totals)
             return context.get_dummy_value()
 
-        return types.void(*([types.intp] * 7)), emit
+        return types.void(*([types.intp] * 9)), emit
 
     return kernel
 
@@ -314,10 +313,13 @@ def _index(builder: Any, at: Any, k: Any) -> Any:
     return builder.load(builder.inttoptr(address, ir.PointerType(_i64)), align=8)
 
 
-def _store_rows(builder: Any, c: Any, c_row: Any, totals: list[Any]) -> None:
+def _store_sums(builder: Any, bias: Any, parts: list[Any], c: Any, c_row: Any, totals: list[Any]) -> None:
+    """C[i] = bias + its totals, row after row; a row is in `parts`, a part a vector."""
+    biases = [load(builder, builder.add(bias, part)) for part in parts]
     for i, total in enumerate(totals):
-        place = builder.add(_shifted(builder, c, c_row, i // 2), _constant(i % 2 * LANES * FLOAT))
-        store(builder, total, place)
+        row, part = divmod(i, len(parts))
+        place = builder.add(_shifted(builder, c, c_row, row), parts[part])
+        store(builder, builder.fadd(biases[part], total), place)
 
 
 def _lane_sum(builder: Any, vector: Any) -> Any:
@@ -358,10 +360,29 @@ def _transpose_kernel(_, source, source_row, target, target_row):  # type: ignor
 _product_many, _product_one = _product_kernel(ROWS), _product_kernel(1)
 _gathered_many, _gathered_one = _gathered_kernel(ROWS), _gathered_kernel(1)
 _gathered_four = _gathered_kernel(4)
-_picked_many, _picked_one = _picked_kernel(ROWS, 2), _picked_kernel(1, 2)
-_picked_many_narrow, _picked_one_narrow = _picked_kernel(ROWS, 1), _picked_kernel(1, 1)
-_spread_four, _spread_one = _spread_kernel(4), _spread_kernel(1)
 _inner_4x4, _inner_1x1 = _inner_kernel(4, 4), _inner_kernel(1, 1)
+
+
+def _of_two_sizes(kernel: Callable[[int, int], Any], rows: int) -> Any:
+    """One function of a kernel's forms for `rows` rows or one, WIDTH columns or LANES: the first two arguments."""
+    many_wide, many_narrow, one_wide, one_narrow = (kernel(*size) for size in ((rows, 2), (rows, 1), (1, 2), (1, 1)))
+
+    @njit(error_model="numpy", nogil=True)
+    def part(many, wide, *arguments):  # type: ignore[no-untyped-def]
+        if many and wide:
+            many_wide(*arguments)
+        elif many:
+            many_narrow(*arguments)
+        elif wide:
+            one_wide(*arguments)
+        else:
+            one_narrow(*arguments)
+
+    return part
+
+
+_picked_part = _of_two_sizes(_picked_kernel, ROWS)
+_spread_part = _of_two_sizes(_spread_kernel, SPREAD)
 
 
 @njit(error_model="numpy", nogil=True)
@@ -404,33 +425,34 @@ def gathered(a, at, z, c, c_row, rows, count):  # type: ignore[no-untyped-def]
 
 @njit(error_model="numpy", nogil=True)
 def picked(x, x_row, at, z, columns, bias, c, c_row, rows, count):  # type: ignore[no-untyped-def]
-    """C[i, :columns] = bias + sum_k X[i, at[k]] Z[k, :columns] for any number of rows; columns in whole LANES."""
+    """C[i, :columns] = bias + sum_k X[i, at[k]] Z[k, :columns] for any number of rows; columns in whole LANES.
+
+    Z is in panels of WIDTH columns, the last perhaps of LANES, (count, WIDTH) each.
+    """
     whole = rows - rows % ROWS
     for first in range(0, columns, WIDTH):
         wide = first + WIDTH <= columns
         panel, own, place = z + FLOAT * first * count, bias + FLOAT * first, c + FLOAT * first
-        for i in range(0, whole, ROWS):
+        i = 0
+        while i < rows:
+            many = i < whole
             source, target = x + FLOAT * i * x_row, place + FLOAT * i * c_row
-            if wide:
-                _picked_many(source, x_row, at, panel, own, target, c_row, count)
-            else:
-                _picked_many_narrow(source, x_row, at, panel, own, target, c_row, count)
-        for i in range(whole, rows):
-            source, target = x + FLOAT * i * x_row, place + FLOAT * i * c_row
-            if wide:
-                _picked_one(source, x_row, at, panel, own, target, c_row, count)
-            else:
-                _picked_one_narrow(source, x_row, at, panel, own, target, c_row, count)
+            _picked_part(many, wide, source, x_row, at, panel, own, target, c_row, count)
+            i += ROWS if many else 1
 
 
 @njit(error_model="numpy", nogil=True)
-def spread(s, at, z, z_panel, c, c_row, panels, count):  # type: ignore[no-untyped-def]
-    """C[j, :WIDTH] = sum_k s[k] Z[j, at[k], :WIDTH] for any number of panels j; count >= 1."""
-    whole = panels - panels % 4
-    for j in range(0, whole, 4):
-        _spread_four(s, at, z + FLOAT * j * z_panel, z_panel, c + FLOAT * j * c_row, c_row, count)
-    for j in range(whole, panels):
-        _spread_one(s, at, z + FLOAT * j * z_panel, z_panel, c + FLOAT * j * c_row, c_row, count)
+def spread(s, at, z, z_panel, z_row, columns, bias, c, c_row, panels, count):  # type: ignore[no-untyped-def]
+    """C[j, :columns] = bias + sum_k s[k] Z[j, at[k], :columns] for any number of panels j; columns in whole LANES."""
+    whole = panels - panels % SPREAD
+    for first in range(0, columns, WIDTH):
+        wide = first + WIDTH <= columns
+        j = 0
+        while j < panels:
+            many = j < whole
+            source, target = z + FLOAT * (first + j * z_panel), c + FLOAT * (first + j * c_row)
+            _spread_part(many, wide, s, at, source, z_panel, z_row, bias + FLOAT * first, target, c_row, count)
+            j += SPREAD if many else 1
 
 
 @njit(error_model="numpy", nogil=True)

@@ -68,6 +68,15 @@ def test_forms_of_layers_without_bias_agree() -> None:
             torch.testing.assert_close(FORMS[name](layer)(x), layer.to_dense()(x), rtol=1e-4, atol=1e-5)
 
 
+def test_forms_take_inputs_with_gradients_and_strides() -> None:
+    layer = pruned("selector", 64, 64, (16, 8), 2, 0.7)
+    x = torch.randn(64, 40, requires_grad=True).T
+    for name in forms_of(layer):
+        got = FORMS[name](layer)(x)
+        torch.testing.assert_close(got, layer.to_dense()(x), rtol=1e-4, atol=1e-5)
+        assert not got.requires_grad or name == "dense"
+
+
 def test_a_layer_pruned_whole_gives_its_bias() -> None:
     layer = KPDLinear(8, 6, (2, 2), 2)
     layer.set_support(torch.zeros(3, 4, dtype=torch.bool))

@@ -26,6 +26,7 @@ from pipeline.kpd import team
 from pipeline.microkernels import (
     FLOAT,
     LANES,
+    ROWS,
     WIDTH,
     cached,
     gathered,
@@ -41,6 +42,7 @@ compiled = cached()
 Array = npt.NDArray[np.float32]
 T = TypeVar("T")
 
+TILE = 2 * ROWS  # rows done together without transposition
 CHUNKS = 16  # pieces at most that the rows are cut into where sums are made over them ..
 CHUNK_TILES = 4  # .. of at least so many tiles
 PARTIAL_BYTES = 1 << 26  # bound of what the pieces' gradients may take together
@@ -123,22 +125,20 @@ class BlockRows(NamedTuple):
         """
         m2 = len(rows[0])
         along_outputs = m2 % LANES == 0
-        panels = [row[first : first + WIDTH].T for row in rows for first in range(0, m2, WIDTH)]
-        values = np.concatenate([part.ravel() for part in (panels if along_outputs else rows)])
+        values = np.concatenate([part.ravel() for part in (_panels(rows) if along_outputs else rows)])
         starts = np.cumsum([0, *map(len, columns)], dtype=np.int64)
         packed = values.astype(np.float32), np.concatenate(columns).astype(np.int64), starts, bias.astype(np.float32)
         return cls(*packed, along_outputs)
 
 
-def block_rows(x: Array, weight: BlockRows, threads: int) -> Array:
-    """Return x W^T + bias for x (N, n) float32, C-contiguous; its rows are shared among that many threads.
+def block_rows(x: Array, weight: BlockRows, y: Array, threads: int) -> None:
+    """Fill y (N, m) with x W^T + bias for x (N, n), float32, C-contiguous; rows are shared among that many threads.
 
     Where a block has whole vectors of outputs, each output vector of a row is a sum over the used columns. With
     lower blocks a tile of WIDTH rows is transposed and a vector holds one output for all of them.
     """
     m = len(weight.bias)
     m2 = m // (len(weight.starts) - 1)
-    y = _empty((len(x), m))
 
     def rows(start: int, stop: int) -> None:
         if weight.along_outputs:
@@ -148,49 +148,58 @@ def block_rows(x: Array, weight: BlockRows, threads: int) -> Array:
                 _block_rows(x, *weight[:4], m2, y, start, stop, *tiles)
 
     _share(len(x), threads, _pieces(threads), rows)
-    return y
 
 
-def factored(
-    x: Array,
-    coefficients: Array,
-    at: npt.NDArray[np.int64],
-    starts: npt.NDArray[np.int64],
-    B: Array,
-    used: npt.NDArray[np.int64],
-    bias: Array,
-    threads: int,
-) -> Array:
-    """Return x W^T + bias for W = sum_i scaled_i kron B_i, B_i first and then the non-zeros of scaled.
+class Factors(NamedTuple):
+    """A weight sum_i scaled_i kron B_i with few non-zeros in `scaled`, and a bias, packed for :func:`factored`."""
 
-    Parameters
-    ----------
-    x
-        (N, n) float32, C-contiguous.
-    coefficients
-        Flat: the non-zeros of scaled, row after row.
-    at
-        For each coefficient the row i n1 + b of the inner product it multiplies.
-    starts
-        (m1 + 1,): where each row's coefficients start.
-    B
-        (r, m2, n2), C-contiguous.
-    used
-        Columns b of blocks that are used at all.
-    bias
-        (m,).
-    threads
-        Rows of x are shared among that many threads.
+    coefficients: Array  #: flat: the non-zeros of scaled, block row after block row
+    at: npt.NDArray[np.int64]  #: for each coefficient the row i n1 + b of the inner product it multiplies
+    starts: npt.NDArray[np.int64]  #: (m1 + 1,): where each block row's coefficients start
+    B: Array  #: flat: term after term its panels of up to WIDTH outputs, (n2, outputs) each, or its (m2, n2)
+    used: npt.NDArray[np.int64]  #: columns b of blocks that are used at all
+    bias: Array  #: (m,)
+    zeros: Array  #: (m2 and at least WIDTH,): for sums without a bias
+    block: tuple[int, int]
+    along_outputs: bool  #: as in :class:`BlockRows`
+
+    @classmethod
+    def of(cls, scaled: Array, B: Array, bias: Array) -> Factors:
+        """Pack `scaled` (r, m1, n1) and B (r, m2, n2), float32."""
+        m1, (m2, n2) = scaled.shape[1], B.shape[1:]
+        outer = _outer(scaled)
+        rows, at = np.nonzero(outer)
+        starts = np.searchsorted(rows, np.arange(m1 + 1)).astype(np.int64)
+        used = np.flatnonzero(scaled.any(axis=(0, 1))).astype(np.int64)
+        along_outputs = m2 % LANES == 0
+        factors = np.concatenate([part.ravel() for part in (_panels(B) if along_outputs else B)])
+        zeros = np.zeros(max(m2, WIDTH), dtype=np.float32)
+        return cls(outer[rows, at], at.astype(np.int64), starts, factors, used, bias, zeros, (m2, n2), along_outputs)
+
+
+def factored(x: Array, weight: Factors, y: Array, threads: int) -> None:
+    """Fill y (N, m) with x W^T + bias for x (N, n), float32, C-contiguous: B_i first, then the non-zeros of scaled.
+
+    Rows are shared among that many threads. Vectors hold outputs or rows as in :func:`block_rows`.
     """
-    (r, m2, n2), n = B.shape, x.shape[1]
-    y = _empty((len(x), len(bias)))
+    (m2, n2), m, n = weight.block, len(weight.bias), x.shape[1]
+    products = len(weight.B) // (m2 * n2) * (n // n2)  # r n1
+    work, shapes = (
+        (_factored_along_outputs, [(products, TILE, m2)])
+        if weight.along_outputs
+        else (_factored, [(n, WIDTH), (m2, products, WIDTH), (m, WIDTH)])
+    )
 
     def rows(start: int, stop: int) -> None:
-        with _scratch((n, WIDTH), (m2, r * (n // n2), WIDTH), (len(bias), WIDTH)) as tiles:
-            _factored(x, coefficients, at, starts, B, used, bias, y, start, stop, *tiles)
+        with _scratch(*shapes) as arrays:
+            work(x, *weight[:7], m2, n2, y, start, stop, *arrays)
 
     _share(len(x), threads, _pieces(threads), rows)
-    return y
+
+
+def _panels(rows: Sequence[Array] | Array) -> list[Array]:
+    """(outputs, k) matrices, each cut into panels of up to WIDTH outputs, (k, outputs)."""
+    return [row[first : first + WIDTH].T for row in rows for first in range(0, len(row), WIDTH)]
 
 
 def _outer(scaled: Array) -> Array:
@@ -377,8 +386,8 @@ def _block_rows(x, values, at, starts, bias, m2, y, start, stop, xt, yt):  # typ
 def _block_rows_along_outputs(x, values, at, starts, bias, m2, y, start, stop):  # type: ignore[no-untyped-def]
     """Rows start..stop of :func:`block_rows`, a vector being outputs of one row."""
     n, m = x.shape[1], y.shape[1]
-    for first in range(start, stop, WIDTH):  # so many rows of x stay in the cache while the weight goes by
-        rows = min(WIDTH, stop - first)
+    for first in range(start, stop, TILE):
+        rows = min(TILE, stop - first)
         source, target = x.ctypes.data + FLOAT * first * n, y.ctypes.data + FLOAT * first * m
         for a in range(len(starts) - 1):
             low, count = starts[a], starts[a + 1] - starts[a]
@@ -392,16 +401,15 @@ def _block_rows_along_outputs(x, values, at, starts, bias, m2, y, start, stop): 
 
 @compiled
 def _factored(  # type: ignore[no-untyped-def]
-    x, coefficients, at, starts, B, used, bias, y, start, stop, xt, z, yt
+    x, coefficients, at, starts, B, used, bias, zeros, m2, n2, y, start, stop, xt, z, yt
 ):
-    """Rows start..stop of :func:`factored`; the last three are scratch."""
-    r, m2, n2 = B.shape
+    """Rows start..stop of :func:`factored` by transposed tiles; the last three are scratch."""
     n1 = x.shape[1] // n2
-    K = r * n1
+    K = z.shape[1]
     for first in range(start, stop, WIDTH):
         rows = min(WIDTH, stop - first)
         _to_lanes(x, first, rows, xt)
-        for i in range(r):
+        for i in range(K // n1):
             factors = B.ctypes.data + FLOAT * i * m2 * n2
             for b in used:
                 source = xt.ctypes.data + FLOAT * b * n2 * WIDTH
@@ -409,13 +417,41 @@ def _factored(  # type: ignore[no-untyped-def]
                 product(factors, n2, 1, source, WIDTH, target, K * WIDTH, m2, n2, 0)
         for a in range(len(starts) - 1):
             low, count = starts[a], starts[a + 1] - starts[a]
-            if count == 0:
+            if count > 0:
+                values, rows_of_z = coefficients.ctypes.data + FLOAT * low, at.ctypes.data + 8 * low
+                target = yt.ctypes.data + FLOAT * a * m2 * WIDTH
+                spread(values, rows_of_z, z.ctypes.data, K * WIDTH, WIDTH, WIDTH, zeros.ctypes.data, target, WIDTH,
+                       m2, count)  # fmt: skip
+            else:
                 yt[a * m2 : (a + 1) * m2] = 0.0
-                continue
-            values, rows_of_z = coefficients.ctypes.data + FLOAT * low, at.ctypes.data + 8 * low
-            target = yt.ctypes.data + FLOAT * a * m2 * WIDTH
-            spread(values, rows_of_z, z.ctypes.data, K * WIDTH, target, WIDTH, m2, count)
         for f in range(len(bias)):
             for t in range(WIDTH):
                 yt[f, t] += bias[f]
         _from_lanes(yt, y, first, rows)
+
+
+@compiled
+def _factored_along_outputs(  # type: ignore[no-untyped-def]
+    x, coefficients, at, starts, B, used, bias, zeros, m2, n2, y, start, stop, z
+):
+    """Rows start..stop of :func:`factored`, a vector being outputs of one row; the last is scratch."""
+    n, m = x.shape[1], y.shape[1]
+    n1 = n // n2
+    every = np.arange(n2)
+    for first in range(start, stop, TILE):
+        rows = min(TILE, stop - first)
+        source, target = x.ctypes.data + FLOAT * first * n, y.ctypes.data + FLOAT * first * m
+        for i in range(len(z) // n1):
+            factors = B.ctypes.data + FLOAT * i * m2 * n2
+            for b in used:
+                place = z.ctypes.data + FLOAT * (i * n1 + b) * TILE * m2
+                picked(source + FLOAT * b * n2, n, every.ctypes.data, factors, m2, zeros.ctypes.data, place, m2, rows,
+                       n2)  # fmt: skip
+        for a in range(len(starts) - 1):
+            low, count = starts[a], starts[a + 1] - starts[a]
+            if count > 0:
+                values, rows_of_z = coefficients.ctypes.data + FLOAT * low, at.ctypes.data + 8 * low
+                own, place = bias.ctypes.data + FLOAT * a * m2, target + FLOAT * a * m2
+                spread(values, rows_of_z, z.ctypes.data, m2, TILE * m2, m2, own, place, m, rows, count)
+            else:
+                y[first : first + rows, a * m2 : (a + 1) * m2] = bias[a * m2 : (a + 1) * m2]

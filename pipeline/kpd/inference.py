@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
@@ -38,6 +37,7 @@ class InferenceLayer(nn.Module):
     """Base of the sparse forms: no parameters, no gradients; a layer without bias gets zeros for one."""
 
     bias: Tensor
+    has_kernel = False  #: whether :meth:`fill_rows` serves float32 on a CPU where Numba is there
 
     def __init__(self, layer: BlockLayer) -> None:
         super().__init__()
@@ -47,14 +47,23 @@ class InferenceLayer(nn.Module):
         self.register_buffer("bias", bias.detach().clone())
 
     def map_rows(self, x: Tensor) -> Tensor:
-        """(N, n) -> (N, m), with the bias."""
+        """(N, n) -> (N, m), with the bias, by torch's own products."""
         raise NotImplementedError
 
-    @torch.no_grad()
+    def fill_rows(self, x: npt.NDArray[Any], y: npt.NDArray[Any], threads: int) -> None:
+        """Fill y with what :meth:`map_rows` returns for x, both C-contiguous float32, by kernels of ours."""
+        raise NotImplementedError
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n) to (..., m)."""
-        y = self.map_rows(x.reshape(-1, self.in_features))
-        return y.view(*x.shape[:-1], self.out_features)
+        rows = x if x.dim() == 2 else x.reshape(-1, self.in_features)
+        if self.has_kernel and _takes_fused(rows):
+            y = torch.empty((len(rows), self.out_features))
+            self.fill_rows(rows.detach().contiguous().numpy(), y.numpy(), torch.get_num_threads())
+        else:
+            with torch.no_grad():
+                y = self.map_rows(rows)
+        return y if x.dim() == 2 else y.view(*x.shape[:-1], self.out_features)
 
 
 class BSRLinear(InferenceLayer):
@@ -74,11 +83,9 @@ class BSRLinear(InferenceLayer):
 
 
 class BlockRowsLinear(InferenceLayer):
-    """The used columns of each block row, packed.
+    """The used columns of each block row, packed: one pass over all, or a gather and a product of torch's for each."""
 
-    With Numba and float32 on a CPU one pass of :func:`pipeline.kpd.fused.block_rows`, else a gather and a
-    product of torch's a block row.
-    """
+    has_kernel = True
 
     def __init__(self, layer: BlockLayer) -> None:
         super().__init__(layer)
@@ -93,12 +100,12 @@ class BlockRowsLinear(InferenceLayer):
 
     def map_rows(self, x: Tensor) -> Tensor:
         """Multiply block row by block row."""
-        if _takes_fused(x):
-            return torch.from_numpy(
-                fused.block_rows(np.ascontiguousarray(x.numpy()), self.packed, torch.get_num_threads())
-            )
         parts = [x[:, at] @ row.T for at, row in zip(self.columns, self.rows, strict=True)]
         return torch.cat(parts, dim=1) + self.bias
+
+    def fill_rows(self, x: npt.NDArray[Any], y: npt.NDArray[Any], threads: int) -> None:
+        """Multiply in one pass."""
+        fused.block_rows(x, self.packed, y, threads)
 
 
 def _arrays(tensors: list[Tensor]) -> list[npt.NDArray[Any]]:
@@ -107,6 +114,8 @@ def _arrays(tensors: list[Tensor]) -> list[npt.NDArray[Any]]:
 
 class FactoredLinear(InferenceLayer):
     """B_i first, then the non-zeros of S * A."""
+
+    has_kernel = True
 
     def __init__(self, layer: BlockLayer) -> None:
         super().__init__(layer)
@@ -117,24 +126,21 @@ class FactoredLinear(InferenceLayer):
         outer = layer.scaled().detach().transpose(0, 1).reshape(m1, r * n1)
         self.outer = outer.to_sparse_csr()
         self.B = layer.B.detach().contiguous()
-        used = ~layer.zero_blocks()
-        rows, at = np.nonzero(outer.cpu().numpy())
-        self.at = at.astype(np.int64)
-        self.coefficients = outer.cpu().numpy()[rows, at].astype(np.float32)
-        self.starts = np.searchsorted(rows, np.arange(m1 + 1)).astype(np.int64)
-        self.used = used.any(dim=0).nonzero().flatten().cpu().numpy()
+        if HAS_FUSED:
+            scaled, B, bias = _arrays([layer.scaled().detach().float(), self.B.float(), self.bias.float()])
+            self.packed = fused.Factors.of(scaled, B, bias)
 
     def map_rows(self, x: Tensor) -> Tensor:
         """Multiply by the factors."""
-        if _takes_fused(x):
-            values, B, bias = np.ascontiguousarray(x.numpy()), self.B.float().numpy(), self.bias.float().numpy()
-            parts = (self.coefficients, self.at, self.starts, B, self.used, bias)
-            return torch.from_numpy(fused.factored(values, *parts, torch.get_num_threads()))
         (m2, n2), N = self.block, len(x)
         m1, n1 = self.out_features // m2, self.in_features // n2
         z = x.reshape(-1, n2) @ self.B.reshape(-1, n2).T  # (N n1, r m2)
         z = z.view(N, n1, self.rank, m2).permute(2, 1, 0, 3).reshape(self.rank * n1, N * m2)
         return (self.outer @ z).view(m1, N, m2).transpose(0, 1).reshape(N, self.out_features) + self.bias
+
+    def fill_rows(self, x: npt.NDArray[Any], y: npt.NDArray[Any], threads: int) -> None:
+        """Multiply by B and the coefficients tile by tile."""
+        fused.factored(x, self.packed, y, threads)
 
 
 FORMS: dict[str, Callable[[BlockLayer], nn.Module]] = {
@@ -158,7 +164,7 @@ def forms_of(layer: BlockLayer) -> list[str]:
 
 
 def _takes_fused(x: Tensor) -> bool:
-    if x.device.type != "cpu" or x.dtype != torch.float32:
+    if not x.is_cpu or x.dtype != torch.float32:
         return False
     if not HAS_FUSED:
         warnings.warn("Numba is missing: sparse layers use torch's own products, which are slower", stacklevel=2)

@@ -234,6 +234,17 @@ _back_wide, _back_narrow = _back_kernel(LANES), _back_kernel(UNIT)
 
 
 @inline
+def _places(
+    gates: Array, table: Array, parent: Array, token: Array, cell_above: Array, cell: Array, hidden: Array, i: int
+) -> tuple[int, int, int, int, int]:
+    """Addresses of what :func:`step` reads and writes at node i, in the kernel's order."""
+    stride = FLOAT * cell.shape[1]
+    above, row = gates.ctypes.data + 4 * stride * parent[i], table.ctypes.data + 4 * stride * token[i]
+    before, after = cell_above.ctypes.data + stride * parent[i], cell.ctypes.data + stride * i
+    return above, row, before, after, hidden.ctypes.data + stride * i
+
+
+@inline
 def step(
     gates: Array, table: Array, parent: Array, token: Array, cell_above: Array, cell: Array, hidden: Array
 ) -> None:
@@ -246,9 +257,7 @@ def step(
     stride = FLOAT * width
     whole = FLOAT * (width - width % LANES)
     for i in range(len(parent)):
-        above, row = gates.ctypes.data + 4 * stride * parent[i], table.ctypes.data + 4 * stride * token[i]
-        before, after = cell_above.ctypes.data + stride * parent[i], cell.ctypes.data + stride * i
-        out = hidden.ctypes.data + stride * i
+        above, row, before, after, out = _places(gates, table, parent, token, cell_above, cell, hidden, i)
         for j in range(0, whole, FLOAT * LANES):
             _step_wide(above + j, row + j, stride, before + j, after + j, out + j)
         for j in range(whole, stride, FLOAT * UNIT):
@@ -272,10 +281,8 @@ def step_kept(
     stride = FLOAT * width
     whole = FLOAT * (width - width % LANES)
     for i in range(len(parent)):
-        above, row = gates.ctypes.data + 4 * stride * parent[i], table.ctypes.data + 4 * stride * token[i]
-        before, after = cell_above.ctypes.data + stride * parent[i], cell.ctypes.data + stride * i
-        out, all_four = hidden.ctypes.data + stride * i, kept.ctypes.data + 4 * stride * i
-        t = tanh.ctypes.data + stride * i
+        above, row, before, after, out = _places(gates, table, parent, token, cell_above, cell, hidden, i)
+        all_four, t = kept.ctypes.data + 4 * stride * i, tanh.ctypes.data + stride * i
         for j in range(0, whole, FLOAT * LANES):
             _kept_wide(above + j, row + j, stride, before + j, after + j, out + j, all_four + j, t + j)
         for j in range(whole, stride, FLOAT * UNIT):
