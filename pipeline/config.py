@@ -21,7 +21,7 @@ from pipeline.errors import InputError, nearest
 from pipeline.files import write_text
 
 Positive = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=step.SEEDS)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -368,7 +368,7 @@ def load_config(path: str | Path = "params.yaml") -> Config:
     return config
 
 
-class _StrictLoader(yaml.SafeLoader):
+class _StrictLoader(step.PlainLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:

@@ -31,7 +31,8 @@ def available_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
+        if torch.empty(0, device=name).device.type not in ("cpu", "cuda"):
+            raise InputError(f"--device {name}: neither cpu nor a GPU; use cpu")
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: not available here ({error}); use cpu") from error
     return name

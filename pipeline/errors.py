@@ -17,7 +17,7 @@ class InputError(ValueError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the known name closest to `name`, else the list of all."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(str(name), names, n=1)
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known: {', '.join(names)}"

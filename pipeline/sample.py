@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("tensor", type=Path, help="Parquet sparse tensor to sample from")
     arguments.add_argument("output", type=Path, help="Parquet sparse tensor to write")
     arguments.add_argument("--fraction", type=float, required=True, help="above 0, at most 1")
-    arguments.add_argument("--seed", type=int, default=0, help="default: 0")
+    arguments.add_argument("--seed", type=step.whole_number(0, step.SEEDS), default=0, help="default: 0")
     options = arguments.parse_args(argv)
     if options.seed < 0:
         raise InputError(f"--seed {options.seed}: a whole number of at least 0")

@@ -6,6 +6,7 @@ import argparse
 import errno
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -13,6 +14,29 @@ from typing import Any
 import yaml
 
 from pipeline.errors import InputError, nearest
+
+SEEDS = 2**31  # seeds are below
+
+
+class PlainLoader(yaml.SafeLoader):
+    """YAML's plain types, ``1e-3`` being a number as everywhere else; YAML 1.1 wants ``1.0e-3``."""
+
+
+PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def whole_number(least: int, below: int | None = None) -> Callable[[str], int]:
+    """Return a type of command-line arguments: whole numbers from `least` on, smaller than `below`."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"-?\d+", text) or int(text) < least or (below is not None and int(text) >= below):
+            bound = "" if below is None else f" and below {below:,}"
+            raise argparse.ArgumentTypeError(f"{text}: needs a whole number of at least {least}{bound}")
+        return int(text)
+
+    return read
 
 
 def parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
@@ -50,7 +74,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         if key in settings:
             raise InputError(f"--set {pair}: '{key}' is given twice; give it once")
         try:
-            settings[key] = yaml.safe_load(text)
+            settings[key] = yaml.load(text, PlainLoader)  # noqa: S506 - a SafeLoader
         except yaml.YAMLError as error:
             raise InputError(f"--set {pair}: '{text}' is no YAML value") from error
     return settings

@@ -15,6 +15,7 @@ from pipeline.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from torch.nn import Module
 
     from pipeline.checkpoint import Checkpoint
     from pipeline.kpd.data import LabelledImages
@@ -141,8 +142,9 @@ def _read_labels(path: Path, count: int) -> tuple[npt.NDArray[np.int64], npt.NDA
     if not np.array_equal(table["index"].to_numpy(), np.arange(count)):
         raise InputError(f"{path}: {len(table)} labels; the tensor has {count} images, each needs one")
     labels = pd.to_numeric(table["label"], errors="coerce")
-    if labels.isna().any() or (labels != labels.round()).any():
-        raise InputError(f"{path}: label '{table['label'][labels.isna()].iloc[0]}' is no class number")
+    wrong = labels.isna() | (labels != labels.round())
+    if wrong.any():
+        raise InputError(f"{path}: label '{table['label'][wrong].iloc[0]}' is no class number")
     if "split" not in table or not (table["split"] == "test").any():
         return labels.to_numpy(dtype=np.int64), None
     return labels.to_numpy(dtype=np.int64), (table["split"] == "test").to_numpy(dtype=bool)
@@ -161,7 +163,8 @@ def _write(
 
     from pipeline.kpd.cost import inference_flops, inference_parameters, measured_costs, training_flops
     from pipeline.kpd.export import NetworkArtifact
-    from pipeline.kpd.trainer import dense_twin, step_seconds
+    from pipeline.kpd.methods import make
+    from pipeline.kpd.trainer import dense_twin, fresh_network, step_seconds
     from pipeline.metrics import library_versions, peak_rss_bytes, write_metrics
     from pipeline.record import identity, write_history
 
@@ -181,7 +184,8 @@ def _write(
     )
     path = options.folder / "model.safetensors"
     artifact.save(path)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
+    fresh, _ = fresh_network(make(options.method, settings), data, options.seed)  # with all that is trained
+    fresh = fresh.to(device)
     epochs = len(trained.history)
     write_history(options.folder / "history.parquet", trained.history)
     write_metrics(
@@ -194,10 +198,10 @@ def _write(
             "validation_accuracy": trained.validation_accuracy,
             "train_loss": trained.train_loss,
             "block_sparsity": trained.block_sparsity,
-            "parameters": parameters,
-            "train_parameters": parameters,
+            "parameters": _count(network),
+            "train_parameters": _count(fresh),
             "inference_parameters": inference_parameters(network),
-            "train_flops": training_flops(network, images, labels),
+            "train_flops": training_flops(fresh, images, labels),
             "dense_train_flops": training_flops(dense_twin(network), images, labels),
             "inference_flops": inference_flops(network, images),
             "dense_inference_flops": inference_flops(dense_twin(network), images),
@@ -214,6 +218,10 @@ def _write(
             "versions": library_versions("torch", "numpy"),
         },
     )
+
+
+def _count(network: Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 if __name__ == "__main__":

@@ -76,6 +76,16 @@ def test_a_layer_in_two_places_stays_one() -> None:
     assert network[2] is network[0]
 
 
+def test_a_weight_shared_with_another_layer_stays_and_is_reported() -> None:
+    network = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 8), nn.Linear(8, 8))
+    network[1].weight = network[0].weight
+    report = convert(network, {"*": Rule((2, 2))})
+    assert report.swapped == ["2"]
+    assert "its weight is shared with another layer" in str(report)
+    with pytest.raises(InputError, match=r"rule for '\*': \(2, 2\) is no Rule"):
+        convert(network, {"*": (2, 2)})
+
+
 def test_a_linear_layer_alone_is_refused_with_the_remedy() -> None:
     with pytest.raises(InputError, match=r"use KPDLinear\.from_linear"):
         convert(nn.Linear(8, 8), {"*": Rule((4, 4))})

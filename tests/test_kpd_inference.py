@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from torch import nn
 from pipeline.errors import InputError
 from pipeline.kpd import KPDLinear, functional, inference
 from pipeline.kpd.blocks import BlockLayer, BlockLinear
+from pipeline.kpd.cost import inference_flops, measured_costs, sparse_flops
 from pipeline.kpd.inference import FORMS, deploy, export_program, forms_of, measure_forms
+from pipeline.kpd.trainer import dense_twin
 
 
 def pruned(kind: str, n: int, m: int, block: tuple[int, int], rank: int, zeros: float, seed: int = 0) -> BlockLayer:
@@ -77,6 +80,73 @@ def test_forms_take_inputs_with_gradients_and_strides() -> None:
         assert not got.requires_grad or name == "dense"
 
 
+def test_a_wrong_width_is_refused_before_any_kernel_reads_it() -> None:
+    layer = pruned("selector", 64, 64, (16, 8), 1, 0.5)
+    for name in forms_of(layer):
+        if name != "dense":
+            for x in (torch.randn(10, 32), torch.randn(10, 128), torch.randn(3, 4, 1), torch.tensor(1.0)):
+                with pytest.raises(InputError, match="the last dimension must be 64"):
+                    FORMS[name](layer)(x)
+
+
+def test_forms_can_be_copied_and_moved_to_other_types() -> None:
+    layer = pruned("selector", 32, 32, (16, 16), 2, 0.5)
+    x = torch.randn(5, 32)
+    for name in forms_of(layer):
+        form = FORMS[name](layer)
+        torch.testing.assert_close(copy.deepcopy(form)(x), form(x))
+        torch.testing.assert_close(form.weight, layer.weight)
+        torch.testing.assert_close(form.double()(x.double()), layer.to_dense().double()(x.double()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_is_deployed_and_autocast_is_followed(dtype: torch.dtype) -> None:
+    network = nn.Sequential(KPDLinear(32, 32, (8, 8), 2))
+    x = torch.randn(6, 32)
+    expected = network(x)
+    twin, taken = deploy(copy.deepcopy(network).to(dtype), x.to(dtype))
+    assert taken["0"] in ("dense", "block-rows")
+    assert twin(x.to(dtype)).dtype == dtype
+    torch.testing.assert_close(twin(x.to(dtype)).float(), expected, rtol=0.1, atol=0.05)
+    with torch.autocast("cpu", dtype=dtype):
+        for name in forms_of(network[0]):
+            got = FORMS[name](network[0])(x.to(dtype))
+            assert got.dtype == dtype
+            torch.testing.assert_close(got.float(), expected, rtol=0.1, atol=0.05)
+
+
+def test_a_layer_in_two_places_is_replaced_in_both() -> None:
+    shared = pruned("selector", 16, 16, (4, 4), 1, 0.8)
+    network = nn.Sequential(shared, nn.ReLU(), shared)
+    x = torch.randn(3, 16)
+    twin, taken = deploy(network, x, form="factored")
+    assert list(taken) == ["0"]
+    assert twin[0] is twin[2]
+    torch.testing.assert_close(twin(x), network(x), rtol=1e-4, atol=1e-5)
+    assert inference_flops(network, x) == 2 * sparse_flops(shared, len(x))
+    assert not any(isinstance(layer, KPDLinear) for layer in dense_twin(network).modules())
+
+
+def test_a_single_layer_and_one_that_no_batch_reaches_are_deployed() -> None:
+    layer = pruned("selector", 16, 16, (4, 4), 1, 0.8)
+    x = torch.randn(3, 16)
+    twin, taken = deploy(layer, x, form="block-rows")
+    assert taken == {"": "block-rows"}
+    torch.testing.assert_close(twin(x), layer(x), rtol=1e-4, atol=1e-5)
+    assert inference_flops(layer, x) == sparse_flops(layer, len(x))
+
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.spare = layer, pruned("selector", 16, 16, (4, 4), 1, 0.8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.used(x=x)
+
+    assert deploy(Half(), x)[1]["spare"] == "dense"
+    assert list(measured_costs(Half(), x, repeats=1)) == ["used"]
+
+
 def test_a_layer_pruned_whole_gives_its_bias() -> None:
     layer = KPDLinear(8, 6, (2, 2), 2)
     layer.set_support(torch.zeros(3, 4, dtype=torch.bool))
@@ -113,9 +183,9 @@ def test_unknown_and_impossible_forms_are_refused() -> None:
     network = nn.Sequential(pruned("full", 8, 4, (2, 2), 1, 0.5))
     with pytest.raises(InputError, match="did you mean 'block-rows'"):
         deploy(network, torch.ones(1, 8), form="block-row")
-    with pytest.raises(InputError, match="needs a KPD layer, not BlockLinear"):
+    with pytest.raises(InputError, match=r"'factored': a BlockLinear .* has only dense, bsr, block-rows"):
         deploy(network, torch.ones(1, 8), form="factored")
-    with pytest.raises(InputError, match=r"no product for blocks of \(2, 4\)"):
+    with pytest.raises(InputError, match=r"'bsr': a BlockLinear with blocks of 2 x 4.* has only dense, block-rows"):
         deploy(nn.Sequential(BlockLinear(8, 4, (2, 4))), torch.ones(1, 8), form="bsr")
 
 

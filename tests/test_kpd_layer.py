@@ -13,11 +13,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import InputError
 from pipeline.kpd import KPDLinear, functional, fused, team
+from pipeline.kpd.convert import Rule, convert
 from pipeline.kpd.cost import training_memory
+from pipeline.kpd.inference import deploy
 
 
 def kron_weight(layer: KPDLinear) -> torch.Tensor:
@@ -41,7 +44,7 @@ def test_forward_is_the_kronecker_sum(n: int, m: int, block: tuple[int, int], ra
     expected = x @ kron_weight(layer).T + layer.bias
     torch.testing.assert_close(layer(x), expected)
     torch.testing.assert_close(layer.to_dense()(x), expected)
-    torch.testing.assert_close(layer.weight(), kron_weight(layer))
+    torch.testing.assert_close(layer.weight, kron_weight(layer))
 
 
 @settings(deadline=None, max_examples=25)
@@ -78,7 +81,7 @@ def test_parameter_count_and_representation() -> None:
 def test_start_has_the_dense_layers_deviation() -> None:
     torch.manual_seed(0)
     for rank in (1, 4):
-        weight = KPDLinear(512, 512, (4, 4), rank).weight()
+        weight = KPDLinear(512, 512, (4, 4), rank).weight
         assert weight.std().item() == pytest.approx((3 * 512) ** -0.5, rel=0.25)
 
 
@@ -86,9 +89,9 @@ def test_gauge_keeps_the_weight_and_normalises_b() -> None:
     layer = random_layer(6, 4, (2, 3), 2)
     with torch.no_grad():
         layer.B.mul_(torch.tensor([3.0, 0.2], dtype=torch.float64).view(2, 1, 1))
-    before = layer.weight().detach()
+    before = layer.weight.detach()
     layer.fix_gauge()
-    torch.testing.assert_close(layer.weight(), before)
+    torch.testing.assert_close(layer.weight, before)
     torch.testing.assert_close(layer.B.flatten(1).norm(dim=1), torch.ones(2, dtype=torch.float64))
 
 
@@ -123,6 +126,11 @@ def test_pruned_blocks_stay_zero_and_get_no_gradient() -> None:
         ((6, 4, (2, 0)), "0 columns"),
         ((6, 4, (2, 3), 0), "rank 0"),
         ((6, 4, (2,)), "two numbers"),
+        ((6, 4, 4), "two numbers"),
+        ((6, 4, None), "two numbers"),
+        ((6, 4, ("a", 2)), "whole numbers"),
+        ((6, 4, (2, 3), 1.5), "rank 1.5"),
+        ((6, 4, (2, 3), True), "rank True"),
     ],
 )
 def test_impossible_layers_are_refused(arguments: tuple, words: str) -> None:
@@ -130,6 +138,55 @@ def test_impossible_layers_are_refused(arguments: tuple, words: str) -> None:
         KPDLinear(*arguments)
     with pytest.raises(ValueError, match="last dimension"):
         KPDLinear(6, 4, (2, 3))(torch.ones(2, 5))
+
+
+@pytest.mark.parametrize("options", [{}, {"path": "shape"}, {"path": "fused"}, {"path": "inner"}])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_than_the_parameters_are_refused(options: dict, dtype: torch.dtype) -> None:
+    layer = KPDLinear(64, 64, (8, 8), **options).to(dtype)
+    with pytest.raises(InputError, match=rf"input: torch.float32 on cpu, parameters: {dtype} on cpu"):
+        layer(torch.randn(200, 64))
+
+
+@pytest.mark.parametrize("options", [{"variant": "group"}, {"init": "svd"}, {}])
+def test_half_precision_layers_can_be_made(options: dict) -> None:
+    layer = KPDLinear(64, 64, (8, 8), 2, dtype=torch.bfloat16, **options)
+    assert layer(torch.ones(3, 64, dtype=torch.bfloat16)).isfinite().all()
+    dense = torch.nn.Linear(64, 64, dtype=torch.bfloat16)
+    near = KPDLinear.from_linear(dense, (8, 8), 64)
+    torch.testing.assert_close(near.weight.float(), dense.weight.float(), rtol=0.05, atol=0.01)
+
+
+def test_a_layer_of_one_entry_starts_finite() -> None:
+    assert KPDLinear(1, 1, (1, 1), init="svd").weight.isfinite().all()
+
+
+def test_blocks_outside_the_support_are_zero_whatever_the_factors_say() -> None:
+    layer = KPDLinear(8, 8, (4, 4), 2)
+    layer.set_support(torch.eye(2, dtype=torch.bool))
+    with torch.no_grad():
+        layer.A[:, 0, 1], layer.S[1, 0] = torch.nan, torch.inf
+    assert layer.zero_blocks().tolist() == [[False, True], [True, False]]
+    assert (layer(torch.ones(3, 8)) == layer.to_dense()(torch.ones(3, 8))).all()
+
+
+def test_first_call_may_be_checkpointed() -> None:
+    layer = KPDLinear(256, 512, (8, 8), 1)
+    x = torch.randn(300, 256, requires_grad=True)
+    y = checkpoint(layer, x, use_reentrant=False)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(gradient, layer.weight.sum(dim=0).expand(300, 256))
+
+
+def test_serves_in_torchs_transformer_layer_in_training_and_evaluation() -> None:
+    network = torch.nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    convert(network, {"linear*": Rule((4, 4))})
+    x = torch.randn(2, 5, 16)
+    trained = network(x)
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(x), trained)
+        for form in ("block-rows", "factored", "bsr"):
+            torch.testing.assert_close(deploy(network, x, form)[0](x), trained, rtol=1e-4, atol=1e-5)
 
 
 def test_state_travels() -> None:
@@ -394,7 +451,7 @@ def test_van_loan_start_is_the_best_approximation() -> None:
     errors = []
     for rank in (1, 2, 4):
         layer = KPDLinear.from_linear(dense, (2, 2), rank)
-        errors.append((layer.weight() - dense.weight).norm().item())
+        errors.append((layer.weight - dense.weight).norm().item())
         # a term's error is the rest of the singular values of the rearranged weight (Eckart and Young)
         rearranged = dense.weight.view(5, 2, 6, 2).transpose(1, 2).reshape(30, 4)
         rest = torch.linalg.svdvals(rearranged)[rank:].norm().item()
@@ -407,7 +464,7 @@ def test_van_loan_start_is_the_best_approximation() -> None:
 
 def test_svd_start_has_the_dense_layers_deviation() -> None:
     layer = KPDLinear(64, 64, (4, 4), rank=2, init="svd")
-    assert layer.weight().std(correction=0).item() == pytest.approx((3 * 64) ** -0.5, rel=1e-4)
+    assert layer.weight.std(correction=0).item() == pytest.approx((3 * 64) ** -0.5, rel=1e-4)
     B = layer.B.detach().flatten(1)
     torch.testing.assert_close(B @ B.T, torch.eye(2), atol=1e-5, rtol=0)
 
@@ -419,9 +476,9 @@ def test_group_variant_has_orthonormal_blocks_and_their_norms(rank: int) -> None
     assert sum(p.numel() for p in layer.parameters()) == rank * 12 + rank * 4 + 8
     with torch.no_grad():
         layer.B.add_(torch.randn_like(layer.B))
-    before = layer.weight().detach()
+    before = layer.weight.detach()
     layer.fix_gauge()
-    torch.testing.assert_close(layer.weight(), before)
+    torch.testing.assert_close(layer.weight, before)
     B = layer.B.detach().flatten(1)
     torch.testing.assert_close(B @ B.T, torch.eye(rank, dtype=torch.float64))
     norms = before.view(4, 2, 3, 2).square().sum(dim=(1, 3)).sqrt()
@@ -429,7 +486,7 @@ def test_group_variant_has_orthonormal_blocks_and_their_norms(rank: int) -> None
     threshold = norms.median()
     layer.shrink(threshold)
     expected = before.view(4, 2, 3, 2) * (1 - threshold / norms).clamp_min(0)[:, None, :, None]
-    torch.testing.assert_close(layer.weight().detach(), expected.reshape(8, 6))
+    torch.testing.assert_close(layer.weight.detach(), expected.reshape(8, 6))
     torch.testing.assert_close(
         layer(torch.eye(6, dtype=torch.float64)).detach() - layer.bias.detach(), expected.reshape(8, 6).T
     )
@@ -453,7 +510,7 @@ def test_group_variant_solves_block_group_lasso() -> None:
         with torch.no_grad():
             layer.A.sub_(rate * layer.A.grad)
         layer.shrink(rate * weight)
-    torch.testing.assert_close(layer.weight().detach(), W, atol=1e-8, rtol=0)
+    torch.testing.assert_close(layer.weight.detach(), W, atol=1e-8, rtol=0)
     zero = W.view(3, 2, 4, 2).abs().amax(dim=(1, 3)) == 0
     assert 0 < int(zero.sum()) < 12
     assert torch.equal(layer.zero_blocks(), zero)
@@ -465,6 +522,8 @@ def test_group_variant_solves_block_group_lasso() -> None:
         ({"variant": "groups"}, "did you mean 'group'"),
         ({"init": "sdv"}, "did you mean 'svd'"),
         ({"path": "fussed"}, "did you mean 'fused'"),
+        ({"path": None}, "path 'None' is unknown"),
+        ({"variant": None}, "variant 'None' is unknown"),
         ({"variant": "group", "rank": 7}, "at most 6 orthonormal terms"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -27,6 +28,7 @@ from pipeline.kpd.methods import (
     target_count,
     wanted_count,
 )
+from pipeline.kpd.networks import NETWORKS
 from pipeline.kpd.trainer import Trainer, block_sparsity, dense_twin, fresh_network, step_seconds, train
 
 
@@ -108,9 +110,9 @@ def test_gauge_balances_selector_and_coefficients() -> None:
     layer = KPDLinear(4, 4, (2, 2), rank=2, dtype=torch.float64)
     with torch.no_grad():
         layer.S.copy_(torch.tensor([[5.0, -0.1], [0.0, 1.0]]))
-    before = layer.weight().detach()
+    before = layer.weight.detach()
     layer.fix_gauge()
-    torch.testing.assert_close(layer.weight(), before)
+    torch.testing.assert_close(layer.weight, before)
     norms = before.view(2, 2, 2, 2).square().sum(dim=(1, 3)).sqrt()
     torch.testing.assert_close(layer.block_norms(), norms)
     torch.testing.assert_close(layer.S.detach().abs(), norms.sqrt())
@@ -125,7 +127,7 @@ def test_gauge_balances_selector_and_coefficients() -> None:
         ("dense", {"block": [2, 2]}, "setting 'block' does not exist for method 'dense'"),
         ("kpd", {"block": [2]}, "block=.*rows and columns"),
         ("kpd", {"block": "22"}, "block=22"),
-        ("kpd", {"block": 2}, "wrong kind of value"),
+        ("kpd", {"block": 2}, "block=2: needs rows and columns"),
         ("kpd", {"rank": 1.5}, "rank=1.5"),
         ("kpd", {"block_sparsity": 1.0}, "block_sparsity=1.0"),
         ("dense", {"epochs": 0}, "epochs=0"),
@@ -250,6 +252,37 @@ def test_rigl_drops_the_weakest_and_grows_where_the_gradient_is_largest() -> Non
     assert layer.weight.tolist() == [[3.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
     assert state["exp_avg"].tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
     assert state["step"] == 3.0
+
+
+def test_rigl_takes_up_no_block_that_would_stay_at_zero(blobs) -> None:
+    images = blobs.images.copy()
+    images[:, 2:] = 0.0  # as the border of MNIST: half of all inputs are always zero
+    data = replace(blobs, images=images)
+    for share in (0.1, 0.2, 0.5):
+        trained = train(make("rigl", {"epochs": 6, "batch": 16, "block_sparsity": share, "interval": 5}), data)
+        (layer,) = block_layers(trained.network).values()
+        assert int(layer.zero_blocks().sum()) == target_count(share, layer.support.numel())
+
+
+def test_networks_that_draw_numbers_are_reproducible_and_resumable(blobs, tmp_path, monkeypatch) -> None:
+    def dropping(image_shape: tuple[int, ...], classes: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, classes))
+
+    monkeypatch.setitem(NETWORKS, "dropping", dropping)
+
+    def method() -> Dense:
+        return make("kpd", {"network": "dropping", "epochs": 4, "batch": 32})
+
+    before = torch.random.get_rng_state()
+    whole = train(method(), blobs, seed=1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    first = Trainer(method(), blobs, seed=1)
+    first.epoch()
+    Checkpoint({"run": 1}, tmp_path, seconds=0).save(first.state_dict())
+    torch.rand(7)
+    resumed = train(method(), blobs, seed=1, state=Checkpoint({"run": 1}, tmp_path))
+    for own, true in zip(resumed.network.state_dict().values(), whole.network.state_dict().values(), strict=True):
+        assert torch.equal(own, true)
 
 
 def test_erk_gives_small_layers_more_and_meets_the_whole() -> None:

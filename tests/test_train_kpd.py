@@ -77,6 +77,20 @@ def test_kpd_run_leaves_model_metrics_and_history(digits, tmp_path: Path) -> Non
         model.predict(raw[:2, :4])
 
 
+def test_the_candidates_of_a_choice_count_as_trained(digits, tmp_path: Path) -> None:
+    settings = [f"--set={setting}" for setting in ("blocks=[[2,2],[2,4]]", "rank=1", "epochs=6", "lr=1e-2", "layers=1")]
+    metrics = run(digits, tmp_path, "--method", "kpd-choice", *settings)
+    assert metrics.train_parameters == 2 * 160 + 4 + 2 * 80 + 8 + 10
+    assert metrics.parameters in (2 * 160 + 4 + 10, 2 * 80 + 8 + 10)
+    assert metrics.train_flops > metrics.dense_train_flops / 2
+
+
+def test_images_without_columns_are_not_shifted(tmp_path: Path) -> None:
+    data = labelled_images(np.arange(1.0, 301).reshape(100, 3), np.arange(100) % 2, seed=0)
+    with pytest.raises(InputError, match="augment=shift: needs images with rows and columns"):
+        train(make("dense", {"augment": "shift", "epochs": 1}), data)
+
+
 def test_dense_twin_run(digits, tmp_path: Path) -> None:
     metrics = run(digits, tmp_path, "--method", "dense")
     assert metrics.accuracy > 0.92
@@ -108,6 +122,13 @@ def test_rerun_is_bit_identical(digits, tmp_path: Path) -> None:
         (["--method", "dens"], "did you mean 'dense'"),
         (["--device", "cuda:99"], "not available here"),
         (["--set", "network=linea"], "did you mean 'linear'"),
+        (["--set", "network=5"], "network '5' is unknown"),
+        (["--set", "layers=7"], "no linear layer has a name like 7"),
+        (["--seed", "-1"], "--seed: -1: needs a whole number of at least 0"),
+        (["--seed", "5000000000"], "and below 2,147,483,648"),
+        (["--threads", "0"], "--threads: 0: needs a whole number of at least 1"),
+        (["--device", "meta"], "--device meta: neither cpu nor a GPU"),
+        (["--method", "kpd-choice", "--set", "epochs=1", "--set", "batch=2000"], "1 steps are too few"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(digits, tmp_path: Path, capsys, arguments: list[str], words: str) -> None:
@@ -126,6 +147,7 @@ def test_bad_input_is_one_line_and_status_2(digits, tmp_path: Path, capsys, argu
         (lambda table: table.drop(columns="label"), "no column 'label'"),
         (lambda table: table.iloc[1:], "1796 labels; the tensor has 1797"),
         (lambda table: table.assign(label="seven"), "label 'seven' is no class number"),
+        (lambda table: table.assign(label=1.5), "label '1.5' is no class number"),
         (lambda table: table.assign(label=-1), "counted from 0"),
     ],
 )

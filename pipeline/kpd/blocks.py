@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -73,7 +75,7 @@ class BlockLinear(nn.Linear):
     def set_support(self, support: Tensor) -> None:
         """Keep only the blocks where `support` is true; the others become exact zeros."""
         self.support.copy_(support)
-        self.blocks(self.weight).mul_(self.support[:, None, :, None])
+        self.blocks(self.weight).masked_fill_(~self.support[:, None, :, None], 0.0)
 
     @torch.no_grad()
     def fix_gauge(self) -> None:
@@ -105,5 +107,32 @@ BlockLayer = KPDLinear | BlockLinear
 
 
 def block_layers(network: nn.Module) -> dict[str, BlockLayer]:
-    """Return the layers of `network` that have blocks, by dotted name."""
+    """Return the layers of `network` that have blocks, by dotted name; one that stands in several places once."""
     return {name: layer for name, layer in network.named_modules() if isinstance(layer, BlockLayer)}
+
+
+def replaced(network: nn.Module, layer: nn.Module, new: nn.Module) -> nn.Module:
+    """Put `new` in every place of `network` where `layer` stands; return the network, which may be `layer` itself."""
+    if network is layer:
+        return new
+    for name, module in list(network.named_modules(remove_duplicate=False)):
+        if module is layer:
+            network.set_submodule(name, new)
+    return network
+
+
+@torch.no_grad()
+def layer_inputs(network: nn.Module, layers: dict[str, BlockLayer], images: Tensor) -> dict[str, Tensor]:
+    """Run `images` through `network` and return what reaches each layer, (..., n); one not reached is left out."""
+    inputs: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Callable[..., None]:
+        return lambda _, given, named: inputs.update({name: next(iter((*given, *named.values()))).detach()})
+
+    hooks = [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in layers.items()]
+    try:
+        network(images)
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return inputs

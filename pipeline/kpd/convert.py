@@ -148,8 +148,15 @@ def swap_layers(
     """Swap every linear layer that a rule asks for by what `make` returns; see :func:`convert`."""
     swaps: list[Swap] = []
     made: dict[int, nn.Module] = {}  # a layer that stands in several places stays one layer
+    holders: dict[int, set[int]] = {}  # modules by the parameter they hold
+    for holder in module.modules():
+        for parameter in holder.parameters(recurse=False):
+            holders.setdefault(id(parameter), set()).add(id(holder))
     for name, layer in list(module.named_modules(remove_duplicate=False)):
-        rule = next((rule for pattern, rule in rules.items() if fnmatchcase(name, pattern)), None)
+        pattern = next((pattern for pattern in rules if fnmatchcase(name, pattern)), None)
+        rule = None if pattern is None else rules[pattern]
+        if not isinstance(rule, Rule | None):
+            raise InputError(f"rule for '{pattern}': {rule!r} is no Rule, for example Rule(block=(2, 4))")
         if type(layer) is not nn.Linear or rule is None or not name:
             continue
         if id(layer) in made:
@@ -159,6 +166,8 @@ def swap_layers(
         size = (name, layer.in_features, layer.out_features)
         try:
             checked_block(layer.in_features, layer.out_features, rule.block)
+            if len(holders[id(layer.weight)]) > 1:
+                raise InputError("its weight is shared with another layer")
         except InputError as error:
             swaps.append(Swap(*size, str(error), dense, dense, 1.0))
             continue

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.kpd.blocks import BlockLayer, block_layers
+from pipeline.kpd.blocks import BlockLayer, block_layers, layer_inputs, replaced
 from pipeline.kpd.layer import KPDLinear
 
 
@@ -35,15 +35,16 @@ def inference_flops(network: nn.Module, images: Tensor) -> int:
     """Operations to classify a batch when zero blocks are skipped, each layer in its cheaper sparse form."""
     layers = block_layers(network)
     twin = copy.deepcopy(network).eval()
+    layers_of_twin = block_layers(twin)
     rows: dict[str, int] = {}
-    for name, layer in block_layers(twin).items():
+    for name, layer in layers_of_twin.items():
         plain = layer.to_dense()
         plain.register_forward_hook(
             lambda layer, inputs, _, name=name: rows.update(
                 {name: rows.get(name, 0) + inputs[0].numel() // layer.in_features}
             )
         )
-        twin.set_submodule(name, plain)
+        twin = replaced(twin, layer, plain)
     with FlopCounterMode(display=False) as counter:
         twin(images)
     total = int(counter.get_total_flops())
@@ -82,22 +83,15 @@ def inference_parameters(network: nn.Module) -> int:
 def measured_costs(network: nn.Module, images: Tensor, repeats: int = 9) -> dict[str, tuple[float, float]]:
     """Seconds of a forward and backward of every block-sparse layer and of its dense twin, by the layer's name.
 
-    Each layer gets what reaches it from `images`; both are timed in turn, medians of `repeats`.
+    Each layer gets what reaches it from `images`, one that nothing reaches is left out; both are timed in turn,
+    medians of `repeats`.
     """
     twin = copy.deepcopy(network).train()
-    inputs: dict[str, Tensor] = {}
     layers = block_layers(twin)
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, arguments, name=name: inputs.update({name: arguments[0].detach()}))
-        for name, layer in layers.items()
-    ]
-    with torch.no_grad():
-        twin(images)
-    for hook in hooks:
-        hook.remove()
     costs = {}
-    for name, layer in layers.items():
-        x, pair = inputs[name].requires_grad_(), (layer, layer.to_dense())
+    for name, x in layer_inputs(twin, layers, images).items():
+        x, layer = x.requires_grad_(), layers[name]
+        pair = (layer, layer.to_dense())
         times: tuple[list[float], list[float]] = ([], [])
         for repeat in range(repeats + 2):
             for module, own in zip(pair, times, strict=True):

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import register_flop_formula
 
 from pipeline.errors import InputError, nearest
@@ -41,7 +42,7 @@ class _Inner(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, scaled: Tensor, B: Tensor) -> Tensor:
         (_, m1, _), m2 = scaled.shape, B.shape[1]
-        y = _side_by_side(scaled) @ _Inner.between(x, scaled, B)  # (m1, N m2)
+        y = side_by_side(scaled) @ _Inner.between(x, scaled, B)  # (m1, N m2)
         return y.view(m1, len(x), m2).transpose(0, 1).reshape(len(x), m1 * m2)
 
     @staticmethod
@@ -62,7 +63,7 @@ class _Inner(torch.autograd.Function):
         N = len(x)
         dy = dy.reshape(N, m1, m2).transpose(0, 1).reshape(m1, N * m2)
         d_outer = dy @ _Inner.between(x, scaled, B).T  # (m1, r n1)
-        dz = (_side_by_side(scaled).T @ dy).view(r, n1, N, m2).permute(2, 1, 0, 3).reshape(N * n1, r * m2)
+        dz = (side_by_side(scaled).T @ dy).view(r, n1, N, m2).permute(2, 1, 0, 3).reshape(N * n1, r * m2)
         dB = (dz.T @ x.reshape(-1, n2)).view(r, m2, n2)
         dx = (dz @ B.reshape(r * m2, n2)).view(N, n1 * n2) if ctx.needs_input_grad[0] else None
         return dx, d_outer.view(m1, r, n1).transpose(0, 1), dB
@@ -104,7 +105,7 @@ class _Outer(torch.autograd.Function):
         return dx, d_scaled, dB
 
 
-def _side_by_side(scaled: Tensor) -> Tensor:
+def side_by_side(scaled: Tensor) -> Tensor:
     """(r, m1, n1) -> (m1, r n1)."""
     r, m1, n1 = scaled.shape
     return scaled.transpose(0, 1).reshape(m1, r * n1)
@@ -215,7 +216,16 @@ def kpd_product(x: Tensor, scaled: Tensor, B: Tensor, path: str = "auto", bias: 
         differently.
     bias
         (m1 m2,), of x's type.
+
+    Raises
+    ------
+    InputError
+        Arguments of different types or on different devices, or a path that cannot take theirs.
     """
+    if x.dtype != scaled.dtype or x.dtype != B.dtype or x.device != B.device:
+        raise InputError(
+            f"input: {x.dtype} on {x.device}, parameters: {B.dtype} on {B.device}; bring both to one type and device"
+        )
     if path in ("auto", "shape"):
         path = choose(x, scaled, B, measured=path == "auto")
     elif path == "fused" and (x.device.type != "cpu" or x.dtype != torch.float32):
@@ -260,7 +270,8 @@ def measure(x: Tensor, scaled: Tensor, B: Tensor, training: bool, repeats: int =
         for _ in range(repeats + 1):  # the first call compiles or warms up
             _synchronise(x)
             started = time.perf_counter()
-            with torch.set_grad_enabled(training):
+            # Under hooks of its own, so that those of the caller (checkpointing) see nothing of it.
+            with torch.set_grad_enabled(training), saved_tensors_hooks(_same, _same):
                 y = PATHS[name](*own)
                 if training:
                     torch.autograd.grad(y, own, torch.ones_like(y))
@@ -268,6 +279,10 @@ def measure(x: Tensor, scaled: Tensor, B: Tensor, training: bool, repeats: int =
             times.append(time.perf_counter() - started)
         seconds[name] = min(times[1:])
     return seconds
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _synchronise(x: Tensor) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -90,8 +92,8 @@ class KPDLinear(nn.Module):
         for name, value, known in (("variant", variant, ("selector", "group")), ("init", init, ("random", "svd"))):
             if value not in known:
                 raise InputError(f"{name} '{value}' is unknown{nearest(value, known)}")
-        if rank < 1:
-            raise InputError(f"rank {rank}: a KPD layer needs at least one term")
+        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+            raise InputError(f"rank {rank}: needs a whole number of terms, at least one")
         if rank > m2 * n2 and (variant == "group" or init == "svd"):
             raise InputError(f"rank {rank}: a block of {m2} x {n2} has at most {m2 * n2} orthonormal terms")
         grid = (out_features // m2, in_features // n2)
@@ -116,8 +118,10 @@ class KPDLinear(nn.Module):
         if self.S is not None:
             self.S.fill_(1.0)
         if self.init == "svd":
-            self.approximate(torch.empty_like(self.weight()).uniform_(-bound, bound))
-            self.A.mul_(bound / math.sqrt(3) / self.weight().std(correction=0))
+            self.approximate(torch.empty_like(self.weight).uniform_(-bound, bound))
+            deviation = self.weight.std(correction=0)
+            if deviation > 0:  # a layer of one entry has none
+                self.A.mul_(bound / math.sqrt(3) / deviation)
         else:
             self.B.normal_()
             self.B.div_(self.B.flatten(1).norm(dim=1).view(-1, 1, 1))
@@ -135,7 +139,7 @@ class KPDLinear(nn.Module):
         The truncated singular value decomposition of the rearranged `weight`, one block a row (Van Loan).
         """
         (m1, n1), (m2, n2) = self.grid, self.block
-        rearranged = weight.reshape(m1, m2, n1, n2).transpose(1, 2).reshape(m1 * n1, m2 * n2)
+        rearranged = _factorable(weight).reshape(m1, m2, n1, n2).transpose(1, 2).reshape(m1 * n1, m2 * n2)
         U, s, Vh = torch.linalg.svd(rearranged, full_matrices=False)
         terms = min(self.rank, len(s))
         self.A.zero_()
@@ -179,20 +183,20 @@ class KPDLinear(nn.Module):
         return layer
 
     def scaled(self) -> Tensor:
-        """Return S * A_i (A_i in the group variant) on the support: (r, m1, n1)."""
-        return self.A * (self.support if self.S is None else self.S * self.support)
+        """Return S * A_i (A_i in the group variant) on the support, zeros elsewhere: (r, m1, n1)."""
+        return (self.A if self.S is None else self.A * self.S).masked_fill(~self.support, 0.0)
 
+    @property
     def weight(self) -> Tensor:
-        """Return W, (m, n)."""
+        """W, (m, n), made anew from the factors on every access; gradients reach them."""
         return kron_weight(self.scaled(), self.B)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n) to (..., m)."""
-        if x.shape[-1] != self.in_features:
-            raise InputError(f"input of shape {tuple(x.shape)}: the last dimension must be {self.in_features}")
+        check_width(x, self.in_features)
         scaled: Tensor = self.scaled()
         B: Tensor = self.B
-        if torch.is_autocast_enabled(x.device.type):
+        if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # which autocast leaves alone
             lower = torch.get_autocast_dtype(x.device.type)
             x, scaled, B = x.to(lower), scaled.to(lower), B.to(lower)
         bias = None if self.bias is None else self.bias.to(x.dtype)
@@ -209,9 +213,9 @@ class KPDLinear(nn.Module):
         Group: the B_i become orthonormal.
         """
         if self.S is None:
-            Q, R = torch.linalg.qr(self.B.flatten(1).T)  # vec B_i = sum_l Q_l R_li
+            Q, R = torch.linalg.qr(_factorable(self.B).flatten(1).T)  # vec B_i = sum_l Q_l R_li
             self.B.copy_(Q.T.view_as(self.B))
-            self.A.copy_(torch.tensordot(R, self.A, dims=1))
+            self.A.copy_(torch.tensordot(R, self.A.to(R.dtype), dims=1))
             return
         norms = self.B.flatten(1).norm(dim=1).clamp_min(torch.finfo(self.B.dtype).tiny).view(-1, 1, 1)
         self.B.div_(norms)
@@ -247,7 +251,7 @@ class KPDLinear(nn.Module):
     def set_support(self, support: Tensor) -> None:
         """Keep only the blocks where the (m1, n1) bool `support` is true; the others become exact zeros."""
         self.support.copy_(support)
-        (self.A if self.S is None else self.S).mul_(self.support)
+        (self.A if self.S is None else self.S).masked_fill_(~self.support, 0.0)
 
     @torch.no_grad()
     def zero_blocks(self) -> Tensor:
@@ -264,7 +268,7 @@ class KPDLinear(nn.Module):
             device=self.B.device,
             dtype=self.B.dtype,
         )
-        dense.weight.copy_(self.weight())
+        dense.weight.copy_(self.weight)
         if self.bias is not None:
             dense.bias.copy_(self.bias)
         return dense
@@ -283,12 +287,25 @@ class KPDLinear(nn.Module):
         )
 
 
+def check_width(x: Tensor, features: int) -> None:
+    """Refuse an input whose last dimension is not `features`."""
+    if x.ndim == 0 or x.shape[-1] != features:
+        raise InputError(f"input of shape {tuple(x.shape)}: the last dimension must be {features}")
+
+
+def _factorable(matrix: Tensor) -> Tensor:
+    """The matrix in a type that LAPACK factorises."""
+    return matrix if matrix.dtype in (torch.float32, torch.float64) else matrix.float()
+
+
 def checked_block(in_features: int, out_features: int, block: tuple[int, int]) -> tuple[int, int]:
     """Return `block` as (m2, n2), or say which side does not divide the layer."""
-    if len(block) != 2:
+    if isinstance(block, str) or not isinstance(block, Sequence) or len(block) != 2:
         raise InputError(f"block {block}: give two numbers, rows and columns, for example (2, 4)")
+    if not all(isinstance(size, Integral) for size in block):
+        raise InputError(f"block {tuple(block)}: rows and columns are whole numbers, for example (2, 4)")
     for side, size, features in zip(("rows", "columns"), block, (out_features, in_features), strict=True):
-        if int(size) != size or size < 1 or features % int(size):
+        if size < 1 or features % size:
             name = "out_features" if side == "rows" else "in_features"
             divisors = [str(d) for d in range(1, min(features, 64) + 1) if features % d == 0]
             raise InputError(

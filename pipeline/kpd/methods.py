@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError, nearest
-from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers
+from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers, replaced
 from pipeline.kpd.choice import BlockChoice, block_name
 from pipeline.kpd.convert import Report, Rule, swap_layers
 from pipeline.kpd.data import AUGMENTATIONS
@@ -144,6 +144,7 @@ class BlockMethod(Dense):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.block = _checked_pair(self.block)
+        self.layers = str(self.layers)  # a layer's name may be a number
         if not 0 <= self.block_sparsity < 1:
             raise InputError(f"block_sparsity={self.block_sparsity}: needs a share from 0 up to below 1")
 
@@ -372,9 +373,8 @@ class KPDChoice(KPD):
 
     def finish(self, network: nn.Module) -> None:
         """Put the survivors in the place of the sums."""
-        for name, layer in list(network.named_modules()):
-            if isinstance(layer, BlockChoice):
-                network.set_submodule(name, layer.survivor())
+        for layer in [layer for layer in network.modules() if isinstance(layer, BlockChoice)]:
+            replaced(network, layer, layer.survivor())
 
     def state_dict(self) -> dict[str, Any]:
         """Candidates left, their threshold, and KPD's state."""
@@ -521,15 +521,18 @@ def move_blocks(layer: BlockLinear, share: float, state: dict[str, Any]) -> None
     become zero in the new blocks.
     """
     used = layer.support
-    count = min(int(share * int(used.sum())), int((~used).sum()))
-    if count == 0 or layer.weight.grad is None:
+    if layer.weight.grad is None:
+        return
+    gradient = torch.linalg.vector_norm(layer.blocks(layer.weight.grad), dim=(1, 3)).flatten()
+    gradient[used.flatten()] = -math.inf  # the dropped ones may not come back at once
+    # A block without gradient (its inputs are always zero) would stay at zero, one more than asked for.
+    count = min(int(share * int(used.sum())), int((gradient > 0).sum()))
+    if count == 0:
         return
     norms = layer.block_norms().masked_fill(~used, math.inf).flatten()
     dropped = torch.sort(norms, stable=True).indices[:count]
     kept = used.flatten().clone()
     kept[dropped] = False
-    gradient = torch.linalg.vector_norm(layer.blocks(layer.weight.grad), dim=(1, 3)).flatten()
-    gradient[used.flatten()] = -math.inf  # the dropped ones may not come back at once
     grown = torch.sort(gradient, descending=True, stable=True).indices[:count]
     fresh = torch.zeros_like(kept)
     fresh[grown] = True
@@ -637,7 +640,7 @@ def _decays(name: str, parameter: Tensor) -> bool:
 
 
 def _checked_pair(block: Any) -> tuple[int, int]:
-    if isinstance(block, str) or len(block) != 2 or not all(_whole(side) for side in block):
+    if not isinstance(block, (tuple, list)) or len(block) != 2 or not all(_whole(side) for side in block):
         raise InputError(f"block={block}: needs rows and columns of a block, for example [2, 4]")
     return int(block[0]), int(block[1])
 

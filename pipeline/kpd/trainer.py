@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import distributed
 from pipeline.errors import InputError
-from pipeline.kpd.blocks import block_layers
+from pipeline.kpd.blocks import block_layers, replaced
 from pipeline.kpd.convert import Report
 from pipeline.kpd.data import AUGMENTATIONS, LabelledImages, mixed
 from pipeline.kpd.methods import Dense, KPDChoice
@@ -82,6 +82,8 @@ class Trainer:
     """
 
     def __init__(self, method: Dense, data: LabelledImages, seed: int = 0, device: torch.device | str = "cpu") -> None:
+        if method.augment != "none" and len(data.image_shape) < 2:
+            raise InputError(f"augment={method.augment}: needs images with rows and columns; take none")
         self.method, self.data, self.seed = method, data, seed
         self.network, self.report = fresh_network(method, data, seed)
         self.network.to(device)
@@ -107,12 +109,13 @@ class Trainer:
             self.load_state_dict(earlier)
             for entry in self.history if progress is not None else []:
                 progress(entry)  # type: ignore[misc]
-        while len(self.history) < self.method.epochs:
-            self.epoch()
-            if progress is not None:
-                progress(self.history[-1])
-            if state is not None:
-                self.keep(state)
+        with torch.random.fork_rng([self.images.device] if self.images.is_cuda else []):
+            while len(self.history) < self.method.epochs:
+                self.epoch()
+                if progress is not None:
+                    progress(self.history[-1])
+                if state is not None:
+                    self.keep(state)
         return self.finish()
 
     def keep(self, state: State) -> None:
@@ -166,7 +169,8 @@ class Trainer:
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Sum of the cross-entropies of this process's share of a batch, augmented and mixed."""
-        generator = self.own_generator()
+        torch.manual_seed(self.own_seed())  # of layers that draw, such as dropout
+        generator = torch.Generator().manual_seed(self.own_seed())
         images = AUGMENTATIONS[self.method.augment](images, generator)
         share, partner = 1.0, None
         if self.method.mixup and len(images) > 1:
@@ -179,9 +183,9 @@ class Trainer:
             loss = loss + (1.0 - share) * second
         return loss
 
-    def own_generator(self) -> torch.Generator:
-        """Random numbers of this step on this process."""
-        return torch.Generator().manual_seed((self.seed << 32) + self.step * self.world + self.rank)
+    def own_seed(self) -> int:
+        """Seed of this step's random numbers on this process."""
+        return (self.seed << 32) + self.step * self.world + self.rank
 
     def batches(self) -> Iterator[Tensor]:
         """Indices of the training images in a fresh order, a batch at a time."""
@@ -191,7 +195,10 @@ class Trainer:
     def finish(self) -> Trained:
         """Go back to the best epoch and test it."""
         if self.best is None:
-            raise RuntimeError(f"method '{self.method.name}' never reached its final support")
+            raise InputError(
+                f"epochs={self.method.epochs}, batch={self.method.batch}: {self.steps} steps are too few for method "
+                f"'{self.method.name}' to reach its final support; take more epochs or a smaller batch"
+            )
         self.network.load_state_dict(self.best["network"])
         self.method.finish(self.network)
         self.network.eval()
@@ -293,6 +300,6 @@ def _wait(images: Tensor) -> None:
 def dense_twin(network: nn.Module) -> nn.Module:
     """Return a copy of `network` whose block-sparse layers are plain ones with the same weights."""
     twin = copy.deepcopy(network)
-    for name, layer in block_layers(twin).items():
-        twin.set_submodule(name, layer.to_dense())
+    for layer in block_layers(twin).values():
+        twin = replaced(twin, layer, layer.to_dense())
     return twin
