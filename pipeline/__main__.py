@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipeline import __version__, step
 from pipeline.errors import InputError, nearest
 
 if TYPE_CHECKING:
+    from pipeline.checkpoint import Checkpoint
     from pipeline.compressor import Compressor
     from pipeline.datasets.labels import Labels
     from pipeline.neukron import NeuKron
@@ -94,13 +96,16 @@ def compress(options: argparse.Namespace) -> None:
         raise InputError(f"{options.artifact}: is a folder; name the .safetensors file to write")
     if options.threads:
         step.limit_threads(options.threads)
+    _check_weights(options)
     X, labels = _read_labelled(options.tensor, options.columns, options.value)
     print(X)
     started = time.perf_counter()
-    model = _search(options, settings, limits, X) if wanted else _fit(options, settings, X)
+    state = _state(options, settings)
+    model = _search(options, settings, limits, X) if wanted else _fit(options, settings, X, state)
     if options.weights != "float32":
         model = _neukron(model, "--weights").quantised(options.weights)
     model.save(options.artifact, orders=not options.no_orders)
+    state.clear()
     if not options.no_orders:
         _write_labels(options.artifact, labels)
     error = model.error(X)
@@ -117,6 +122,16 @@ def compress(options: argparse.Namespace) -> None:
             ("seconds", f"{time.perf_counter() - started:.1f}"),
         ]
     )
+
+
+def _check_weights(options: argparse.Namespace) -> None:
+    """Refuse what could not be done after the fit."""
+    from pipeline.neukron.quantise import KINDS
+
+    if options.weights not in KINDS:
+        raise InputError(f"--weights {options.weights}: unknown{nearest(options.weights, KINDS)}")
+    if options.weights != "float32" and options.method not in (None, "neukron"):
+        raise InputError(f"--weights {options.weights}: for neukron only, not for {options.method}")
 
 
 def _parse_limits(options: argparse.Namespace, settings: dict[str, Any]) -> dict[str, Any]:
@@ -174,15 +189,26 @@ def _parse_bytes(text: str, option: str = "--bytes") -> int:
     return size
 
 
-def _fit(options: argparse.Namespace, settings: dict[str, Any], X: SparseTensor) -> Compressor:
+def _state(options: argparse.Namespace, settings: dict[str, Any]) -> Checkpoint:
+    """Where an interrupted fit of NeuKron lies."""
+    from pipeline.checkpoint import Checkpoint
+    from pipeline.files import sha256_file
+    from pipeline.metrics import library_versions
+
+    run = {"tensor": sha256_file(options.tensor), "columns": options.columns, "value": options.value}
+    how = {"seed": options.seed, "settings": {key: str(value) for key, value in settings.items()}}
+    return Checkpoint(run | how | {"command": "compress", "versions": library_versions("torch", "numpy")})
+
+
+def _fit(options: argparse.Namespace, settings: dict[str, Any], X: SparseTensor, state: Checkpoint) -> Compressor:
     if options.method in (None, "neukron"):
         from pipeline.neukron import NeuKron
         from pipeline.train_neukron import progress
 
         step.check_settings(NeuKron, settings, given_otherwise={"seed", "threads"})
         neukron = NeuKron(seed=options.seed, threads=options.threads, **settings)
-        with progress(X, neukron.max_epochs) as after_epoch:
-            return neukron.fit(X, after_epoch)
+        with progress(X, neukron.max_epochs) as after_epoch, state.stopping_on_signals():
+            return neukron.fit(X, after_epoch, state)
     from pipeline.baselines import METHODS
     from pipeline.fit_baseline import make
 
@@ -358,11 +384,15 @@ def query(options: argparse.Namespace) -> None:
     import numpy as np
 
     model = _load_compressor(options.artifact)
+    if (options.top is not None) + bool(options.index) + (options.file is not None) != 1:
+        raise InputError("query: give one of: the indices of one cell, --file with many, --top")
+    if options.at and options.top is None:
+        raise InputError("--at: goes with --top")
     if options.top is not None:
         _print_largest(model, options.top, _parse_slice(options.at))
         return
-    if bool(options.index) == bool(options.file):
-        raise InputError("query: give the indices of one cell, or --file with many")
+    if not all(map(_fits, options.index)):
+        raise InputError(f"query: {' '.join(map(str, options.index))}: outside a tensor of shape {model.shape_}")
     coords = _read_cells(options.file) if options.file else np.array([options.index], dtype=np.int64)
     for value in model.predict(coords):
         print(f"{value:.9g}")
@@ -388,21 +418,34 @@ def _parse_slice(pairs: list[str]) -> dict[int, int]:
         mode, _, index = pair.partition("=")
         if not mode.isdecimal() or not index.isdecimal():
             raise InputError(f"--at {pair}: write MODE=INDEX, for example --at 0=3 for row 3")
+        if int(mode) in fixed:
+            raise InputError(f"--at {pair}: mode {mode} is given twice")
         fixed[int(mode)] = int(index)
     return fixed
+
+
+def _fits(index: int) -> bool:
+    """Whether it is a number of 64 bits."""
+    return -(2**63) <= index < 2**63
 
 
 def _read_cells(path: Path) -> Any:
     import numpy as np
 
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: no text file ({error}); write one cell a line, for example '3, 17'") from error
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         parts = line.partition("#")[0].replace(",", " ").split()
         if parts:
             try:
                 rows.append([int(part) for part in parts])
             except ValueError:
                 raise InputError(f"{path}:{number}: '{line}': indices are whole numbers") from None
+            if not all(map(_fits, rows[-1])):
+                raise InputError(f"{path}:{number}: '{line}': outside of any tensor")
             if len(rows[-1]) != len(rows[0]):
                 raise InputError(f"{path}:{number}: {len(rows[-1])} indices, the lines before have {len(rows[0])}")
     if not rows:
@@ -439,6 +482,8 @@ def decompress(options: argparse.Namespace) -> None:
     model = _load_compressor(options.artifact)
     if options.top is not None and options.top < 1:
         raise InputError(f"--top {options.top}: at least 1")
+    if options.block and options.among:
+        raise InputError("--block and --among: give one of them")
     if options.top and model.name == "neukron" and not options.block and not options.among:
         coords, values = _neukron(model, "--top").largest(options.top)
     else:
@@ -528,6 +573,8 @@ def _load_compressor(path: Path) -> Compressor:
     model = pipeline.load(path)
     if not isinstance(model, Compressor):
         raise InputError(f"{path}: holds a network, not a compressed tensor")
+    if getattr(model, "orders_", ()) is None:
+        print(f"{path}: no orders stored, indices are positions in the model's own order", file=sys.stderr)
     return model
 
 

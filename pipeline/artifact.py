@@ -82,7 +82,7 @@ def load(path: str | Path) -> Any:
     module, name = CLASSES[method].split(":")
     try:
         return getattr(importlib.import_module(module), name).from_artifact(tensors, metadata)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         raise InputError(f"{path}: contents do not fit a '{method}' artifact ({error}); make it again") from error
 
 

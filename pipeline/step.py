@@ -19,11 +19,11 @@ SEEDS = 2**31  # seeds are below
 
 
 class PlainLoader(yaml.SafeLoader):
-    """YAML's plain types, ``1e-3`` being a number as everywhere else; YAML 1.1 wants ``1.0e-3``."""
+    """YAML's plain types, but ``1e-3`` and ``inf`` are numbers; YAML 1.1 wants ``1.0e-3`` and ``.inf``."""
 
 
 PlainLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?((\d+(\.\d*)?|\.\d+)[eE][-+]?\d+|inf)$"), list("-+.0123456789i")
 )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,14 +57,12 @@ def main(argv: list[str] | None = None) -> None:
                 bar.set_postfix(validation=f"{accuracy:.4f}", zeros=f"{zeros:.3f}")
                 bar.update()
 
-            started = time.perf_counter()
             trained = train(method, data, seed=options.seed, device=device, progress=show, state=state)
-            seconds = time.perf_counter() - started
     if not is_first:
         return
     if trained.report is not None:
         print(trained.report, file=sys.stderr)
-    _write(options, settings, data, trained, seconds, device)
+    _write(options, settings, data, trained, device)
     state.clear()
 
 
@@ -155,7 +152,6 @@ def _write(
     settings: dict[str, Any],
     data: LabelledImages,
     trained: Trained,
-    seconds: float,
     device: str,
 ) -> None:
     """Leave the run's three files in its folder."""
@@ -186,7 +182,7 @@ def _write(
     artifact.save(path)
     fresh, _ = fresh_network(make(options.method, settings), data, options.seed)  # with all that is trained
     fresh = fresh.to(device)
-    epochs = len(trained.history)
+    epochs, seconds = len(trained.history), sum(entry["seconds"] for entry in trained.history)
     write_history(options.folder / "history.parquet", trained.history)
     write_metrics(
         options.folder / "metrics.json",

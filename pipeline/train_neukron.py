@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -68,16 +67,15 @@ def main(argv: list[str] | None = None) -> None:
     from pipeline.neukron import NeuKron
 
     step.check_settings(NeuKron, settings, given_otherwise={"seed", "device", "threads"})
+    NeuKron(seed=options.seed, **settings).check_settings()
     X = SparseTensor.read_parquet(options.tensor)
     names = identity(options, NeuKron.name, settings)
     checkpoint = Checkpoint(names | {"versions": library_versions("torch", "numpy"), "device": options.device})
     with distributed.joined(distributed.available_device(options.device)) as device:
         is_first = distributed.is_first()
         model = NeuKron(seed=options.seed, device=device, threads=options.threads, **settings)
-        started = time.perf_counter()
         with progress(X, model.max_epochs) as after_epoch, checkpoint.stopping_on_signals():
             model.fit(X, after_epoch, checkpoint)
-        seconds = time.perf_counter() - started
     if not is_first:
         return
     record_compression(
@@ -85,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         model,
         X,
         names,
-        seconds=seconds,
+        seconds=model.history_[-1]["seconds"],  # those before an interruption included
         device=model.device_,
         peak_gpu_bytes=model.peak_gpu_bytes_,
         training_error=None if model.precision == "float32" else model.training_error_,

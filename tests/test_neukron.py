@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from hypothesis import strategies as st
 
 import pipeline
 from pipeline import __main__ as cli
+from pipeline.artifact import read_artifact, write_artifact
 from pipeline.errors import InputError
-from pipeline.neukron import NeuKron, order_search, walk
+from pipeline.neukron import NeuKron, neukron, order_search, trainer, walk
 from pipeline.neukron.cells import CELLS
 from pipeline.neukron.reference_import import import_checkpoint, read_reference_text
 from pipeline.sparse import SparseTensor
+
+LAST_HEAD = ("heads.2.weight", "heads.2.bias")
 
 
 def small_tensor(shape: tuple[int, ...] = (3, 4, 2), seed: int = 0) -> SparseTensor:
@@ -212,6 +216,7 @@ def test_artifact_without_orders_answers_in_its_own_order(tmp_path: Path) -> Non
     model.save(tmp_path / "m.safetensors", orders=False)
     loaded = pipeline.load(tmp_path / "m.safetensors")
     assert loaded.shape_ == (16, 4, 8)
+    assert loaded.size() == model.size()
     ascending = [1, 2, 0]
     own = np.empty_like(X.coords)
     for rank, mode in enumerate(ascending):
@@ -256,10 +261,11 @@ def test_real_mass_sampled_agrees_with_enumeration(monkeypatch: pytest.MonkeyPat
     seed=st.integers(0, 99),
     count=st.integers(1, 30),
     in_slice=st.booleans(),
+    scanned=st.booleans(),
     cell=st.sampled_from(sorted(CELLS)),
 )
 def test_largest_cells_are_those_of_a_full_scan(
-    shape: tuple[int, ...], seed: int, count: int, in_slice: bool, cell: str
+    shape: tuple[int, ...], seed: int, count: int, in_slice: bool, scanned: bool, cell: str
 ) -> None:
     model = quick(cell=cell, max_epochs=1, seed=seed).fit(small_tensor(shape, seed))
     fixed = {seed % len(shape): seed % shape[seed % len(shape)]} if in_slice else {}
@@ -267,7 +273,9 @@ def test_largest_cells_are_those_of_a_full_scan(
     for mode, index in fixed.items():
         cells = cells[cells[:, mode] == index]
     values = np.sort(model.predict(cells))[::-1][:count]
-    coords, found = model.largest(count, fixed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neukron, "SCAN_CELLS", neukron.SCAN_CELLS if scanned else 0)
+        coords, found = model.largest(count, fixed)
     np.testing.assert_allclose(found, values, rtol=1e-5)
     np.testing.assert_allclose(model.predict(coords), found, rtol=1e-5)
     assert all((coords[:, mode] == index).all() for mode, index in fixed.items())
@@ -276,6 +284,11 @@ def test_largest_cells_are_those_of_a_full_scan(
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
+        ({"seed": -1}, "seed=-1"),
+        ({"seed": 2.5}, "seed=2.5"),
+        ({"hidden": True}, "hidden=True"),
+        ({"max_seconds": True}, "max_seconds=True"),
+        ({"lr": "fast"}, "lr='fast'"),
         ({"cell": "lstn"}, "did you mean 'lstm'"),
         ({"schedule": "papr"}, "did you mean 'paper'"),
         ({"pairs": "shingle"}, "did you mean 'shingles'"),
@@ -291,6 +304,55 @@ def test_largest_cells_are_those_of_a_full_scan(
 def test_bad_settings_are_refused(settings_: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         NeuKron(**settings_).fit(small_tensor())
+
+
+def test_values_without_a_finite_square_are_refused() -> None:
+    X = small_tensor()
+    for factor in (1e-200, 1e200):
+        with pytest.raises(InputError, match=r"their squares sum to (0|inf)"):
+            quick(max_epochs=1).fit(SparseTensor(X.coords, X.values * factor, X.shape))
+
+
+@pytest.mark.parametrize("factor", [1e-35, 1e-100, 1e30])
+def test_the_size_of_the_values_does_not_matter(factor: float) -> None:
+    X = kronecker_tensor()
+    plain = quick(max_epochs=12, gamma=math.inf).fit(X)
+    other = quick(max_epochs=12, gamma=math.inf).fit(SparseTensor(X.coords, X.values * factor, X.shape))
+    errors = [row["error"] / X.norm2 for row in plain.history_]
+    scaled = [row["error"] / (X.norm2 * factor * factor) for row in other.history_]
+    np.testing.assert_allclose(scaled, errors, rtol=0.02)
+
+
+def test_a_start_whose_best_scale_is_negative_is_left() -> None:
+    rng = np.random.default_rng(0)
+    dense = -(rng.random((64, 64)) < 0.3).astype(float)
+    dense[10:18, 20:28] = 2.0
+    X = SparseTensor.from_dense(dense)
+    model = quick(hidden=6, order_init="random", seed=3, max_epochs=60).fit(X)
+    assert model.error(X)["error_padded"] < 0.97 * X.norm2
+
+
+def test_a_limit_in_seconds_bounds_the_trial_of_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def initial(kind: str, *arguments: Any) -> list[Any]:
+        tried.append(kind)
+        return order_search.initial_orders(kind, *arguments)
+
+    monkeypatch.setattr(trainer, "initial_orders", initial)
+    model = quick(order_init="auto", max_seconds=1e-9).fit(kronecker_tensor())
+    assert tried == ["degree"]
+    assert [row["epoch"] for row in model.history_] == [1]
+    quick(order_init="auto", max_epochs=1).fit(kronecker_tensor())
+    assert tried == ["degree", *trainer.TRIAL_ORDERS]
+
+
+def test_a_search_without_an_end_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = quick(max_epochs=1).fit(small_tensor((30, 20, 40)))
+    monkeypatch.setattr(neukron, "SCAN_CELLS", 0)
+    monkeypatch.setattr(walk, "SEARCH_NODES", 10)
+    with pytest.raises(InputError, match="prefixes looked at without an end"):
+        model.largest(3)
 
 
 def test_bad_coordinates_are_refused() -> None:
@@ -311,6 +373,30 @@ def test_damaged_artifacts_are_refused(tmp_path: Path) -> None:
             pipeline.load(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors, metadata: metadata.update(shape=[400, 500, 3]), "do not belong to levels"),
+        (lambda tensors, metadata: metadata.update(levels=[3.0, 5.0, 9.0]), "do not belong to levels"),
+        (lambda tensors, metadata: metadata.update(heads=[8, 4]), "do not fit"),
+        (lambda tensors, metadata: [metadata.update(heads=[8, 4]), *map(tensors.pop, LAST_HEAD)], "output layers"),
+        (lambda tensors, metadata: metadata.update(seed="a"), "seed='a'"),
+        (lambda tensors, metadata: metadata.update(hidden=10**7), "do not fit"),
+        (lambda tensors, metadata: tensors.update(log_q=np.array([np.nan])), "not finite"),
+        (lambda tensors, metadata: tensors["embedding"].fill(np.inf), "not finite"),
+    ],
+)
+def test_inconsistent_artifacts_are_refused(tmp_path: Path, change: Any, message: str) -> None:
+    path = tmp_path / "m.safetensors"
+    quick(hidden=2, max_epochs=1).fit(small_tensor((9, 3, 5))).save(path)
+    tensors, metadata = read_artifact(path)
+    change(tensors, metadata)
+    rest = {key: value for key, value in metadata.items() if key not in ("version", "method")}
+    write_artifact(path, "neukron", tensors, rest)
+    with pytest.raises(InputError, match=message):
+        pipeline.load(path)
+
+
 def test_checkpoints_that_would_run_code_are_refused(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
@@ -327,6 +413,10 @@ def test_reference_text_names_the_line(tmp_path: Path) -> None:
     path.write_text("2, 3\n0, 0, 1\n0, x, 1\n")
     with pytest.raises(InputError, match=r"x\.txt:3"):
         read_reference_text(path)
+    for header in ("", "nan, 5\n", "2.5, 5\n", "3, 4, 5\n"):
+        path.write_text(header)
+        with pytest.raises(InputError, match=r"x\.txt:1"):
+            read_reference_text(path)
     path.write_text("2, 3\n0, 1\n")
     with pytest.raises(InputError, match=r"x\.txt:2"):
         read_reference_text(path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from pipeline.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
+
+SCAN_CELLS = 1 << 16  # a slice of so few cells is looked at whole: that is faster than the search
 
 CHOICES = {
     "cell": tuple(CELLS),
@@ -64,7 +68,8 @@ class NeuKron(Compressor):
         Initial orders: ``random``, ``degree``, ``lexicographic``, ``bisection``, or ``auto``: the best of a
         short trial of all but the first.
     gamma
-        Inverse temperature of the order search; ``math.inf`` accepts improvements only.
+        Inverse temperature of the order search, against changes of the squared error in the values' own units;
+        ``math.inf`` accepts improvements only.
     pairs
         How the order search pairs indices: ``shingles``, those with like slices first, or ``uniform``, at
         random (the ablation "N-H").
@@ -80,7 +85,8 @@ class NeuKron(Compressor):
     device
         ``auto`` (CUDA if there is one), ``cpu``, ``cuda``.
     max_epochs, max_seconds
-        Limits; None for none. A limit in seconds makes results depend on the machine.
+        Limits; None for none. One epoch is always made. A limit in seconds, which the choice of the initial order
+        counts towards, makes results depend on the machine.
     patience
         Stop after so many epochs without a relative gain of 1e-5.
     threads
@@ -173,9 +179,11 @@ class NeuKron(Compressor):
         Raises
         ------
         InputError
-            A setting is unknown or out of range.
+            A setting is unknown or out of range, or the squared norm of `X` is no positive number.
         """
-        self._check_settings()
+        self.check_settings()
+        if not 0.0 < X.norm2 < math.inf:
+            raise InputError(f"values: their squares sum to {X.norm2:g}; multiply them by a number that avoids that")
         mode_order = _ascending(X.shape)
         coords = np.ascontiguousarray(X.coords[:, mode_order])
         levels = Levels(tuple(X.shape[mode] for mode in mode_order))
@@ -185,9 +193,16 @@ class NeuKron(Compressor):
         trainer = Trainer(levels, engine, coords, X.values, options)
         model = SequenceModel(levels, self.hidden, self.seed, cell=self.cell)
         saved = distributed.from_first(checkpoint.load() if checkpoint and distributed.is_first() else None)
+
+        def stop_early(_: State) -> None:
+            if checkpoint and distributed.any_process(checkpoint.asked_to_stop):
+                raise KeyboardInterrupt  # nothing to keep yet
+
         if saved is None:
-            orders = choose_orders(levels, engine, coords, X.values, self.hidden, options, self.order_init)
+            started = time.perf_counter()
+            orders = choose_orders(levels, engine, coords, X.values, self.hidden, options, self.order_init, stop_early)
             state = trainer.start(model, orders)
+            state.seconds = distributed.from_first(time.perf_counter() - started)
         else:
             state = trainer.restore(model, saved)
 
@@ -238,18 +253,21 @@ class NeuKron(Compressor):
         if message and distributed.is_first():
             log.warning(message)
 
-    def _check_settings(self) -> None:
+    def check_settings(self) -> None:
+        """Refuse settings that are unknown or out of range, as :meth:`fit` does."""
         for key, allowed in CHOICES.items():
             value = getattr(self, key)
             if value not in allowed:
                 raise InputError(f"NeuKron: {key}={value!r} is unknown{nearest(str(value), allowed)}")
         for key in ("hidden", "max_epochs", "patience", "threads"):
             value = getattr(self, key)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and (not _is_whole(value) or value < 1):
                 raise InputError(f"NeuKron: {key}={value!r}: needs a whole number of at least 1")
+        if not _is_whole(self.seed) or self.seed < 0:
+            raise InputError(f"NeuKron: seed={self.seed!r}: needs a whole number of at least 0")
         for key in ("gamma", "lr", "max_seconds"):
             value = getattr(self, key)
-            if value is not None and not value > 0:
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
                 raise InputError(f"NeuKron: {key}={value!r}: needs a positive number")
 
     def _engine(self, levels: Levels, precision: str = "float32") -> Engine:
@@ -274,7 +292,7 @@ class NeuKron(Compressor):
     def largest(
         self, count: int, fixed: dict[int, int] | None = None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """The largest approximated cells, found best first instead of by a scan.
+        """The largest approximated cells, found best first instead of by a scan, unless there are few to look at.
 
         Parameters
         ----------
@@ -286,6 +304,11 @@ class NeuKron(Compressor):
         Returns
         -------
         (k, D) indices and (k,) values, largest first; k < `count` where there are fewer cells.
+
+        Raises
+        ------
+        InputError
+            A count below 1, an index outside the tensor, or a model so even that the search finds no end.
         """
         fixed = fixed or {}
         if count < 1:
@@ -293,6 +316,13 @@ class NeuKron(Compressor):
         for mode, index in fixed.items():
             if not 0 <= mode < len(self.shape_) or not 0 <= index < self.shape_[mode]:
                 raise InputError(f"largest: mode {mode}, index {index}: outside a tensor of shape {self.shape_}")
+        ranges = [range(fixed[mode], fixed[mode] + 1) if mode in fixed else range(size)
+                  for mode, size in enumerate(self.shape_)]  # fmt: skip
+        if math.prod(map(len, ranges)) <= SCAN_CELLS:
+            coords = np.stack([axis.ravel() for axis in np.meshgrid(*ranges, indexing="ij")], axis=1)
+            values = self.predict(coords)
+            best = np.argsort(-values, kind="stable")[:count]
+            return coords[best], values[best]
         ascending = _ascending(self.shape_)
         levels = self.model_.levels
         orders = self.orders_ or [np.arange(2**bits) for bits in levels.bits]
@@ -317,6 +347,8 @@ class NeuKron(Compressor):
         """
         if X.shape != self.shape_:
             raise InputError(f"tensor of shape {X.shape}, the model was fitted to {self.shape_}")
+        if self.orders_ is None:
+            self._tell("without orders: indices of the tensor are taken as positions in the model's own order")
         approximation = self.predict(X.coords)
         scale = self.model_.scale()
         fixed = X.norm2 - 2.0 * float(np.dot(X.values, approximation))
@@ -363,11 +395,12 @@ class NeuKron(Compressor):
         """Sizes in bytes.
 
         ``bytes`` is 4 a parameter as published, or what quantised weights take; ``bytes_equal`` always 4 a
-        parameter; ``bytes_with_order`` is ``bytes`` and N log2 N bits for the order of each mode.
+        parameter; ``bytes_with_order`` is that and N log2 N bits for the order of each mode.
         """
         equal = 4 * self.parameter_count()
         stored = equal if self.weights_ == "float32" else stored_bytes(encode(self._arrays(), self.weights_))
-        return {"bytes": stored, "bytes_equal": equal, "bytes_with_order": stored + order_bytes(self.shape_)}
+        orders = order_bytes(self.model_.levels.shape)
+        return {"bytes": stored, "bytes_equal": equal, "bytes_with_order": equal + orders}
 
     def parameter_count(self) -> int:
         """Number of parameters; with an LSTM 2(2^D-1)h + 8h^2 + 8h + sum_a a(h+1) + 2^D + 1.
@@ -407,8 +440,11 @@ class NeuKron(Compressor):
     def from_artifact(cls, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> Self:
         """Rebuild a fitted model; see :meth:`save`."""
         model = cls(hidden=metadata["hidden"], cell=metadata["cell"], seed=metadata["seed"])
-        model._check_settings()
-        levels = Levels(tuple(metadata["levels"]))
+        model.check_settings()
+        sizes = metadata["levels"]
+        if not all(_is_whole(size) for size in (*sizes, *metadata["shape"])) or sorted(metadata["shape"]) != sizes:
+            raise InputError(f"sizes {metadata['shape']} do not belong to levels of {sizes}")
+        levels = Levels(tuple(sizes))
         model.model_ = SequenceModel(levels, model.hidden, 0, tuple(metadata["heads"]), model.cell)
         model.weights_ = metadata["weights"]
         shapes = {name: array.shape for name, array in model._arrays().items()}
@@ -418,6 +454,10 @@ class NeuKron(Compressor):
             model.model_.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
         except RuntimeError as error:
             raise InputError(f"weights do not fit hidden={model.hidden} and sizes {levels.shape}") from error
+        if not all(np.isfinite(array).all() for array in weights.values()):
+            raise InputError("a weight is not finite")
+        if not set(levels.head_alphabets) <= set(metadata["heads"]):
+            raise InputError(f"output layers for {metadata['heads']}, needed for {levels.head_alphabets}")
         model.shape_ = tuple(metadata["shape"])
         if metadata["orders"]:
             model.orders_ = [
@@ -437,6 +477,10 @@ class NeuKron(Compressor):
         result = cls(hidden=model.hidden)
         result.model_, result.orders_, result.shape_, result.history_ = model, orders, shape, []
         return result
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _ascending(shape: tuple[int, ...]) -> list[int]:

@@ -40,8 +40,8 @@ def read_reference_text(path: str | Path) -> SparseTensor:
         raise InputError(f"{path}: cannot be read as text ({error})") from error
     header = _numbers(path, 1, lines[0] if lines else "")
     sizes = header if len(header) == 2 else header[1:]
-    if len(header) != 2 and header[0] != len(sizes):
-        raise InputError(f"{path}:1: '{lines[0]}': needs 'N_1, N_2' or 'D, N_1, .., N_D'")
+    if (len(header) != 2 and header[:1] != [len(sizes)]) or not all(size.is_integer() and size > 0 for size in sizes):
+        raise InputError(f"{path}:1: '{''.join(lines[:1])}': needs 'N_1, N_2' or 'D, N_1, .., N_D'")
     rows = []
     for number, line in enumerate(lines[1:], start=2):
         if line.strip():
@@ -77,8 +77,10 @@ def import_checkpoint(path: str | Path, X: SparseTensor) -> NeuKron:
         state = {name.removeprefix("module."): tensor for name, tensor in checkpoint["model_state_dict"].items()}
         orders = _orders(checkpoint)
     except (OSError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: cannot be read by the weights-only loader ({first})") from error
+        # torch's own message advises to load the file in full, which would run code from it
+        raise InputError(
+            f"{path}: cannot be read by torch's weights-only loader: no checkpoint, or one with code"
+        ) from error
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: no NeuKron checkpoint: {error} is missing") from error
     levels = Levels(X.shape)

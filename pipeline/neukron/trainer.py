@@ -42,7 +42,9 @@ DECAY = 0.5  # of the learning rate after DECAY_PATIENCE epochs without a new be
 DECAY_PATIENCE = 8
 PAPER_RATE = 1.0e-3
 FAST_RATE = 0.1  # over the square root of the hidden size
-SMALLEST_SCALE = 1.0e-30
+SMALLEST_SCALE = 1.0e-6  # as a share of ||X||, where the best scale is not positive
+LEAST_DIVISOR = 0.01  # of a mini-batch's gradient, as a share of ||X||: Adam's moments would overflow
+TRIAL_SHARE = 0.1  # of a limit in seconds that a trial of one initial order may take
 PLAIN_STATE = ("error", "best_error", "epoch", "stale", "seconds", "history")
 TRIAL_EPOCHS = (3, 8)  # of a trial of initial orders, within these a third of the run's; a small model needs eight
 TRIAL_ORDERS = ("degree", "lexicographic", "bisection")
@@ -176,8 +178,10 @@ class Trainer:
             after_epoch(state)
 
     def finished(self, state: State) -> bool:
-        """Whether a limit is reached or patience has run out."""
+        """Whether a limit is reached or patience has run out, after one epoch at the earliest."""
         limits = self.options
+        if state.epoch == 0:
+            return False
         return (
             (limits.max_epochs is not None and state.epoch >= limits.max_epochs)
             or (limits.max_seconds is not None and state.seconds >= limits.max_seconds)
@@ -279,7 +283,8 @@ class Trainer:
         steps = int(np.clip(len(sign) * min(state.model.hidden, WHOLE_PASS) // (WHOLE_PASS * BATCH), *STEPS))
         for _ in range(steps):
             batch, counts = self._draw(bounds, state.rng)
-            factors = sign[batch] * counts * (bounds[-1] / (BATCH * state.model.scale()))
+            divisor = max(state.model.scale(), LEAST_DIVISOR * math.sqrt(self.norm2))
+            factors = sign[batch] * counts * (bounds[-1] / (BATCH * divisor))
             state.optimiser.zero_grad()
             total, _ = weighted_sum(self.engine, state.model, np.ascontiguousarray(keys[:, batch]), factors)
             (-total).backward()  # type: ignore[no-untyped-call]
@@ -288,7 +293,7 @@ class Trainer:
         if self._warm(state):
             self.reorder(state, self._modes_in_turn(state, steps))
         if self.options.learn_scale:
-            state.model.set_scale(max(self._sum(state), SMALLEST_SCALE))
+            state.model.set_scale(max(self._sum(state), SMALLEST_SCALE * math.sqrt(self.norm2)))
         self._measure(state)
         self._control_rate(state)
 
@@ -338,28 +343,36 @@ def choose_orders(
     hidden: int,
     options: Options,
     kind: str,
+    after_epoch: Callable[[State], None] = lambda _: None,
 ) -> list[Order]:
     """Initial orders of the wanted kind; ``auto`` trains a few epochs on each candidate and keeps the best.
 
     Bisection is a candidate where it takes seconds, up to 2^17 neighbours. A trial sees at most 2^15 non-zeros,
-    drawn uniformly; every candidate starts from the same model.
+    drawn uniformly; every candidate starts from the same model. Of a limit in seconds each trial takes a tenth at
+    most, and after three tenths no further one is begun. `after_epoch` sees every epoch of a trial.
     """
+    started = time.perf_counter()
     rng = np.random.default_rng([options.seed, 2])
     if kind != "auto":
         return initial_orders(kind, levels, coords, values, rng)
     fewest, most = TRIAL_EPOCHS
     epochs = most if options.max_epochs is None else int(np.clip(options.max_epochs // 3, fewest, most))
-    trial = replace(options, schedule="fast", max_epochs=epochs, max_seconds=None)
+    limit = options.max_seconds
+    share = None if limit is None else TRIAL_SHARE * limit
+    trial = replace(options, schedule="fast", max_epochs=epochs, max_seconds=share)
     shown = np.arange(len(values))
     if len(values) > TRIAL_NNZ:
         shown = np.sort(rng.choice(len(values), TRIAL_NNZ, replace=False))
-    results = []
+    results: list[tuple[float, list[Order]]] = []
     entries = len(values) * (len(levels.bits) - 1)
     for candidate in TRIAL_ORDERS if entries <= BISECTION_ENTRIES else TRIAL_ORDERS[:-1]:
+        elapsed = distributed.from_first(time.perf_counter() - started)  # the same decision in all processes
+        if results and limit is not None and elapsed > len(TRIAL_ORDERS) * TRIAL_SHARE * limit:
+            break
         orders = initial_orders(candidate, levels, coords, values, rng)
         trainer = Trainer(levels, engine, coords[shown], values[shown], trial)
         model = SequenceModel(levels, hidden, options.seed, cell=options.cell)
         state = trainer.start(model, [order.copy() for order in orders])
-        trainer.run(state, lambda _: None)
+        trainer.run(state, after_epoch)
         results.append((state.best_error, orders))
     return min(results, key=lambda result: result[0])[1]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.errors import InputError
 from pipeline.neukron.cells import State
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import Weights
@@ -27,6 +28,7 @@ EXACT_CELLS = 1 << 26  # larger padded grids are sampled straight away
 EXACT_NODES = 1 << 22  # walk at most so many nodes before sampling takes over
 SAMPLES = 1 << 17
 SEARCH_BLOCK = 64  # nodes expanded together by best-first search
+SEARCH_NODES = 1 << 21  # that it may expand: some minutes, and a gigabyte of states waiting
 
 
 @dataclass
@@ -241,14 +243,26 @@ def largest_cells(
     Returns
     -------
     (k, D) positions and (k,) products, largest first.
+
+    Raises
+    ------
+    InputError
+        After expanding 2^21 nodes: nearly equal cells everywhere keep the bounds from deciding anything.
     """
     levels = walker.levels
+    expanded = 0
     real = _RealCells(levels, shape, orders)
     found_at, found = np.zeros((0, len(levels.bits)), dtype=np.int64), np.zeros(0, dtype=np.float32)
     waiting: list[tuple[float, int, Frontier]] = [(-1.0, 0, walker.root())]
     pushed = 0
     while waiting and (len(found) < count or -waiting[0][0] > found[-1]):
         _, _, frontier = heapq.heappop(waiting)
+        expanded += len(frontier)
+        if expanded > SEARCH_NODES:
+            raise InputError(
+                f"largest: {expanded:,} prefixes looked at without an end, the model's cells are too much alike; "
+                "fix the index of more modes"
+            )
         parent, token, product = _children(walker, frontier)
         prefix = walker.child_prefixes(frontier, parent, token)
         kept = ~real.classify(prefix, frontier.depth + 1)[1]

@@ -101,8 +101,9 @@ class SparseTensor:
 
     @property
     def norm2(self) -> float:
-        """Squared Frobenius norm, the sum of the squared entries."""
-        return float(np.sum(self.values * self.values))
+        """Squared Frobenius norm, the sum of the squared entries; infinite where that overflows."""
+        with np.errstate(over="ignore"):
+            return float(np.sum(self.values * self.values))
 
     @property
     def density(self) -> float:
