@@ -100,12 +100,13 @@ def compress(options: argparse.Namespace) -> None:
     X, labels = _read_labelled(options.tensor, options.columns, options.value)
     print(X)
     started = time.perf_counter()
-    state = _state(options, settings)
+    state = _state(options, settings) if options.method in (None, "neukron") and not wanted else None
     model = _search(options, settings, limits, X) if wanted else _fit(options, settings, X, state)
     if options.weights != "float32":
         model = _neukron(model, "--weights").quantised(options.weights)
     model.save(options.artifact, orders=not options.no_orders)
-    state.clear()
+    if state is not None:
+        state.clear()
     if not options.no_orders:
         _write_labels(options.artifact, labels)
     error = model.error(X)
@@ -126,11 +127,13 @@ def compress(options: argparse.Namespace) -> None:
 
 def _check_weights(options: argparse.Namespace) -> None:
     """Refuse what could not be done after the fit."""
+    if options.weights == "float32":
+        return
     from pipeline.neukron.quantise import KINDS
 
     if options.weights not in KINDS:
         raise InputError(f"--weights {options.weights}: unknown{nearest(options.weights, KINDS)}")
-    if options.weights != "float32" and options.method not in (None, "neukron"):
+    if options.method not in (None, "neukron"):
         raise InputError(f"--weights {options.weights}: for neukron only, not for {options.method}")
 
 
@@ -200,8 +203,10 @@ def _state(options: argparse.Namespace, settings: dict[str, Any]) -> Checkpoint:
     return Checkpoint(run | how | {"command": "compress", "versions": library_versions("torch", "numpy")})
 
 
-def _fit(options: argparse.Namespace, settings: dict[str, Any], X: SparseTensor, state: Checkpoint) -> Compressor:
-    if options.method in (None, "neukron"):
+def _fit(
+    options: argparse.Namespace, settings: dict[str, Any], X: SparseTensor, state: Checkpoint | None
+) -> Compressor:
+    if state is not None:
         from pipeline.neukron import NeuKron
         from pipeline.train_neukron import progress
 

@@ -75,7 +75,7 @@ class InferenceLayer(nn.Module):
         if torch.is_autocast_enabled(kind) and self.bias.dtype != torch.float64:
             lower, x = torch.get_autocast_dtype(kind), x.to(self.bias.dtype)
         rows = x if x.dim() == 2 else x.reshape(-1, self.in_features)
-        if self.has_kernel and self.bias.dtype == torch.float32 and _takes_fused(rows):
+        if self.has_kernel and self.bias.is_cpu and self.bias.dtype == torch.float32 and _takes_fused(rows):
             y = torch.empty((len(rows), self.out_features))
             self.fill_rows(rows.detach().contiguous().numpy(), y.numpy(), torch.get_num_threads())
         else:
