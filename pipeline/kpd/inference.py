@@ -43,16 +43,16 @@ class InferenceLayer(nn.Module):
 
     def __init__(self, layer: BlockLayer) -> None:
         super().__init__()
+        parameter = next(layer.parameters())
         if self.form not in forms_of(layer):
-            block, weight = layer.block, layer.weight
+            m2, n2 = layer.block
             raise InputError(
-                f"form '{self.form}': a {type(layer).__name__} with blocks of {block[0]} x {block[1]}, {weight.dtype}, "
-                f"has only {', '.join(forms_of(layer))} on {weight.device.type}"
+                f"form '{self.form}': a {type(layer).__name__} with blocks of {m2} x {n2}, {parameter.dtype}, "
+                f"has only {', '.join(forms_of(layer))} on {parameter.device.type}"
             )
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.block, self.grid = layer.block, layer.grid
-        weight = layer.B if isinstance(layer, KPDLinear) else layer.weight
-        bias = weight.new_zeros(self.out_features) if layer.bias is None else layer.bias
+        bias = parameter.new_zeros(self.out_features) if layer.bias is None else layer.bias
         self.register_buffer("bias", bias.detach().clone())
 
     @property
@@ -234,7 +234,7 @@ def forms_of(layer: BlockLayer) -> list[str]:
     m2, n2 = layer.block
     on_cpu = layer.support.is_cpu
     fits_gpu = m2 >= 16 and m2 & (m2 - 1) == 0
-    has_sparse = not on_cpu or layer.weight.dtype in (torch.float32, torch.float64)
+    has_sparse = not on_cpu or next(layer.parameters()).dtype in (torch.float32, torch.float64)
     has_bsr = has_sparse and m2 == n2 and (on_cpu or fits_gpu)
     has_factored = has_sparse and isinstance(layer, KPDLinear)
     absent = ([] if has_bsr else ["bsr"]) + ([] if has_factored else ["factored"])
