@@ -109,6 +109,7 @@ def test_low_precision_is_deployed_and_autocast_is_followed(dtype: torch.dtype) 
     assert twin(x.to(dtype)).dtype == dtype
     torch.testing.assert_close(twin(x.to(dtype)).float(), expected, rtol=0.1, atol=0.05)
     with torch.autocast("cpu", dtype=dtype):
+        assert network[0].to_dense().weight.dtype == torch.float32
         for name in forms_of(network[0]):
             got = FORMS[name](network[0])(x.to(dtype))
             assert got.dtype == dtype

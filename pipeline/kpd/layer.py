@@ -188,8 +188,9 @@ class KPDLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """W, (m, n), made anew from the factors on every access; gradients reach them."""
-        return kron_weight(self.scaled(), self.B)
+        """W, (m, n), made anew from the factors on every access, in their type; gradients reach them."""
+        with torch.autocast(self.B.device.type, enabled=False):
+            return kron_weight(self.scaled(), self.B)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n) to (..., m)."""
