@@ -77,8 +77,8 @@ def _add_compress(commands: Commands) -> None:
     )
     command.add_argument("--columns", help="of a table: the columns that are modes, as a,b (default: all but the last)")
     command.add_argument("--value", help="of a table: the column of the values (default: the last)")
-    command.add_argument("--seed", type=step.whole_number(0, step.SEEDS), default=0)
-    command.add_argument("--threads", type=step.whole_number(1), help="default: all cores")
+    command.add_argument("--seed", action=step.WholeNumber, least=0, below=step.SEEDS, default=0)
+    command.add_argument("--threads", action=step.WholeNumber, least=1, help="default: all cores")
     command.add_argument(
         "--no-orders", action="store_true", help="leave the orders out: smaller, answers in its own order"
     )

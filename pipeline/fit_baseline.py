@@ -76,10 +76,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def _threads(argv: list[str] | None) -> int:
     early = argparse.ArgumentParser(add_help=False)
-    early.add_argument("--threads", type=step.whole_number(1), default=1)
+    early.add_argument("--threads", action=step.WholeNumber, least=1, default=1)
     threads: int = early.parse_known_args(argv)[0].threads
-    if threads < 1:
-        raise InputError(f"--threads {threads}: needs at least 1")
     return threads
 
 

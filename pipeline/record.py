@@ -12,7 +12,7 @@ from pipeline.errors import InputError
 from pipeline.files import atomic_path, sha256_file, sha256_json
 from pipeline.metrics import library_versions, peak_rss_bytes, write_metrics
 from pipeline.sparse import SparseTensor
-from pipeline.step import SEEDS, add_settings, whole_number
+from pipeline.step import SEEDS, WholeNumber, add_settings
 
 
 def add_run_arguments(arguments: argparse.ArgumentParser) -> None:
@@ -23,8 +23,8 @@ def add_run_arguments(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("folder", type=Path, help="receives model.safetensors, metrics.json and history.parquet")
     arguments.add_argument("--dataset", help="its name in metrics.json (default: the tensor's file name)")
     arguments.add_argument("--setting", default="custom", help="the setting's name in metrics.json")
-    arguments.add_argument("--seed", type=whole_number(0, SEEDS), default=0)
-    arguments.add_argument("--threads", type=whole_number(1), default=1, help="threads to use (default: 1)")
+    arguments.add_argument("--seed", action=WholeNumber, least=0, below=SEEDS, default=0)
+    arguments.add_argument("--threads", action=WholeNumber, least=1, default=1, help="threads to use (default: 1)")
     add_settings(arguments)
 
 

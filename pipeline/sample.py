@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 from pipeline import step
-from pipeline.errors import InputError
 from pipeline.sparse.sample import sample_file
 
 
@@ -21,10 +20,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("tensor", type=Path, help="Parquet sparse tensor to sample from")
     arguments.add_argument("output", type=Path, help="Parquet sparse tensor to write")
     arguments.add_argument("--fraction", type=float, required=True, help="above 0, at most 1")
-    arguments.add_argument("--seed", type=step.whole_number(0, step.SEEDS), default=0, help="default: 0")
+    arguments.add_argument("--seed", action=step.WholeNumber, least=0, below=step.SEEDS, default=0, help="default: 0")
     options = arguments.parse_args(argv)
-    if options.seed < 0:
-        raise InputError(f"--seed {options.seed}: a whole number of at least 0")
     count = sample_file(options.tensor, options.output, options.fraction, options.seed)
     print(f"{count:,} non-zeros -> {options.output}", file=sys.stderr)
 

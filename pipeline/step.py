@@ -27,16 +27,19 @@ PlainLoader.add_implicit_resolver(
 )
 
 
-def whole_number(least: int, below: int | None = None) -> Callable[[str], int]:
-    """Return a type of command-line arguments: whole numbers from `least` on, smaller than `below`."""
+class WholeNumber(argparse.Action):
+    """Action of arguments that are whole numbers of at least `least`, smaller than `below`; others are wrong input."""
 
-    def read(text: str) -> int:
-        if not re.fullmatch(r"-?\d+", text) or int(text) < least or (below is not None and int(text) >= below):
-            bound = "" if below is None else f" and below {below:,}"
-            raise argparse.ArgumentTypeError(f"{text}: needs a whole number of at least {least}{bound}")
-        return int(text)
+    def __init__(self, names: list[str], dest: str, *, least: int, below: int | None = None, **others: Any) -> None:
+        super().__init__(names, dest, type=int, **others)
+        self.least, self.below = least, below
 
-    return read
+    def __call__(self, _: Any, namespace: argparse.Namespace, value: Any, option: str | None = None) -> None:
+        """Store the number."""
+        if value < self.least or (self.below is not None and value >= self.below):
+            bound = "" if self.below is None else f" and below {self.below:,}"
+            raise InputError(f"{option} {value}: needs a whole number of at least {self.least}{bound}")
+        setattr(namespace, self.dest, value)
 
 
 def parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:

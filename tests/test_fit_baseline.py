@@ -56,7 +56,7 @@ def test_a_rerun_gives_equal_metrics(tensor: Path, tmp_path: Path) -> None:
         (["--method", "cp", "--set", "seed=2"], "--set seed: CP has no such setting"),
         (["--method", "t-svd", "--set", "rank=9"], "rank=9: a matrix of shape (3, 4) has rank 3 at most"),
         (["--method", "t-svd", "--set", "rank"], "write KEY=VALUE"),
-        (["--method", "t-svd", "--threads", "0"], "--threads 0: needs at least 1"),
+        (["--method", "t-svd", "--threads", "0"], "--threads 0: needs a whole number of at least 1"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(

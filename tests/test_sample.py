@@ -103,7 +103,7 @@ def test_whole_sample_is_the_tensor(tmp_path: Path) -> None:
     ("arguments", "problem"),
     [
         (["none.parquet", "y", "--fraction", "0.5"], "none.parquet: no such file; make it with"),
-        (["none.parquet", "y", "--fraction", "0.5", "--seed", "-1"], "--seed -1: a whole number"),
+        (["none.parquet", "y", "--fraction", "0.5", "--seed", "-1"], "--seed -1: needs a whole number of at least 0"),
     ],
 )
 def test_bad_arguments(arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
