@@ -30,8 +30,10 @@ PlainLoader.add_implicit_resolver(
 class WholeNumber(argparse.Action):
     """Action of arguments that are whole numbers of at least `least`, smaller than `below`; others are wrong input."""
 
-    def __init__(self, names: list[str], dest: str, *, least: int, below: int | None = None, **others: Any) -> None:
-        super().__init__(names, dest, type=int, **others)
+    def __init__(
+        self, option_strings: list[str], dest: str, *, least: int, below: int | None = None, **others: Any
+    ) -> None:
+        super().__init__(option_strings, dest, type=int, **others)
         self.least, self.below = least, below
 
     def __call__(self, _: Any, namespace: argparse.Namespace, value: Any, option: str | None = None) -> None:

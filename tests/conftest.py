@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,11 @@ import numpy as np
 import pytest
 
 from pipeline.sparse import SparseTensor
+
+with contextlib.suppress(ImportError):
+    # Before any test: first imported in one that limits threads, it would hold on to that number, and refuse to
+    # compile once the environment is put back.
+    import numba as _numba  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 
