@@ -82,7 +82,7 @@ def record_compression(
         "parameters": model.parameter_count(),
         "epochs": epochs,
         "seconds": seconds,
-        "seconds_per_epoch": seconds / max(epochs, 1),
+        "seconds_per_epoch": _epoch_seconds(history, seconds),
         "peak_rss_bytes": peak_rss_bytes(),
         "peak_gpu_bytes": peak_gpu_bytes,
         "device": device,
@@ -91,6 +91,13 @@ def record_compression(
     write_history(folder / "history.parquet", history)
     write_metrics(folder / "metrics.json", metrics)
     return metrics
+
+
+def _epoch_seconds(history: list[dict[str, Any]], seconds: float) -> float:
+    """Mean time of the epochs after the first, which bears all that precedes it; of a single one the whole fit's."""
+    first, last = history[0], history[-1]
+    later = last["epoch"] - first["epoch"]
+    return float((last["seconds"] - first["seconds"]) / later if later > 0 else seconds / max(last["epoch"], 1))
 
 
 def write_history(path: Path, history: list[dict[str, Any]]) -> None:

@@ -48,6 +48,8 @@ def test_a_run_leaves_model_metrics_and_history(tensor: Path, tmp_path: Path, mo
     assert metrics.bytes == 4 * metrics.parameters
     assert metrics.file_bytes == (tmp_path / "run/model.safetensors").stat().st_size
     history = pq.read_table(tmp_path / "run/history.parquet").to_pylist()
+    assert metrics.seconds == history[-1]["seconds"]
+    assert metrics.seconds_per_epoch == pytest.approx((history[-1]["seconds"] - history[0]["seconds"]) / 4)
     assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5]
     assert not any((tmp_path / ".cache").rglob("*.pt"))
 
