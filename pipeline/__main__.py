@@ -503,7 +503,7 @@ def decompress(options: argparse.Namespace) -> None:
 
 
 def _wanted_cells(options: argparse.Namespace, shape: Sequence[int]) -> Any:
-    import numpy as np
+    from pipeline.compressor import cells_within
 
     if options.among:
         return read_tensor(options.among).coords
@@ -511,8 +511,7 @@ def _wanted_cells(options: argparse.Namespace, shape: Sequence[int]) -> Any:
     cells = math.prod(stop - start for start, stop in ranges)
     if cells > options.limit:
         raise InputError(f"{cells:,} cells, more than {options.limit:,}: narrow --block, or raise --limit")
-    grids = np.meshgrid(*(np.arange(start, stop) for start, stop in ranges), indexing="ij")
-    return np.stack([grid.ravel() for grid in grids], axis=1)
+    return cells_within([range(start, stop) for start, stop in ranges])
 
 
 def _parse_block(text: str, shape: Sequence[int]) -> list[tuple[int, int]]:

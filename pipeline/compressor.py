@@ -15,6 +15,11 @@ from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 
 
+def cells_within(ranges: Sequence[range]) -> npt.NDArray[np.int64]:
+    """Indices (n, D) of all cells of a block, the last mode fastest."""
+    return np.stack([axis.ravel() for axis in np.meshgrid(*ranges, indexing="ij")], axis=1)
+
+
 class Compressor(ABC):
     """Base of NeuKron and of every baseline.
 

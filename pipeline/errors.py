@@ -14,6 +14,11 @@ class InputError(ValueError):
     """
 
 
+def is_whole(value: object, least: int) -> bool:
+    """Whether `value` is a whole number, no truth value, of at least `least`."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the known name closest to `name`, else the list of all."""
     names = sorted(known)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.compressor import Compressor, Progress
-from pipeline.errors import InputError
+from pipeline.errors import InputError, is_whole
 from pipeline.sparse import SparseTensor
 
 Reals = npt.NDArray[np.float64]
@@ -85,7 +85,7 @@ class Baseline(Compressor):
 
 def check_positive(name: str, value: object) -> None:
     """Refuse a setting that is no whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_whole(value, 1):
         raise InputError(f"{name}={value!r}: needs a whole number of at least 1")
 
 

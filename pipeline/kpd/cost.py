@@ -35,9 +35,8 @@ def inference_flops(network: nn.Module, images: Tensor) -> int:
     """Operations to classify a batch when zero blocks are skipped, each layer in its cheaper sparse form."""
     layers = block_layers(network)
     twin = copy.deepcopy(network).eval()
-    layers_of_twin = block_layers(twin)
     rows: dict[str, int] = {}
-    for name, layer in layers_of_twin.items():
+    for name, layer in block_layers(twin).items():
         plain = layer.to_dense()
         plain.register_forward_hook(
             lambda layer, inputs, _, name=name: rows.update(

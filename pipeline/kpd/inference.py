@@ -288,7 +288,7 @@ def deploy(network: nn.Module, images: Tensor, form: str = "auto") -> tuple[nn.M
         raise InputError(f"form '{form}' is unknown{nearest(form, ['auto', *FORMS])}")
     twin = copy.deepcopy(network).eval()
     layers = block_layers(twin)
-    inputs = layer_inputs(twin, layers, images)
+    inputs = layer_inputs(twin, layers, images) if form == "auto" else {}
     taken = {}
     for name, layer in layers.items():
         taken[name] = form

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import InputError, nearest
+from pipeline.errors import InputError, is_whole, nearest
 from pipeline.kpd.functional import checked_path, kpd_product, kron_weight
 
 
@@ -92,7 +92,7 @@ class KPDLinear(nn.Module):
         for name, value, known in (("variant", variant, ("selector", "group")), ("init", init, ("random", "svd"))):
             if value not in known:
                 raise InputError(f"{name} '{value}' is unknown{nearest(value, known)}")
-        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        if not is_whole(rank, 1):
             raise InputError(f"rank {rank}: needs a whole number of terms, at least one")
         if rank > m2 * n2 and (variant == "group" or init == "svd"):
             raise InputError(f"rank {rank}: a block of {m2} x {n2} has at most {m2 * n2} orthonormal terms")

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import InputError, nearest
+from pipeline.errors import InputError, is_whole, nearest
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers, replaced
 from pipeline.kpd.choice import BlockChoice, block_name
 from pipeline.kpd.convert import Report, Rule, swap_layers
@@ -68,7 +68,7 @@ class Dense:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch"):
-            if not _whole(getattr(self, name)):
+            if not is_whole(getattr(self, name), 1):
                 raise InputError(f"{name}={getattr(self, name)}: needs a whole number of at least 1")
         if not self.lr > 0 or not self.weight_decay >= 0:
             raise InputError(f"lr={self.lr}, weight_decay={self.weight_decay}: neither may be negative, lr not zero")
@@ -251,7 +251,7 @@ class KPD(Proximal):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _whole(self.rank):
+        if not is_whole(self.rank, 1):
             raise InputError(f"rank={self.rank}: needs a whole number of at least 1")
 
     def rule(self) -> Rule:
@@ -476,7 +476,7 @@ class BlockRigL(BlockMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _whole(self.interval):
+        if not is_whole(self.interval, 1):
             raise InputError(f"interval={self.interval}: needs a whole number of at least 1")
         if not 0 <= self.drop <= 1:
             raise InputError(f"drop={self.drop}: needs a share of 0..1")
@@ -640,10 +640,6 @@ def _decays(name: str, parameter: Tensor) -> bool:
 
 
 def _checked_pair(block: Any) -> tuple[int, int]:
-    if not isinstance(block, (tuple, list)) or len(block) != 2 or not all(_whole(side) for side in block):
+    if not isinstance(block, (tuple, list)) or len(block) != 2 or not all(is_whole(side, 1) for side in block):
         raise InputError(f"block={block}: needs rows and columns of a block, for example [2, 4]")
     return int(block[0]), int(block[1])
-
-
-def _whole(number: Any) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number >= 1

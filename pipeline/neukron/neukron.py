@@ -16,8 +16,8 @@ import torch
 
 from pipeline import distributed
 from pipeline.artifact import pack_integers, unpack_integers, write_artifact
-from pipeline.compressor import Compressor, order_bytes
-from pipeline.errors import InputError, nearest
+from pipeline.compressor import Compressor, cells_within, order_bytes
+from pipeline.errors import InputError, is_whole, nearest
 from pipeline.neukron.cells import CELLS
 from pipeline.neukron.engine import Engine
 from pipeline.neukron.engines import make_engine, products_at, shared, slower_because
@@ -261,9 +261,9 @@ class NeuKron(Compressor):
                 raise InputError(f"NeuKron: {key}={value!r} is unknown{nearest(str(value), allowed)}")
         for key in ("hidden", "max_epochs", "patience", "threads"):
             value = getattr(self, key)
-            if value is not None and (not _is_whole(value) or value < 1):
+            if value is not None and not is_whole(value, 1):
                 raise InputError(f"NeuKron: {key}={value!r}: needs a whole number of at least 1")
-        if not _is_whole(self.seed) or self.seed < 0:
+        if not is_whole(self.seed, 0):
             raise InputError(f"NeuKron: seed={self.seed!r}: needs a whole number of at least 0")
         for key in ("gamma", "lr", "max_seconds"):
             value = getattr(self, key)
@@ -319,7 +319,7 @@ class NeuKron(Compressor):
         ranges = [range(fixed[mode], fixed[mode] + 1) if mode in fixed else range(size)
                   for mode, size in enumerate(self.shape_)]  # fmt: skip
         if math.prod(map(len, ranges)) <= SCAN_CELLS:
-            coords = np.stack([axis.ravel() for axis in np.meshgrid(*ranges, indexing="ij")], axis=1)
+            coords = cells_within(ranges)
             values = self.predict(coords)
             best = np.argsort(-values, kind="stable")[:count]
             return coords[best], values[best]
@@ -442,7 +442,7 @@ class NeuKron(Compressor):
         model = cls(hidden=metadata["hidden"], cell=metadata["cell"], seed=metadata["seed"])
         model.check_settings()
         sizes = metadata["levels"]
-        if not all(_is_whole(size) for size in (*sizes, *metadata["shape"])) or sorted(metadata["shape"]) != sizes:
+        if not all(is_whole(size, 1) for size in (*sizes, *metadata["shape"])) or sorted(metadata["shape"]) != sizes:
             raise InputError(f"sizes {metadata['shape']} do not belong to levels of {sizes}")
         levels = Levels(tuple(sizes))
         model.model_ = SequenceModel(levels, model.hidden, 0, tuple(metadata["heads"]), model.cell)
@@ -477,10 +477,6 @@ class NeuKron(Compressor):
         result = cls(hidden=model.hidden)
         result.model_, result.orders_, result.shape_, result.history_ = model, orders, shape, []
         return result
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _ascending(shape: tuple[int, ...]) -> list[int]:

@@ -281,9 +281,9 @@ class Trainer:
         bounds = np.cumsum(np.abs(self.values[permutation]))
         sign = np.sign(self.values[permutation])
         steps = int(np.clip(len(sign) * min(state.model.hidden, WHOLE_PASS) // (WHOLE_PASS * BATCH), *STEPS))
+        divisor = max(state.model.scale(), LEAST_DIVISOR * math.sqrt(self.norm2))  # no mini-batch changes the scale
         for _ in range(steps):
             batch, counts = self._draw(bounds, state.rng)
-            divisor = max(state.model.scale(), LEAST_DIVISOR * math.sqrt(self.norm2))
             factors = sign[batch] * counts * (bounds[-1] / (BATCH * divisor))
             state.optimiser.zero_grad()
             total, _ = weighted_sum(self.engine, state.model, np.ascontiguousarray(keys[:, batch]), factors)
