@@ -21,7 +21,8 @@ from snakemake.exceptions import WorkflowError
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 sys.path.insert(0, workflow.basedir)
 
-from pipeline.config import code_files, load_config, setting_arguments
+from pipeline.config import load_config, setting_arguments
+from pipeline.core.closure import code_files
 from pipeline.errors import InputError
 from pipeline.reporting.outputs import report_files
 

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline import step
+from pipeline.core import step
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -194,7 +194,7 @@ def cur_variants(path: Path) -> list[dict[str, Any]]:
 
 def coding(path: Path) -> dict[str, Any]:
     """Bytes of the exact codes, orders free and stored, beside gaps through LZMA and compressed sparse fibres."""
-    from pipeline.baselines.coded import gap_code
+    from pipeline.baselines.coding.exact import gap_code
     from pipeline.baselines.lossless import Lossless, csf_bytes
     from pipeline.baselines.truncation import Truncation
     from pipeline.sparse import SparseTensor

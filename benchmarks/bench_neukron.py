@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.files import write_json, write_text
+from pipeline.core.files import write_json, write_text
 from pipeline.neukron import NeuKron
-from pipeline.neukron.engines import make_engine
+from pipeline.neukron.dispatch import make_engine
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel, Weights
 from pipeline.neukron.order_search import initial_orders

@@ -22,7 +22,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from pipeline.files import atomic_path, write_json, write_text
+from pipeline.core.files import atomic_path, write_json, write_text
 from pipeline.neukron import NeuKron
 from pipeline.neukron.trainer import State
 from pipeline.reporting.style import MUTED, RC, look

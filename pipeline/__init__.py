@@ -33,6 +33,6 @@ def load(path: str | Path) -> Any:
     pipeline.errors.InputError
         The file is no Kronflow artifact, is damaged, or names an unknown method.
     """
-    from pipeline.artifact import load as load_artifact
+    from pipeline.runs.artifact import load as load_artifact
 
     return load_artifact(path)

@@ -12,14 +12,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import __version__, step
+from pipeline import __version__
+from pipeline.core import step
 from pipeline.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    from pipeline.checkpoint import Checkpoint
-    from pipeline.compressor import Compressor
     from pipeline.datasets.labels import Labels
     from pipeline.neukron import NeuKron
+    from pipeline.runs.checkpoint import Checkpoint
+    from pipeline.runs.compressor import Compressor
     from pipeline.sparse import SparseTensor
 
 EXAMPLES = """examples:
@@ -155,7 +156,7 @@ def _parse_limits(options: argparse.Namespace, settings: dict[str, Any]) -> dict
 def _search(
     options: argparse.Namespace, settings: dict[str, Any], limits: dict[str, Any], X: SparseTensor
 ) -> Compressor:
-    from pipeline.frontier import search
+    from pipeline.commands.search import search
     from pipeline.neukron import NeuKron
 
     step.check_settings(NeuKron, settings, given_otherwise={"seed", "threads", "hidden"})
@@ -194,9 +195,9 @@ def _parse_bytes(text: str, option: str = "--bytes") -> int:
 
 def _state(options: argparse.Namespace, settings: dict[str, Any]) -> Checkpoint:
     """Where an interrupted fit of NeuKron lies."""
-    from pipeline.checkpoint import Checkpoint
-    from pipeline.files import sha256_file
-    from pipeline.metrics import library_versions
+    from pipeline.core.files import sha256_file
+    from pipeline.runs.checkpoint import Checkpoint
+    from pipeline.runs.metrics import library_versions
 
     run = {"tensor": sha256_file(options.tensor), "columns": options.columns, "value": options.value}
     how = {"seed": options.seed, "settings": {key: str(value) for key, value in settings.items()}}
@@ -266,7 +267,7 @@ def _table_options(path: Path, format_name: str, columns: str | None, value: str
 
 def _column_names(path: Path, format_name: str) -> list[str]:
     """Names of a table's columns, two at least."""
-    from pipeline.datasets import columnar, csvtable
+    from pipeline.datasets.readers import columnar, csvtable
 
     names = columnar.names(path) if format_name == "columnar" else csvtable.names(path)
     if len(names) < 2:
@@ -312,7 +313,7 @@ def _add_grid(commands: Commands) -> None:
 def grid(options: argparse.Namespace) -> None:
     """Print what goes below ``experiments.<name>.settings`` in params.yaml."""
     from pipeline.baselines.lossless import csf_bytes
-    from pipeline.frontier import automatic_grid
+    from pipeline.commands.search import automatic_grid
 
     X, _ = _read_labelled(options.tensor, options.columns, options.value)
     csf = csf_bytes(X)
@@ -360,7 +361,7 @@ def _tensor_info(path: Path) -> dict[str, Any]:
 
 def _artifact_info(path: Path) -> dict[str, Any]:
     import pipeline
-    from pipeline.artifact import read_artifact
+    from pipeline.runs.artifact import read_artifact
 
     _, metadata = read_artifact(path)
     model = pipeline.load(path)
@@ -503,7 +504,7 @@ def decompress(options: argparse.Namespace) -> None:
 
 
 def _wanted_cells(options: argparse.Namespace, shape: Sequence[int]) -> Any:
-    from pipeline.compressor import cells_within
+    from pipeline.runs.compressor import cells_within
 
     if options.among:
         return read_tensor(options.among).coords
@@ -572,7 +573,7 @@ def import_reference(options: argparse.Namespace) -> None:
 
 def _load_compressor(path: Path) -> Compressor:
     import pipeline
-    from pipeline.compressor import Compressor
+    from pipeline.runs.compressor import Compressor
 
     model = pipeline.load(path)
     if not isinstance(model, Compressor):

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
-from pipeline import step
 from pipeline.config import Run, load_config, setting_arguments
+from pipeline.core import step
+from pipeline.core.files import atomic_path, write_json
 from pipeline.errors import InputError
-from pipeline.files import atomic_path, write_json
-from pipeline.metrics import CompressionMetrics, Metrics, NetworkMetrics, read_metrics
-from pipeline.record import params_digest
+from pipeline.runs.metrics import CompressionMetrics, Metrics, NetworkMetrics, read_metrics
+from pipeline.runs.record import params_digest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from pipeline import step
+from pipeline.core import step
+from pipeline.core.files import write_text
 from pipeline.errors import InputError, nearest
-from pipeline.files import write_text
 
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=step.SEEDS)]
@@ -480,29 +480,6 @@ def _settings_problems(config: Config, settings: Settings, key: str) -> Iterator
                 else:
                     problem = f"{name}: {first['msg']}, not {first.get('input')!r}"
                 yield f"{key}.{method}.{setting}", problem
-
-
-# Beside its own module a step's result is decided by these packages and modules; not by orchestration or reporting.
-COMMON_CODE = ["errors", "files", "step"]
-RUN_CODE = [*COMMON_CODE, "artifact", "compressor", "distributed", "metrics", "record", "sparse"]
-STEP_CODE = {
-    "download": [*COMMON_CODE, "datasets", "sparse"],
-    "convert": [*COMMON_CODE, "datasets", "sparse"],
-    "describe": [*COMMON_CODE, "sparse"],
-    "sample": [*COMMON_CODE, "sparse"],
-    "train_neukron": [*RUN_CODE, "checkpoint", "microkernels", "neukron"],
-    "fit_baseline": [*RUN_CODE, "baselines", "microkernels", "neukron"],  # KronFit: its swaps
-    "train_kpd": [*RUN_CODE, "checkpoint", "kpd", "microkernels"],
-}
-
-
-def code_files(name: str) -> list[str]:
-    """Source files that decide the result of a step, relative to the checkout, sorted."""
-    package = Path(__file__).parent
-    files: list[Path] = []
-    for part in [name, *STEP_CODE[name]]:
-        files += (package / part).rglob("*.py") if (package / part).is_dir() else [package / f"{part}.py"]
-    return sorted(str(file.relative_to(package.parent)) for file in files)
 
 
 def setting_arguments(settings: dict[str, Any]) -> list[str]:

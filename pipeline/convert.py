@@ -9,13 +9,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from pipeline import step
+from pipeline.core import step
+from pipeline.core.files import atomic_path, sha256_file
 from pipeline.datasets import READERS, format_of, read_raw
 from pipeline.datasets.assemble import Assembled, assemble
 from pipeline.datasets.labels import Labels
 from pipeline.datasets.registry import Dataset, read_entry
 from pipeline.errors import InputError
-from pipeline.files import atomic_path, sha256_file
 
 NORM2_TOLERANCE = 1e-9  # relative; sums of squares in another order differ by rounding
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import step
-from pipeline.files import atomic_path, write_text
+from pipeline.core import step
+from pipeline.core.files import atomic_path, write_text
 from pipeline.sparse.stats import Description, Distribution, describe
 from pipeline.sparse.stream import TensorReader
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline import step
+from pipeline.core import step
+from pipeline.core.files import sha256_file, write_json
 from pipeline.datasets.fetch import fetch
 from pipeline.datasets.registry import Dataset, read_entry
 from pipeline.errors import InputError
-from pipeline.files import sha256_file, write_json
 
 MIRROR = "KRONFLOW_MIRROR"
 LOCK = "data/registry.lock"  # checksums of files for which none is published, from their first download

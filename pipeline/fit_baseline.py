@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from pipeline import step
+from pipeline.core import step
 from pipeline.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def make(method: str, settings: dict[str, Any], seed: int = 0) -> Baseline:
 def main(argv: list[str] | None = None) -> None:
     """Fit a baseline and write its model, metrics and history."""
     step.limit_threads(_threads(argv))  # before anything imports NumPy
-    from pipeline.record import add_run_arguments, identity, record_compression
+    from pipeline.runs.record import add_run_arguments, identity, record_compression
     from pipeline.sparse import SparseTensor
 
     arguments = step.parser(

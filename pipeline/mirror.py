@@ -6,10 +6,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from pipeline import step
+from pipeline.core import step
+from pipeline.core.files import atomic_path, sha256_file
 from pipeline.datasets.registry import data_sets, read_entry
 from pipeline.errors import InputError
-from pipeline.files import atomic_path, sha256_file
 
 
 def pack(params: Path, raw: Path, mirror: Path) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline import step
 from pipeline.config import load_config
+from pipeline.core import step
+from pipeline.core.files import atomic_path, write_text
 from pipeline.errors import InputError
-from pipeline.files import atomic_path, write_text
 
 
 def report(folder: Path, experiment: str, params: str | Path, runs_dir: Path) -> None:

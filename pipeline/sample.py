@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline import step
+from pipeline.core import step
 from pipeline.sparse.sample import sample_file
 
 

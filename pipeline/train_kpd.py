@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import step
+from pipeline.core import step
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch.nn import Module
 
-    from pipeline.checkpoint import Checkpoint
     from pipeline.kpd.data import LabelledImages
     from pipeline.kpd.methods import Dense
     from pipeline.kpd.trainer import Trained
+    from pipeline.runs.checkpoint import Checkpoint
 
 EXAMPLE = """example:
   python -m pipeline.train_kpd data/tensors/digits.parquet results/runs/digits/kpd/b2x4-s0 \\
@@ -36,9 +36,9 @@ def main(argv: list[str] | None = None) -> None:
     import torch
     from tqdm import tqdm
 
-    from pipeline import distributed
     from pipeline.kpd.methods import make
     from pipeline.kpd.trainer import train
+    from pipeline.runs import distributed
 
     torch.set_num_threads(options.threads)
     method = make(options.method, step.parse_settings(options.settings))
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    from pipeline.record import add_run_arguments
+    from pipeline.runs.record import add_run_arguments
 
     arguments = step.parser(
         "Train a network on labelled images (a tensor of modes row, column, image; colours as a mode named channel)\n"
@@ -87,10 +87,10 @@ def _arguments() -> argparse.ArgumentParser:
 
 def _state(options: argparse.Namespace, settings: dict[str, Any]) -> Checkpoint:
     """Where this run's training state lies, from an earlier interrupted one too."""
-    from pipeline.checkpoint import Checkpoint
-    from pipeline.files import sha256_file
-    from pipeline.metrics import library_versions
-    from pipeline.record import identity
+    from pipeline.core.files import sha256_file
+    from pipeline.runs.checkpoint import Checkpoint
+    from pipeline.runs.metrics import library_versions
+    from pipeline.runs.record import identity
 
     run = identity(options, options.method, settings)
     return Checkpoint(run | {"labels": sha256_file(options.labels), "versions": library_versions("torch")})
@@ -157,12 +157,12 @@ def _write(
     """Leave the run's three files in its folder."""
     import torch
 
+    from pipeline.kpd.artifact import NetworkArtifact
     from pipeline.kpd.cost import inference_flops, inference_parameters, measured_costs, training_flops
-    from pipeline.kpd.export import NetworkArtifact
     from pipeline.kpd.methods import make
     from pipeline.kpd.trainer import dense_twin, fresh_network, step_seconds
-    from pipeline.metrics import library_versions, peak_rss_bytes, write_metrics
-    from pipeline.record import identity, write_history
+    from pipeline.runs.metrics import library_versions, peak_rss_bytes, write_metrics
+    from pipeline.runs.record import identity, write_history
 
     network = trained.network
     first = data.train[: settings["batch"]]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pipeline import step
-from pipeline.record import add_run_arguments, identity, record_compression
+from pipeline.core import step
+from pipeline.runs.record import add_run_arguments, identity, record_compression
 from pipeline.sparse import SparseTensor
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def progress(X: SparseTensor, max_epochs: int | None) -> Iterator[Any]:
     """Progress bar over epochs: error, relative error, rate, and time left where the end is known."""
     from tqdm import tqdm
 
-    from pipeline import distributed
+    from pipeline.runs import distributed
 
     with tqdm(total=max_epochs, unit="epoch", desc="NeuKron", disable=not distributed.is_first()) as bar:
 
@@ -61,10 +61,10 @@ def main(argv: list[str] | None = None) -> None:
     settings = step.parse_settings(options.settings)
     step.limit_threads(options.threads)
 
-    from pipeline import distributed
-    from pipeline.checkpoint import Checkpoint
-    from pipeline.metrics import library_versions
     from pipeline.neukron import NeuKron
+    from pipeline.runs import distributed
+    from pipeline.runs.checkpoint import Checkpoint
+    from pipeline.runs.metrics import library_versions
 
     step.check_settings(NeuKron, settings, given_otherwise={"seed", "device", "threads"})
     NeuKron(seed=options.seed, **settings).check_settings()

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from pipeline import aggregate
 from pipeline.config import Run, load_config, setting_arguments
+from pipeline.core.step import parse_settings
 from pipeline.errors import InputError
-from pipeline.metrics import write_metrics
-from pipeline.record import params_digest
 from pipeline.reporting.statistics import fit_power_law, frontier, over_seeds, standard_error
-from pipeline.step import parse_settings
+from pipeline.runs.metrics import write_metrics
+from pipeline.runs.record import params_digest
 
 ERRORS = {0: 10.0, 1: 14.0, 2: 18.0}  # by seed: mean 14, sample deviation 4, standard error 4 / sqrt(3)
 

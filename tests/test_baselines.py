@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import pipeline
-from pipeline.artifact import CLASSES
 from pipeline.baselines import METHODS, Baseline
 from pipeline.config import METHODS as KNOWN
 from pipeline.config import load_config
 from pipeline.errors import InputError
+from pipeline.runs.artifact import CLASSES
 from pipeline.sparse import SparseTensor
 
 SMALL: dict[str, dict[str, object]] = {  # settings that keep a fit below a second

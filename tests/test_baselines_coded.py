@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline
-from pipeline.baselines import codes
-from pipeline.baselines.coded import CellTable
+from pipeline.baselines.coding import gaps
+from pipeline.baselines.coding.exact import CellTable
 from pipeline.baselines.lossless import Lossless
 from pipeline.baselines.truncation import Truncation
 from pipeline.errors import InputError
@@ -37,7 +37,7 @@ def random_tensor(seed: int, order: int, kind: str) -> SparseTensor:
 @settings(deadline=None, max_examples=150)
 def test_a_code_gives_back_what_was_coded(seed: int, order: int, kind: str) -> None:
     X = random_tensor(seed, order, kind)
-    coords, values, shape = codes.decode(codes.encode(X.coords, X.values, X.shape))
+    coords, values, shape = gaps.decode(gaps.encode(X.coords, X.values, X.shape))
     assert SparseTensor(coords, values, shape) == X
 
 
@@ -82,26 +82,26 @@ def test_a_grid_beyond_64_bits() -> None:
 def test_free_orders_by_hand() -> None:
     # Rows by weight: 1 (3), 0 (2), 2 (1). Columns as sorted row positions: 0 -> (0, 1), 1 -> (0), 2 -> (0, 1, 2).
     X = SparseTensor([[0, 0], [0, 2], [1, 0], [1, 1], [1, 2], [2, 2]], np.ones(6), (3, 4))
-    rows, columns = codes.free_orders(X.coords, X.shape)
+    rows, columns = gaps.free_orders(X.coords, X.shape)
     assert rows.tolist() == [1, 0, 2]
     assert columns.tolist() == [1, 0, 2, 3]
 
 
 def test_tokens_by_hand() -> None:
     # Slice 0 holds 0, 3; slice 1 holds 2: first child plus one, gap, end, first child plus one.
-    assert codes._tokens(np.array([[0, 0], [0, 3], [1, 2]])).tolist() == [1, 3, 0, 3]
+    assert gaps._tokens(np.array([[0, 0], [0, 3], [1, 2]])).tolist() == [1, 3, 0, 3]
     # Three modes: new slice closes two levels, a new fibre closes one.
     rows = np.array([[0, 0, 1], [0, 2, 0], [0, 2, 4], [3, 1, 1]])
-    assert codes._tokens(rows).tolist() == [1, 2, 0, 2, 1, 4, 0, 0, 2, 2]
+    assert gaps._tokens(rows).tolist() == [1, 2, 0, 2, 1, 4, 0, 0, 2, 2]
 
 
 @given(st.binary(max_size=80))
 @settings(deadline=None, max_examples=100)
 def test_a_damaged_code_is_refused(noise: bytes) -> None:
-    code = codes.encode(np.array([[0, 1], [1, 0], [1, 1]]), np.array([1.0, 2.0, 3.0]), (2, 2))
+    code = gaps.encode(np.array([[0, 1], [1, 0], [1, 1]]), np.array([1.0, 2.0, 3.0]), (2, 2))
     for damaged in (noise[:12] + code[len(noise[:12]) + 1 :], code[:-3]):
         try:
-            coords, values, shape = codes.decode(damaged)
+            coords, values, shape = gaps.decode(damaged)
         except InputError as error:
             assert "damaged" in str(error)
         else:
@@ -111,8 +111,8 @@ def test_a_damaged_code_is_refused(noise: bytes) -> None:
 @given(st.lists(st.integers(0, 2**62), max_size=30))
 @settings(deadline=None)
 def test_varints_round_trip(numbers: list[int]) -> None:
-    content = codes.write_varints(np.array(numbers, dtype=np.int64)).tobytes()
-    read, end = codes.read_varints(content + b"\x01", len(numbers), 0)
+    content = gaps.write_varints(np.array(numbers, dtype=np.int64)).tobytes()
+    read, end = gaps.read_varints(content + b"\x01", len(numbers), 0)
     assert read.tolist() == numbers
     assert end == len(content)
 

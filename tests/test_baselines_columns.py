@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.baselines import coded, codes, columns, loops
+from pipeline.baselines.coding import columns, exact, gaps, loops
 from pipeline.baselines.lossless import Lossless
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
@@ -30,7 +30,7 @@ def test_a_matrix_survives_its_code(seed: int, weighted: bool, free: bool) -> No
     X = random_matrix(seed, weighted)
     code, orders = columns.pack(X.coords, X.values, X.shape, free)
     places, values, shape = columns.unpack(code)
-    assert set(orders) == ({0, 1} if free else {1 - codes.top_mode(X.shape)})
+    assert set(orders) == ({0, 1} if free else {1 - gaps.top_mode(X.shape)})
     full = [orders.get(mode, np.arange(size)) for mode, size in enumerate(X.shape)]
     assert all(np.array_equal(np.sort(order), np.arange(size)) for order, size in zip(full, X.shape, strict=True))
     coords = np.stack([order[places[:, mode]] for mode, order in enumerate(full)], axis=1)
@@ -125,7 +125,7 @@ def test_matrices_beyond_the_model_take_the_other_code(monkeypatch: pytest.Monke
     assert columns.able(X.coords, X.shape)
     monkeypatch.setattr(columns, "MOST_ROWS", 0)
     assert not columns.able(X.coords, X.shape)
-    assert coded.free_code(X.coords, X.values, X.shape)[0][:1] == codes.KIND
+    assert exact.free_code(X.coords, X.values, X.shape)[0][:1] == gaps.KIND
     assert Lossless().fit(X).error(X) == {"error": 0.0}
     assert not columns.able(np.zeros((1, 3), dtype=np.int64), (2, 2, 2))
 
@@ -153,7 +153,7 @@ def test_part_of_email_needs_half_of_what_gaps_need(email: SparseTensor) -> None
     part = email.coords[:, 1] < 4000
     coords, values, shape = email.coords[part], email.values[part], (email.shape[0], 4000)
     code, orders = columns.pack(coords, values, shape, True)
-    assert len(code) < 0.65 * len(coded.gap_code(coords, values, shape)[0])
+    assert len(code) < 0.65 * len(exact.gap_code(coords, values, shape)[0])
     places, found, _ = columns.unpack(code)
     again = np.stack([orders[mode][places[:, mode]] for mode in (0, 1)], axis=1)
     assert SparseTensor(again, found, shape) == SparseTensor(coords, values, shape)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.baselines import kernels
+from pipeline.baselines import mode_views
 from pipeline.baselines.cp import CP
-from pipeline.baselines.kernels import ModeView
+from pipeline.baselines.mode_views import ModeView
 from pipeline.baselines.t_svd import TSVD
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
@@ -74,7 +74,7 @@ def test_mttkrp_against_its_definition(seed: int, sizes: list[int], rank: int, c
     letters = "abcde"[: len(shape)]
     for mode in range(len(shape)):
         view = ModeView(X, mode)
-        product = view._mttkrp_compiled(factors) if compiled and kernels.HAS_NUMBA else view._mttkrp_scipy(factors)
+        product = view._mttkrp_compiled(factors) if compiled and mode_views.HAS_NUMBA else view._mttkrp_scipy(factors)
         others = [other for other in range(len(shape)) if other != mode]
         formula = ",".join([letters] + [f"{letters[other]}r" for other in others]) + f"->{letters[mode]}r"
         expected = np.einsum(formula, X.to_dense(), *(factors[other] for other in others))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.baselines import coded, fibres, loops
+from pipeline.baselines.coding import exact, fibres, loops
 from pipeline.baselines.lossless import Lossless
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
@@ -124,7 +124,7 @@ def test_lossless_takes_it_where_it_is_shortest() -> None:
     X = SparseTensor(coords, counts, (60, 60, 60))
     model = Lossless().fit(X)
     assert model.size()["bytes"] == len(fibres.pack(X.coords, X.values, X.shape, free=True)[0])
-    assert model.size()["bytes"] < 0.9 * len(coded.gap_code(X.coords, X.values, X.shape)[0])
+    assert model.size()["bytes"] < 0.9 * len(exact.gap_code(X.coords, X.values, X.shape)[0])
     assert model.labelled_.code[:1] == fibres.KEPT and not model.labelled_.orders
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.baselines import kronfit
 from pipeline.baselines.kronfit import Grid, KronFit
-from pipeline.compressor import order_bytes
 from pipeline.errors import InputError
+from pipeline.runs.compressor import order_bytes
 from pipeline.sparse import SparseTensor
 
 

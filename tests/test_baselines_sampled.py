@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.baselines.cur import CMD, CUR
+from pipeline.baselines.cmd import CMD
+from pipeline.baselines.cur import CUR
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 

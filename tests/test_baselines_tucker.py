@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.baselines import kernels
-from pipeline.baselines.kernels import ModeView
+from pipeline.baselines import mode_views
+from pipeline.baselines.mode_views import ModeView
 from pipeline.baselines.tucker import Tucker, ranks_within
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
@@ -33,7 +33,7 @@ def test_ttmc_against_its_definition(seed: int, sizes: list[int], compiled: bool
     letters, ranks = "abcde"[: len(shape)], "vwxyz"[: len(shape)]
     for mode in range(len(shape)):
         view = ModeView(X, mode)
-        product = view._ttmc_compiled(factors) if compiled and kernels.HAS_NUMBA else view._ttmc_scipy(factors)
+        product = view._ttmc_compiled(factors) if compiled and mode_views.HAS_NUMBA else view._ttmc_scipy(factors)
         others = [other for other in range(len(shape)) if other != mode]
         result = "".join(letters[d] if d == mode else ranks[d] for d in range(len(shape)))
         formula = ",".join([letters] + [letters[other] + ranks[other] for other in others]) + "->" + result

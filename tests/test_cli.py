@@ -12,8 +12,8 @@ import yaml
 
 import pipeline
 from pipeline import __main__ as cli
-from pipeline import step
 from pipeline.config import load_config
+from pipeline.core import step
 from pipeline.sparse import SparseTensor
 
 MATRIX = "%%MatrixMarket matrix coordinate real general\n5 4 4\n1 1 3\n2 2 1\n5 3 2\n4 4 1\n"

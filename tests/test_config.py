@@ -12,10 +12,10 @@ import pytest
 import yaml
 from ruamel.yaml import YAML
 
-from pipeline.artifact import CLASSES
 from pipeline.config import METHODS, load_config, main, setting_arguments, use_experiment
+from pipeline.core.step import parse_settings
 from pipeline.errors import InputError
-from pipeline.step import parse_settings
+from pipeline.runs.artifact import CLASSES
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipeline import config, convert, download, step
+from pipeline import config, convert, download
+from pipeline.core import step
 from pipeline.datasets import check_format, registry
 from pipeline.sparse import SparseTensor
 

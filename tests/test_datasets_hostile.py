@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import convert, step
+from pipeline import convert
+from pipeline.core import step
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.stream import TensorWriter
 
@@ -169,7 +170,7 @@ def test_disk_that_fills_while_entries_wait_in_a_file(tmp_path: Path) -> None:
     program = f"""
 import resource, signal, numpy as np
 from pathlib import Path
-from pipeline import step
+from pipeline.core import step
 from pipeline.datasets.assemble import assemble
 from pipeline.datasets.raw import Mode, RawTensor
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

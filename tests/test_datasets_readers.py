@@ -18,8 +18,9 @@ import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.datasets import READERS, kjv, read_raw, text
+from pipeline.datasets import READERS, read_raw, text
 from pipeline.datasets.assemble import Assembled, assemble
+from pipeline.datasets.readers import kjv
 from pipeline.errors import InputError
 
 

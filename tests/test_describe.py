@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import describe as step_describe
-from pipeline import step
+from pipeline.core import step
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor, stats
 from pipeline.sparse.stats import describe

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import distributed
 from pipeline.errors import InputError
+from pipeline.runs import distributed
 
 
 def worker(rank: int, folder: str) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import download, step
+from pipeline import download
+from pipeline.core import step
 from pipeline.datasets import fetch as fetching
 from pipeline.datasets.fetch import fetch
 from pipeline.errors import InputError

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 import pipeline
-from pipeline import fit_baseline, step
+from pipeline import fit_baseline
+from pipeline.core import step
 from pipeline.errors import InputError
-from pipeline.metrics import read_metrics
+from pipeline.runs.metrics import read_metrics
 from pipeline.sparse import SparseTensor
 
 

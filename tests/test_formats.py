@@ -21,9 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline import convert, export, step
-from pipeline.datasets import csvtable, format_of, read_raw
+from pipeline import convert, export
+from pipeline.core import step
+from pipeline.datasets import format_of, read_raw
 from pipeline.datasets.assemble import Assembled, assemble
+from pipeline.datasets.readers import csvtable
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor, formats
 

@@ -27,8 +27,9 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.sparse
 
-from pipeline.datasets import READERS, csvtable, read_raw, text
+from pipeline.datasets import READERS, read_raw, text
 from pipeline.datasets.assemble import assemble
+from pipeline.datasets.readers import csvtable
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.stream import TensorReader

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import InputError
 from pipeline.kpd import KPDLinear, functional, fused, team
-from pipeline.kpd.convert import Rule, convert
+from pipeline.kpd.conversion import Rule, convert
 from pipeline.kpd.cost import training_memory
 from pipeline.kpd.inference import deploy
 

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from pipeline.checkpoint import Checkpoint
 from pipeline.errors import InputError
 from pipeline.kpd import KPDLinear
 from pipeline.kpd.blocks import BlockLinear, block_layers
@@ -30,6 +29,7 @@ from pipeline.kpd.methods import (
 )
 from pipeline.kpd.networks import NETWORKS
 from pipeline.kpd.trainer import Trainer, block_sparsity, dense_twin, fresh_network, step_seconds, train
+from pipeline.runs.checkpoint import Checkpoint
 
 
 @pytest.fixture(scope="module")

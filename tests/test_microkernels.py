@@ -20,7 +20,7 @@ def amount():
     return {amount}
 """
 WHOLE = """
-from pipeline.microkernels import cached
+from pipeline.kernels.vector import cached
 import part
 
 @cached(part)

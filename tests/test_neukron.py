@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 import pipeline
 from pipeline import __main__ as cli
-from pipeline.artifact import read_artifact, write_artifact
 from pipeline.errors import InputError
-from pipeline.neukron import NeuKron, neukron, order_search, trainer, walk
+from pipeline.neukron import NeuKron, estimator, order_search, trainer, walk
 from pipeline.neukron.cells import CELLS
 from pipeline.neukron.reference_import import import_checkpoint, read_reference_text
+from pipeline.runs.artifact import read_artifact, write_artifact
 from pipeline.sparse import SparseTensor
 
 LAST_HEAD = ("heads.2.weight", "heads.2.bias")
@@ -274,7 +274,7 @@ def test_largest_cells_are_those_of_a_full_scan(
         cells = cells[cells[:, mode] == index]
     values = np.sort(model.predict(cells))[::-1][:count]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neukron, "SCAN_CELLS", neukron.SCAN_CELLS if scanned else 0)
+        patch.setattr(estimator, "SCAN_CELLS", estimator.SCAN_CELLS if scanned else 0)
         coords, found = model.largest(count, fixed)
     np.testing.assert_allclose(found, values, rtol=1e-5)
     np.testing.assert_allclose(model.predict(coords), found, rtol=1e-5)
@@ -349,7 +349,7 @@ def test_a_limit_in_seconds_bounds_the_trial_of_orders(monkeypatch: pytest.Monke
 
 def test_a_search_without_an_end_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     model = quick(max_epochs=1).fit(small_tensor((30, 20, 40)))
-    monkeypatch.setattr(neukron, "SCAN_CELLS", 0)
+    monkeypatch.setattr(estimator, "SCAN_CELLS", 0)
     monkeypatch.setattr(walk, "SEARCH_NODES", 10)
     with pytest.raises(InputError, match="prefixes looked at without an end"):
         model.largest(3)

@@ -12,8 +12,8 @@ import torch
 
 import pipeline
 from pipeline.neukron import NeuKron
-from pipeline.neukron.engine import Engine
-from pipeline.neukron.engines import shared
+from pipeline.neukron.dispatch import shared
+from pipeline.neukron.evaluation import Engine
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel, Weights
 from pipeline.neukron.shared_engine import SharedEngine

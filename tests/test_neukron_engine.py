@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.neukron import engine as engines
+from pipeline.neukron import evaluation
 from pipeline.neukron.cells import CELLS
 from pipeline.neukron.compiled_engine import CompiledEngine
-from pipeline.neukron.engine import weighted_sum
+from pipeline.neukron.evaluation import weighted_sum
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel, Weights
 from pipeline.neukron.torch_engine import TorchEngine
@@ -31,7 +31,7 @@ def random_keys(levels: Levels, count: int, seed: int) -> np.ndarray:
     return np.ascontiguousarray(keys[:, np.lexsort(keys[::-1])])
 
 
-def all_engines(levels: Levels, hidden: int, cell: str = "lstm") -> list[engines.Engine]:
+def all_engines(levels: Levels, hidden: int, cell: str = "lstm") -> list[evaluation.Engine]:
     compiled = [CompiledEngine(levels, hidden, threads=2, chunk=37)] if cell == "lstm" else []
     return [*compiled, TorchEngine(levels, hidden, chunk=53, threads=2)]
 
@@ -82,7 +82,7 @@ def test_gradcheck_in_float64(cell: str) -> None:
     leaves = [tensor.detach().clone().requires_grad_() for tensor in weights.tensors()]
 
     def total(*tensors: torch.Tensor) -> torch.Tensor:
-        return engines.WeightedSum.apply(engine, weights, keys, factors, [], *tensors)
+        return evaluation.WeightedSum.apply(engine, weights, keys, factors, [], *tensors)
 
     assert torch.autograd.gradcheck(total, leaves, eps=1e-6, atol=1e-6)
 
@@ -110,7 +110,7 @@ def test_results_do_not_depend_on_threads(cell: str) -> None:
     factors = np.random.default_rng(0).normal(size=keys.shape[1])
     results = []
     for threads in (1, 2, 3):
-        engine: engines.Engine = (
+        engine: evaluation.Engine = (
             CompiledEngine(levels, 7, threads, chunk=256)
             if cell == "compiled"
             else TorchEngine(levels, 7, chunk=256, threads=threads)

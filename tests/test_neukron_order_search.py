@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.neukron.cells import CELLS
-from pipeline.neukron.engines import products_at
+from pipeline.neukron.dispatch import products_at
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel, Weights
-from pipeline.neukron.order_search import accept, initial_orders, propose, reorder_mode
+from pipeline.neukron.order_search import initial_orders, propose, reorder_mode
 from pipeline.neukron.torch_engine import TorchEngine
+from pipeline.sparse.orders import accept
 
 SHAPES = st.lists(st.integers(2, 40), min_size=2, max_size=4).map(lambda sizes: tuple(sorted(sizes)))
 

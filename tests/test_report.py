@@ -19,12 +19,12 @@ import yaml
 
 from pipeline import aggregate, report
 from pipeline.config import Run, load_config, setting_arguments
+from pipeline.core.step import parse_settings
 from pipeline.errors import InputError
-from pipeline.metrics import write_metrics
-from pipeline.record import params_digest, write_history
 from pipeline.reporting.outputs import report_files
 from pipeline.reporting.statistics import standard_error
-from pipeline.step import parse_settings
+from pipeline.runs.metrics import write_metrics
+from pipeline.runs.record import params_digest, write_history
 
 SHAPES = {
     "flights": ([104, 4043], 44396, 9731008.0),

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import sample, step
+from pipeline import sample
+from pipeline.core import step
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor, stream
 from pipeline.sparse import sample as sampling

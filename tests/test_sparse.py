@@ -15,10 +15,10 @@ import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.artifact import pack_integers, unpack_integers
+from pipeline.core.files import atomic_path, write_text
 from pipeline.errors import InputError
-from pipeline.files import atomic_path, write_text
 from pipeline.sparse import SparseTensor
+from pipeline.sparse.orders import pack_integers, unpack_integers
 from pipeline.sparse.tensor import narrowest_exact_type
 
 

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from pipeline.step import limit_threads
+from pipeline.core.step import limit_threads
 
 AFTER_COMPILATION = """
 import numba
-from pipeline.step import limit_threads
+from pipeline.core.step import limit_threads
 
 @numba.njit(parallel=True)
 def total(count):

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 import pipeline
-from pipeline import step
 from pipeline.config import METHODS as CONFIG_METHODS
 from pipeline.config import load_config, setting_arguments
+from pipeline.core import step
 from pipeline.errors import InputError
 from pipeline.kpd.data import labelled_images
 from pipeline.kpd.methods import METHODS, make
 from pipeline.kpd.trainer import Trainer, train
-from pipeline.metrics import NetworkMetrics, read_metrics
+from pipeline.runs.metrics import NetworkMetrics, read_metrics
 from pipeline.sparse import SparseTensor
 from pipeline.train_kpd import main, read_images, settings_of
 
@@ -184,7 +184,7 @@ def test_channels_come_last_wherever_the_tensor_has_them(tmp_path: Path) -> None
 
 
 def test_damaged_artifacts_are_refused(digits, tmp_path: Path) -> None:
-    from pipeline.artifact import read_artifact, write_artifact
+    from pipeline.runs.artifact import read_artifact, write_artifact
 
     run(digits, tmp_path, "--set", "epochs=1")
     tensors, metadata = read_artifact(tmp_path / "model.safetensors")
@@ -213,7 +213,7 @@ def test_settings_travel_through_the_command_line(root: Path) -> None:
 
 def test_interrupted_run_goes_on(digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.checkpoint.Checkpoint.__init__.__defaults__", (Path(".cache/checkpoints"), 0.0))
+    monkeypatch.setattr("pipeline.runs.checkpoint.Checkpoint.__init__.__defaults__", (Path(".cache/checkpoints"), 0.0))
     epoch = Trainer.epoch
 
     def dies_after_three(self: Trainer) -> None:

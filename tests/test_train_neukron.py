@@ -15,10 +15,10 @@ import pytest
 import torch
 
 import pipeline
-from pipeline.checkpoint import Checkpoint
-from pipeline.metrics import CompressionMetrics, read_metrics
 from pipeline.neukron import NeuKron
 from pipeline.neukron.trainer import State
+from pipeline.runs.checkpoint import Checkpoint
+from pipeline.runs.metrics import CompressionMetrics, read_metrics
 from pipeline.sparse import SparseTensor
 from pipeline.train_neukron import main
 
@@ -135,7 +135,7 @@ def test_a_signal_keeps_the_state_and_the_same_command_goes_on(tensor: Path, tmp
 def test_bad_settings_are_one_line_and_status_2(
     tensor: Path, tmp_path: Path, change: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline import step
+    from pipeline.core import step
 
     with pytest.raises(SystemExit) as stopped:
         step.run(main, [str(tensor), str(tmp_path / "run"), *change])

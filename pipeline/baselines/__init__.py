@@ -5,8 +5,9 @@ from __future__ import annotations
 from pipeline.baselines.accams import ACCAMS
 from pipeline.baselines.baccams import BACCAMS
 from pipeline.baselines.base import Baseline
+from pipeline.baselines.cmd import CMD
 from pipeline.baselines.cp import CP
-from pipeline.baselines.cur import CMD, CUR
+from pipeline.baselines.cur import CUR
 from pipeline.baselines.kronfit import KronFit
 from pipeline.baselines.lossless import Lossless
 from pipeline.baselines.t_svd import TSVD

@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.compressor import Compressor, Progress
 from pipeline.errors import InputError, is_whole
+from pipeline.runs.compressor import Compressor, Progress
 from pipeline.sparse import SparseTensor
 
 Reals = npt.NDArray[np.float64]

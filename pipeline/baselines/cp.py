@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.baselines.base import Reals, automatic_rank, check_positive
-from pipeline.baselines.kernels import ModeView
 from pipeline.baselines.kruskal import Kruskal
+from pipeline.baselines.mode_views import ModeView
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 

@@ -164,7 +164,7 @@ class CUR(Baseline):
 
     def save(self, path: Any, orders: bool = True) -> None:
         """Write the artifact. Identities are part of C and R: with or without orders it answers in own indices."""
-        from pipeline.artifact import write_artifact
+        from pipeline.runs.artifact import write_artifact
 
         tensors: dict[str, npt.NDArray[Any]] = {
             "columns": self.columns_, "rows": self.rows_,
@@ -198,28 +198,6 @@ class CUR(Baseline):
         if model.middle_.shape != (len(model.columns_), len(model.rows_)):
             raise ValueError(f"U of shape {model.middle_.shape} between C and R")
         return model
-
-
-class CMD(CUR):
-    """Compact matrix decomposition: CUR in which a column or row drawn twice is kept once (Sun et al., SDM 2007).
-
-    A column drawn n times is scaled by the square root of n, which leaves the singular vectors, and so the
-    approximation, as they are. Size as published: 8 bytes for each non-zero of C and R and each entry of U,
-    each distinct column and row once. Parameters and attributes are those of :class:`CUR`; it draws by norms.
-    """
-
-    name = "cmd"
-
-    def __init__(
-        self, *, rows: int | None = None, columns: int | None = None, rank: int | None = None, seed: int = 0
-    ) -> None:
-        super().__init__(rows=rows, columns=columns, rank=rank, seed=seed)
-
-    def _stored_entries(self) -> tuple[int, int, int]:
-        return int(self.left_.nnz), self.middle_.size, int(self.right_.nnz)
-
-    def _drawn(self) -> tuple[int, int]:
-        return len(self.columns_), len(self.rows_)
 
 
 _PARTS = (("values", np.float64), ("index", np.int64), ("start", np.int64))

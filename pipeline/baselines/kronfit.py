@@ -7,12 +7,12 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.artifact import pack_integers, unpack_integers
-from pipeline.baselines import codes
 from pipeline.baselines.base import BATCH, Baseline, Integers, Reals, as_stored, check_positive, stored_type
-from pipeline.compressor import order_bytes
+from pipeline.baselines.coding import gaps
 from pipeline.errors import InputError
+from pipeline.runs.compressor import order_bytes
 from pipeline.sparse import SparseTensor
+from pipeline.sparse.orders import accept, matched_swaps, pack_integers, shingles, unpack_integers
 
 ROUNDS = 2  # of {reorder rows, reorder columns} in a sweep
 STEPS = 5  # gradient steps in a sweep
@@ -160,7 +160,7 @@ class KronFit(Baseline):
 
     def save(self, path: Any, orders: bool = True) -> None:
         """Write the artifact; without `orders` it answers over the padded grid, in positions."""
-        from pipeline.artifact import write_artifact
+        from pipeline.runs.artifact import write_artifact
 
         tensors = {"seed": stored_type(self.seed_)}
         if orders:
@@ -194,7 +194,7 @@ class _Search:
 
     def __init__(self, X: SparseTensor, grid: Grid, gamma: float, random: np.random.Generator) -> None:
         self.X, self.grid, self.gamma, self.random = X, grid, gamma, random
-        by_degree = [codes.positions(order) for order in (codes.by_degree(X.coords[:, d], X.shape[d]) for d in (0, 1))]
+        by_degree = [gaps.positions(order) for order in (gaps.by_degree(X.coords[:, d], X.shape[d]) for d in (0, 1))]
         self.orders = [
             np.concatenate((order, np.arange(len(order), size)))
             for order, size in zip(by_degree, grid.shape, strict=True)
@@ -229,8 +229,6 @@ class _Search:
                 self._reorder_mode(mode)
 
     def _reorder_mode(self, mode: int) -> None:
-        from pipeline.neukron.order_search import accept, matched_swaps, shingles
-
         likeness = shingles(mode, self.grid.shape, self.X.coords, self.random)
         chosen, mate = digit_pairs(self.orders[mode], self.grid.sides[mode], self.grid.power, self.random)
         proposal = matched_swaps(self.orders[mode], chosen, mate, likeness[chosen], self.random)
@@ -311,7 +309,7 @@ def digit_pairs(position: Integers, side: int, power: int, random: np.random.Gen
     first = places[partner[digit] >= 0]
     second = first + (partner[digit[first]] - digit[first]) * stride
     turned = random.integers(0, 2, len(first)).astype(bool)
-    at = codes.positions(position)
+    at = gaps.positions(position)
     return at[np.where(turned, second, first)], at[np.where(turned, first, second)]
 
 

@@ -48,7 +48,7 @@ class Kruskal(Baseline):
 
     def save(self, path: Any, orders: bool = True) -> None:
         """Write the artifact. It has no orders: with or without, it answers in the tensor's own indices."""
-        from pipeline.artifact import write_artifact
+        from pipeline.runs.artifact import write_artifact
 
         tensors: dict[str, npt.NDArray[Any]] = {"weights": self.weights_}
         tensors |= {f"factor_{mode}": stored_type(factor) for mode, factor in enumerate(self.factors_)}

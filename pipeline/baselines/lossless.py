@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.baselines.coded import Coded
+from pipeline.baselines.coding.exact import Coded
 from pipeline.sparse import SparseTensor
 
 
@@ -12,11 +12,11 @@ class Lossless(Coded):
     """All non-zeros, coded exactly in orders of the code's own choice.
 
     The shortest of three codes, each in the orders that suit it: gaps between sorted indices through LZMA; sets of
-    children in the tensor's prefix tree through a range coder (:mod:`~pipeline.baselines.fibres`); for matrices with
-    few rows the columns by a model that learns which rows meet (:mod:`~pipeline.baselines.columns`). ``bytes`` is
-    the length of that code, which tells the tensor up to the orders of its modes; ``bytes_with_order`` is the
-    cheapest code that tells the indices too. ``history_`` has ``csf_bytes`` beside it: the tensor in compressed
-    sparse fibres, :func:`csf_bytes`.
+    children in the tensor's prefix tree through a range coder (:mod:`pipeline.baselines.coding.fibres`); for
+    matrices with few rows the columns by a model that learns which rows meet
+    (:mod:`pipeline.baselines.coding.columns`). ``bytes`` is the length of that code, which tells the tensor up to
+    the orders of its modes; ``bytes_with_order`` is the cheapest code that tells the indices too. ``history_`` has
+    ``csf_bytes`` beside it: the tensor in compressed sparse fibres, :func:`csf_bytes`.
 
     Examples
     --------

@@ -135,7 +135,7 @@ class Stencils(Baseline):
 
     def save(self, path: Any, orders: bool = True) -> None:
         """Write the artifact. Assignments are by index: with or without orders it answers in own indices."""
-        from pipeline.artifact import write_artifact
+        from pipeline.runs.artifact import write_artifact
 
         tensors: dict[str, npt.NDArray[Any]] = {}
         for number, stencil in enumerate(self.stencils_):
@@ -178,7 +178,7 @@ def residual_sums(A: Sparse, others: list[Stencil], columns: Integers, clusters:
 
     `A` is the matrix by rows; give the transpose and transposed stencils for sums over row clusters.
     """
-    from pipeline.baselines.loops import subtract_rows
+    from pipeline.baselines.coding.loops import subtract_rows
 
     sums: Reals = (A @ indicator(columns, clusters)).toarray()
     if others:
@@ -229,7 +229,7 @@ def spectral_start(
 
 def _multiplier(A: Sparse, others: list[Stencil]) -> Callable[[Reals], Reals]:
     """The residual's product with a vector."""
-    from pipeline.baselines.loops import cluster_sums, subtract_rows
+    from pipeline.baselines.coding.loops import cluster_sums, subtract_rows
 
     if not others:
         return lambda vector: A @ vector.ravel()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.baselines import codes
 from pipeline.baselines.base import Integers
-from pipeline.baselines.coded import Coded, quick_code
+from pipeline.baselines.coding import gaps
+from pipeline.baselines.coding.exact import Coded, quick_code
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 
@@ -53,7 +53,7 @@ class Truncation(Coded):
 def heaviest(X: SparseTensor, mode: int) -> Integers:
     """Numbers of the non-zeros by falling size, then by falling weight of their slice of `mode`, slices together."""
     index = X.coords[:, mode]
-    place = codes.positions(codes.by_degree(index, X.shape[mode]))[index]
+    place = gaps.positions(gaps.by_degree(index, X.shape[mode]))[index]
     return np.lexsort((place, -np.abs(X.values)))
 
 

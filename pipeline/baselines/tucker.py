@@ -17,7 +17,7 @@ from pipeline.baselines.base import (
     check_positive,
     stored_type,
 )
-from pipeline.baselines.kernels import ModeView
+from pipeline.baselines.mode_views import ModeView
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 
@@ -125,7 +125,7 @@ class Tucker(Baseline):
 
     def save(self, path: Any, orders: bool = True) -> None:
         """Write the artifact. It has no orders: with or without, it answers in the tensor's own indices."""
-        from pipeline.artifact import write_artifact
+        from pipeline.runs.artifact import write_artifact
 
         tensors = {"core": stored_type(self.core_)}
         tensors |= {f"factor_{mode}": stored_type(factor) for mode, factor in enumerate(self.factors_)}

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, get_args, get_origin, get_type_hints
 
-from pipeline.datasets import (
+from pipeline.datasets.raw import Files, RawTensor
+from pipeline.datasets.readers import (
     arrays,
     checkins,
     cifar,
@@ -28,7 +29,6 @@ from pipeline.datasets import (
     simplices,
     twitch,
 )
-from pipeline.datasets.raw import Files, RawTensor
 from pipeline.errors import InputError, nearest
 
 READERS: dict[str, Callable[..., RawTensor]] = {

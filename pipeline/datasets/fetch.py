@@ -20,8 +20,8 @@ from typing import IO, Any
 import numpy as np
 from tqdm import tqdm
 
+from pipeline.core.files import atomic_path, sha256_file
 from pipeline.errors import InputError
-from pipeline.files import atomic_path, sha256_file
 from pipeline.sparse.synth import Recipe, draw
 
 CHUNK = 1 << 20

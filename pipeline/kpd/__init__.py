@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.kpd.convert import Rule, convert
+from pipeline.kpd.conversion import Rule, convert
 from pipeline.kpd.layer import KPDLinear
 
 __all__ = ["KPDLinear", "Rule", "convert"]

@@ -22,8 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.kpd import team
-from pipeline.microkernels import (
+from pipeline.kernels.vector import (
     FLOAT,
     LANES,
     ROWS,
@@ -36,6 +35,7 @@ from pipeline.microkernels import (
     spread,
     transpose_squares,
 )
+from pipeline.kpd import team
 
 compiled = cached()
 

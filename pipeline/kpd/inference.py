@@ -24,8 +24,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.files import atomic_path
 from pipeline.errors import InputError, nearest
-from pipeline.files import atomic_path
 from pipeline.kpd.blocks import BlockLayer, block_layers, layer_inputs, replaced
 from pipeline.kpd.functional import HAS_FUSED, kron_weight, side_by_side
 from pipeline.kpd.layer import KPDLinear, check_width

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipeline.errors import InputError, is_whole, nearest
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers, replaced
 from pipeline.kpd.choice import BlockChoice, block_name
-from pipeline.kpd.convert import Report, Rule, swap_layers
+from pipeline.kpd.conversion import Report, Rule, swap_layers
 from pipeline.kpd.data import AUGMENTATIONS
 from pipeline.kpd.layer import KPDLinear
 

@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline import distributed
 from pipeline.errors import InputError
 from pipeline.kpd.blocks import block_layers, replaced
-from pipeline.kpd.convert import Report
+from pipeline.kpd.conversion import Report
 from pipeline.kpd.data import AUGMENTATIONS, LabelledImages, mixed
 from pipeline.kpd.methods import Dense, KPDChoice
 from pipeline.kpd.networks import build
+from pipeline.runs import distributed
 
 EVALUATION_BATCH = 2048
 
 
 class State(Protocol):
-    """Where training leaves its state; :class:`pipeline.checkpoint.Checkpoint` is one."""
+    """Where training leaves its state; :class:`pipeline.runs.checkpoint.Checkpoint` is one."""
 
     @property
     def asked_to_stop(self) -> bool:
@@ -77,7 +77,7 @@ class Trainer:
 
     Notes
     -----
-    Where several processes have joined (:mod:`pipeline.distributed`), each takes its share of each batch;
+    Where several processes have joined (:mod:`pipeline.runs.distributed`), each takes its share of each batch;
     all end with the same network, and the first one keeps the state.
     """
 

@@ -1,5 +1,5 @@
 """NeuKron: constant-size lossy compression of sparse, reorderable matrices and tensors."""
 
-from pipeline.neukron.neukron import NeuKron
+from pipeline.neukron.estimator import NeuKron
 
 __all__ = ["NeuKron"]

@@ -1,4 +1,4 @@
-"""The engine of a CPU: chunks of keys on threads, each one call of compiled kernels."""
+"""The engine of a CPU: chunks of keys on threads, each one call of compiled tree_kernels."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.microkernels import WIDTH
-from pipeline.neukron import kernels
-from pipeline.neukron.engine import Engine, Keys
+from pipeline.kernels.vector import WIDTH
+from pipeline.neukron import tree_kernels
+from pipeline.neukron.evaluation import Engine, Keys
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.lstm_kernels import UNIT
 from pipeline.neukron.model import Weights
@@ -53,7 +53,7 @@ class _Workspace(threading.local):
 
 
 class CompiledEngine(Engine):
-    """LSTM in float32 by the kernels of :mod:`pipeline.neukron.kernels`; the same bits for any number of threads."""
+    """LSTM in float32 by :mod:`pipeline.neukron.tree_kernels`; the same bits for any number of threads."""
 
     def __init__(self, levels: Levels, hidden: int, threads: int = 1, chunk: int | None = None) -> None:
         super().__init__(levels, hidden, chunk, threads)
@@ -76,9 +76,9 @@ class CompiledEngine(Engine):
         def work(piece: slice) -> None:
             tree, first, leaf = self._tree(keys[:, piece])
             scratch = self._workspace.floats(
-                kernels.products_scratch(int(np.diff(first[1:]).max()), self.width, network.heads.shape[2])
+                tree_kernels.products_scratch(int(np.diff(first[1:]).max()), self.width, network.heads.shape[2])
             )
-            result[piece] = kernels.products(tree, first, network, self._alphabets, self._offsets, scratch)[leaf]
+            result[piece] = tree_kernels.products(tree, first, network, self._alphabets, self._offsets, scratch)[leaf]
 
         for _ in self._on_threads(work, list(self.pieces(keys.shape[1]))):
             pass
@@ -97,7 +97,7 @@ class CompiledEngine(Engine):
             below = np.bincount(leaf, factors[piece], first[-1] - first[-2]).astype(np.float64)
             sizes = int(np.diff(first[1:]).max()), int(first[-2]), int(first[-1])
             scratch = self._workspace.floats(
-                kernels.gradient_scratch(*sizes, self.width, network.heads.shape[2], transposed[0].shape[1])
+                tree_kernels.gradient_scratch(*sizes, self.width, network.heads.shape[2], transposed[0].shape[1])
             )
             grads = (
                 np.zeros_like(network.first),
@@ -106,7 +106,7 @@ class CompiledEngine(Engine):
                 np.zeros((len(network.heads), int(self._alphabets.max()), self.width), np.float32),
                 np.zeros_like(network.biases),
             )
-            products[piece] = kernels.gradient(
+            products[piece] = tree_kernels.gradient(
                 tree, first, network, transposed, self._alphabets, self._offsets, below, scratch, grads
             )[leaf]
             return list(grads)
@@ -173,7 +173,7 @@ class CompiledEngine(Engine):
         first = np.zeros(depth + 2, dtype=np.int64)
         tree = self._workspace.nodes(count * depth)
         leaf = np.empty(count, dtype=np.int32)
-        kernels.build_tree(keys, self._words, self._shifts, self._alphabets, first, tree[0], tree[1], leaf)
+        tree_kernels.build_tree(keys, self._words, self._shifts, self._alphabets, first, tree[0], tree[1], leaf)
         return tree, first, leaf
 
 

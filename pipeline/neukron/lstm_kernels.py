@@ -19,7 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from pipeline.microkernels import CONTRACT, FLOAT, LANES, load, multiply_add, store
+from pipeline.kernels.vector import CONTRACT, FLOAT, LANES, load, multiply_add, store
 
 Array = Any  # numpy arrays: numba infers the types
 UNIT = 8  # hidden units are padded to a multiple of this: float32 in a 256-bit register

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.neukron.estimator import NeuKron
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel
-from pipeline.neukron.neukron import NeuKron
-from pipeline.neukron.order_search import Order
 from pipeline.sparse import SparseTensor
+from pipeline.sparse.orders import Order
 
 
 def read_reference_text(path: str | Path) -> SparseTensor:

@@ -1,4 +1,4 @@
-"""Several processes that share each evaluation; see :mod:`pipeline.distributed`."""
+"""Several processes that share each evaluation; see :mod:`pipeline.runs.distributed`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline import distributed
-from pipeline.neukron.engine import Engine, Keys
+from pipeline.neukron.evaluation import Engine, Keys
 from pipeline.neukron.model import Weights
+from pipeline.runs import distributed
 
 
 class SharedEngine(Engine):

@@ -20,13 +20,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline import distributed
 from pipeline.neukron.cells import CELLS
-from pipeline.neukron.engine import Engine, weighted_sum
-from pipeline.neukron.engines import products_at
+from pipeline.neukron.dispatch import products_at
+from pipeline.neukron.evaluation import Engine, weighted_sum
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel, Weights
-from pipeline.neukron.order_search import Order, initial_orders, reorder_mode
+from pipeline.neukron.order_search import initial_orders, reorder_mode
+from pipeline.runs import distributed
+from pipeline.sparse.orders import Order
 
 IMPROVEMENT = 1.0e-5  # smallest relative gain that counts as progress
 GUARD = 1.1  # a step may raise the loss by this factor at most

@@ -21,7 +21,7 @@ from pipeline.errors import InputError
 from pipeline.neukron.cells import State
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import Weights
-from pipeline.neukron.order_search import Order
+from pipeline.sparse.orders import Order
 
 BLOCK = 1 << 13  # nodes expanded together
 EXACT_CELLS = 1 << 26  # larger padded grids are sampled straight away

@@ -14,8 +14,8 @@ from typing import IO
 
 import numpy as np
 
+from pipeline.core.files import atomic_path
 from pipeline.errors import InputError
-from pipeline.files import atomic_path
 from pipeline.sparse.tensor import SparseTensor
 
 LINES = 1 << 20  # written at a time

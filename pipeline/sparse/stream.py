@@ -13,8 +13,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.files import atomic_path
 from pipeline.errors import InputError
-from pipeline.files import atomic_path
 from pipeline.sparse.tensor import FORMAT_VERSION, ROW_GROUP
 
 Block = tuple[npt.NDArray[np.int64], npt.NDArray[Any]]  # coords (n, D) and values (n,)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.files import atomic_path
 from pipeline.errors import InputError
-from pipeline.files import atomic_path
 
 if TYPE_CHECKING:
     from scipy.sparse import coo_array

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel
-from pipeline.neukron.order_search import accept, propose
+from pipeline.neukron.order_search import propose
+from pipeline.sparse.orders import accept
 
 
 def values(model: SequenceModel, tokens: Tensor) -> Tensor:

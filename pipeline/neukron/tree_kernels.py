@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy import float32 as f32
 
-from pipeline.microkernels import FLOAT, WIDTH, cached, product
+from pipeline.kernels.vector import FLOAT, WIDTH, cached, product
 from pipeline.neukron import lstm_kernels
 from pipeline.neukron.lstm_kernels import exp_minus, inline, step, step_back, step_kept
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.datasets.csvtable import Layout, read_parts
 from pipeline.datasets.raw import Files, RawTensor, members, only_file
+from pipeline.datasets.readers.csvtable import Layout, read_parts
 from pipeline.errors import InputError
 
 

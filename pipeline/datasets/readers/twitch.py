@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.datasets.csvtable import Layout, read_parts
 from pipeline.datasets.raw import Files, RawTensor, only_file
+from pipeline.datasets.readers.csvtable import Layout, read_parts
 
 USER, STREAMER, START, STOP = 0, 2, 3, 4  # field 1 is the stream
 

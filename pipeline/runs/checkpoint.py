@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from pipeline.files import atomic_path, sha256_json
+from pipeline.core.files import atomic_path, sha256_json
 
 ROOT = Path(".cache/checkpoints")
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.artifact import pack_integers, unpack_integers
-from pipeline.baselines import codes, columns, fibres
 from pipeline.baselines.base import Baseline, Integers, Reals
+from pipeline.baselines.coding import columns, fibres, gaps
 from pipeline.sparse import SparseTensor
+from pipeline.sparse.orders import pack_integers, unpack_integers
 
 GAPS_AT_MOST = 1 << 18  # non-zeros of a tensor of three modes or more
 
@@ -61,12 +61,12 @@ class Coded(Baseline):
 
     def _cheapest_labelled(self, coords: Integers, values: Reals, code: bytes, orders: list[Integers]) -> Labelled:
         """Best of: all orders stored, the top mode left as it is, all modes left as they are; by every code able to."""
-        top = codes.top_mode(self.shape_)
+        top = gaps.top_mode(self.shape_)
         candidates = [Labelled(code, *_pack(dict(enumerate(orders)), coords))]
         kept_orders = [{mode: order for mode, order in enumerate(orders) if mode != top}, dict[int, Integers]()]
         for kept in kept_orders if gaps_pay(coords, self.shape_) else []:
             moved = _move(coords, [kept.get(mode, np.arange(size)) for mode, size in enumerate(self.shape_)])
-            candidates.append(Labelled(codes.encode(moved, values, self.shape_), *_pack(kept, coords)))
+            candidates.append(Labelled(gaps.encode(moved, values, self.shape_), *_pack(kept, coords)))
         if columns.able(coords, self.shape_):
             kept_columns, stored = columns.pack(coords, values, self.shape_, free=False)
             candidates.append(Labelled(kept_columns, *_pack(stored, coords)))
@@ -95,7 +95,7 @@ class Coded(Baseline):
 
     def save(self, path: Any, orders: bool = True) -> None:
         """Write the artifact; without `orders` it is smaller and answers in the code's own indices."""
-        from pipeline.artifact import write_artifact
+        from pipeline.runs.artifact import write_artifact
 
         chosen = self.labelled_
         if not orders:
@@ -174,20 +174,20 @@ def gaps_pay(coords: Integers, shape: tuple[int, ...]) -> bool:
 
 def gap_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[bytes, list[Integers]]:
     """Code of gaps between sorted indices in free orders: made at once, for tensors of any order."""
-    orders = codes.free_orders(coords, shape)
-    return codes.encode(_move(coords, orders), values, shape), orders
+    orders = gaps.free_orders(coords, shape)
+    return gaps.encode(_move(coords, orders), values, shape), orders
 
 
 def decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     """Coordinates, values and shape from a code of any kind."""
-    if code[:1] == codes.KIND:
-        return codes.decode(code)
+    if code[:1] == gaps.KIND:
+        return gaps.decode(code)
     return fibres.unpack(code) if code[:1] in (fibres.FREE, fibres.KEPT) else columns.unpack(code)
 
 
 def _move(coords: Integers, orders: list[Integers]) -> Integers:
     """Indices -> positions."""
-    return np.stack([codes.positions(order)[coords[:, mode]] for mode, order in enumerate(orders)], axis=1)
+    return np.stack([gaps.positions(order)[coords[:, mode]] for mode, order in enumerate(orders)], axis=1)
 
 
 def _unmove(places: Integers, orders: list[Integers]) -> Integers:
@@ -197,7 +197,7 @@ def _unmove(places: Integers, orders: list[Integers]) -> Integers:
 
 def _pack(orders: dict[int, Integers], coords: Integers) -> tuple[dict[int, npt.NDArray[np.uint8]], dict[int, int]]:
     """The used part of each order in as few bits an index as its mode needs, and how long that part is."""
-    used = {mode: int(codes.positions(order)[coords[:, mode]].max()) + 1 for mode, order in orders.items()}
+    used = {mode: int(gaps.positions(order)[coords[:, mode]].max()) + 1 for mode, order in orders.items()}
     packed = {mode: pack_integers(order[: used[mode]], (len(order) - 1).bit_length()) for mode, order in orders.items()}
     return packed, used
 

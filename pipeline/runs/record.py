@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.compressor import Compressor
+from pipeline.core.files import atomic_path, sha256_file, sha256_json
+from pipeline.core.step import SEEDS, WholeNumber, add_settings
 from pipeline.errors import InputError
-from pipeline.files import atomic_path, sha256_file, sha256_json
-from pipeline.metrics import library_versions, peak_rss_bytes, write_metrics
+from pipeline.runs.compressor import Compressor
+from pipeline.runs.metrics import library_versions, peak_rss_bytes, write_metrics
 from pipeline.sparse import SparseTensor
-from pipeline.step import SEEDS, WholeNumber, add_settings
 
 
 def add_run_arguments(arguments: argparse.ArgumentParser) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.datasets import csvtable
 from pipeline.datasets.raw import Files, RawTensor
+from pipeline.datasets.readers import csvtable
 
 MISSING = ("", "NA")
 

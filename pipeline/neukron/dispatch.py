@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import distributed
-from pipeline.neukron.engine import Engine
+from pipeline.neukron.evaluation import Engine
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import Weights
 from pipeline.neukron.shared_engine import SharedEngine
 from pipeline.neukron.torch_engine import TorchEngine
+from pipeline.runs import distributed
 
 try:
     from pipeline.neukron.compiled_engine import CompiledEngine

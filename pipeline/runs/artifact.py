@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.files import atomic_path
 from pipeline.errors import InputError, nearest
-from pipeline.files import atomic_path
 
 FORMAT_VERSION = 1
 
@@ -20,7 +20,7 @@ CLASSES = {
     "neukron": "pipeline.neukron:NeuKron",
     "t-svd": "pipeline.baselines.t_svd:TSVD",
     "cur": "pipeline.baselines.cur:CUR",
-    "cmd": "pipeline.baselines.cur:CMD",
+    "cmd": "pipeline.baselines.cmd:CMD",
     "accams": "pipeline.baselines.accams:ACCAMS",
     "baccams": "pipeline.baselines.baccams:BACCAMS",
     "kronfit": "pipeline.baselines.kronfit:KronFit",
@@ -28,7 +28,7 @@ CLASSES = {
     "tucker": "pipeline.baselines.tucker:Tucker",
     "lossless": "pipeline.baselines.lossless:Lossless",
     "truncation": "pipeline.baselines.truncation:Truncation",
-    "kpd": "pipeline.kpd.export:NetworkArtifact",
+    "kpd": "pipeline.kpd.artifact:NetworkArtifact",
 }
 
 
@@ -84,31 +84,3 @@ def load(path: str | Path) -> Any:
         return getattr(importlib.import_module(module), name).from_artifact(tensors, metadata)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         raise InputError(f"{path}: contents do not fit a '{method}' artifact ({error}); make it again") from error
-
-
-def pack_integers(numbers: npt.NDArray[np.int64], bits: int) -> npt.NDArray[np.uint8]:
-    """Pack non-negative integers of `bits` bits each into bytes, most significant bit first.
-
-    >>> pack_integers(np.array([5, 2, 7]), 3).tolist()
-    [171, 128]
-    """
-    if bits == 0:
-        return np.zeros(0, dtype=np.uint8)
-    shifts = np.arange(bits - 1, -1, -1)
-    return np.packbits(((numbers[:, None] >> shifts) & 1).astype(np.uint8))
-
-
-def unpack_integers(packed: npt.NDArray[np.uint8], bits: int, count: int) -> npt.NDArray[np.int64]:
-    """Undo :func:`pack_integers`.
-
-    >>> unpack_integers(np.array([171, 128], dtype=np.uint8), 3, 3).tolist()
-    [5, 2, 7]
-    """
-    if bits == 0:
-        return np.zeros(count, dtype=np.int64)
-    if len(packed) != (count * bits + 7) // 8:
-        raise InputError(f"{len(packed)} packed bytes where {count} numbers of {bits} bits belong")
-    shifts = np.arange(bits - 1, -1, -1)
-    flags = np.unpackbits(packed, count=count * bits).reshape(count, bits).astype(np.int64)
-    numbers: npt.NDArray[np.int64] = (flags << shifts).sum(axis=1)
-    return numbers

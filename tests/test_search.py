@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import frontier
 from pipeline.baselines import METHODS
+from pipeline.commands import search as searching
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 
@@ -25,7 +25,7 @@ def blocks() -> SparseTensor:
 
 def test_within_a_size_the_least_error_wins(tmp_path: Path) -> None:
     lines: list[str] = []
-    found = frontier.search(blocks(), max_bytes=1500, methods=CHEAP, tell=lines.append)
+    found = searching.search(blocks(), max_bytes=1500, methods=CHEAP, tell=lines.append)
     assert found.best.file_bytes <= 1500
     fitting = [attempt for attempt in found.attempts if attempt.file_bytes <= 1500]
     assert found.best.relative_error == min(attempt.relative_error for attempt in fitting)
@@ -35,14 +35,14 @@ def test_within_a_size_the_least_error_wins(tmp_path: Path) -> None:
 
 
 def test_what_fits_without_loss_ends_the_search() -> None:
-    found = frontier.search(blocks(), max_bytes=10**6)
+    found = searching.search(blocks(), max_bytes=10**6)
     assert [attempt.method for attempt in found.attempts] == ["lossless"]
     assert found.best.relative_error == 0.0
 
 
 @pytest.mark.parametrize("limit", [0.0, 0.25, 0.6])
 def test_within_an_error_the_smallest_file_wins(limit: float) -> None:
-    found = frontier.search(blocks(), max_error=limit, methods=CHEAP)
+    found = searching.search(blocks(), max_error=limit, methods=CHEAP)
     assert found.best.relative_error <= limit * (1 + 1e-9)
     fitting = [attempt for attempt in found.attempts if attempt.relative_error <= limit]
     assert found.best.file_bytes == min(attempt.file_bytes for attempt in fitting)
@@ -51,10 +51,10 @@ def test_within_an_error_the_smallest_file_wins(limit: float) -> None:
 def test_a_tensor_gets_the_methods_that_can_handle_it() -> None:
     random = np.random.default_rng(0)
     X = SparseTensor.from_dense(random.integers(0, 2, (6, 7, 8)))
-    found = frontier.search(X, max_error=0.9, methods=["truncation", "tucker", "t-svd"])
+    found = searching.search(X, max_error=0.9, methods=["truncation", "tucker", "t-svd"])
     assert {attempt.method for attempt in found.attempts} <= {"truncation", "tucker"}
     with pytest.raises(InputError, match="t-svd can handle"):
-        frontier.search(X, max_error=0.9, methods=["t-svd"])
+        searching.search(X, max_error=0.9, methods=["t-svd"])
 
 
 def test_neukron_is_a_candidate_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ def test_neukron_is_a_candidate_like_any_other(monkeypatch: pytest.MonkeyPatch) 
             super().__init__(rank=1)
 
     monkeypatch.setattr("pipeline.neukron.NeuKron", Quick)
-    found = frontier.search(blocks(), max_bytes=6000, methods=["neukron"], neukron={"max_epochs": 1}, seed=5)
+    found = searching.search(blocks(), max_bytes=6000, methods=["neukron"], neukron={"max_epochs": 1}, seed=5)
     assert found.best.method == "neukron"
     assert given[0] == {"seed": 5, "max_epochs": 1, **found.attempts[0].settings}
 
@@ -75,18 +75,18 @@ def test_neukron_has_a_time_limit_and_the_search_says_which() -> None:
     X = SparseTensor([[0, 0], [3, 1], [2, 5]], [1.0, 2.0, 3.0], (4, 6))
     lines: list[str] = []
     settings = {"max_epochs": 2, "order_init": "degree"}
-    frontier.search(X, max_bytes=5000, methods=["neukron"], neukron=settings, tell=lines.append)
+    searching.search(X, max_bytes=5000, methods=["neukron"], neukron=settings, tell=lines.append)
     assert lines[-1].startswith("neukron(hidden=") and lines[-1].endswith("; 2 epochs, allowed max_epochs=2")
     hunt: list[dict[str, object]] = []
 
-    class Noted(frontier._Hunt):
-        def within_bytes(self, names: list[str], limit: int) -> frontier.Found:
+    class Noted(searching._Hunt):
+        def within_bytes(self, names: list[str], limit: int) -> searching.Found:
             hunt.append(self.neukron)
             return super().within_bytes(["lossless"], limit)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frontier, "_Hunt", Noted)
-        frontier.search(X, max_bytes=5000)
+        patch.setattr(searching, "_Hunt", Noted)
+        searching.search(X, max_bytes=5000)
     assert hunt == [{"max_seconds": 60.0}]
 
 
@@ -95,7 +95,7 @@ def test_neukron_has_a_time_limit_and_the_search_says_which() -> None:
 def test_a_size_too_small_for_a_method_ends_its_search(method: str, limit: int) -> None:
     lines: list[str] = []
     try:
-        found = frontier.search(blocks(), max_bytes=limit, methods=[method], tell=lines.append)
+        found = searching.search(blocks(), max_bytes=limit, methods=[method], tell=lines.append)
     except InputError as error:
         assert "allow more" in str(error) and lines[-1].startswith(f"{method}: none within {limit} bytes")
     else:
@@ -103,7 +103,7 @@ def test_a_size_too_small_for_a_method_ends_its_search(method: str, limit: int) 
 
 
 def test_equal_settings_are_fitted_once() -> None:
-    found = frontier.search(blocks(), max_error=0.9, methods=["t-svd"])
+    found = searching.search(blocks(), max_error=0.9, methods=["t-svd"])
     settings = [str(attempt.settings) for attempt in found.attempts]
     assert len(settings) == len(set(settings))
 
@@ -114,19 +114,19 @@ def test_the_width_of_neukron_uses_the_size() -> None:
 
     X = SparseTensor.from_dense(np.eye(60, 90))
     for size in (1000, 5000, 40_000):
-        settings = frontier.settings_for("neukron", X, size, orders=False)
+        settings = searching.settings_for("neukron", X, size, orders=False)
         assert settings is not None
         counts = [SequenceModel(Levels(X.shape), settings["hidden"] + more, 0).parameter_count() for more in (0, 1)]
         assert 4 * counts[0] <= size < 4 * counts[1]
 
 
 @pytest.mark.parametrize(
-    "method", [name for name in frontier.PROMISE if name not in ("lossless", "truncation", "neukron")]
+    "method", [name for name in searching.PROMISE if name not in ("lossless", "truncation", "neukron")]
 )
 def test_settings_hit_the_size_they_were_asked_for(method: str) -> None:
     random = np.random.default_rng(1)
     X = SparseTensor.from_dense(random.uniform(size=(200, 300)) < 0.05)
-    settings = frontier.settings_for(method, X, 20_000, orders=False)
+    settings = searching.settings_for(method, X, 20_000, orders=False)
     assert settings is not None
     quick = {"max_sweeps": 2} if method not in ("t-svd", "cur", "cmd") else {}
     size = METHODS[method](**settings, **quick).fit(X).size()["bytes_equal"]
@@ -136,9 +136,9 @@ def test_settings_hit_the_size_they_were_asked_for(method: str) -> None:
 
 def test_no_setting_where_nothing_fits() -> None:
     X = SparseTensor.from_dense(np.eye(50))  # orders of 71 bytes, factors of 404 bytes a rank
-    assert frontier.settings_for("t-svd", X, 400) is None
-    assert frontier.settings_for("kronfit", X, 72, orders=True) is None
-    assert frontier.settings_for("kronfit", X, 72, orders=False) == {"seed_power": 3}
+    assert searching.settings_for("t-svd", X, 400) is None
+    assert searching.settings_for("kronfit", X, 72, orders=True) is None
+    assert searching.settings_for("kronfit", X, 72, orders=False) == {"seed_power": 3}
 
 
 @pytest.mark.parametrize(
@@ -155,8 +155,8 @@ def test_no_setting_where_nothing_fits() -> None:
 )
 def test_wrong_requests(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        frontier.search(blocks(), **wrong)  # type: ignore[arg-type]
+        searching.search(blocks(), **wrong)  # type: ignore[arg-type]
 
 
 def test_promise_lists_every_method() -> None:
-    assert set(frontier.PROMISE) == set(METHODS) | {"neukron"}
+    assert set(searching.PROMISE) == set(METHODS) | {"neukron"}

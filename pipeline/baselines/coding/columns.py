@@ -18,8 +18,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.baselines import codes
 from pipeline.baselines.base import Integers, Reals
+from pipeline.baselines.coding import gaps
 
 FREE, KEPT = b"\x01", b"\x02"  # first byte of a code whose order of columns is free, or kept
 MOST_ROWS = 3000  # of the model, which remembers all pairs of them
@@ -74,7 +74,7 @@ class Meetings:
     """The model: degrees of the N rows and how often each two met so far."""
 
     def __init__(self, degrees: Integers) -> None:
-        from pipeline.baselines import loops
+        from pipeline.baselines.coding import loops
 
         self._loops = loops
         self.count = len(degrees)
@@ -165,7 +165,7 @@ def able(coords: Integers, shape: Sequence[int]) -> bool:
     """Whether a tensor is a matrix that this model can code in seconds."""
     if len(shape) != 2 or max(shape) > MOST_COLUMNS:
         return False
-    rows = len(np.unique(coords[:, 1 - codes.top_mode(shape)]))
+    rows = len(np.unique(coords[:, 1 - gaps.top_mode(shape)]))
     return rows <= MOST_ROWS and rows * len(coords) <= MOST_STEPS
 
 
@@ -181,11 +181,11 @@ def pack(coords: Integers, values: Reals, shape: Sequence[int], free: bool) -> t
     -------
     The code, and by mode the orders (position -> index) that it has chosen.
     """
-    top = codes.top_mode(shape)
+    top = gaps.top_mode(shape)
     degrees = np.bincount(coords[:, 1 - top], minlength=shape[1 - top])
     light_first = np.argsort(degrees, kind="stable")
     row_order = np.concatenate((light_first[degrees[light_first] > 0], light_first[degrees[light_first] == 0]))
-    rows = codes.positions(row_order)[coords[:, 1 - top]]
+    rows = gaps.positions(row_order)[coords[:, 1 - top]]
     by_column = np.lexsort((rows, coords[:, top]))
     sizes = np.bincount(coords[:, top], minlength=shape[top])
     groups, column_order, layout = (_classes if free else _singles)(rows[by_column], sizes)
@@ -193,12 +193,12 @@ def pack(coords: Integers, values: Reals, shape: Sequence[int], free: bool) -> t
     counts = sizes[column_order]
     offset = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     entries = by_column[np.repeat(starts[column_order], counts) + offset]
-    kind, constant, numbers = codes.encode_values(values[entries])
+    kind, constant, numbers = gaps.encode_values(values[entries])
     used = np.sort(degrees[degrees > 0])
     words = encode(groups, used).astype("<u4").tobytes()
-    streams = [codes.squeeze(codes.write_varints(part)) for part in (layout, np.diff(used, prepend=0))]
-    streams += [(words, 0), codes.squeeze(numbers)]
-    code = codes.joined(FREE if free else KEPT, [*shape, len(used), kind], constant, streams)
+    streams = [gaps.squeeze(gaps.write_varints(part)) for part in (layout, np.diff(used, prepend=0))]
+    streams += [(words, 0), gaps.squeeze(numbers)]
+    code = gaps.joined(FREE if free else KEPT, [*shape, len(used), kind], constant, streams)
     return code, {1 - top: row_order} | ({top: column_order} if free else {})
 
 
@@ -230,16 +230,16 @@ def unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     InputError
         The code is damaged.
     """
-    with codes.telling_damage(code):
+    with gaps.telling_damage(code):
         return _unpack(code)
 
 
 def _unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
-    head, at = codes.read_varints(code, 12, 1)
+    head, at = gaps.read_varints(code, 12, 1)
     shape, used, kind = (int(head[0]), int(head[1])), int(head[2]), int(head[3])
-    constant, streams = codes.read_streams(code, at, kind, head[4::2])
-    layout, _ = codes.read_varints(codes.expand(streams[0], int(head[5])), -1, 0)
-    steps, _ = codes.read_varints(codes.expand(streams[1], int(head[7])), -1, 0)
+    constant, streams = gaps.read_streams(code, at, kind, head[4::2])
+    layout, _ = gaps.read_varints(gaps.expand(streams[0], int(head[5])), -1, 0)
+    steps, _ = gaps.read_varints(gaps.expand(streams[1], int(head[7])), -1, 0)
     sizes = layout.reshape(-1, 2) if code[:1] == FREE else np.stack((layout, np.ones_like(layout)), axis=1)
     degrees = np.cumsum(steps)
     count = int(np.sum(sizes[:, 0] * sizes[:, 1]))
@@ -248,10 +248,10 @@ def _unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     words = np.frombuffer(streams[2], dtype="<u4").astype(np.uint32)
     groups = decode(words, sizes.tolist(), degrees)
     per_column = np.repeat(sizes[:, 0], sizes[:, 1])
-    top = codes.top_mode(shape)
+    top = gaps.top_mode(shape)
     coords = np.empty((count, 2), dtype=np.int64)
     coords[:, top] = np.repeat(np.arange(len(per_column)), per_column)
     coords[:, 1 - top] = np.concatenate([group.reshape(-1) for group in groups])
-    values = codes.decode_values(kind, constant, codes.expand(streams[3], int(head[11])), count)
+    values = gaps.decode_values(kind, constant, gaps.expand(streams[3], int(head[11])), count)
     sequence = np.lexsort(coords.T[::-1])
     return coords[sequence], values[sequence], shape

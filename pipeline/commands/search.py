@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.compressor import Compressor, order_bytes
 from pipeline.errors import InputError, nearest
+from pipeline.runs.compressor import Compressor, order_bytes
 from pipeline.sparse import SparseTensor
 
 # Cheap and strong first: what a later candidate has to beat is then known early.

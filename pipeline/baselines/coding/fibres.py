@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.baselines import codes
 from pipeline.baselines.base import Integers, Reals
+from pipeline.baselines.coding import gaps
 
 FREE, KEPT = b"\x03", b"\x04"  # first byte of a code whose order of slices is free, or kept
 COUNTED = 4  # kind of values, beside those of `codes`: whole, by their counts in each context
@@ -109,7 +109,7 @@ def halve(ranges: Ranges, flat: Integers, mass: Reals, distinct: bool, coder: Co
     distinct
         Whether an index is a child once at most.
     """
-    from pipeline.baselines import loops
+    from pipeline.baselines.coding import loops
 
     while len(ranges.low):
         width = ranges.high - ranges.low
@@ -301,7 +301,7 @@ def _code_firsts(sizes: Integers, flat: Integers, weights: Integers, coder: Code
     -------
     Sizes of the sets left, the least index of each, and where in `flat` their children are.
     """
-    from pipeline.baselines import loops
+    from pipeline.baselines.coding import loops
 
     sizes, low = sizes.copy(), np.zeros(len(sizes), dtype=np.int64)
     rest = np.ones(len(flat), dtype=bool)
@@ -350,7 +350,7 @@ def pack(coords: Integers, values: Reals, shape: Sequence[int], free: bool) -> t
     orders = {}
     if free:
         orders = _free_orders(rows, sizes)
-        rows = np.stack([codes.positions(orders[level])[rows[:, level]] for level in range(len(modes))], axis=1)
+        rows = np.stack([gaps.positions(orders[level])[rows[:, level]] for level in range(len(modes))], axis=1)
     by_row = np.lexsort(rows.T[::-1])
     tree = tree_of(rows[by_row], sizes)
     contexts = [
@@ -360,20 +360,20 @@ def pack(coords: Integers, values: Reals, shape: Sequence[int], free: bool) -> t
     histograms = [histogram_of(tree.sizes[level] - 1, contexts[level - 1]) for level in range(1, len(tree.sizes))]
     coder = Encoder()
     code_tree(tree, free, histograms, coder)
-    kind, constant, content = codes.encode_values(values[by_row])
-    numbers = codes.squeeze(content)
-    if kind == codes.WHOLE:
-        words, counts = _counted_values(codes.fold(values[by_row]), contexts[-1])
-        if len(words) + len(codes.squeeze(codes.write_varints(_flat([counts])))[0]) < len(numbers[0]):
+    kind, constant, content = gaps.encode_values(values[by_row])
+    numbers = gaps.squeeze(content)
+    if kind == gaps.WHOLE:
+        words, counts = _counted_values(gaps.fold(values[by_row]), contexts[-1])
+        if len(words) + len(gaps.squeeze(gaps.write_varints(_flat([counts])))[0]) < len(numbers[0]):
             kind, numbers = COUNTED, (words, 0)
             histograms.append(counts)
     lists = [_layout(tree.sizes[0]) if free else tree.sizes[0]]
     lists += [np.diff(weights, prepend=0) if free else weights for weights in tree.weights]
     told = np.concatenate([np.array([len(part)]) for part in lists] + lists)
-    streams = [codes.squeeze(codes.write_varints(part)) for part in (told, _flat(histograms))]
+    streams = [gaps.squeeze(gaps.write_varints(part)) for part in (told, _flat(histograms))]
     streams += [(coder.words().tobytes(), 0), numbers]
     head = [len(shape), *shape, len(values), kind]
-    code = codes.joined(FREE if free else KEPT, head, constant, streams)
+    code = gaps.joined(FREE if free else KEPT, head, constant, streams)
     return code, {modes[level]: order for level, order in orders.items()}
 
 
@@ -409,7 +409,7 @@ def _free_orders(rows: Integers, shape: Sequence[int]) -> dict[int, Integers]:
     tree = tree_of(rows[np.lexsort(rows.T[::-1])], shape)
     orders = {level: np.argsort(weights, kind="stable") for level, weights in enumerate(tree.weights, start=1)}
     first = np.full(shape[0], shape[1], dtype=np.int64)
-    np.minimum.at(first, rows[:, 0], codes.positions(orders[1])[rows[:, 1]])
+    np.minimum.at(first, rows[:, 0], gaps.positions(orders[1])[rows[:, 1]])
     orders[0] = np.lexsort((first, tree.sizes[0])).astype(np.int64)
     return orders
 
@@ -422,21 +422,21 @@ def unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     InputError
         The code is damaged.
     """
-    with codes.telling_damage(code):
+    with gaps.telling_damage(code):
         return _unpack(code)
 
 
 def _unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
-    (order,), at = codes.read_varints(code, 1, 1)
-    (*sizes, count, kind), at = codes.read_varints(code, int(order) + 2, at)
+    (order,), at = gaps.read_varints(code, 1, 1)
+    (*sizes, count, kind), at = gaps.read_varints(code, int(order) + 2, at)
     shape = tuple(int(size) for size in sizes)
-    lengths, at = codes.read_varints(code, 8, at)
-    constant, streams = codes.read_streams(code, at, int(kind), lengths[::2])
+    lengths, at = gaps.read_varints(code, 8, at)
+    constant, streams = gaps.read_streams(code, at, int(kind), lengths[::2])
     free = code[:1] == FREE
     modes = mode_sequence(shape)
-    told, _ = codes.read_varints(codes.expand(streams[0], int(lengths[1])), -1, 0)
+    told, _ = gaps.read_varints(gaps.expand(streams[0], int(lengths[1])), -1, 0)
     tree = _known_part(told, [shape[mode] for mode in modes], int(count), free)
-    histograms = _read_histograms(codes.expand(streams[1], int(lengths[3])))
+    histograms = _read_histograms(gaps.expand(streams[1], int(lengths[3])))
     coder = Decoder(streams[2])
     code_tree(tree, free, histograms[: len(modes) - 2], coder)
     rows = rows_of(tree)
@@ -446,9 +446,9 @@ def _unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
         folded = np.zeros(len(rows), dtype=np.int64)
         contexts = contexts_of(tree.weights[-1][tree.children[-1]], _siblings(tree, len(tree.sizes) - 1))
         code_numbers(folded, contexts, histograms[-1], Decoder(streams[3]))
-        values = codes.unfold(folded)
+        values = gaps.unfold(folded)
     else:
-        values = codes.decode_values(int(kind), constant, codes.expand(streams[3], int(lengths[7])), int(count))
+        values = gaps.decode_values(int(kind), constant, gaps.expand(streams[3], int(lengths[7])), int(count))
     coords = np.empty_like(rows)
     coords[:, modes] = rows
     sequence = np.lexsort(coords.T[::-1])
@@ -468,7 +468,7 @@ def _known_part(told: Integers, shape: Sequence[int], count: int, free: bool) ->
 
 
 def _read_histograms(content: bytes) -> list[Integers]:
-    numbers, _ = codes.read_varints(content, -1, 0)
+    numbers, _ = gaps.read_varints(content, -1, 0)
     found, at = [], 0
     while at < len(numbers):
         contexts, symbols = (int(number) for number in numbers[at : at + 2])

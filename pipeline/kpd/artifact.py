@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from pipeline.artifact import write_artifact
 from pipeline.errors import InputError
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers
 from pipeline.kpd.layer import KPDLinear
 from pipeline.kpd.networks import build
+from pipeline.runs.artifact import write_artifact
 
 
 class NetworkArtifact:

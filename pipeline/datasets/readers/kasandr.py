@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.datasets.csvtable import Layout, read_members
 from pipeline.datasets.raw import Files, RawTensor, only_file
+from pipeline.datasets.readers.csvtable import Layout, read_members
 
 OFFER, USER, FEEDBACK = "offerid", "userid", "implicit feedback"
 

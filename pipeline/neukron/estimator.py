@@ -14,24 +14,24 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline import distributed
-from pipeline.artifact import pack_integers, unpack_integers, write_artifact
-from pipeline.compressor import Compressor, cells_within, order_bytes
 from pipeline.errors import InputError, is_whole, nearest
 from pipeline.neukron.cells import CELLS
-from pipeline.neukron.engine import Engine
-from pipeline.neukron.engines import make_engine, products_at, shared, slower_because
+from pipeline.neukron.dispatch import make_engine, products_at, shared, slower_because
+from pipeline.neukron.evaluation import Engine
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel, Weights
-from pipeline.neukron.order_search import Order
 from pipeline.neukron.quantise import decode, encode, stored_bytes
 from pipeline.neukron.torch_engine import PRECISIONS
 from pipeline.neukron.trainer import Options, State, Trainer, choose_orders
 from pipeline.neukron.walk import Walker, largest_cells, real_mass
+from pipeline.runs import distributed
+from pipeline.runs.artifact import write_artifact
+from pipeline.runs.compressor import Compressor, cells_within, order_bytes
 from pipeline.sparse import SparseTensor
+from pipeline.sparse.orders import Order, pack_integers, unpack_integers
 
 if TYPE_CHECKING:
-    from pipeline.checkpoint import Checkpoint
+    from pipeline.runs.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class NeuKron(Compressor):
 
     Notes
     -----
-    Where several processes have been joined (:mod:`pipeline.distributed`), each evaluates a part of the
+    Where several processes have been joined (:mod:`pipeline.runs.distributed`), each evaluates a part of the
     non-zeros, all see the same sums and decide alike; every process calls :meth:`fit` with the same arguments.
 
     Examples

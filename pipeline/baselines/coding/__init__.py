@@ -1,0 +1,1 @@
+"""Exact codes of sparse tensors."""

@@ -1,0 +1,1 @@
+"""What every step and command uses: files, command lines, settings."""

@@ -1,0 +1,1 @@
+"""One reader a raw format: a function ``read(files, **options) -> RawTensor``."""

@@ -1,0 +1,1 @@
+"""Compiled vector kernels that NeuKron and KPD share."""

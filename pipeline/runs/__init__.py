@@ -1,0 +1,1 @@
+"""What every fit uses: its one shape, artifacts, states, metrics, several processes."""
