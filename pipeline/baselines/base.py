@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import InputError, is_whole
+from pipeline.errors import InputError
 from pipeline.runs.compressor import Compressor, Progress
 from pipeline.sparse import SparseTensor
 
@@ -44,6 +44,7 @@ class Baseline(Compressor):
         InputError
             A setting is out of range for this tensor, or the method knows matrices only.
         """
+        self.check_settings()
         self.check_order(X)
         self.shape_ = X.shape
         self.history_ = []
@@ -81,12 +82,6 @@ class Baseline(Compressor):
         self.history_.append(row)
         if self._progress is not None:
             self._progress(row)
-
-
-def check_positive(name: str, value: object) -> None:
-    """Refuse a setting that is no whole number of at least 1."""
-    if not is_whole(value, 1):
-        raise InputError(f"{name}={value!r}: needs a whole number of at least 1")
 
 
 def automatic_rank(X: SparseTensor, limit: int) -> int:

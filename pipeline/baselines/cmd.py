@@ -15,10 +15,7 @@ class CMD(CUR):
 
     name = "cmd"
 
-    def __init__(
-        self, *, rows: int | None = None, columns: int | None = None, rank: int | None = None, seed: int = 0
-    ) -> None:
-        super().__init__(rows=rows, columns=columns, rank=rank, seed=seed)
+    leverage: None = None  # no argument here
 
     def _stored_entries(self) -> tuple[int, int, int]:
         return int(self.left_.nnz), self.middle_.size, int(self.right_.nnz)

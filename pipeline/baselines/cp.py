@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.baselines.base import Reals, automatic_rank, check_positive
+from pipeline.baselines.base import Reals, automatic_rank
 from pipeline.baselines.kruskal import Kruskal
 from pipeline.baselines.mode_views import ModeView
+from pipeline.core.settings import seed, setting
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 
@@ -44,20 +45,13 @@ class CP(Kruskal):
     name = "cp"
     stochastic = True
 
-    def __init__(
-        self, *, rank: int | None = None, max_sweeps: int = 50, tolerance: float = 1.0e-4, seed: int = 0
-    ) -> None:
-        self.rank = rank
-        self.max_sweeps = max_sweeps
-        self.tolerance = tolerance
-        self.seed = seed
+    rank: int | None = setting(None, at_least=1)
+    max_sweeps: int = setting(50, at_least=1)
+    tolerance: float = setting(1.0e-4, at_least=0)
+    seed: int = seed()
 
     def _fit(self, X: SparseTensor) -> None:
         rank = automatic_rank(X, LARGEST_AUTOMATIC_RANK) if self.rank is None else self.rank
-        check_positive("rank", rank)
-        check_positive("max_sweeps", self.max_sweeps)
-        if not self.tolerance >= 0:
-            raise InputError(f"tolerance={self.tolerance!r}: needs a number of at least 0")
         if X.order < 2:
             raise InputError(f"cp needs at least two modes; this tensor has {X.order}")
         random = np.random.default_rng(self.seed)

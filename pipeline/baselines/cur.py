@@ -16,9 +16,9 @@ from pipeline.baselines.base import (
     Reals,
     Sparse,
     as_stored,
-    check_positive,
     stored_type,
 )
+from pipeline.core.settings import seed, setting
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 
@@ -63,6 +63,12 @@ class CUR(Baseline):
     stochastic = True
     matrices_only = True
 
+    rows: int | None = setting(None, at_least=1)
+    columns: int | None = setting(None, at_least=1)
+    rank: int | None = setting(None, at_least=1)
+    leverage: int | None = setting(None, at_least=1)
+    seed: int = seed()
+
     columns_: Integers
     rows_: Integers
     column_copies_: Integers
@@ -71,29 +77,10 @@ class CUR(Baseline):
     left_: Sparse
     right_: Sparse
 
-    def __init__(
-        self,
-        *,
-        rows: int | None = None,
-        columns: int | None = None,
-        rank: int | None = None,
-        leverage: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.rows = rows
-        self.columns = columns
-        self.rank = rank
-        self.leverage = leverage
-        self.seed = seed
-
     def _fit(self, X: SparseTensor) -> None:
         share = _automatic_share(X)
         rows = max(1, round(share * X.shape[0])) if self.rows is None else self.rows
         columns = max(1, round(share * X.shape[1])) if self.columns is None else self.columns
-        for name, value in (("rows", rows), ("columns", columns)):
-            check_positive(name, value)
-        if self.rank is not None:
-            check_positive("rank", self.rank)
         A = X.to_scipy().tocsr()
         random = np.random.default_rng(self.seed)
         often = self.leverage is None
@@ -221,7 +208,6 @@ def _leverage(X: SparseTensor, rank: int) -> list[Reals]:
     """Share of every row and of every column in the squared entries of the leading singular vectors."""
     from pipeline.baselines.t_svd import decompose
 
-    check_positive("leverage", rank)
     if rank > min(X.shape):
         raise InputError(f"leverage={rank}: a matrix of shape {X.shape} has {min(X.shape)} singular vectors")
     left, sigma, right = decompose(X, rank)

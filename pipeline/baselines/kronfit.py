@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.baselines.base import BATCH, Baseline, Integers, Reals, as_stored, check_positive, stored_type
+from pipeline.baselines.base import BATCH, Baseline, Integers, Reals, as_stored, stored_type
 from pipeline.baselines.coding import gaps
-from pipeline.errors import InputError
+from pipeline.core.settings import seed, setting
 from pipeline.runs.compressor import order_bytes
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.orders import accept, matched_swaps, pack_integers, shingles, unpack_integers
@@ -46,7 +46,7 @@ class KronFit(Baseline):
     Parameters
     ----------
     seed_power
-        k, at least 2 (1 would store the matrix itself). None: the smallest k whose seed has at most 8 rows.
+        k; a power of 1 would store the matrix itself. None: the smallest k whose seed has at most 8 rows.
     gamma
         Inverse temperature of the order search; infinity: swaps that lower the loss only.
     max_sweeps
@@ -68,34 +68,18 @@ class KronFit(Baseline):
     stochastic = True
     matrices_only = True
 
+    seed_power: int | None = setting(None, at_least=2)
+    gamma: float = setting(10.0, at_least=0)
+    max_sweeps: int = setting(100, at_least=1)
+    tolerance: float = setting(1.0e-4, at_least=0)
+    seed: int = seed()
+
     seed_: Reals
     grid_: Grid
     positions_: list[Integers]
 
-    def __init__(
-        self,
-        *,
-        seed_power: int | None = None,
-        gamma: float = 10.0,
-        max_sweeps: int = 100,
-        tolerance: float = 1.0e-4,
-        seed: int = 0,
-    ) -> None:
-        self.seed_power = seed_power
-        self.gamma = gamma
-        self.max_sweeps = max_sweeps
-        self.tolerance = tolerance
-        self.seed = seed
-
     def _fit(self, X: SparseTensor) -> None:
         power = _automatic_power(X.shape) if self.seed_power is None else self.seed_power
-        check_positive("seed_power", power)
-        check_positive("max_sweeps", self.max_sweeps)
-        for name, value in (("gamma", self.gamma), ("tolerance", self.tolerance)):
-            if not value >= 0:
-                raise InputError(f"{name}={value!r}: needs a number of at least 0")
-        if power < 2:
-            raise InputError(f"seed_power={power}: needs at least 2; a power of 1 stores the matrix itself")
         self.grid_ = Grid((root(X.shape[0], power), root(X.shape[1], power)), power)
         search = _Search(X, self.grid_, self.gamma, np.random.default_rng(self.seed))
         best = np.inf

@@ -24,10 +24,9 @@ from pipeline.baselines.base import (
     Integers,
     Reals,
     Sparse,
-    check_positive,
     stored_type,
 )
-from pipeline.errors import InputError
+from pipeline.core.settings import seed, setting
 from pipeline.sparse import SparseTensor
 
 AUTOMATIC_CLUSTERS = 16
@@ -64,32 +63,18 @@ class Stencils(Baseline):
     matrices_only = True
     stochastic = True
 
+    stencils: int | None = setting(None, at_least=1)
+    clusters: int | None = setting(None, at_least=1)
+    max_sweeps: int = setting(20, at_least=1)
+    tolerance: float = setting(1.0e-4, at_least=0)
+    seed: int = seed()
+
     stencils_: list[Stencil]
     clusters_: int
 
-    def __init__(
-        self,
-        *,
-        stencils: int | None = None,
-        clusters: int | None = None,
-        max_sweeps: int = 20,
-        tolerance: float = 1.0e-4,
-        seed: int = 0,
-    ) -> None:
-        self.stencils = stencils
-        self.clusters = clusters
-        self.max_sweeps = max_sweeps
-        self.tolerance = tolerance
-        self.seed = seed
-
     def _fit(self, X: SparseTensor) -> None:
         self.clusters_ = AUTOMATIC_CLUSTERS if self.clusters is None else self.clusters
-        check_positive("clusters", self.clusters_)
         count = _automatic_stencils(X, self.clusters_) if self.stencils is None else self.stencils
-        check_positive("stencils", count)
-        check_positive("max_sweeps", self.max_sweeps)
-        if not self.tolerance >= 0:
-            raise InputError(f"tolerance={self.tolerance!r}: needs a number of at least 0")
         by_row: Sparse = X.to_scipy().tocsr()
         self.stencils_ = []
         self._solve(X, (by_row, by_row.T.tocsr()), count, np.random.default_rng(self.seed))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.baselines.base import Reals, Sparse, automatic_rank, check_positive
+from pipeline.baselines.base import Reals, Sparse, automatic_rank
 from pipeline.baselines.kruskal import Kruskal
+from pipeline.core.settings import setting
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 
@@ -33,13 +34,11 @@ class TSVD(Kruskal):
     name = "t-svd"
     matrices_only = True
 
-    def __init__(self, *, rank: int | None = None) -> None:
-        self.rank = rank
+    rank: int | None = setting(None, at_least=1)
 
     def _fit(self, X: SparseTensor) -> None:
         limit = min(X.shape)
         rank = automatic_rank(X, limit) if self.rank is None else self.rank
-        check_positive("rank", rank)
         if rank > limit:
             raise InputError(f"rank={rank}: a matrix of shape {X.shape} has rank {limit} at most")
         left, sigma, right = decompose(X, rank)

@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.baselines.base import Integers
 from pipeline.baselines.coding import gaps
 from pipeline.baselines.coding.exact import Coded, quick_code
-from pipeline.errors import InputError
+from pipeline.core.settings import setting
 from pipeline.sparse import SparseTensor
 
 AUTOMATIC_KEEP = 0.1
@@ -23,7 +23,7 @@ class Truncation(Coded):
     Parameters
     ----------
     keep
-        Share of the non-zeros kept, above 0 and up to 1; at least one stays. None: 0.1.
+        Share of the non-zeros kept; at least one stays. None: 0.1.
 
     Examples
     --------
@@ -36,13 +36,10 @@ class Truncation(Coded):
 
     name = "truncation"
 
-    def __init__(self, *, keep: float | None = None) -> None:
-        self.keep = keep
+    keep: float | None = setting(None, above=0, at_most=1)
 
     def _fit(self, X: SparseTensor) -> None:
         share = AUTOMATIC_KEEP if self.keep is None else self.keep
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
-            raise InputError(f"keep={share!r}: needs a share of the non-zeros above 0 and up to 1")
         count = max(1, round(share * X.nnz))
         candidates = [np.sort(heaviest(X, mode)[:count]) for mode in range(X.order)]
         kept = min(_distinct(candidates), key=lambda rows: len(quick_code(X.coords[rows], X.values[rows], X.shape)))

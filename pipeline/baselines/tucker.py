@@ -14,10 +14,10 @@ from pipeline.baselines.base import (
     Baseline,
     Reals,
     as_stored,
-    check_positive,
     stored_type,
 )
 from pipeline.baselines.mode_views import ModeView
+from pipeline.core.settings import seed, setting
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 
@@ -55,23 +55,16 @@ class Tucker(Baseline):
     name = "tucker"
     stochastic = True
 
+    rank: int | None = setting(None, at_least=1)
+    max_sweeps: int = setting(50, at_least=1)
+    tolerance: float = setting(1.0e-4, at_least=0)
+    seed: int = seed()
+
     core_: Reals
     factors_: list[Reals]
 
-    def __init__(
-        self, *, rank: int | None = None, max_sweeps: int = 50, tolerance: float = 1.0e-4, seed: int = 0
-    ) -> None:
-        self.rank = rank
-        self.max_sweeps = max_sweeps
-        self.tolerance = tolerance
-        self.seed = seed
-
     def _fit(self, X: SparseTensor) -> None:
         rank = _automatic_rank(X) if self.rank is None else self.rank
-        check_positive("rank", rank)
-        check_positive("max_sweeps", self.max_sweeps)
-        if not self.tolerance >= 0:
-            raise InputError(f"tolerance={self.tolerance!r}: needs a number of at least 0")
         if X.order < 2:
             raise InputError(f"tucker needs at least two modes; this tensor has {X.order}")
         views = [ModeView(X, mode) for mode in range(X.order)]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.settings import Configured
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 
@@ -20,11 +21,11 @@ def cells_within(ranges: Sequence[range]) -> npt.NDArray[np.int64]:
     return np.stack([axis.ravel() for axis in np.meshgrid(*ranges, indexing="ij")], axis=1)
 
 
-class Compressor(ABC):
+class Compressor(Configured, ABC):
     """Base of NeuKron and of every baseline.
 
     A subclass sets `name` (its key in ``METHODS``, in paths and in artifacts) and, if another seed
-    gives another result, `stochastic`. Its constructor takes only keyword arguments, all with defaults.
+    gives another result, `stochastic`. Its arguments are declared by :func:`~pipeline.core.settings.setting`.
 
     Attributes after ``fit``
     ------------------------
