@@ -1,0 +1,205 @@
+"""``kronflow compress``: fit a method to a tensor and write its artifact."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.commands.command_line import Commands, add_command, parse_bytes, parse_share, print_rows
+from pipeline.core import step
+from pipeline.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from pipeline.datasets.labels import Labels
+    from pipeline.runs.checkpoint import Checkpoint
+    from pipeline.runs.compressor import Compressor
+    from pipeline.sparse import SparseTensor
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    command = add_command(commands, "compress", _run, "Fit a method to a matrix or tensor and write its artifact.")
+    command.add_argument(
+        "tensor", type=Path, help="Parquet sparse tensor, .mtx, .tns, .npz, .csv or another known format"
+    )
+    command.add_argument("artifact", type=Path, help="the .safetensors file to write")
+    command.add_argument("--method", default=None, help="neukron (default), or a baseline: t-svd, cp, truncation ..")
+    command.add_argument(
+        "--bytes", metavar="SIZE", help="find the method of the least error within 20000, 20kB, 1MB .."
+    )
+    command.add_argument("--error", metavar="E", help="find the smallest file of a relative error up to E: 0.3, 30%%")
+    command.add_argument(
+        "--neukron-seconds", type=float, metavar="S", help="with --bytes or --error: NeuKron's time (default: 60)"
+    )
+    command.add_argument("--columns", help="of a table: the columns that are modes, as a,b (default: all but the last)")
+    command.add_argument("--value", help="of a table: the column of the values (default: the last)")
+    command.add_argument("--seed", action=step.WholeNumber, least=0, below=step.SEEDS, default=0)
+    command.add_argument("--threads", action=step.WholeNumber, least=1, help="default: all cores")
+    command.add_argument(
+        "--no-orders", action="store_true", help="leave the orders out: smaller, answers in its own order"
+    )
+    command.add_argument("--weights", default="float32", help="float32, float16 or int8 (neukron; default: float32)")
+    step.add_settings(command)
+    command.epilog = "NeuKron's settings and their defaults: python -m pipeline.train_neukron --help"
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Fit, save, and say what the artifact costs and what it is worth."""
+    from pipeline.commands.source import read_labelled
+
+    settings = step.parse_settings(options.settings)
+    limits = _limits(options.bytes, options.error)
+    if limits:
+        _check_search(options.method, settings, options.weights, options.neukron_seconds)
+    if options.artifact.is_dir():
+        raise InputError(f"{options.artifact}: is a folder; name the .safetensors file to write")
+    if options.threads:
+        step.limit_threads(options.threads)
+    _check_weights(options.weights, options.method)
+    X, labels = read_labelled(options.tensor, options.columns, options.value)
+    print(X)
+    started = time.perf_counter()
+    state = None
+    if limits:
+        seconds = {} if options.neukron_seconds is None else {"max_seconds": options.neukron_seconds}
+        model = _search(
+            X, limits, options.method, settings | seconds, not options.no_orders, options.seed, options.threads
+        )
+    elif options.method in (None, "neukron"):
+        reading = {"columns": options.columns, "value": options.value}
+        state = _state(options.tensor, reading, settings, options.seed)
+        model = _fit_neukron(X, settings, options.seed, options.threads, state)
+    else:
+        model = _fit_baseline(X, options.method, settings, options.seed)
+    if options.weights != "float32":
+        model = _quantised(model, options.weights)
+    model.save(options.artifact, orders=not options.no_orders)
+    if state is not None:
+        state.clear()
+    if not options.no_orders:
+        _write_labels(options.artifact, labels)
+    _report(model, X, options.artifact, time.perf_counter() - started)
+
+
+def _report(model: Compressor, X: SparseTensor, path: Path, seconds: float) -> None:
+    error, size = model.error(X)["error"], model.size()
+    print_rows(
+        [
+            ("method", model.name),
+            ("error", f"{error:,.6g} (squared Frobenius norm, real cells)"),
+            ("relative error", f"{error / X.norm2:.2%} of ||X||^2"),
+            ("bytes as published", f"{size['bytes']:,}"),
+            ("bytes equal", f"{size['bytes_equal']:,} (4 bytes a real)"),
+            ("bytes with orders", f"{size['bytes_with_order']:,} (4 bytes a real, orders stored)"),
+            ("file", f"{path}, {path.stat().st_size:,} bytes"),
+            ("seconds", f"{seconds:.1f}"),
+        ]
+    )
+
+
+def _check_weights(weights: str, method: str | None) -> None:
+    """Refuse what could not be done after the fit."""
+    if weights == "float32":
+        return
+    from pipeline.neukron.quantise import KINDS
+
+    if weights not in KINDS:
+        raise InputError(f"--weights {weights}: unknown{nearest(weights, KINDS)}")
+    if method not in (None, "neukron"):
+        raise InputError(f"--weights {weights}: for neukron only, not for {method}")
+
+
+def _quantised(model: Compressor, weights: str) -> Compressor:
+    from pipeline.neukron import NeuKron
+
+    assert isinstance(model, NeuKron)  # noqa: S101 - see _check_weights
+    return model.quantised(weights)
+
+
+def _limits(size: str | None, error: str | None) -> dict[str, Any]:
+    """What a search is bounded by; nothing where none is wanted."""
+    if size is not None and error is not None:
+        raise InputError("--bytes and --error: give one of them")
+    if size is not None:
+        return {"max_bytes": parse_bytes(size)}
+    return {} if error is None else {"max_error": parse_share(error)}
+
+
+def _check_search(method: str | None, settings: dict[str, Any], weights: str, seconds: float | None) -> None:
+    """Refuse what a search cannot do, before the tensor is read."""
+    if weights != "float32":
+        raise InputError("--weights: not with --bytes or --error; fit neukron with the settings found, then shorten it")
+    if settings and method not in (None, "neukron"):
+        raise InputError(f"--set: with --bytes or --error the settings of {method} are what is looked for")
+    if seconds is not None and not seconds > 0:
+        raise InputError(f"--neukron-seconds {seconds}: needs a time above 0")
+
+
+def _search(
+    X: SparseTensor,
+    limits: dict[str, Any],
+    method: str | None,
+    neukron: dict[str, Any],
+    orders: bool,
+    seed: int,
+    threads: int | None,
+) -> Compressor:
+    from pipeline.commands.search import search
+    from pipeline.neukron import NeuKron
+
+    step.check_settings(NeuKron, neukron, given_otherwise={"seed", "threads", "hidden"})
+    found = search(
+        X,
+        **limits,
+        orders=orders,
+        methods=[method] if method else None,
+        neukron=neukron | ({"threads": threads} if threads else {}),
+        seed=seed,
+        tell=lambda line: print(line, flush=True),
+    )
+    print(f"chosen: {found.best}: {found.reason}")
+    return found.best.model
+
+
+def _state(path: Path, reading: dict[str, Any], settings: dict[str, Any], seed: int) -> Checkpoint:
+    """Where an interrupted fit of NeuKron lies."""
+    from pipeline.core.files import sha256_file
+    from pipeline.runs.checkpoint import Checkpoint
+    from pipeline.runs.metrics import library_versions
+
+    run = {"tensor": sha256_file(path), **reading, "seed": seed}
+    how = {"settings": {key: str(value) for key, value in settings.items()}, "command": "compress"}
+    return Checkpoint(run | how | {"versions": library_versions("torch", "numpy")})
+
+
+def _fit_neukron(
+    X: SparseTensor, settings: dict[str, Any], seed: int, threads: int | None, state: Checkpoint
+) -> Compressor:
+    from pipeline.neukron import NeuKron
+    from pipeline.runs import progress
+
+    step.check_settings(NeuKron, settings, given_otherwise={"seed", "threads"})
+    neukron = NeuKron(seed=seed, threads=threads, **settings)
+    with progress.epochs(X.norm2, neukron.max_epochs) as after_epoch, state.stopping_on_signals():
+        return neukron.fit(X, after_epoch, state)
+
+
+def _fit_baseline(X: SparseTensor, method: str, settings: dict[str, Any], seed: int) -> Compressor:
+    from pipeline.baselines import METHODS
+    from pipeline.fit_baseline import make
+
+    if method not in METHODS:
+        raise InputError(f"--method {method}: unknown{nearest(method, ['neukron', *METHODS])}")
+    return make(method, settings, seed).fit(X)
+
+
+def _write_labels(artifact: Path, labels: dict[int, Labels]) -> None:
+    """Labels of the tensor's indices, in files beside its artifact."""
+    from pipeline.convert import write_labels
+
+    for mode, found in labels.items():
+        path = artifact.with_name(f"{artifact.stem}.labels-{mode}.parquet")
+        write_labels(path, found)
+        print(f"labels of mode {mode}: {path}")
