@@ -120,11 +120,9 @@ def test_a_search_says_what_it_looks_for_what_it_tried_and_why_it_chose(
     )
     assert lines[3].startswith("lossless(): ")
     assert lines[4].startswith("chosen: lossless(): ") and "it is exact and within the size" in lines[4]
-    labels = pd.read_parquet(tmp_path / "best.labels-0.parquet").iloc[:, -1].tolist()
-    cells = {("ann", "x"): 3, ("cyd", "z"): 5, ("bob", "x"): 0}
-    items = pd.read_parquet(tmp_path / "best.labels-1.parquet").iloc[:, -1].tolist()
-    for (user, item), value in cells.items():
-        assert pipeline.load(out).predict([[labels.index(user), items.index(item)]])[0] == value
+    for (user, item), value in {("ann", "x"): 3, ("cyd", "z"): 5, ("bob", "x"): 0}.items():
+        assert float(call(capsys, "query", str(out), user, item)) == value
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "my.csv"]
 
 
 def test_columns_of_a_table_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,7 +200,7 @@ def test_import_reference(mirror: Path, tmp_path: Path, capsys: pytest.CaptureFi
 def test_bad_input_is_one_line_and_status_2(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.mtx").write_text(MATRIX.replace("4 4 1", "4 x 1"))
     (tmp_path / "cells").write_text("0 0\n1\n")
-    out = str(tmp_path / "out")
+    out = str(tmp_path / "out.safetensors")
     assert "bad.mtx:6" in refuse(capsys, "compress", str(tmp_path / "bad.mtx"), out)
     assert "no such file" in refuse(capsys, "compress", str(tmp_path / "none.mtx"), out)
     assert "no such file" in refuse(capsys, "info", str(tmp_path / "none.safetensors"))
@@ -224,12 +222,21 @@ def test_bad_input_is_one_line_and_status_2(artifact: Path, tmp_path: Path, caps
     assert "--at: goes with --top" in refuse(capsys, "query", str(artifact), "0", "0", "--at", "0=3")
     assert "given twice" in refuse(capsys, "query", str(artifact), "--top", "2", "--at", "0=1", "--at", "0=2")
     assert "give one of them" in refuse(
-        capsys, "decompress", str(artifact), out, "--block", "0:1,:", "--among", str(artifact.with_name("my.mtx"))
+        capsys,
+        "decompress",
+        str(artifact),
+        str(tmp_path / "o.parquet"),
+        "--block",
+        "0:1,:",
+        "--among",
+        str(artifact.with_name("my.mtx")),
     )
     matrix = str(artifact.with_name("my.mtx"))
     assert "did you mean 'int8'" in refuse(capsys, "compress", matrix, out, "--weights", "int9")
     assert "for neukron only" in refuse(capsys, "compress", matrix, out, "--weights", "int8", "--method", "t-svd")
     assert "MODE=INDEX" in refuse(capsys, "query", str(artifact), "--top", "2", "--at", "zero")
-    assert "2 modes" in refuse(capsys, "decompress", str(artifact), out, "--block", "0:1")
-    assert "within 0:4" in refuse(capsys, "decompress", str(artifact), out, "--block", "0:1,2:9")
-    assert not (tmp_path / "out").exists()
+    unpacked = str(tmp_path / "o.parquet")
+    assert "its ending is none of" in refuse(capsys, "decompress", str(artifact), out)
+    assert "2 modes" in refuse(capsys, "decompress", str(artifact), unpacked, "--block", "0:1")
+    assert "within 0:4" in refuse(capsys, "decompress", str(artifact), unpacked, "--block", "0:1,2:9")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.mtx", "cells"]

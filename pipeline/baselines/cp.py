@@ -8,6 +8,7 @@ from pipeline.baselines.base import Reals, automatic_rank, check_positive
 from pipeline.baselines.kruskal import Kruskal
 from pipeline.baselines.mode_views import ModeView
 from pipeline.errors import InputError
+from pipeline.runs.compressor import clipped_error
 from pipeline.sparse import SparseTensor
 
 LARGEST_AUTOMATIC_RANK = 64
@@ -43,6 +44,7 @@ class CP(Kruskal):
 
     name = "cp"
     stochastic = True
+    least_order = 2
 
     def __init__(
         self, *, rank: int | None = None, max_sweeps: int = 50, tolerance: float = 1.0e-4, seed: int = 0
@@ -58,8 +60,6 @@ class CP(Kruskal):
         check_positive("max_sweeps", self.max_sweeps)
         if not self.tolerance >= 0:
             raise InputError(f"tolerance={self.tolerance!r}: needs a number of at least 0")
-        if X.order < 2:
-            raise InputError(f"cp needs at least two modes; this tensor has {X.order}")
         random = np.random.default_rng(self.seed)
         self._solve(X, [random.uniform(size=(size, rank)) for size in X.shape])
 
@@ -80,7 +80,7 @@ class CP(Kruskal):
                 grams[mode] = factors[mode].T @ factors[mode]
             inner = float(np.sum(product * solution))
             model = float(weights @ np.prod(grams, axis=0) @ weights)
-            error = max(0.0, norm2 - 2 * inner + model)
+            error = clipped_error(norm2 - 2 * inner + model, norm2)
             before, fit = fit, 1.0 - float(np.sqrt(error / norm2))
             self._record(error, fit=fit)
             if abs(fit - before) < self.tolerance:
@@ -88,6 +88,10 @@ class CP(Kruskal):
         shares = weights ** (1.0 / X.order)  # every factor takes an equal part, so that none leaves its range
         self._store(np.ones_like(weights), [factor * shares for factor in factors])
 
+    def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
+        """Factors, their products and views of the tensor by mode."""
+        return 8.0 * (3 * (self.rank or 1) * sum(shape) + 4 * len(shape) * nnz), "choose a smaller rank"
+
     def parameter_count(self) -> int:
         """R sum N_d."""
-        return self.rank_ * sum(self.shape_)
+        return self.rank_ * sum(self.inner_shape_)

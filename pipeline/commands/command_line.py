@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
@@ -41,18 +42,38 @@ def parse_bytes(text: str, option: str = "--bytes") -> int:
     return size
 
 
+def refuse_clash(reads: Sequence[Path | None], writes: Sequence[Path]) -> None:
+    """Refuse to write over a file that is read.
+
+    Raises
+    ------
+    InputError
+        The two are one file, under whatever names.
+    """
+    for output in writes:
+        for path in reads:
+            if path is not None and output.exists() and path.exists() and output.samefile(path):
+                raise InputError(f"{output}: is a file that is read, {path}; name another one to write")
+
+
+def printable(text: str) -> str:
+    """Text without characters that could move a terminal's cursor or change its colours."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 def short(value: Any) -> str:
     """A value of a line for people."""
     if isinstance(value, dict):
-        return ", ".join(f"{key}={short(part)}" for key, part in value.items())
+        return ", ".join(f"{printable(str(key))}={short(part)}" for key, part in value.items())
     if isinstance(value, list):
-        shown = " x ".join(f"{part:,}" if isinstance(part, int) else str(part) for part in value[:LIST_LIMIT])
+        numbers = all(isinstance(part, int) for part in value)
+        shown = (" x " if numbers else ", ").join(short(part) for part in value[:LIST_LIMIT])
         return shown + (f" .. ({len(value)} in all)" if len(value) > LIST_LIMIT else "")
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "none"}[value]
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else printable(str(value))
 
 
 def print_rows(rows: list[tuple[str, str]]) -> None:

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.commands.command_line import Commands, add_command, parse_bytes, parse_share, print_rows
+from pipeline.commands.command_line import Commands, add_command, parse_bytes, parse_share, print_rows, refuse_clash
+from pipeline.commands.loaded import NO_ORDERS
 from pipeline.core import step
 from pipeline.errors import InputError, nearest
 
@@ -53,8 +54,7 @@ def _run(options: argparse.Namespace) -> None:
     limits = _limits(options.bytes, options.error)
     if limits:
         _check_search(options.method, settings, options.weights, options.neukron_seconds)
-    if options.artifact.is_dir():
-        raise InputError(f"{options.artifact}: is a folder; name the .safetensors file to write")
+    _check_output(options.tensor, options.artifact)
     if options.threads:
         step.limit_threads(options.threads)
     _check_weights(options.weights, options.method)
@@ -75,25 +75,67 @@ def _run(options: argparse.Namespace) -> None:
         model = _fit_baseline(X, options.method, settings, options.seed)
     if options.weights != "float32":
         model = _quantised(model, options.weights)
+    error = model.error(X)["error"]
+    _describe(model, options.tensor, labels)
     model.save(options.artifact, orders=not options.no_orders)
+    if options.no_orders:
+        error = _without_orders(options.artifact, X, error)
     if state is not None:
         state.clear()
-    if not options.no_orders:
-        _write_labels(options.artifact, labels)
-    _report(model, X, options.artifact, time.perf_counter() - started)
+    _report(model, X, error, options.artifact, time.perf_counter() - started)
 
 
-def _report(model: Compressor, X: SparseTensor, path: Path, seconds: float) -> None:
-    error, size = model.error(X)["error"], model.size()
+def _check_output(tensor: Path, artifact: Path) -> None:
+    """Refuse to write over the input, or what its name would say is something else."""
+    from pipeline.datasets import format_of
+
+    refuse_clash([tensor], [artifact])
+    if artifact.is_dir():
+        raise InputError(f"{artifact}: is a folder; name the .safetensors file to write")
+    if artifact.suffix != ".safetensors":
+        try:
+            known = format_of(artifact.name)
+        except InputError:
+            return
+        raise InputError(f"{artifact}: an ending of {known} data, and an artifact is none; name it .safetensors")
+
+
+def _describe(model: Compressor, path: Path, labels: dict[int, Labels]) -> None:
+    """Let the artifact tell where its tensor came from and what its indices stand for."""
+    from pipeline.core.files import sha256_file
+    from pipeline.runs.about import as_labels
+
+    about = model.about_
+    about.file, about.sha256 = path.name.encode(errors="replace").decode(), sha256_file(path)
+    about.labels = {mode: as_labels(columns["label"]) for mode, columns in labels.items()}
+
+
+def _without_orders(path: Path, X: SparseTensor, error: float) -> float:
+    """The error of what an artifact answers to the tensor's own indices, which it takes for its positions."""
+    import pipeline
+    from pipeline.sparse import SparseTensor
+
+    model = pipeline.load(path)
+    if model.own_indices_:
+        return error
+    own: float = model.error(SparseTensor(X.coords, X.values, model.shape_))["error"]
+    model.save(path, orders=False)
+    print(f"{path}: {NO_ORDERS}; in that order, which the file does not tell, the error is {error:,.6g}")
+    return own
+
+
+def _report(model: Compressor, X: SparseTensor, error: float, path: Path, seconds: float) -> None:
+    size = model.size()
+    labels = sum(array.nbytes for array in model.about_.label_arrays().values())
     print_rows(
         [
             ("method", model.name),
             ("error", f"{error:,.6g} (squared Frobenius norm, real cells)"),
-            ("relative error", f"{error / X.norm2:.2%} of ||X||^2"),
+            ("relative error", f"{error / X.norm2 if error else 0:.2%} of ||X||^2"),
             ("bytes as published", f"{size['bytes']:,}"),
             ("bytes equal", f"{size['bytes_equal']:,} (4 bytes a real)"),
             ("bytes with orders", f"{size['bytes_with_order']:,} (4 bytes a real, orders stored)"),
-            ("file", f"{path}, {path.stat().st_size:,} bytes"),
+            ("file", f"{path}, {path.stat().st_size:,} bytes" + (f", {labels:,} of them labels" if labels else "")),
             ("seconds", f"{seconds:.1f}"),
         ]
     )
@@ -193,13 +235,3 @@ def _fit_baseline(X: SparseTensor, method: str, settings: dict[str, Any], seed: 
     if method not in METHODS:
         raise InputError(f"--method {method}: unknown{nearest(method, ['neukron', *METHODS])}")
     return make(method, settings, seed).fit(X)
-
-
-def _write_labels(artifact: Path, labels: dict[int, Labels]) -> None:
-    """Labels of the tensor's indices, in files beside its artifact."""
-    from pipeline.convert import write_labels
-
-    for mode, found in labels.items():
-        path = artifact.with_name(f"{artifact.stem}.labels-{mode}.parquet")
-        write_labels(path, found)
-        print(f"labels of mode {mode}: {path}")

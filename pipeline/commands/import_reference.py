@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.commands.command_line import Commands, add_command, print_rows
+from pipeline.commands.command_line import Commands, add_command, print_rows, refuse_clash
 
 
 def add(commands: Commands) -> None:
@@ -25,10 +25,11 @@ def _run(options: argparse.Namespace) -> None:
     """Convert, and show the error that the imported model has on its data."""
     from pipeline.neukron.reference_import import import_checkpoint, read_reference_text
 
+    refuse_clash([options.checkpoint, options.data], [options.artifact])
     X = read_reference_text(options.data)
     model = import_checkpoint(options.checkpoint, X)
-    model.save(options.artifact)
     error = model.error(X)
+    model.save(options.artifact)
     print_rows(
         [
             ("tensor", str(X)),

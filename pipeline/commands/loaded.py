@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline.neukron import NeuKron
     from pipeline.runs.compressor import Compressor
 
 
@@ -21,15 +20,9 @@ def load_compressor(path: Path) -> Compressor:
     model = pipeline.load(path)
     if not isinstance(model, Compressor):
         raise InputError(f"{path}: holds a network, not a compressed tensor")
-    if getattr(model, "orders_", ()) is None:
-        print(f"{path}: no orders stored, indices are positions in the model's own order", file=sys.stderr)
+    if not model.own_indices_:
+        print(f"{path}: {NO_ORDERS}", file=sys.stderr)
     return model
 
 
-def as_neukron(model: Compressor, option: str) -> NeuKron:
-    """The model itself where it is NeuKron."""
-    from pipeline.neukron import NeuKron
-
-    if not isinstance(model, NeuKron):
-        raise InputError(f"{option}: for NeuKron only; this artifact is of method '{model.name}'")
-    return model
+NO_ORDERS = "no orders stored, indices are positions in the model's own order"

@@ -22,7 +22,8 @@ import torch
 
 from pipeline.neukron.cells import CELLS
 from pipeline.neukron.dispatch import products_at
-from pipeline.neukron.evaluation import Engine, weighted_sum
+from pipeline.neukron.engine import Engine
+from pipeline.neukron.evaluation import weighted_sum
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel, Weights
 from pipeline.neukron.order_search import initial_orders, reorder_mode
