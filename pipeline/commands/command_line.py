@@ -63,14 +63,16 @@ def printable(text: str) -> str:
 
 def short(value: Any) -> str:
     """A value of a line for people."""
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value:
         return ", ".join(f"{printable(str(key))}={short(part)}" for key, part in value.items())
     if isinstance(value, list):
         numbers = all(isinstance(part, int) for part in value)
         shown = (" x " if numbers else ", ").join(short(part) for part in value[:LIST_LIMIT])
         return shown + (f" .. ({len(value)} in all)" if len(value) > LIST_LIMIT else "")
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "none"}[value]
+    if value is None or value == {}:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.6g}" if isinstance(value, float) else printable(str(value))

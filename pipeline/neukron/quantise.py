@@ -14,6 +14,7 @@ from pipeline.runs.contents import Contents
 
 KINDS = ("float32", "float16", "int8")
 LEVELS = 127  # int8 codes are -127 .. 127
+FEW_WEIGHTS = 1 << 13  # for whose codes rough frequencies are as good as fine ones
 LARGEST_LOG = 709.0  # exp of more is beyond 64-bit reals
 
 
@@ -42,7 +43,9 @@ def encode(weights: Arrays, kind: str, names: Sequence[str]) -> Arrays:
     steps = {name: _steps(weights[name], scales[name]) for name in names}
     symbols = joined(steps, names).astype(np.int32) + LEVELS
     counts = np.bincount(symbols, minlength=2 * LEVELS + 1)
-    frequencies = np.maximum(counts * (65535 / counts.max()), counts > 0).astype(np.uint16)
+    kind_of_frequencies = np.dtype(np.uint8 if symbols.size < FEW_WEIGHTS else np.uint16)
+    largest = np.iinfo(kind_of_frequencies).max
+    frequencies = np.maximum(counts * (largest / counts.max()), counts > 0).astype(kind_of_frequencies)
     import constriction
 
     coder = constriction.stream.stack.AnsCoder()
@@ -50,7 +53,7 @@ def encode(weights: Arrays, kind: str, names: Sequence[str]) -> Arrays:
     low, high = np.flatnonzero(frequencies)[[0, -1]]
     return {
         "codes": coder.get_compressed(),
-        "frequencies": np.concatenate(([low], frequencies[low : high + 1])).astype(np.uint16),
+        "frequencies": np.concatenate(([low], frequencies[low : high + 1])).astype(kind_of_frequencies),
         "scales": joined(scales, names),
     }
 

@@ -152,8 +152,7 @@ def restored(path: str | Path, kind: Any, tensors: dict[str, npt.NDArray[Any]], 
     """Rebuild a model of a class; whatever does not fit is one line that names the file."""
     try:
         return kind.from_artifact(tensors, metadata)
-    except (ArithmeticError, AssertionError, AttributeError, BufferError, LookupError, MemoryError, RecursionError,
-            RuntimeError, TypeError, ValueError) as error:  # fmt: skip
+    except Exception as error:
         reason = str(error) or type(error).__name__
         method = metadata["method"]
         raise InputError(f"{path}: contents do not fit a '{method}' artifact ({reason}); make it again") from error
