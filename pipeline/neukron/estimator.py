@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 LARGEST_WIDTH = 1 << 20
 FEW_CELLS = 1 << 16
+LARGEST_RATE = 1.0e6
 
 CHOICES = {
     "cell": CELL_NAMES,
@@ -188,6 +189,8 @@ class NeuKron(Compressor):
         from pipeline.runs import distributed
 
         self.check_settings()
+        if self.lr is not None and self.lr > LARGEST_RATE:
+            raise InputError(f"lr={self.lr!r}: needs a positive number of at most {LARGEST_RATE:g}")
         X = self._taken(X)
         mode_order = _ascending(X.shape)
         coords = np.ascontiguousarray(X.coords[:, mode_order])
@@ -203,15 +206,23 @@ class NeuKron(Compressor):
             if checkpoint and distributed.any_process(checkpoint.asked_to_stop):
                 raise KeyboardInterrupt  # nothing to keep yet
 
-        if saved is None:
+        state = None
+        if saved is not None:
+            try:
+                state = trainer.restore(model, saved)
+            except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+                if checkpoint and distributed.is_first():
+                    checkpoint.set_aside(str(error))
+                model = SequenceModel(levels, self.hidden, self.seed, cell=self.cell)
+        if state is None:
             started = time.perf_counter()
             orders = choose_orders(levels, engine, coords, X.values, self.hidden, options, self.order_init, stop_early)
             state = trainer.start(model, orders)
             state.seconds = distributed.from_first(time.perf_counter() - started)
-        else:
-            state = trainer.restore(model, saved)
 
         def each(state: State) -> None:
+            if not math.isfinite(state.best_error):
+                raise InputError(f"neukron: lr={self.lr}: training diverged in epoch {state.epoch}; take a lower one")
             if after_epoch:
                 after_epoch(state)
             if checkpoint:

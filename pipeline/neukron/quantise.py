@@ -43,8 +43,7 @@ def encode(weights: Arrays, kind: str, names: Sequence[str]) -> Arrays:
     steps = {name: _steps(weights[name], scales[name]) for name in names}
     symbols = joined(steps, names).astype(np.int32) + LEVELS
     counts = np.bincount(symbols, minlength=2 * LEVELS + 1)
-    kind_of_frequencies = np.dtype(np.uint8 if symbols.size < FEW_WEIGHTS else np.uint16)
-    largest = np.iinfo(kind_of_frequencies).max
+    kind_of_frequencies, largest = (np.uint8, 255) if symbols.size < FEW_WEIGHTS else (np.uint16, 65535)
     frequencies = np.maximum(counts * (largest / counts.max()), counts > 0).astype(kind_of_frequencies)
     import constriction
 
