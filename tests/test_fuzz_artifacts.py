@@ -35,7 +35,7 @@ from pipeline.baselines import METHODS
 from pipeline.commands.info import _artifact_info
 from pipeline.errors import InputError
 from pipeline.neukron import NeuKron
-from pipeline.runs.artifact import digest, read_artifact
+from pipeline.runs.artifact import read_artifact, signed
 from pipeline.runs.compressor import Compressor
 from pipeline.sparse import SparseTensor
 
@@ -124,7 +124,7 @@ def damaged_content(content: bytes, rng: np.random.Generator) -> bytes:
         else:
             change_entry(metadata, rng)
     text = json.dumps(metadata)
-    return save(tensors, metadata={"kronflow": text, "digest": digest(text, tensors)})
+    return save(tensors, metadata={"kronflow": signed(text, tensors) if metadata else text})
 
 
 def change_array(tensors: dict[str, np.ndarray], rng: np.random.Generator) -> None:

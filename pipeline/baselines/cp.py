@@ -90,7 +90,9 @@ class CP(Kruskal):
 
     def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
         """Factors, their products and views of the tensor by mode."""
-        return 8.0 * (3 * (self.rank or 1) * sum(shape) + 4 * len(shape) * nnz), "choose a smaller rank"
+        rank = self.rank or 1
+        reals = 3.0 * rank * sum(shape) + (len(shape) + 3.0) * rank**2 + 4 * len(shape) * nnz
+        return 8 * reals, "choose a smaller rank"
 
     def parameter_count(self) -> int:
         """R sum N_d."""

@@ -27,6 +27,7 @@ from pipeline.sparse import SparseTensor
 SINGULAR = 1e-12  # eigenvalues of a Gram matrix below this share of the largest count as zero
 ROUNDING = 1e-6  # share of norm2 by which 4-byte reals may raise the error; else U stays in 8 bytes
 PREDICT_BATCH = 1 << 12
+MOST_DRAWS = 1000  # of each row or column, drawn with replacement
 
 
 class CUR(Baseline):
@@ -165,6 +166,9 @@ class CUR(Baseline):
 
     def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
         """The draws themselves, U and its Gram matrices, of distinct rows and columns, and C and R."""
+        for name, count, size in (("rows", self.rows, shape[0]), ("columns", self.columns, shape[1])):
+            if count is not None and count > MOST_DRAWS * size:
+                raise InputError(f"{name}={count:,}: of {size:,} {name} at most {MOST_DRAWS * size:,} may be drawn")
         drawn = [min(count or 1, size) for count, size in zip((self.rows, self.columns), shape, strict=True)]
         draws = 3.0 * sum(count or 1 for count in (self.rows, self.columns))
         return 8 * (draws + 6.0 * max(drawn) ** 2 + 6 * nnz + 2 * sum(shape)), "choose fewer rows and columns"

@@ -119,6 +119,7 @@ class NeuKron(Compressor):
     head_alphabets_: tuple[int, ...]
     arrays_: Arrays
     _model: SequenceModel | None
+    _fitted_shape: tuple[int, ...] | None = None  # where `shape_` is that of the padded grid
     orders_: list[Order] | None
     device_: str
     peak_gpu_bytes_: int
@@ -192,6 +193,7 @@ class NeuKron(Compressor):
         if self.lr is not None and self.lr > LARGEST_RATE:
             raise InputError(f"lr={self.lr!r}: needs a positive number of at most {LARGEST_RATE:g}")
         X = self._taken(X)
+        self._tell(_about_signs(X))
         mode_order = _ascending(X.shape)
         coords = np.ascontiguousarray(X.coords[:, mode_order])
         levels = Levels(tuple(X.shape[mode] for mode in mode_order))
@@ -475,13 +477,11 @@ class NeuKron(Compressor):
             ]
             tensors["order"] = np.concatenate(packed)
         metadata = {
-            "shape": list(self.inner_shape_),
+            "shape": list(self._fitted_shape or self.inner_shape_),
             "hidden": self.hidden,
             "log_q": float(self.arrays_["log_q"]),
             "orders": stored,
         }
-        if sorted(self.inner_shape_) != list(levels.shape):
-            metadata["levels"] = list(levels.shape)
         unusual = {
             "cell": (self.cell, "lstm"),
             "seed": (self.seed, 0),
@@ -516,7 +516,7 @@ class NeuKron(Compressor):
         orders = _orders(contents, levels) if model.own_indices_ else None
         model._set(levels, heads, arrays, orders)
         if not model.own_indices_:
-            ascending = _ascending(shape)
+            model._fitted_shape, ascending = shape, _ascending(shape)
             model.shape_ = tuple(2 ** levels.bits[ascending.index(mode)] for mode in range(len(shape)))
         return model
 
@@ -553,6 +553,17 @@ def _orders(contents: Contents, levels: Levels) -> list[Order]:
         _completed(unpack_integers(part, bits, size), 2**bits)
         for part, size, bits in zip(parts, levels.shape, levels.bits, strict=True)
     ]
+
+
+def _about_signs(X: SparseTensor) -> str | None:
+    """What is lost where there are negative values."""
+    below = float(np.sum(X.values[X.values < 0] ** 2)) / X.norm2
+    if below == 0:
+        return None
+    return (
+        f"{below:.1%} of the squared norm is in negative values, which NeuKron cannot answer: its values are at least "
+        "0, so that at best this share stays as error; take t-svd, cp, tucker, truncation or lossless"
+    )
 
 
 def _ascending(shape: tuple[int, ...]) -> list[int]:

@@ -1,7 +1,8 @@
 """Artifacts: one safetensors file a fitted model, with JSON metadata; loading one runs no code from it.
 
-Metadata of the file: ``kronflow``, JSON with short names for what all methods have, and since format version 2
-``digest``, the SHA-256 of that text and of every array's name, type, shape and bytes, which loading checks.
+Metadata of the file: ``kronflow``, JSON with short names for what all methods have. Since format version 2 its last
+entry is ``digest``, the SHA-256 of the text without it and of every array's name, type, shape and bytes, which loading
+checks.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import base64
 import hashlib
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from pipeline.errors import InputError, nearest
 FORMAT_VERSION = 2
 DIGEST_SINCE = 2  # earlier files have none
 LARGEST_METADATA = 1 << 24  # characters of JSON: some of its parsed forms take fifty times as much
+DIGEST = re.compile(r',"digest":"([A-Za-z0-9+/]{43})"}\Z')
 TYPES = {"F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
 SHORT = {"version": "v", "method": "m", "shape": "s", "orders": "o", "about": "a", "frame": "f"}  # names in the file
 LONG = {short: name for name, short in SHORT.items()}
@@ -61,7 +64,7 @@ def artifact_bytes(method: str, tensors: dict[str, npt.NDArray[Any]], metadata: 
     header |= {key: value for key, value in metadata.items() if key not in header}
     short = {SHORT.get(key, key): value for key, value in header.items()}
     text = json.dumps(short, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    return save(arrays, metadata={"kronflow": text, "digest": digest(text, arrays)})
+    return save(arrays, metadata={"kronflow": signed(text, arrays)})
 
 
 def write_artifact(
@@ -73,8 +76,12 @@ def write_artifact(
         temporary.write_bytes(content)
 
 
-def digest(text: str, tensors: dict[str, npt.NDArray[Any]]) -> str:
-    """SHA-256 of the metadata's text and all arrays, in base 64."""
+def signed(text: str, tensors: dict[str, npt.NDArray[Any]]) -> str:
+    """Metadata's text with the digest of it and all arrays as its last entry."""
+    return f'{text[:-1]},"digest":"{_digest(text, tensors)}"}}'
+
+
+def _digest(text: str, tensors: dict[str, npt.NDArray[Any]]) -> str:
     total = hashlib.sha256(text.encode())
     for name, array in sorted(tensors.items()):
         total.update(f"\n{name} {array.dtype.str} {list(array.shape)}\n".encode())
@@ -117,8 +124,11 @@ def read_artifact(path: str | Path) -> tuple[dict[str, npt.NDArray[Any]], dict[s
         raise InputError(f"{path}: its metadata names no format version; make it again")
     if version > FORMAT_VERSION:
         raise InputError(f"{path}: format version {version}, this program reads up to {FORMAT_VERSION}; update it")
-    if version >= DIGEST_SINCE and entries.get("digest") != digest(text, tensors):
-        raise InputError(f"{path}: its content is not what was written (checksum differs); fetch or make it again")
+    if version >= DIGEST_SINCE:
+        match = DIGEST.search(text)
+        if match is None or match[1] != _digest(text[: match.start()] + "}", tensors):
+            raise InputError(f"{path}: its content is not what was written (checksum differs); fetch or make it again")
+        del metadata["digest"]
     return tensors, metadata
 
 

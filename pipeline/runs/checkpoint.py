@@ -92,7 +92,7 @@ class Checkpoint:
         try:
             with atomic_path(self.path) as temporary:
                 temporary.write_bytes(content + b"\n" + hashlib.sha256(content).hexdigest().encode())
-        except InputError as error:
+        except (InputError, OSError) as error:
             if self._stop or force:
                 raise
             print(f"{error}; the run goes on", file=sys.stderr)

@@ -45,8 +45,6 @@ class Coded(Baseline):
         The cheapest code together with orders that give the tensor's own indices.
     """
 
-    takes_any_values = True
-
     free_bytes_: int
     labelled_: Labelled
     cells_: CellTable
