@@ -30,7 +30,12 @@ def add(commands: Commands) -> None:
     command.epilog = EXAMPLES
     command.add_argument("artifact", type=Path)
     command.add_argument("cell", nargs="*", help="one label for each mode, or where it has none an index from 0")
-    command.add_argument("--index", action="store_true", help="indices from 0 also where there are labels")
+    command.add_argument(
+        "--index",
+        nargs="*",
+        metavar="I",
+        help="one cell by indices from 0, also where there are labels; alone: all are",
+    )
     command.add_argument("--file", type=Path, help="text file with one cell a line, separated by commas or spaces")
     command.add_argument("--top", type=int, metavar="K", help="the K largest cells, found without a full scan")
     command.add_argument(
@@ -46,18 +51,21 @@ def _run(options: argparse.Namespace) -> None:
     """Print one value a line, or the largest cells and their values."""
     import numpy as np
 
-    if (options.top is not None) + bool(options.cell) + (options.file is not None) != 1:
+    if options.index and options.cell:
+        raise InputError("query: give the cell by label or by --index, not both")
+    cell = options.cell or options.index
+    if (options.top is not None) + bool(cell) + (options.file is not None) != 1:
         raise InputError("query: give one of: one cell, --file with many, --top")
     if options.at and options.top is None:
         raise InputError("--at: goes with --top")
     model = load_compressor(options.artifact)
-    naming = Naming(model, options.index)
+    naming = Naming(model, options.index is not None)
     if options.top is not None:
         fixed = naming.fixed(options.at)
         naming.tell()
         _print_largest(model, naming, options.top, fixed)
         return
-    coords = naming.file(options.file) if options.file else np.array([naming.cell(options.cell)], dtype=np.int64)
+    coords = naming.file(options.file) if options.file else np.array([naming.cell(cell)], dtype=np.int64)
     values = model.predict(coords)
     naming.tell()
     print("\n".join(map(number, values)))

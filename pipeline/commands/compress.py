@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.command_line import Commands, add_command, parse_bytes, parse_share, print_rows, refuse_clash
 from pipeline.commands.loaded import NO_ORDERS
+from pipeline.commands.source import Reading, add_reading, read_labelled
 from pipeline.core import step
 from pipeline.errors import InputError, nearest
 
@@ -34,8 +35,7 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--neukron-seconds", type=float, metavar="S", help="with --bytes or --error: NeuKron's time (default: 60)"
     )
-    command.add_argument("--columns", help="of a table: the columns that are modes, as a,b (default: all but the last)")
-    command.add_argument("--value", help="of a table: the column of the values (default: the last)")
+    add_reading(command)
     command.add_argument("--seed", action=step.WholeNumber, least=0, below=step.SEEDS, default=0)
     command.add_argument("--threads", action=step.WholeNumber, least=1, help="default: all cores")
     command.add_argument(
@@ -48,8 +48,6 @@ def add(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     """Fit, save, and say what the artifact costs and what it is worth."""
-    from pipeline.commands.source import read_labelled
-
     settings = step.parse_settings(options.settings)
     limits = _limits(options.bytes, options.error)
     if limits:
@@ -58,7 +56,8 @@ def _run(options: argparse.Namespace) -> None:
     if options.threads:
         step.limit_threads(options.threads)
     _check_weights(options.weights, options.method)
-    X, labels = read_labelled(options.tensor, options.columns, options.value)
+    reading = Reading.of(options.format, options.read, options.columns, options.value)
+    X, labels = read_labelled(options.tensor, reading)
     print(X)
     started = time.perf_counter()
     state = None
@@ -68,7 +67,6 @@ def _run(options: argparse.Namespace) -> None:
             X, limits, options.method, settings | seconds, not options.no_orders, options.seed, options.threads
         )
     elif options.method in (None, "neukron"):
-        reading = {"columns": options.columns, "value": options.value}
         state = _state(options.tensor, reading, settings, options.seed)
         model = _fit_neukron(X, settings, options.seed, options.threads, state)
     else:
@@ -82,7 +80,7 @@ def _run(options: argparse.Namespace) -> None:
         error = _without_orders(options.artifact, X, error)
     if state is not None:
         state.clear()
-    _report(model, X, error, options.artifact, time.perf_counter() - started)
+    _report(model, X, error, options.artifact, not options.no_orders, time.perf_counter() - started)
 
 
 def _check_output(tensor: Path, artifact: Path) -> None:
@@ -124,9 +122,9 @@ def _without_orders(path: Path, X: SparseTensor, error: float) -> float:
     return own
 
 
-def _report(model: Compressor, X: SparseTensor, error: float, path: Path, seconds: float) -> None:
+def _report(model: Compressor, X: SparseTensor, error: float, path: Path, orders: bool, seconds: float) -> None:
     size = model.size()
-    labels = sum(array.nbytes for array in model.about_.label_arrays().values())
+    labels = sum(array.nbytes for array in model.about_.label_arrays().values()) if orders else 0
     print_rows(
         [
             ("method", model.name),
@@ -205,13 +203,14 @@ def _search(
     return found.best.model
 
 
-def _state(path: Path, reading: dict[str, Any], settings: dict[str, Any], seed: int) -> Checkpoint:
+def _state(path: Path, reading: Reading, settings: dict[str, Any], seed: int) -> Checkpoint:
     """Where an interrupted fit of NeuKron lies."""
     from pipeline.core.files import sha256_file
     from pipeline.runs.checkpoint import Checkpoint
     from pipeline.runs.metrics import library_versions
 
-    run = {"tensor": sha256_file(path), **reading, "seed": seed}
+    read = {"format": reading.format_name, "read": {key: str(value) for key, value in reading.options.items()}}
+    run = {"tensor": sha256_file(path), **read, "seed": seed}
     how = {"settings": {key: str(value) for key, value in settings.items()}, "command": "compress"}
     return Checkpoint(run | how | {"versions": library_versions("torch", "numpy")})
 

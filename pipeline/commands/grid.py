@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from pipeline.commands.command_line import Commands, add_command, parse_bytes
+from pipeline.commands.source import Reading, add_reading, read_labelled
 from pipeline.errors import InputError
 
 
@@ -18,17 +19,16 @@ def add(commands: Commands) -> None:
     command.add_argument("--from", dest="smallest", metavar="SIZE", help="smallest artifact (default: CSF / 1000)")
     command.add_argument("--to", dest="largest", metavar="SIZE", help="largest artifact (default: CSF / 4)")
     command.add_argument("--points", type=int, default=5, help="sizes a method (default: 5)")
-    command.add_argument("--columns", help="of a table: as for compress")
-    command.add_argument("--value", help="of a table: as for compress")
+    add_reading(command)
 
 
 def _run(options: argparse.Namespace) -> None:
     """Print what goes below ``experiments.<name>.settings`` in params.yaml."""
     from pipeline.baselines.lossless import csf_bytes
     from pipeline.commands.search import automatic_grid
-    from pipeline.commands.source import read_labelled
 
-    X, _ = read_labelled(options.tensor, options.columns, options.value)
+    reading = Reading.of(options.format, options.read, options.columns, options.value)
+    X, _ = read_labelled(options.tensor, reading)
     csf = csf_bytes(X)
     smallest = parse_bytes(options.smallest, "--from") if options.smallest else max(256, csf // 1000)
     largest = parse_bytes(options.largest, "--to") if options.largest else max(csf // 4, smallest)

@@ -65,7 +65,7 @@ def add_settings(arguments: argparse.ArgumentParser) -> None:
     )
 
 
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:
     """Turn ``["hidden=8", "cell=gru"]`` into ``{"hidden": 8, "cell": "gru"}``.
 
     Raises
@@ -77,13 +77,13 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, separator, text = pair.partition("=")
         if not separator or not key:
-            raise InputError(f"--set {pair}: write KEY=VALUE, for example --set hidden=8")
+            raise InputError(f"{option} {pair}: write KEY=VALUE, for example --set hidden=8 or --read base=0")
         if key in settings:
-            raise InputError(f"--set {pair}: '{key}' is given twice; give it once")
+            raise InputError(f"{option} {pair}: '{key}' is given twice; give it once")
         try:
             settings[key] = yaml.load(text, PlainLoader)  # noqa: S506 - a SafeLoader
         except yaml.YAMLError as error:
-            raise InputError(f"--set {pair}: '{text}' is no YAML value") from error
+            raise InputError(f"{option} {pair}: '{text}' is no YAML value") from error
     return settings
 
 
