@@ -372,3 +372,11 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(
     model.save(tmp_path / "a.safetensors")
     text = call(capsys, "info", str(tmp_path / "a.safetensors"))
     assert "\x1b" not in text and "a\\x1b[31m, b" in text
+
+
+def test_an_answer_needs_no_torch(artifact: Path) -> None:
+    code = (
+        "import sys; from pipeline.__main__ import main; main(['query', sys.argv[1], '0', '0']); "
+        "main(['info', sys.argv[1]]); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(artifact)], check=True, capture_output=True)

@@ -28,12 +28,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save
 
 import pipeline
 from pipeline.baselines import METHODS
 from pipeline.commands.info import _artifact_info
 from pipeline.errors import InputError
+from pipeline.kpd.artifact import NetworkArtifact
+from pipeline.kpd.layer import KPDLinear
+from pipeline.kpd.networks import build
 from pipeline.neukron import NeuKron
 from pipeline.runs.artifact import read_artifact, signed
 from pipeline.runs.compressor import Compressor
@@ -82,9 +86,21 @@ def originals() -> dict[str, bytes]:
             found["neukron float16, no orders"] = model.quantised("float16").artifact(orders=False)
     wide = SparseTensor([[1, 5], [10**8, 7 * 10**7], [3 * 10**8 - 1, 0]], [1e100, 2e100, 3e100], (3 * 10**8, 10**8))
     found["t-svd, framed"] = METHODS["t-svd"](rank=1).fit(wide).artifact()
+    with tempfile.TemporaryDirectory() as folder:
+        _network().save(Path(folder) / "a.safetensors")
+        found["network"] = (Path(folder) / "a.safetensors").read_bytes()
     for name in ("cur", "accams", "kronfit", "neukron-lstm", "neukron-int8", "lossless", "tucker"):
         found[f"{name}, version 1"] = (OLD / f"{name}.safetensors").read_bytes()
     return found
+
+
+def _network() -> NetworkArtifact:
+    """A small network with a layer of zero blocks."""
+    network = build("linear", (4, 4), 4)
+    layer = KPDLinear(16, 4, (2, 2), 2, True, path="shape")
+    layer.set_support(torch.rand(layer.grid) < 0.5)
+    network[1] = layer
+    return NetworkArtifact(network, name="linear", image_shape=(4, 4), classes=4, scale=16.0, trained_with={"a": 1})
 
 
 # ------------------------------------------------------------------------------------------------------ damage
@@ -195,8 +211,10 @@ def asked(path: Path) -> tuple[str, Any]:
     """Load a file and ask it all that a user may: the outcome, and what it answered."""
     try:
         model = pipeline.load(path)
-        if not isinstance(model, Compressor):
-            return "refused", None
+        if isinstance(model, NetworkArtifact):
+            images = np.random.default_rng(1).random((3, *model.image_shape))
+            json.dumps(_artifact_info(path), allow_nan=False)
+            return "answered", (model.image_shape, model.logits(images), model.classes, model.scale)
         rng = np.random.default_rng(1)
         coords = np.stack([rng.integers(0, size, CELLS) for size in model.shape_], axis=1)
         values = model.predict(coords)

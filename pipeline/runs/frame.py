@@ -54,7 +54,7 @@ class Frame:
         used = {}
         for mode, size in enumerate(X.shape):
             if size > SPARSE_RANGE:
-                occurring = np.unique(X.coords[:, mode])
+                occurring = _occurring(X.coords[:, mode], size)
                 if size > SPARSE_SHARE * len(occurring):
                     used[mode] = occurring
         largest = math.frexp(float(np.max(np.abs(X.values))))[1]
@@ -172,6 +172,15 @@ class Frame:
         if frame.inner_shape != inner:
             raise InputError(f"a model of shape {inner} in a frame of shape {frame.inner_shape}")
         return frame
+
+
+def _occurring(index: Integers, size: int) -> Integers:
+    """Distinct indices, rising: marked where that takes no more memory than the indices do, else sorted."""
+    if size > SPARSE_SHARE * len(index):
+        return np.unique(index)
+    marked = np.zeros(size, dtype=bool)
+    marked[index] = True
+    return np.flatnonzero(marked)
 
 
 def _decoded(code: bytes, count: int, size: int) -> Integers:

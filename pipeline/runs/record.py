@@ -63,8 +63,9 @@ def record_compression(
     ``error_padded_training``; `libraries` are the distributions whose versions decide the result.
     """
     path = folder / "model.safetensors"
-    model.save(path)
     error = model.error(X)
+    model.about_.file, model.about_.sha256 = names["dataset"], names["data_sha256"]
+    model.save(path)
     history = model.history_
     epochs = int(history[-1]["epoch"])
     metrics = {
