@@ -231,6 +231,7 @@ def asked(path: Path) -> tuple[str, Any]:
 
 def attend(files: list[bytes], place: Path, report: int) -> None:
     """In a child: ask each file and report its outcome."""
+    torch.set_num_threads(1)  # a child has no threads of its parent's pools, and would wait for them
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
     nowhere = os.open(os.devnull, os.O_WRONLY)
