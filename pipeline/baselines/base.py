@@ -81,6 +81,11 @@ def check_positive(name: str, value: object) -> None:
         raise InputError(f"{name}={value!r}: needs a whole number of at least 1")
 
 
+def whole_or(value: object, otherwise: int, least: int = 1) -> int:
+    """A setting where it is a whole number of at least `least`, else what stands for it."""
+    return value if isinstance(value, int) and is_whole(value, least) else otherwise
+
+
 def automatic_rank(X: SparseTensor, limit: int) -> int:
     """Rank at which factor matrices of 4-byte reals take a fourth of the coordinate list, within 1..limit."""
     budget = X.nnz * COORDINATE_BYTES / AUTOMATIC_SHARE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.baselines.base import Reals, automatic_rank, check_positive
+from pipeline.baselines.base import Reals, automatic_rank, check_positive, whole_or
 from pipeline.baselines.kruskal import Kruskal
 from pipeline.baselines.mode_views import ModeView
 from pipeline.errors import InputError
@@ -90,7 +90,7 @@ class CP(Kruskal):
 
     def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
         """Factors, their products and views of the tensor by mode."""
-        rank = self.rank or 1
+        rank = whole_or(self.rank, 1)
         reals = 3.0 * rank * sum(shape) + (len(shape) + 3.0) * rank**2 + 4 * len(shape) * nnz
         return 8 * reals, "choose a smaller rank"
 

@@ -18,6 +18,7 @@ from pipeline.baselines.base import (
     as_stored,
     check_positive,
     stored_type,
+    whole_or,
 )
 from pipeline.errors import InputError
 from pipeline.runs.compressor import clipped_error
@@ -27,7 +28,8 @@ from pipeline.sparse import SparseTensor
 SINGULAR = 1e-12  # eigenvalues of a Gram matrix below this share of the largest count as zero
 ROUNDING = 1e-6  # share of norm2 by which 4-byte reals may raise the error; else U stays in 8 bytes
 PREDICT_BATCH = 1 << 12
-MOST_DRAWS = 1000  # of each row or column, drawn with replacement
+MOST_DRAWS = 1 << 20  # with replacement, of a matrix however small
+DRAWS_OF_EACH = 16  # or so many times the rows or columns there are
 
 
 class CUR(Baseline):
@@ -166,11 +168,13 @@ class CUR(Baseline):
 
     def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
         """The draws themselves, U and its Gram matrices, of distinct rows and columns, and C and R."""
-        for name, count, size in (("rows", self.rows, shape[0]), ("columns", self.columns, shape[1])):
-            if count is not None and count > MOST_DRAWS * size:
-                raise InputError(f"{name}={count:,}: of {size:,} {name} at most {MOST_DRAWS * size:,} may be drawn")
-        drawn = [min(count or 1, size) for count, size in zip((self.rows, self.columns), shape, strict=True)]
-        draws = 3.0 * sum(count or 1 for count in (self.rows, self.columns))
+        counts = whole_or(self.rows, 1), whole_or(self.columns, 1)
+        for name, count, size in zip(("rows", "columns"), counts, shape, strict=True):
+            most = max(MOST_DRAWS, DRAWS_OF_EACH * size)
+            if count > most:
+                raise InputError(f"{name}={count:,}: of {size:,} {name} at most {most:,} may be drawn")
+        drawn = [min(count, size) for count, size in zip(counts, shape, strict=True)]
+        draws = 3.0 * sum(counts)
         return 8 * (draws + 6.0 * max(drawn) ** 2 + 6 * nnz + 2 * sum(shape)), "choose fewer rows and columns"
 
     def _contents(self, orders: bool) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.baselines.base import BATCH, Baseline, Integers, Reals, as_stored, check_positive, stored_type
+from pipeline.baselines.base import BATCH, Baseline, Integers, Reals, as_stored, check_positive, stored_type, whole_or
 from pipeline.baselines.coding import gaps
 from pipeline.errors import InputError
 from pipeline.runs.compressor import clipped_error, order_bytes
@@ -160,7 +160,7 @@ class KronFit(Baseline):
 
     def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
         """Cells of every non-zero by level; digits, orders and shingles of the padded rows and columns."""
-        power = _automatic_power(shape) if self.seed_power is None else self.seed_power
+        power = whole_or(self.seed_power, _automatic_power(shape), least=2)
         if power > LARGEST_POWER:
             raise InputError(f"seed_power={power}: a power beyond {LARGEST_POWER} has more rows than 64 bits count")
         sides = (root(shape[0], power), root(shape[1], power))

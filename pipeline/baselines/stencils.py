@@ -26,6 +26,7 @@ from pipeline.baselines.base import (
     Sparse,
     check_positive,
     stored_type,
+    whole_or,
 )
 from pipeline.errors import InputError
 from pipeline.runs.compressor import clipped_error
@@ -136,7 +137,7 @@ class Stencils(Baseline):
 
     def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
         """Sums by cluster and distances to them for every row and column, blocks and clusters of all stencils."""
-        clusters, count = self.clusters or AUTOMATIC_CLUSTERS, self.stencils or 1
+        clusters, count = whole_or(self.clusters, AUTOMATIC_CLUSTERS), whole_or(self.stencils, 1)
         reals = 3.0 * clusters * max(shape) + 2.0 * count * (sum(shape) + clusters**2) + 4 * nnz
         return 8 * reals, "choose fewer clusters or stencils"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.baselines.base import Reals, Sparse, automatic_rank, check_positive
+from pipeline.baselines.base import Reals, Sparse, automatic_rank, check_positive, whole_or
 from pipeline.baselines.kruskal import Kruskal
 from pipeline.errors import InputError
 from pipeline.runs.compressor import clipped_error
@@ -49,7 +49,7 @@ class TSVD(Kruskal):
 
     def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
         """Factors and Lanczos vectors, or the whole matrix for its full decomposition."""
-        rank = self.rank or 1
+        rank = whole_or(self.rank, 1)
         whole = 3.0 * min(shape) * max(shape) if rank >= min(shape) else 0.0
         return 8 * (whole + 4.0 * rank * sum(shape) + 3 * nnz), "choose a smaller rank"
 

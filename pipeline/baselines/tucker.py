@@ -17,6 +17,7 @@ from pipeline.baselines.base import (
     as_stored,
     check_positive,
     stored_type,
+    whole_or,
 )
 from pipeline.baselines.mode_views import ModeView
 from pipeline.errors import InputError
@@ -125,7 +126,7 @@ class Tucker(Baseline):
 
     def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
         """The tensor times all factors but one, for the mode where that is largest; and views of it by mode."""
-        ranks = ranks_within(shape, self.rank or 1)
+        ranks = ranks_within(shape, whole_or(self.rank, 1))
         product = max(size * math.prod(ranks) // rank for size, rank in zip(shape, ranks, strict=True))
         return 8.0 * (3 * product + 4 * len(shape) * nnz), "choose a smaller rank"
 
