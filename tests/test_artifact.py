@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import types
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse
+import torch
 
 import pipeline
 from pipeline.baselines import METHODS
@@ -200,7 +202,9 @@ def test_modes_beyond_what_a_tree_can_hold_are_refused() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_what_a_model_takes_and_says(name: str) -> None:
     X = small()
-    for what in (X.to_scipy(), X.to_scipy().tocsr(), X.to_dense()):
+    of_torch = torch.from_numpy(X.to_dense()).to_sparse_coo()
+    of_pydata = types.SimpleNamespace(coords=X.coords.T, data=X.values, shape=X.shape)
+    for what in (X.to_scipy(), X.to_scipy().tocsr(), X.to_dense(), of_torch, of_pydata):
         model = make(name).fit(what)
         assert model.shape_ == X.shape and model.error(what) == model.error(X)
     fresh = make(name)
@@ -298,7 +302,6 @@ def test_metadata_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_types_that_numpy_has_not_are_refused(tmp_path: Path) -> None:
-    import torch
     from safetensors.torch import save_file
 
     save_file({"a": torch.zeros(1, dtype=torch.bfloat16)}, tmp_path / "a.safetensors", metadata={"kronflow": "{}"})

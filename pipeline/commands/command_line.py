@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from pipeline.errors import InputError
@@ -40,20 +39,6 @@ def parse_bytes(text: str, option: str = "--bytes") -> int:
     if size < 1:
         raise InputError(f"{option} {text}: write a number of bytes, such as 20000, 20kB or 1.5MB")
     return size
-
-
-def refuse_clash(reads: Sequence[Path | None], writes: Sequence[Path]) -> None:
-    """Refuse to write over a file that is read.
-
-    Raises
-    ------
-    InputError
-        The two are one file, under whatever names.
-    """
-    for output in writes:
-        for path in reads:
-            if path is not None and output.exists() and path.exists() and output.samefile(path):
-                raise InputError(f"{output}: is a file that is read, {path}; name another one to write")
 
 
 def printable(text: str) -> str:

@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.commands.command_line import Commands, add_command, parse_bytes, parse_share, print_rows, refuse_clash
+from pipeline.commands.command_line import Commands, add_command, parse_bytes, parse_share, print_rows
 from pipeline.commands.loaded import NO_ORDERS
 from pipeline.commands.source import Reading, add_reading, read_labelled
 from pipeline.core import step
+from pipeline.core.files import refuse_clashes
 from pipeline.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _check_output(tensor: Path, artifact: Path) -> None:
     """Refuse to write over the input, or what its name would say is something else."""
     from pipeline.datasets import format_of
 
-    refuse_clash([tensor], [artifact])
+    refuse_clashes([tensor], [artifact])
     if artifact.is_dir():
         raise InputError(f"{artifact}: is a folder; name the .safetensors file to write")
     if artifact.suffix != ".safetensors":

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.commands.command_line import Commands, add_command, refuse_clash
+from pipeline.commands.command_line import Commands, add_command
 from pipeline.commands.loaded import load_compressor
 from pipeline.commands.naming import Naming, number
+from pipeline.core.files import refuse_clashes
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def _run(options: argparse.Namespace) -> None:
         raise InputError("--block and --among: give one of them")
     if not str(options.output).lower().endswith(ENDINGS):
         raise InputError(f"{options.output}: its ending is none of {', '.join(ENDINGS)}")
-    refuse_clash([options.artifact, options.among], [options.output])
+    refuse_clashes([options.artifact, options.among], [options.output])
     model = load_compressor(options.artifact)
     coords, values = _wanted(model, options.block, options.among, options.top, options.limit)
     if not values.any():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.commands.command_line import Commands, add_command, print_rows, refuse_clash
+from pipeline.commands.command_line import Commands, add_command, print_rows
+from pipeline.core.files import refuse_clashes, sha256_file
 
 
 def add(commands: Commands) -> None:
@@ -25,10 +26,11 @@ def _run(options: argparse.Namespace) -> None:
     """Convert, and show the error that the imported model has on its data."""
     from pipeline.neukron.reference_import import import_checkpoint, read_reference_text
 
-    refuse_clash([options.checkpoint, options.data], [options.artifact])
+    refuse_clashes([options.checkpoint, options.data], [options.artifact])
     X = read_reference_text(options.data)
     model = import_checkpoint(options.checkpoint, X)
     error = model.error(X)
+    model.about_.file, model.about_.sha256 = options.data.name, sha256_file(options.data)
     model.save(options.artifact)
     print_rows(
         [

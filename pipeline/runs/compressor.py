@@ -341,15 +341,22 @@ def as_tensor(X: Any) -> SparseTensor:
     Raises
     ------
     InputError
-        Neither a :class:`SparseTensor`, nor a SciPy sparse array, nor an array.
+        Neither a :class:`SparseTensor`, nor a sparse tensor of SciPy, torch or pydata/sparse, nor an array.
     """
     if isinstance(X, SparseTensor):
         return X
     if hasattr(X, "tocoo"):
         return SparseTensor.from_scipy(X)
+    if hasattr(X, "to_sparse_coo"):  # of torch, sparse or not
+        entries = X.detach().cpu().to_sparse_coo().coalesce()
+        return SparseTensor(entries.indices().T.numpy(), entries.values().numpy(), tuple(entries.shape))
+    if all(hasattr(X, name) for name in ("coords", "data", "shape")):  # of pydata/sparse
+        return SparseTensor(np.asarray(X.coords).T, X.data, X.shape)
     if isinstance(X, np.ndarray | list | tuple):
         return SparseTensor.from_dense(X)
-    raise InputError(f"a {type(X).__name__} where a SparseTensor, a SciPy sparse array or a NumPy array belongs")
+    raise InputError(
+        f"a {type(X).__name__} where a SparseTensor belongs, or an array of SciPy, NumPy, torch or pydata/sparse"
+    )
 
 
 def clipped_error(value: float, scale: float) -> float:
