@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,8 @@ def test_smallest_file_for_an_error_and_least_error_for_a_size(
     assert pipeline.load(out).error(X)["error"] <= 0.2 * X.norm2
     text = call(capsys, "compress", str(tmp_path / "x.parquet"), str(out), "--bytes", "1.2kB", "--method", "truncation")
     assert "chosen: truncation" in text and out.stat().st_size <= 1200
+    told = int(re.search(r"chosen: .*?: ([\d,]+) bytes", text)[1].replace(",", ""))  # type: ignore[index]
+    assert out.stat().st_size == told
     assert "20kB" in refuse(capsys, "compress", str(tmp_path / "x.parquet"), str(out), "--bytes", "many")
 
 

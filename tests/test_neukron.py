@@ -416,3 +416,21 @@ def test_reference_text_names_the_line(tmp_path: Path) -> None:
     path.write_text("2, 3\n0, 1\n")
     with pytest.raises(InputError, match=r"x\.txt:2"):
         read_reference_text(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda content: content["node_perm"].fill_(10**9), "an order names a position twice"),
+        (lambda content: content["model_state_dict"]["module.sos"].fill_(float("nan")), "a weight is not finite"),
+        (lambda content: content["model_state_dict"].update({"module.level_sq_sum": torch.tensor(-1.0)}), "do not fit"),
+        (lambda content: content["model_state_dict"].update({"module.sos": torch.ones(3)}), "of other shapes"),
+    ],
+)
+def test_checkpoints_of_wrong_content_are_refused(mirror: Path, tmp_path: Path, spoil: Any, message: str) -> None:
+    folder = mirror / "neukron-reference"
+    content = torch.load(folder / "example_matrix_min.pt", weights_only=True, map_location="cpu")
+    spoil(content)
+    torch.save(content, tmp_path / "spoiled.pt")
+    with pytest.raises(InputError, match=message):
+        import_checkpoint(tmp_path / "spoiled.pt", read_reference_text(folder / "example_matrix.txt"))

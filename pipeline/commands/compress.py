@@ -15,7 +15,6 @@ from pipeline.core.files import refuse_clashes
 from pipeline.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    from pipeline.datasets.labels import Labels
     from pipeline.runs.checkpoint import Checkpoint
     from pipeline.runs.compressor import Compressor
     from pipeline.sparse import SparseTensor
@@ -49,6 +48,8 @@ def add(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     """Fit, save, and say what the artifact costs and what it is worth."""
+    from pipeline.runs.about import as_labels
+
     settings = step.parse_settings(options.settings)
     limits = _limits(options.bytes, options.error)
     if limits:
@@ -59,6 +60,7 @@ def _run(options: argparse.Namespace) -> None:
     _check_weights(options.weights, options.method)
     reading = Reading.of(options.format, options.read, options.columns, options.value)
     X, labels = read_labelled(options.tensor, reading)
+    X.source |= _origin(options.tensor)  # before the fit: it is part of the file that a search measures
     print(X)
     started = time.perf_counter()
     state = None
@@ -75,7 +77,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.weights != "float32":
         model = _quantised(model, options.weights)
     error = model.error(X)["error"]
-    _describe(model, options.tensor, labels)
+    model.about_.labels = {mode: as_labels(columns["label"]) for mode, columns in labels.items()}
     model.save(options.artifact, orders=not options.no_orders)
     if options.no_orders:
         error = _without_orders(options.artifact, X, error)
@@ -99,14 +101,11 @@ def _check_output(tensor: Path, artifact: Path) -> None:
         raise InputError(f"{artifact}: an ending of {known} data, and an artifact is none; name it .safetensors")
 
 
-def _describe(model: Compressor, path: Path, labels: dict[int, Labels]) -> None:
-    """Let the artifact tell where its tensor came from and what its indices stand for."""
+def _origin(path: Path) -> dict[str, str]:
+    """What the artifact tells of the data's file."""
     from pipeline.core.files import sha256_file
-    from pipeline.runs.about import as_labels
 
-    about = model.about_
-    about.file, about.sha256 = path.name.encode(errors="replace").decode(), sha256_file(path)
-    about.labels = {mode: as_labels(columns["label"]) for mode, columns in labels.items()}
+    return {"file": path.name.encode(errors="replace").decode(), "sha256": sha256_file(path)}
 
 
 def _without_orders(path: Path, X: SparseTensor, error: float) -> float:

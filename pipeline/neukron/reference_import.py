@@ -88,9 +88,11 @@ def import_checkpoint(path: str | Path, X: SparseTensor) -> NeuKron:
             f"{path}: orders of lengths {[len(order) for order in orders]} where the tensor's {X.shape} need "
             f"{[2**bits for bits in levels.bits]}; give the data file the checkpoint was trained on"
         )
+    if not all(np.array_equal(np.sort(order), np.arange(len(order))) for order in orders):
+        raise InputError(f"{path}: an order names a position twice or not at all")
     try:
         return _wrapped(levels, state, orders, X)
-    except (KeyError, RuntimeError, InputError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: weights do not fit the tensor's shape {X.shape} ({error})") from error
 
 
@@ -111,5 +113,7 @@ def _wrapped(levels: Levels, state: dict[str, Tensor], orders: list[Order], X: S
     for size, name in heads.items():
         own |= {f"heads.{size}.{part}": state[name + part] for part in ("weight", "bias")}
     arrays = {name: tensor.detach().to(torch.float32).numpy() for name, tensor in own.items()}
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise InputError("a weight is not finite")
     arrays["log_q"] = np.array(math.log(float(state["level_sq_sum"])))
     return NeuKron.from_parts(levels, state["input_emb.weight"].shape[1], sizes, arrays, orders, X)

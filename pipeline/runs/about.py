@@ -6,6 +6,7 @@ import base64
 import itertools
 import json
 import math
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,10 +57,14 @@ class About:
 
     @classmethod
     def of(cls, X: SparseTensor) -> About:
-        """What a tensor tells."""
+        """What a tensor tells; ``file`` and ``sha256`` of its source where they are texts."""
         named = X.mode_names != tuple(f"mode_{mode}" for mode in range(X.order))
         norm2 = X.norm2 if math.isfinite(X.norm2) else None
-        return cls(X.nnz, norm2, X.mode_names if named else (), program=pipeline.__version__)
+        file, sha256 = (found if isinstance(found := X.source.get(key), str) else None for key in ("file", "sha256"))
+        if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            sha256 = None
+        names = X.mode_names if named else ()
+        return cls(X.nnz, norm2, names, file, sha256, program=pipeline.__version__)
 
     def labels_of(self, mode: int) -> Sequence[Label] | None:
         """Labels of a mode by index; None where it has none."""
