@@ -119,6 +119,11 @@ rule all:
     default_target: True
     input:
         f"results/{EXPERIMENT}/report.html",
+        [
+            f"{run.folder}/{file}"
+            for run in RUNS[EXPERIMENT]
+            for file in ("model.safetensors", "metrics.json", "history.parquet")
+        ],
 
 
 rule download:
@@ -149,6 +154,7 @@ for name, entry in CONFIG.datasets.items():
         name:
             f"download_{name}"
         input:
+            entry.own_files(),
             code=code_files("download"),
         output:
             [f"data/raw/{name}/{file}" for file in entry.files],
@@ -161,7 +167,7 @@ for name, entry in CONFIG.datasets.items():
             "environment.yaml"
         params:
             dataset=name,
-            entry=entry.model_dump_json(),
+            checksums=entry.checksums(),
         shell:
             "python -m pipeline.download {params.dataset} 2> {log}"
 
@@ -187,7 +193,7 @@ for name, entry in CONFIG.datasets.items():
             * (1000 + 30 * int(input.size_mb)),
         params:
             dataset=name,
-            entry=entry.model_dump_json(),
+            entry=entry.deciding(),
         shell:
             "python -m pipeline.convert {params.dataset} 2> {log}"
 
@@ -264,7 +270,7 @@ rule train_neukron:
 rule fit_baseline:
     input:
         tensor=run_tensor,
-        code=code_files("fit_baseline"),
+        code=lambda wildcards: CONFIG.code_of("fit_baseline", wildcards.method),
     output:
         model="results/runs/{dataset}/{method}/{setting}-s{seed}/model.safetensors",
         metrics="results/runs/{dataset}/{method}/{setting}-s{seed}/metrics.json",

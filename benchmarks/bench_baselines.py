@@ -156,8 +156,8 @@ def accams(path: Path) -> dict[str, Any]:
 
 def grid(path: Path, method: str, **more: Any) -> list[dict[str, Any]]:
     """Errors and sizes of one method's published grid: mean over seeds, and the spread of the error."""
+    from pipeline.baselines import make
     from pipeline.config import load_config
-    from pipeline.fit_baseline import make
     from pipeline.sparse import SparseTensor
 
     X = SparseTensor.read_parquet(path)

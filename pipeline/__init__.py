@@ -33,6 +33,26 @@ def load(path: str | Path) -> Any:
     pipeline.errors.InputError
         The file is no Kronflow artifact, is damaged, or names an unknown method.
     """
-    from pipeline.runs.artifact import load as load_artifact
+    from pipeline.runs.artifact import read_artifact, restored
 
-    return load_artifact(path)
+    tensors, metadata = read_artifact(path)
+    return restored(path, _class_of(metadata.get("method"), path), tensors, metadata)
+
+
+def _class_of(method: Any, path: str | Path) -> Any:
+    """Class of the method that an artifact names; imported when asked for, so that a T-SVD needs no torch."""
+    from pipeline.baselines import NAMES, find
+    from pipeline.errors import InputError, nearest
+
+    if method == "neukron":
+        from pipeline.neukron import NeuKron
+
+        return NeuKron
+    if method == "kpd":
+        from pipeline.kpd.artifact import NetworkArtifact
+
+        return NetworkArtifact
+    if not isinstance(method, str) or method not in NAMES:
+        shown = str(method)[:60]
+        raise InputError(f"{path}: method '{shown}' is unknown{nearest(shown, ('neukron', 'kpd', *NAMES))}")
+    return find(method)

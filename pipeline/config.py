@@ -16,7 +16,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from pipeline.baselines import module_of
+from pipeline.core import stages as dvc
 from pipeline.core import step
+from pipeline.core.closure import code_files
 from pipeline.core.files import write_text
 from pipeline.errors import InputError, nearest
 
@@ -57,6 +60,19 @@ class Dataset(Section):
     shape: list[Positive] | None = None
     nnz: Positive | None = None
     norm2: float | None = None
+
+    def deciding(self) -> dict[str, Any]:
+        """What decides the bytes of the tensor, beside the raw files: not what is written for people."""
+        return self.model_dump(include={"format", "options", "labels", "shape", "nnz", "norm2"})
+
+    def checksums(self) -> dict[str, str | None]:
+        """Published sha256 of every raw file."""
+        return {name: file.sha256 for name, file in self.files.items()}
+
+    def own_files(self) -> list[str]:
+        """Files on the user's disk that raw files are copies of."""
+        sources = [file.sources[0] for file in self.files.values() if len(file.sources) == 1]
+        return [source.removeprefix("file:") for source in sources if source.startswith("file:")]
 
 
 class NeuKronSettings(Section):
@@ -266,6 +282,10 @@ class Config(Section):
         if not labels:
             raise InputError(f"params.yaml: datasets.{dataset}: has no labels, which a network needs")
         return f"data/tensors/{dataset}.labels-{labels[-1]}.parquet"
+
+    def code_of(self, rule: str, method: str) -> list[str]:
+        """Source files that decide a run's result."""
+        return code_files(rule, module_of(method) if rule == "fit_baseline" else None)
 
     def runs(self, experiment: str | None = None) -> list[Run]:
         """Every run of an experiment (the default one if none is named), in a fixed order."""
@@ -500,13 +520,11 @@ def _yaml_value(value: Any) -> str:
 
 
 def use_experiment(name: str, params: Path, stages: Path) -> None:
-    """Point ``params.yaml`` (default target of Snakemake) and ``dvc.yaml`` (whose matrices run over one) at `name`."""
-    old = load_config(params).experiment
-    load_config(params).runs(name)
+    """Point ``params.yaml`` (default target of Snakemake) and ``dvc.yaml``, which is written anew, at `name`."""
+    written = dvc.text(load_config(params), name)
     text = params.read_text(encoding="utf-8")
     write_text(params, re.sub(r"^experiment:.*$", f"experiment: {name}", text, flags=re.MULTILINE))
-    text = stages.read_text(encoding="utf-8")
-    write_text(stages, re.sub(rf"\b(experiments\.|results/){re.escape(old)}\b", rf"\g<1>{name}", text))
+    write_text(stages, written)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core import step
-from pipeline.core.files import atomic_path, sha256_file
+from pipeline.core.files import atomic_path, refuse_clashes, sha256_file
 from pipeline.datasets import READERS, format_of, read_raw
 from pipeline.datasets.assemble import Assembled, assemble
 from pipeline.datasets.labels import Labels
@@ -61,8 +61,7 @@ def convert_file(path: Path, output: Path, format_name: str | None, options: dic
     name = format_name or format_of(path.name)
     if not path.is_file():
         raise InputError(f"{path}: {'is a folder, name a file in it' if path.is_dir() else 'no such file'}")
-    if output.exists() and output.samefile(path):
-        raise InputError(f"{output}: the file to convert itself; name another --output")
+    refuse_clashes([path], [output])
     source = {"dataset": path.name, "format": name, "options": options}
     result = _assemble_checked(name, {path.name: path}, options, source, {path.name: None}, output.parent)
     _write(result, {mode: labels for mode, labels in enumerate(result.labels) if labels is not None}, output)

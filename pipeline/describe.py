@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.core import step
-from pipeline.core.files import atomic_path, write_text
+from pipeline.core.files import atomic_path, refuse_clashes, write_text
+from pipeline.errors import InputError
 from pipeline.sparse.stats import Description, Distribution, describe
 from pipeline.sparse.stream import TensorReader
 
@@ -185,6 +186,11 @@ def main(argv: list[str] | None = None) -> None:
     figure = figure_svg(description, reader.mode_names)
     table = distribution_csv(description, reader.mode_names)
     output: Path = options.output
+    beside = [output.with_suffix(suffix) for suffix in (".csv", ".svg", ".summary.csv")]
+    refuse_clashes([options.tensor], [output, *beside])
+    for path in beside:
+        if path.exists() and not output.exists():
+            raise InputError(f"{path}: would be written beside {output}, and is there already; name another page")
     write_text(output.with_suffix(".csv"), table)
     write_text(output.with_suffix(".svg"), figure)
     _write_summary(output.with_suffix(".summary.csv"), description, reader.mode_names)

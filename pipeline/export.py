@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from pipeline.core import step
+from pipeline.core.files import refuse_clashes
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.formats import write
 
@@ -20,6 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("tensor", type=Path, help="Parquet sparse tensor")
     arguments.add_argument("output", type=Path, help="file to write; its ending tells the format")
     options = arguments.parse_args(argv)
+    refuse_clashes([options.tensor], [options.output])
     tensor = SparseTensor.read_parquet(options.tensor)
     write(tensor, options.output)
     print(f"{tensor} -> {options.output}", file=sys.stderr)

@@ -8,10 +8,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core import step
-from pipeline.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    from pipeline.baselines import Baseline
+    from pipeline.baselines.base import Baseline
 
 LIBRARIES = ("numpy", "scipy")
 EXAMPLE = """example:
@@ -19,43 +18,17 @@ EXAMPLE = """example:
       --method t-svd --set rank=4 --dataset flights --setting r4"""
 
 
-def make(method: str, settings: dict[str, Any], seed: int = 0) -> Baseline:
-    """Return an unfitted baseline.
-
-    Parameters
-    ----------
-    method
-        Its name in ``METHODS``.
-    settings
-        Keyword arguments of its constructor; what is left out keeps its default.
-    seed
-        For methods that draw random numbers; the others ignore it.
-
-    Raises
-    ------
-    InputError
-        No such method or setting; the message suggests the nearest name.
-    """
-    from pipeline.baselines import METHODS
-
-    if method not in METHODS:
-        raise InputError(f"method '{method}' is no baseline{nearest(method, METHODS)}")
-    step.check_settings(METHODS[method], settings, given_otherwise={"seed"})
-    if METHODS[method].stochastic:
-        settings = settings | {"seed": seed}
-    return METHODS[method](**settings)
-
-
 def main(argv: list[str] | None = None) -> None:
     """Fit a baseline and write its model, metrics and history."""
     step.limit_threads(_threads(argv))  # before anything imports NumPy
+    from pipeline.baselines import NAMES, make
     from pipeline.runs.record import add_run_arguments, identity, record_compression
     from pipeline.sparse import SparseTensor
 
     arguments = step.parser(
         "Fit a baseline to a sparse tensor; write model.safetensors, metrics.json and history.parquet.", EXAMPLE
     )
-    arguments.add_argument("--method", required=True, help="t-svd, cp, lossless, truncation, ...")
+    arguments.add_argument("--method", required=True, help=", ".join(NAMES))
     add_run_arguments(arguments)
     options = arguments.parse_args(argv)
     settings = step.parse_settings(options.settings)

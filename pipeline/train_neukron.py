@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
 from pipeline.core import step
 from pipeline.runs.record import add_run_arguments, identity, record_compression
 from pipeline.sparse import SparseTensor
-
-if TYPE_CHECKING:
-    from pipeline.neukron.trainer import State
 
 EXAMPLE = """settings (--set KEY=VALUE), with their defaults:
   hidden=30           width of the sequence model: trades size for error
@@ -36,22 +29,6 @@ Ctrl-C, then the same command, goes on where it stopped, with as many processes 
 """
 
 
-@contextmanager
-def progress(X: SparseTensor, max_epochs: int | None) -> Iterator[Any]:
-    """Progress bar over epochs: error, relative error, rate, and time left where the end is known."""
-    from tqdm import tqdm
-
-    from pipeline.runs import distributed
-
-    with tqdm(total=max_epochs, unit="epoch", desc="NeuKron", disable=not distributed.is_first()) as bar:
-
-        def after_epoch(state: State) -> None:
-            bar.set_postfix_str(f"error {state.error:,.6g} ({state.error / X.norm2:.2%} of ||X||^2)", refresh=False)
-            bar.update(state.epoch - bar.n)  # a resumed run starts above zero
-
-        yield after_epoch
-
-
 def main(argv: list[str] | None = None) -> None:
     """Fit, then write the model, its metrics and its history into the run's folder."""
     arguments = step.parser("Fit NeuKron to a Parquet sparse tensor and record the run.", EXAMPLE)
@@ -62,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     step.limit_threads(options.threads)
 
     from pipeline.neukron import NeuKron
-    from pipeline.runs import distributed
+    from pipeline.runs import distributed, progress
     from pipeline.runs.checkpoint import Checkpoint
     from pipeline.runs.metrics import library_versions
 
@@ -74,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     with distributed.joined(distributed.available_device(options.device)) as device:
         is_first = distributed.is_first()
         model = NeuKron(seed=options.seed, device=device, threads=options.threads, **settings)
-        with progress(X, model.max_epochs) as after_epoch, checkpoint.stopping_on_signals():
+        with progress.epochs(X.norm2, model.max_epochs) as after_epoch, checkpoint.stopping_on_signals():
             model.fit(X, after_epoch, checkpoint)
     if not is_first:
         return

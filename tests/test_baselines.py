@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 
 import pipeline
-from pipeline.baselines import METHODS, Baseline
+from pipeline.baselines import METHODS, Baseline, module_of
 from pipeline.config import METHODS as KNOWN
 from pipeline.config import load_config
 from pipeline.errors import InputError
-from pipeline.runs.artifact import CLASSES
 from pipeline.sparse import SparseTensor
 
 SMALL: dict[str, dict[str, object]] = {  # settings that keep a fit below a second
@@ -137,7 +136,7 @@ def test_a_matrix_method_refuses_a_tensor(method: str) -> None:
 def test_configuration_and_artifacts_know_every_baseline(root: Path) -> None:
     config = load_config(root / "params.yaml")
     for name, method in METHODS.items():
-        assert CLASSES[name] == f"{method.__module__}:{method.__name__}"
+        assert method.__module__ == module_of(name)
         assert KNOWN[name].kind == ("matrix" if method.matrices_only else "any")
         assert KNOWN[name].stochastic == method.stochastic
         parameters = inspect.signature(method).parameters.values()

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +16,10 @@ import yaml
 
 import pipeline
 from pipeline import __main__ as cli
+from pipeline.baselines import METHODS
 from pipeline.config import load_config
 from pipeline.core import step
+from pipeline.core.files import sha256_file
 from pipeline.sparse import SparseTensor
 
 MATRIX = "%%MatrixMarket matrix coordinate real general\n5 4 4\n1 1 3\n2 2 1\n5 3 2\n4 4 1\n"
@@ -105,6 +111,8 @@ def test_smallest_file_for_an_error_and_least_error_for_a_size(
     assert pipeline.load(out).error(X)["error"] <= 0.2 * X.norm2
     text = call(capsys, "compress", str(tmp_path / "x.parquet"), str(out), "--bytes", "1.2kB", "--method", "truncation")
     assert "chosen: truncation" in text and out.stat().st_size <= 1200
+    told = int(re.search(r"chosen: .*?: ([\d,]+) bytes", text)[1].replace(",", ""))  # type: ignore[index]
+    assert out.stat().st_size == told
     assert "20kB" in refuse(capsys, "compress", str(tmp_path / "x.parquet"), str(out), "--bytes", "many")
 
 
@@ -120,11 +128,9 @@ def test_a_search_says_what_it_looks_for_what_it_tried_and_why_it_chose(
     )
     assert lines[3].startswith("lossless(): ")
     assert lines[4].startswith("chosen: lossless(): ") and "it is exact and within the size" in lines[4]
-    labels = pd.read_parquet(tmp_path / "best.labels-0.parquet").iloc[:, -1].tolist()
-    cells = {("ann", "x"): 3, ("cyd", "z"): 5, ("bob", "x"): 0}
-    items = pd.read_parquet(tmp_path / "best.labels-1.parquet").iloc[:, -1].tolist()
-    for (user, item), value in cells.items():
-        assert pipeline.load(out).predict([[labels.index(user), items.index(item)]])[0] == value
+    for (user, item), value in {("ann", "x"): 3, ("cyd", "z"): 5, ("bob", "x"): 0}.items():
+        assert float(call(capsys, "query", str(out), user, item)) == value
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "my.csv"]
 
 
 def test_columns_of_a_table_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,7 +208,7 @@ def test_import_reference(mirror: Path, tmp_path: Path, capsys: pytest.CaptureFi
 def test_bad_input_is_one_line_and_status_2(artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.mtx").write_text(MATRIX.replace("4 4 1", "4 x 1"))
     (tmp_path / "cells").write_text("0 0\n1\n")
-    out = str(tmp_path / "out")
+    out = str(tmp_path / "out.safetensors")
     assert "bad.mtx:6" in refuse(capsys, "compress", str(tmp_path / "bad.mtx"), out)
     assert "no such file" in refuse(capsys, "compress", str(tmp_path / "none.mtx"), out)
     assert "no such file" in refuse(capsys, "info", str(tmp_path / "none.safetensors"))
@@ -224,12 +230,156 @@ def test_bad_input_is_one_line_and_status_2(artifact: Path, tmp_path: Path, caps
     assert "--at: goes with --top" in refuse(capsys, "query", str(artifact), "0", "0", "--at", "0=3")
     assert "given twice" in refuse(capsys, "query", str(artifact), "--top", "2", "--at", "0=1", "--at", "0=2")
     assert "give one of them" in refuse(
-        capsys, "decompress", str(artifact), out, "--block", "0:1,:", "--among", str(artifact.with_name("my.mtx"))
+        capsys,
+        "decompress",
+        str(artifact),
+        str(tmp_path / "o.parquet"),
+        "--block",
+        "0:1,:",
+        "--among",
+        str(artifact.with_name("my.mtx")),
     )
     matrix = str(artifact.with_name("my.mtx"))
     assert "did you mean 'int8'" in refuse(capsys, "compress", matrix, out, "--weights", "int9")
     assert "for neukron only" in refuse(capsys, "compress", matrix, out, "--weights", "int8", "--method", "t-svd")
     assert "MODE=INDEX" in refuse(capsys, "query", str(artifact), "--top", "2", "--at", "zero")
-    assert "2 modes" in refuse(capsys, "decompress", str(artifact), out, "--block", "0:1")
-    assert "within 0:4" in refuse(capsys, "decompress", str(artifact), out, "--block", "0:1,2:9")
-    assert not (tmp_path / "out").exists()
+    unpacked = str(tmp_path / "o.parquet")
+    assert "its ending is none of" in refuse(capsys, "decompress", str(artifact), out)
+    assert "2 modes" in refuse(capsys, "decompress", str(artifact), unpacked, "--block", "0:1")
+    assert "within 0:4" in refuse(capsys, "decompress", str(artifact), unpacked, "--block", "0:1,2:9")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.mtx", "cells"]
+
+
+CLICKS = 'user,item,clicks\nann,book,3\nbob,"x, y",1\nann,"x, y",2\ncyd,zoo,5\n'
+
+
+@pytest.fixture
+def clicks(tmp_path: Path) -> Path:
+    (tmp_path / "clicks.csv").write_text(CLICKS)
+    cli.main(["compress", str(tmp_path / "clicks.csv"), str(tmp_path / "clicks.safetensors"), "--method", "lossless"])
+    return tmp_path / "clicks.safetensors"
+
+
+def test_labels_answer(clicks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    cli.main(["query", str(clicks), "ann", "book"])
+    assert capsys.readouterr() == ("3\n", "user by label, item by label\n")
+    assert call(capsys, "query", str(clicks), "--top", "2", "--at", "item=x, y") == "ann x, y 2\nbob x, y 1\n"
+    assert call(capsys, "query", str(clicks), "--top", "1", "--at", "0=bob", "--at", "item=zoo") == ""
+    (tmp_path / "cells").write_text('ann,book\n# a comment\n"bob","x, y"\n')
+    assert call(capsys, "query", str(clicks), "--file", str(tmp_path / "cells")) == "3\n1\n"
+    cli.main(["query", str(clicks), "--index", "2", "2"])
+    assert capsys.readouterr() == ("5\n", "user by index from 0, item by index from 0\n")
+    assert "did you mean 'ann'" in refuse(capsys, "query", str(clicks), "an", "book")
+    assert "1 words for 2 modes (user, item)" in refuse(capsys, "query", str(clicks), "ann")
+    assert "mode 'shop'" in refuse(capsys, "query", str(clicks), "--top", "1", "--at", "shop=1")
+    call(capsys, "decompress", str(clicks), str(tmp_path / "again.csv"))
+    lines = (tmp_path / "again.csv").read_text().splitlines()
+    assert lines == ["user,item,value", "ann,book,3", 'ann,"x, y",2', 'bob,"x, y",1', "cyd,zoo,5"]
+
+
+def test_numeric_labels_are_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "n.csv").write_text("user,item,n\n1,1,10\n2,3,20\n3,2,1234567891\n")
+    out = str(tmp_path / "n.safetensors")
+    call(capsys, "compress", str(tmp_path / "n.csv"), out, "--method", "lossless")
+    assert call(capsys, "query", out, "2", "1") == "0\n"
+    assert call(capsys, "query", out, "3", "2") == "1234567891\n"
+    assert call(capsys, "query", out, "--index", "2", "1") == "1234567891\n"
+    assert "user '9': no such label" in refuse(capsys, "query", out, "9", "1")
+
+
+def test_nothing_is_written_over_and_an_ending_says_what_it_is(
+    clicks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(tmp_path / "clicks.csv")
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "clicks.csv")
+    for name in ("clicks.csv", "link.safetensors"):
+        assert "a file that is read" in refuse(capsys, "compress", data, str(tmp_path / name), "--method", "lossless")
+    assert "name it .safetensors" in refuse(capsys, "compress", data, str(tmp_path / "my.parquet"))
+    assert "a file that is read" in refuse(capsys, "decompress", str(clicks), data, "--among", data)
+    assert (tmp_path / "clicks.csv").read_text() == CLICKS
+    call(capsys, "decompress", str(clicks), str(tmp_path / "o.mtx"))
+    assert (
+        (tmp_path / "o.mtx").read_text().startswith("%%MatrixMarket matrix coordinate integer general\n3 3 4\n1 1 3\n")
+    )
+
+
+def test_exact_artifacts_give_the_cells_they_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    size = 10**6
+    X = SparseTensor([[0, 5], [9, size - 1], [size - 1, 0]], [1.0, -3.0, 2.0], (size, size))
+    X.write_parquet(tmp_path / "x.parquet")
+    out = str(tmp_path / "x.safetensors")
+    call(capsys, "compress", str(tmp_path / "x.parquet"), out, "--method", "lossless")
+    assert call(capsys, "query", out, "--top", "2") == f"9 {size - 1} -3\n{size - 1} 0 2\n"
+    call(capsys, "decompress", out, str(tmp_path / "o.parquet"))
+    assert SparseTensor.read_parquet(tmp_path / "o.parquet") == X
+    call(capsys, "decompress", out, str(tmp_path / "o.parquet"), "--block", "5:20,:", "--top", "7")
+    assert SparseTensor.read_parquet(tmp_path / "o.parquet").coords.tolist() == [[9, size - 1]]
+    assert "all 0 cells are zero" in refuse(capsys, "decompress", out, str(tmp_path / "o.mtx"), "--block", "1:2,:")
+
+
+def test_info_tells_what_an_artifact_is_of(clicks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads(call(capsys, "info", str(clicks), "--json"))
+    assert content["data_file"] == "clicks.csv" and content["data_sha256"] == sha256_file(clicks.with_suffix(".csv"))
+    assert content["labels"] == {"user": 3, "item": 3} and content["label_bytes"] > 0
+    assert (content["nnz"], content["norm2"], content["error"], content["orders_stored"]) == (4, 39, 0, True)
+    assert content["mode_names"] == ["user", "item"] and content["format_version"] == 2
+    assert "user=3, item=3" in call(capsys, "info", str(clicks))
+
+
+def test_an_artifact_without_orders_says_so_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.csv").write_text(CLICKS)
+    out = str(tmp_path / "c.safetensors")
+    text = call(capsys, "compress", str(tmp_path / "c.csv"), out, "--method", "lossless", "--no-orders")
+    assert "no orders stored" in text and "in that order, which the file does not tell, the error is 0" in text
+    content = json.loads(call(capsys, "info", out, "--json"))
+    model, dense = pipeline.load(out), np.zeros((3, 3))
+    dense[[0, 1, 0, 2], [0, 1, 1, 2]] = [3, 1, 2, 5]
+    answers = model.predict(np.argwhere(np.ones((3, 3)))).reshape(3, 3)
+    assert content["error"] == ((dense - answers) ** 2).sum() and not content["orders_stored"] and not content["labels"]
+    capsys.readouterr()
+    cli.main(["query", out, "0", "0"])
+    assert "no orders stored" in capsys.readouterr().err
+
+
+def test_options_of_the_reader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "t.txt").write_text("user;item;n\nann;x;2\nbob;y;3\n")
+    (tmp_path / "z.tns").write_text("1 1 2\n2 3 3\n")
+    out = str(tmp_path / "o.safetensors")
+    how = ["--format", "csv", "--read", "separator=;"]
+    call(capsys, "compress", str(tmp_path / "t.txt"), out, "--method", "lossless", *how)
+    assert call(capsys, "query", out, "bob", "y") == "3\n"
+    call(capsys, "compress", str(tmp_path / "z.tns"), out, "--method", "lossless", "--read", "names=[a,b]")
+    cli.main(["query", out, "1", "2"])
+    assert capsys.readouterr() == ("3\n", "a by index from 0, b by index from 0\n")
+    assert "--read base" in refuse(capsys, "compress", str(tmp_path / "z.tns"), out, "--read", "base")
+
+
+def test_a_reader_of_the_output_may_leave(clicks: Path) -> None:
+    for arguments in ("info", "query --top 3", "query ann book", "--help"):
+        words = arguments.split()
+        file = [] if words[0] == "--help" else [str(clicks)]
+        command = [sys.executable, "-m", "pipeline", words[0], *file, *words[1:]]
+        read, write = os.pipe()
+        os.close(read)
+        found = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+        os.close(write)
+        assert found.returncode == (0 if words[0] == "--help" else 141)
+        assert "Traceback" not in found.stderr and "Broken" not in found.stderr
+
+
+def test_control_characters_of_a_file_do_not_reach_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = METHODS["lossless"]().fit(SparseTensor([[0, 0]], [1.0], (1, 1), mode_names=["a\x1b[31m", "b"]))
+    model.save(tmp_path / "a.safetensors")
+    text = call(capsys, "info", str(tmp_path / "a.safetensors"))
+    assert "\x1b" not in text and "a\\x1b[31m, b" in text
+
+
+def test_an_answer_needs_no_torch(artifact: Path) -> None:
+    code = (
+        "import sys; from pipeline.__main__ import main; main(['query', sys.argv[1], '0', '0']); "
+        "main(['info', sys.argv[1]]); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(artifact)], check=True, capture_output=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import inspect
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ import pytest
 import yaml
 from ruamel.yaml import YAML
 
+from pipeline.baselines import find
 from pipeline.config import METHODS, load_config, main, setting_arguments, use_experiment
 from pipeline.core.step import parse_settings
 from pipeline.errors import InputError
-from pipeline.runs.artifact import CLASSES
+from pipeline.neukron import NeuKron
 
 
 @pytest.fixture
@@ -92,8 +92,7 @@ def test_defaults_are_those_of_the_constructors(root: Path) -> None:
     compressors = [name for name, method in METHODS.items() if method.kind != "network"]
     assert compressors
     for name in compressors:
-        module, class_name = CLASSES[name].split(":")
-        signature = inspect.signature(getattr(importlib.import_module(module), class_name))
+        signature = inspect.signature(NeuKron if name == "neukron" else find(name))
         expected = {key: p.default for key, p in signature.parameters.items() if key not in ours}
         section = config.method_defaults(name).model_dump()
         comparable: dict[str, Any] = {
@@ -105,8 +104,7 @@ def test_defaults_are_those_of_the_constructors(root: Path) -> None:
 def test_stochastic_methods_are_known_as_such() -> None:
     for name, method in METHODS.items():
         if method.kind != "network":
-            module, class_name = CLASSES[name].split(":")
-            assert getattr(importlib.import_module(module), class_name).stochastic == method.stochastic, name
+            assert (NeuKron if name == "neukron" else find(name)).stochastic == method.stochastic, name
 
 
 def test_settings_survive_the_command_line(root: Path) -> None:

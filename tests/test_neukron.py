@@ -16,13 +16,12 @@ from hypothesis import strategies as st
 import pipeline
 from pipeline import __main__ as cli
 from pipeline.errors import InputError
-from pipeline.neukron import NeuKron, estimator, order_search, trainer, walk
+from pipeline.neukron import NeuKron, order_search, trainer, walk
 from pipeline.neukron.cells import CELLS
 from pipeline.neukron.reference_import import import_checkpoint, read_reference_text
+from pipeline.runs import compressor
 from pipeline.runs.artifact import read_artifact, write_artifact
 from pipeline.sparse import SparseTensor
-
-LAST_HEAD = ("heads.2.weight", "heads.2.bias")
 
 
 def small_tensor(shape: tuple[int, ...] = (3, 4, 2), seed: int = 0) -> SparseTensor:
@@ -186,7 +185,7 @@ def test_artifact_answers_as_the_model_does(tmp_path: Path, cell: str, capsys: p
     assert loaded.size() == model.size() and loaded.cell == cell
     cli.main(["info", str(tmp_path / "m.safetensors"), "--json"])
     content = json.loads(capsys.readouterr().out)
-    assert (content["cell"], content["parameters"]) == (cell, model.parameter_count())
+    assert content["settings"].get("cell", "lstm") == cell and content["parameters"] == model.parameter_count()
     size = model.size()
     assert size["bytes"] == size["bytes_equal"] == 4 * model.parameter_count()
     assert size["bytes_with_order"] > size["bytes"]
@@ -274,7 +273,7 @@ def test_largest_cells_are_those_of_a_full_scan(
         cells = cells[cells[:, mode] == index]
     values = np.sort(model.predict(cells))[::-1][:count]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(estimator, "SCAN_CELLS", estimator.SCAN_CELLS if scanned else 0)
+        patch.setattr(compressor, "SCAN_CELLS", compressor.SCAN_CELLS if scanned else 0)
         coords, found = model.largest(count, fixed)
     np.testing.assert_allclose(found, values, rtol=1e-5)
     np.testing.assert_allclose(model.predict(coords), found, rtol=1e-5)
@@ -349,7 +348,7 @@ def test_a_limit_in_seconds_bounds_the_trial_of_orders(monkeypatch: pytest.Monke
 
 def test_a_search_without_an_end_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     model = quick(max_epochs=1).fit(small_tensor((30, 20, 40)))
-    monkeypatch.setattr(estimator, "SCAN_CELLS", 0)
+    monkeypatch.setattr(compressor, "SCAN_CELLS", 0)
     monkeypatch.setattr(walk, "SEARCH_NODES", 10)
     with pytest.raises(InputError, match="prefixes looked at without an end"):
         model.largest(3)
@@ -376,23 +375,20 @@ def test_damaged_artifacts_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors, metadata: metadata.update(shape=[400, 500, 3]), "do not belong to levels"),
-        (lambda tensors, metadata: metadata.update(levels=[3.0, 5.0, 9.0]), "do not belong to levels"),
-        (lambda tensors, metadata: metadata.update(heads=[8, 4]), "do not fit"),
-        (lambda tensors, metadata: [metadata.update(heads=[8, 4]), *map(tensors.pop, LAST_HEAD)], "output layers"),
-        (lambda tensors, metadata: metadata.update(seed="a"), "seed='a'"),
-        (lambda tensors, metadata: metadata.update(hidden=10**7), "do not fit"),
-        (lambda tensors, metadata: tensors.update(log_q=np.array([np.nan])), "not finite"),
-        (lambda tensors, metadata: tensors["embedding"].fill(np.inf), "not finite"),
+        ({"shape": [400, 500, 3]}, "where"),
+        ({"levels": [3.0, 5.0, 9.0]}, "levels="),
+        ({"heads": [8, 4]}, "output layers"),
+        ({"seed": "a"}, "seed='a'"),
+        ({"hidden": 10**7}, "hidden=10000000"),
+        ({"hidden": 40_000}, "would take 51 GB of memory"),
+        ({"log_q": 1e308}, "log_q=1e[+]308"),
     ],
 )
-def test_inconsistent_artifacts_are_refused(tmp_path: Path, change: Any, message: str) -> None:
+def test_inconsistent_artifacts_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     path = tmp_path / "m.safetensors"
     quick(hidden=2, max_epochs=1).fit(small_tensor((9, 3, 5))).save(path)
     tensors, metadata = read_artifact(path)
-    change(tensors, metadata)
-    rest = {key: value for key, value in metadata.items() if key not in ("version", "method")}
-    write_artifact(path, "neukron", tensors, rest)
+    write_artifact(path, "neukron", tensors, metadata | change)
     with pytest.raises(InputError, match=message):
         pipeline.load(path)
 
@@ -420,3 +416,21 @@ def test_reference_text_names_the_line(tmp_path: Path) -> None:
     path.write_text("2, 3\n0, 1\n")
     with pytest.raises(InputError, match=r"x\.txt:2"):
         read_reference_text(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda content: content["node_perm"].fill_(10**9), "an order names a position twice"),
+        (lambda content: content["model_state_dict"]["module.sos"].fill_(float("nan")), "a weight is not finite"),
+        (lambda content: content["model_state_dict"].update({"module.level_sq_sum": torch.tensor(-1.0)}), "do not fit"),
+        (lambda content: content["model_state_dict"].update({"module.sos": torch.ones(3)}), "of other shapes"),
+    ],
+)
+def test_checkpoints_of_wrong_content_are_refused(mirror: Path, tmp_path: Path, spoil: Any, message: str) -> None:
+    folder = mirror / "neukron-reference"
+    content = torch.load(folder / "example_matrix_min.pt", weights_only=True, map_location="cpu")
+    spoil(content)
+    torch.save(content, tmp_path / "spoiled.pt")
+    with pytest.raises(InputError, match=message):
+        import_checkpoint(tmp_path / "spoiled.pt", read_reference_text(folder / "example_matrix.txt"))

@@ -1,14 +1,20 @@
-"""What every step shares: its threads."""
+"""What every step shares: its threads, its guard, files that it reads and writes."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from pipeline import convert, describe, export, fit_baseline, sample
+from pipeline.core import step
+from pipeline.core.files import refuse_clashes
 from pipeline.core.step import limit_threads
+from pipeline.errors import InputError
+from pipeline.sparse import SparseTensor
 
 AFTER_COMPILATION = """
 import numba
@@ -40,3 +46,46 @@ def test_threads_are_limited_in_the_environment_before(monkeypatch: pytest.Monke
     limit_threads(3)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     assert [os.environ[name] for name in names] == ["3"] * 4
+
+
+def test_a_file_that_is_read_is_never_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensor = tmp_path / "x.parquet"
+    SparseTensor([[0, 0], [1, 1]], [1.0, 2.0], (2, 2)).write_parquet(tensor)
+    before = tensor.read_bytes()
+    (tmp_path / "history.parquet").hardlink_to(tensor)
+    for main, arguments in (
+        (sample.main, [str(tensor), str(tensor), "--fraction", "0.5"]),
+        (export.main, [str(tensor), str(tmp_path / "." / "x.parquet")]),
+        (convert.main, ["--file", str(tensor), "--output", str(tensor)]),
+        (fit_baseline.main, [str(tensor), str(tmp_path), "--method", "lossless"]),
+        (describe.main, [str(tensor), str(tmp_path / "x.parquet")]),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            step.run(main, arguments)
+        assert stopped.value.code == 2 and "a file that is read" in capsys.readouterr().err
+        assert tensor.read_bytes() == before
+    with pytest.raises(InputError, match="written twice"):
+        refuse_clashes([], [tmp_path / "a", tmp_path / "b" / ".." / "a"])
+
+
+def test_a_page_does_not_write_over_a_table_of_its_name(tmp_path: Path) -> None:
+    SparseTensor([[0, 0], [1, 1]], [1.0, 2.0], (2, 2)).write_parquet(tmp_path / "clicks.parquet")
+    (tmp_path / "clicks.csv").write_text("user,item\n")
+    arguments = [str(tmp_path / "clicks.parquet"), str(tmp_path / "clicks.html")]
+    with pytest.raises(InputError, match="is there already"):
+        describe.main(arguments)
+    assert (tmp_path / "clicks.csv").read_text() == "user,item\n"
+    (tmp_path / "clicks.csv").unlink()
+    describe.main(arguments)
+    describe.main(arguments)  # a second time it is its own
+
+
+@pytest.mark.parametrize("failure", [MemoryError("Unable to allocate 16 TiB"), RecursionError("too deep")])
+def test_what_no_memory_holds_is_a_line(failure: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
+    def main(_: list[str] | None) -> None:
+        raise failure
+
+    with pytest.raises(SystemExit) as stopped:
+        step.run(main, [])
+    line = capsys.readouterr().err
+    assert stopped.value.code == 2 and str(failure) in line and line.count("\n") == 1

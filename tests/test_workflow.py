@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import re
@@ -17,8 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.baselines import NAMES, module_of
 from pipeline.config import load_config
 from pipeline.core.closure import code_files
+from pipeline.core.stages import stage_name
+from pipeline.core.stages import text as dvc_text
 
 STEPS = [
     "download",
@@ -131,7 +133,7 @@ def test_a_changed_parameter_reruns_what_depends_on_it(made: Path, tmp_path: Pat
     assert dry_run_jobs(folder) == {"train_kpd": 1, "aggregate_smoke": 1, "report_smoke": 1, "all": 1}
     output = run(folder, "dvc", "repro")
     ran = re.findall(r"Running stage '(.+?)'", output)
-    assert ran == ["train_kpd@digits-kpd", "aggregate", "report"]
+    assert ran == ["train_kpd-digits-kpd", "aggregate", "report"]
     assert "Nothing to be done" in run(folder, "snakemake", "-n")
     before = json.loads((made / "results/smoke/summary.json").read_text())
     after = json.loads((folder / "results/smoke/summary.json").read_text())
@@ -140,21 +142,41 @@ def test_a_changed_parameter_reruns_what_depends_on_it(made: Path, tmp_path: Pat
     assert before == after
 
 
-def test_a_changed_registry_entry_reruns_its_data_set_only(made: Path, tmp_path: Path) -> None:
+def test_words_about_a_data_set_rerun_nothing(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "words"
+    shutil.copytree(made, folder, symlinks=True)
+    params = folder / "params.yaml"
+    text = params.read_text()
+    params.write_text(text.replace("description: month x destination", "description: months x destination"))
+    assert params.read_text() != text
+    assert "Nothing to be done" in run(folder, "snakemake", "-n")
+    assert "up to date" in run(folder, "dvc", "status")
+
+
+def test_what_decides_a_tensor_reruns_its_data_set_only(made: Path, tmp_path: Path) -> None:
     folder = tmp_path / "entry"
     shutil.copytree(made, folder, symlinks=True)
     params = folder / "params.yaml"
-    params.write_text(
-        params.read_text().replace("description: month x destination", "description: months x destination")
-    )
+    text = params.read_text()
+    params.write_text(text.replace("nnz: 171096", "nnz: 171097"))
+    assert params.read_text() != text
     assert set(dry_run_jobs(folder)) == {
-        "download_flights-month",
         "convert_flights-month",
         "fit_baseline",
         "aggregate_smoke",
         "report_smoke",
         "all",
     }
+    changed = run(folder, "dvc", "status")
+    assert "convert-flights-month" in changed
+    assert "download" not in changed
+
+
+def test_a_lost_model_is_made_again(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "lost"
+    shutil.copytree(made, folder, symlinks=True)
+    (folder / "results/runs/flights/neukron/h4-s0/model.safetensors").unlink()
+    assert "train_neukron" in dry_run_jobs(folder)
 
 
 def test_changed_code_reruns_its_step_only(made: Path, tmp_path: Path) -> None:
@@ -165,7 +187,7 @@ def test_changed_code_reruns_its_step_only(made: Path, tmp_path: Path) -> None:
     with (folder / "pipeline/reporting/tables.py").open("a") as file:
         file.write("\n# changed\n")
     assert dry_run_jobs(folder) == {"train_kpd": 1, "aggregate_smoke": 1, "report_smoke": 1, "all": 1}
-    assert "train_kpd@digits-kpd" in run(folder, "dvc", "status")
+    assert "train_kpd-digits-kpd" in run(folder, "dvc", "status")
 
 
 def test_partial_report_says_what_is_missing(made: Path, tmp_path: Path) -> None:
@@ -217,42 +239,58 @@ def test_each_step_explains_itself(root: Path, name: str) -> None:
 # ------------------------------------------------------------------------------------- code as input
 
 
-def imported_modules(path: Path) -> set[str]:
-    """Dotted names of project modules that a file imports anywhere in it, type checking aside."""
-    found: set[str] = set()
-
-    def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            return
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pipeline":
-            found.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names if alias.name.split(".")[0] == "pipeline")
-        for child in ast.iter_child_nodes(node):
-            visit(child)
-
-    visit(ast.parse(path.read_text()))
-    return found
+LOADED = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print(*(module.__file__ for name, module in sys.modules.items() if name.startswith("pipeline.")), sep="\\n")
+"""
 
 
-def import_closure(root: Path, name: str) -> set[str]:
-    """Files of the project that a step imports, directly or not; pipeline/__init__ only names the version."""
-    waiting, seen = [f"pipeline.{name}"], set()
-    while waiting:
-        module = waiting.pop()
-        base = root / Path(*module.split("."))
-        path = base.with_suffix(".py") if base.with_suffix(".py").is_file() else base / "__init__.py"
-        if path.is_file() and path not in seen and module != "pipeline":
-            seen.add(path)
-            waiting.extend(imported_modules(path))
-            parts = module.split(".")
-            waiting.extend(".".join(parts[:count]) for count in range(2, len(parts)))
-    return {str(path.relative_to(root)) for path in seen}
+@pytest.mark.parametrize(
+    "modules",
+    [
+        ["pipeline.download", "pipeline.datasets.fetch"],
+        ["pipeline.convert", "pipeline.datasets.assemble"],
+        ["pipeline.train_neukron", "pipeline.neukron"],
+        ["pipeline.train_kpd", "pipeline.kpd.methods"],
+        *(["pipeline.fit_baseline", module_of(name)] for name in NAMES),
+    ],
+    ids=lambda modules: modules[-1],
+)
+def test_what_a_step_loads_is_an_input_of_its_rule(root: Path, modules: list[str]) -> None:
+    found = run(root, sys.executable, "-c", LOADED, *modules)
+    files = {str(Path(line).relative_to(root)) for line in found.splitlines() if line.startswith("/")}
+    assert files
+    step = modules[0].removeprefix("pipeline.")
+    assert files <= set(code_files(step, modules[1] if step == "fit_baseline" else None))
 
 
-@pytest.mark.parametrize("name", ["download", "convert", "sample", "train_neukron", "train_kpd"])
-def test_rule_inputs_are_the_import_closure(root: Path, name: str) -> None:
-    assert import_closure(root, name) <= set(code_files(name))
+def test_a_baseline_rests_on_its_own_file_and_not_on_neukron() -> None:
+    files = code_files("fit_baseline", module_of("t-svd"))
+    assert "pipeline/baselines/t_svd.py" in files
+    assert not [file for file in files if file.startswith(("pipeline/neukron/", "pipeline/kpd/"))]
+    assert "pipeline/baselines/cp.py" not in files
+    kronfit = code_files("fit_baseline", module_of("kronfit"))
+    assert not [file for file in kronfit if file.startswith("pipeline/neukron/")]
+
+
+@pytest.mark.parametrize("experiment", ["mnist", "cifar", "ablation", "paper", "paper-twitch", "smoke", "demo"])
+def test_stages_of_every_experiment_are_read_by_dvc(root: Path, tmp_path: Path, experiment: str) -> None:
+    for name in ("params.yaml", "Snakefile"):
+        shutil.copy(root / name, tmp_path / name)
+    run(tmp_path, sys.executable, "-m", "pipeline.config", "--use", experiment)
+    run(tmp_path, "git", "init", "-q")
+    run(tmp_path, "dvc", "init", "-q")
+    listed = {line.split()[0] for line in run(tmp_path, "dvc", "stage", "list", "--name-only").splitlines() if line}
+    stages = dvc_stages(tmp_path)
+    assert set(stages) <= listed
+    runs = load_config(tmp_path / "params.yaml").runs(experiment)
+    outs = {path for stage in stages.values() for out in stage["outs"] for path in out}
+    assert {f"results/runs/{each.dataset}/{each.method}" for each in runs} <= outs
+    made_by_us = {path for path in outs if path.startswith("data/")}
+    needed = {dep for stage in stages.values() for dep in stage["deps"] if dep.startswith("data/")}
+    assert needed <= made_by_us, "every tensor, sample and label file that a stage takes is made by another"
 
 
 def dvc_stages(root: Path) -> dict[str, Any]:
@@ -260,17 +298,26 @@ def dvc_stages(root: Path) -> dict[str, Any]:
     return stages
 
 
-@pytest.mark.parametrize("name", ["download", "convert", "sample", "train_neukron", "train_kpd"])
-def test_stage_deps_are_the_rule_inputs(root: Path, name: str) -> None:
-    stages = {stage: content for stage, content in dvc_stages(root).items() if stage.startswith(name)}
-    assert stages or name == "describe"  # a page for people; DVC records what results rest on
-    for content in stages.values():
+def test_stage_deps_are_the_rule_inputs(root: Path) -> None:
+    config = load_config(root / "params.yaml")
+    expanded = {}
+    for name, content in dvc_stages(root).items():
         files: set[str] = set()
         for dep in content["deps"]:
+            path = root / dep
             if dep.startswith("pipeline/"):
-                path = root / dep
                 files.update(str(file.relative_to(root)) for file in (path.rglob("*.py") if path.is_dir() else [path]))
-        assert files == set(code_files(name))
+        expanded[name] = files
+    for wanted in config.runs(config.experiment):
+        stage = stage_name(wanted.rule, wanted.dataset, wanted.method)
+        assert expanded[stage] == set(config.code_of(wanted.rule, wanted.method))
+    for name in ("download", "convert"):
+        assert expanded[f"{name}-flights"] == set(code_files(name))
+
+
+def test_the_stages_in_git_are_those_of_the_plan(root: Path) -> None:
+    config = load_config(root / "params.yaml")
+    assert (root / "dvc.yaml").read_text() == dvc_text(config, config.experiment)
 
 
 def test_every_out_is_kept_and_no_command_holds_threads_or_paths(root: Path) -> None:

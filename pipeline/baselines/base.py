@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import InputError
-from pipeline.runs.compressor import Compressor, Progress
+from pipeline.errors import is_whole
+from pipeline.runs.compressor import Compressor, Progress, clipped_error
 from pipeline.sparse import SparseTensor
 
 Reals = npt.NDArray[np.float64]
@@ -31,7 +31,7 @@ class Baseline(Compressor):
         Parameters
         ----------
         X
-            The tensor; its zeros are never visited.
+            The tensor, or a SciPy sparse or NumPy array; zeros are never visited.
         progress
             Called with each new entry of ``history_``.
 
@@ -45,12 +45,11 @@ class Baseline(Compressor):
             A setting is out of range for this tensor, or the method knows matrices only.
         """
         self.check_settings()
-        self.check_order(X)
-        self.shape_ = X.shape
+        inner = self._taken(X)
         self.history_ = []
         self._progress = progress
         self._started = time.perf_counter()
-        self._fit(X)
+        self._fit(inner)
         self._progress = None
         return self
 
@@ -58,30 +57,28 @@ class Baseline(Compressor):
     def _fit(self, X: SparseTensor) -> None:
         """Set the learned attributes and call ``_record`` at least once."""
 
-    def error(self, X: SparseTensor) -> dict[str, Any]:
-        """Squared Frobenius error against `X` over all its cells, zeros included, under ``error``."""
-        self.check_shape(X)
+    def _error(self, X: SparseTensor) -> dict[str, Any]:
         return {"error": self._squared_error(X)}
 
     @abstractmethod
     def _squared_error(self, X: SparseTensor) -> float: ...
 
-    def check_shape(self, X: SparseTensor) -> None:
-        """Refuse a tensor of another shape than the fitted one."""
-        if X.shape != self.shape_:
-            raise InputError(f"a tensor of shape {X.shape} for a {self.name} model of shape {self.shape_}")
-
     def _record(self, error: float, **more: float) -> None:
         """Append a sweep to the history; `seconds` counts from the start of the fit."""
         row = {
             "epoch": len(self.history_) + 1,
-            "error": error,
+            "error": self.frame_.squares(clipped_error(error, self.about_.norm2 or 0.0)),
             "seconds": time.perf_counter() - self._started,
             **more,
         }
         self.history_.append(row)
         if self._progress is not None:
             self._progress(row)
+
+
+def whole_or(value: object, otherwise: int, least: int = 1) -> int:
+    """A setting where it is a whole number of at least `least`, else what stands for it."""
+    return value if isinstance(value, int) and is_whole(value, least) else otherwise
 
 
 def automatic_rank(X: SparseTensor, limit: int) -> int:

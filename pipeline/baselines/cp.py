@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.baselines.base import Reals, automatic_rank
+from pipeline.baselines.base import Reals, automatic_rank, whole_or
 from pipeline.baselines.kruskal import Kruskal
 from pipeline.baselines.mode_views import ModeView
 from pipeline.core.settings import seed, setting
-from pipeline.errors import InputError
+from pipeline.runs.compressor import clipped_error
 from pipeline.sparse import SparseTensor
 
 LARGEST_AUTOMATIC_RANK = 64
@@ -44,6 +44,7 @@ class CP(Kruskal):
 
     name = "cp"
     stochastic = True
+    least_order = 2
 
     rank: int | None = setting(None, at_least=1)
     max_sweeps: int = setting(50, at_least=1)
@@ -52,8 +53,6 @@ class CP(Kruskal):
 
     def _fit(self, X: SparseTensor) -> None:
         rank = automatic_rank(X, LARGEST_AUTOMATIC_RANK) if self.rank is None else self.rank
-        if X.order < 2:
-            raise InputError(f"cp needs at least two modes; this tensor has {X.order}")
         random = np.random.default_rng(self.seed)
         self._solve(X, [random.uniform(size=(size, rank)) for size in X.shape])
 
@@ -74,7 +73,7 @@ class CP(Kruskal):
                 grams[mode] = factors[mode].T @ factors[mode]
             inner = float(np.sum(product * solution))
             model = float(weights @ np.prod(grams, axis=0) @ weights)
-            error = max(0.0, norm2 - 2 * inner + model)
+            error = clipped_error(norm2 - 2 * inner + model, norm2)
             before, fit = fit, 1.0 - float(np.sqrt(error / norm2))
             self._record(error, fit=fit)
             if abs(fit - before) < self.tolerance:
@@ -82,6 +81,12 @@ class CP(Kruskal):
         shares = weights ** (1.0 / X.order)  # every factor takes an equal part, so that none leaves its range
         self._store(np.ones_like(weights), [factor * shares for factor in factors])
 
+    def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
+        """Factors, their products and views of the tensor by mode."""
+        rank = whole_or(self.rank, 1)
+        reals = 3.0 * rank * sum(shape) + (len(shape) + 3.0) * rank**2 + 4 * len(shape) * nnz
+        return 8 * reals, "choose a smaller rank"
+
     def parameter_count(self) -> int:
         """R sum N_d."""
-        return self.rank_ * sum(self.shape_)
+        return self.rank_ * sum(self.inner_shape_)

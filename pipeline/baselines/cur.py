@@ -17,14 +17,19 @@ from pipeline.baselines.base import (
     Sparse,
     as_stored,
     stored_type,
+    whole_or,
 )
 from pipeline.core.settings import seed, setting
 from pipeline.errors import InputError
+from pipeline.runs.compressor import clipped_error
+from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
 
 SINGULAR = 1e-12  # eigenvalues of a Gram matrix below this share of the largest count as zero
 ROUNDING = 1e-6  # share of norm2 by which 4-byte reals may raise the error; else U stays in 8 bytes
 PREDICT_BATCH = 1 << 12
+MOST_DRAWS = 1 << 20  # with replacement, of a matrix however small
+DRAWS_OF_EACH = 16  # or so many times the rows or columns there are
 
 
 class CUR(Baseline):
@@ -106,14 +111,13 @@ class CUR(Baseline):
 
     def _error_from(self, norm2: float, cross: Reals) -> float:
         gram = (self.left_.T @ self.left_) @ self.middle_ @ (self.right_ @ self.right_.T).toarray()
-        return max(0.0, norm2 - 2 * float(np.sum(self.middle_ * cross)) + float(np.sum(self.middle_ * gram)))
+        error = norm2 - 2 * float(np.sum(self.middle_ * cross)) + float(np.sum(self.middle_ * gram))
+        return clipped_error(error, norm2)
 
     def _squared_error(self, X: SparseTensor) -> float:
         return self._error_from(X.norm2, (self.left_.T @ (X.to_scipy().tocsr() @ self.right_.T)).toarray())
 
-    def predict(self, coords: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Approximate the cells at (n, 2) `coords`; returns (n,) float64."""
-        index = self.check_coords(coords)
+    def _predict(self, index: Integers) -> Reals:
         values = np.empty(len(index))
         right = self.right_.T.tocsr()
         for start in range(0, len(index), PREDICT_BATCH):
@@ -136,11 +140,11 @@ class CUR(Baseline):
         """Non-zeros of C and R and entries of U."""
         return sum(self._stored_entries())
 
-    def size(self) -> dict[str, int]:
-        """Bytes: 8 a real as published, 4 a real equal, and with the indices of all entries of C and R."""
+    def _size(self) -> dict[str, int]:
+        """8 a real as published, 4 a real equal, and with the indices of all entries of C and R."""
         reals = self.parameter_count()
         in_columns, _, in_rows = self._stored_entries()
-        bits = [math.log2(size) for size in self.shape_]
+        bits = [math.log2(size) for size in self.inner_shape_]
         drawn = self._drawn()
         identities = in_columns * bits[0] + drawn[0] * bits[1] + in_rows * bits[1] + drawn[1] * bits[0]
         return {
@@ -149,10 +153,19 @@ class CUR(Baseline):
             "bytes_with_order": 4 * reals + math.ceil(identities / 8),
         }
 
-    def save(self, path: Any, orders: bool = True) -> None:
-        """Write the artifact. Identities are part of C and R: with or without orders it answers in own indices."""
-        from pipeline.runs.artifact import write_artifact
+    def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
+        """The draws themselves, U and its Gram matrices, of distinct rows and columns, and C and R."""
+        counts = whole_or(self.rows, 1), whole_or(self.columns, 1)
+        for name, count, size in zip(("rows", "columns"), counts, shape, strict=True):
+            most = max(MOST_DRAWS, DRAWS_OF_EACH * size)
+            if count > most:
+                raise InputError(f"{name}={count:,}: of {size:,} {name} at most {most:,} may be drawn")
+        drawn = [min(count, size) for count, size in zip(counts, shape, strict=True)]
+        draws = 3.0 * sum(counts)
+        return 8 * (draws + 6.0 * max(drawn) ** 2 + 6 * nnz + 2 * sum(shape)), "choose fewer rows and columns"
 
+    def _contents(self, orders: bool) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """Identities are part of C and R: with or without orders it answers in the matrix's own indices."""
         tensors: dict[str, npt.NDArray[Any]] = {
             "columns": self.columns_, "rows": self.rows_,
             "column_copies": self.column_copies_, "row_copies": self.row_copies_,
@@ -161,33 +174,36 @@ class CUR(Baseline):
         for name, matrix in (("left", self.left_.tocsc()), ("right", self.right_)):
             tensors |= {f"{name}_values": stored_type(matrix.data), f"{name}_index": matrix.indices}
             tensors[f"{name}_start"] = matrix.indptr
-        narrow = {key: _narrow(value) for key, value in tensors.items()}
-        write_artifact(path, self.name, narrow, {"shape": list(self.shape_)})
+        return {key: _narrow(value) for key, value in tensors.items()}, {"shape": list(self.inner_shape_)}
 
     @classmethod
-    def from_artifact(cls, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> Self:
-        """Rebuild the model; arrays that contradict the shape are refused."""
+    def _from_contents(cls, contents: Contents) -> Self:
         from scipy.sparse import csc_array, csr_array
 
         model = cls()
-        model.shape_ = tuple(int(size) for size in metadata["shape"])
-        model.history_ = []
-        for name in ("columns", "rows", "column_copies", "row_copies"):
-            setattr(model, f"{name}_", tensors[name].astype(np.int64))
-        model.middle_ = tensors["middle"].astype(np.float64)
-        parts: dict[str, Any] = {
-            name: tuple(tensors[f"{name}_{part}"].astype(kind) for part, kind in _PARTS) for name in ("left", "right")
-        }
-        model.left_ = csc_array(parts["left"], shape=(model.shape_[0], len(model.columns_))).tocsr()
-        model.right_ = csr_array(parts["right"], shape=(len(model.rows_), model.shape_[1]))
-        for matrix in (model.left_, model.right_):
-            matrix.check_format()
-        if model.middle_.shape != (len(model.columns_), len(model.rows_)):
-            raise ValueError(f"U of shape {model.middle_.shape} between C and R")
+        model.shape_ = contents.shape(order=2)
+        drawn = [contents.indices(name, model.shape_[mode]) for name, mode in (("rows", 0), ("columns", 1))]
+        (model.rows_, model.columns_), (rows, columns) = drawn, map(len, drawn)
+        if not rows or not columns:
+            raise InputError(f"{rows} rows and {columns} columns: needs one of each at least")
+        model.row_copies_ = contents.counts("row_copies", rows, least=1)
+        model.column_copies_ = contents.counts("column_copies", columns, least=1)
+        model.middle_ = contents.reals("middle", (columns, rows))
+        contents.permitted(8 * sum(model.shape_), f"pointers to the rows of a matrix of shape {model.shape_}")
+        left = _compressed(contents, "left", model.shape_[0], columns)
+        model.left_ = csc_array(left, shape=(model.shape_[0], columns)).tocsr()
+        model.right_ = csr_array(_compressed(contents, "right", model.shape_[1], rows), shape=(rows, model.shape_[1]))
         return model
 
 
-_PARTS = (("values", np.float64), ("index", np.int64), ("start", np.int64))
+def _compressed(contents: Contents, name: str, size: int, runs: int) -> tuple[Reals, Integers, Integers]:
+    """Values, indices within each run and pointers to the runs of a sparse matrix, each checked."""
+    values = contents.reals(f"{name}_values", (None,))
+    return (
+        values,
+        contents.indices(f"{name}_index", size, len(values)),
+        contents.pointers(f"{name}_start", runs, len(values)),
+    )
 
 
 def _automatic_share(X: SparseTensor) -> float:

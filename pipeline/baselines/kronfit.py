@@ -7,10 +7,12 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.baselines.base import BATCH, Baseline, Integers, Reals, as_stored, stored_type
+from pipeline.baselines.base import BATCH, Baseline, Integers, Reals, as_stored, stored_type, whole_or
 from pipeline.baselines.coding import gaps
 from pipeline.core.settings import seed, setting
-from pipeline.runs.compressor import order_bytes
+from pipeline.errors import InputError
+from pipeline.runs.compressor import clipped_error, order_bytes
+from pipeline.runs.contents import LARGEST_SIZE, Contents
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.orders import accept, matched_swaps, pack_integers, shingles, unpack_integers
 
@@ -19,6 +21,7 @@ STEPS = 5  # gradient steps in a sweep
 RATES = tuple(10.0**-exponent for exponent in range(9))  # learning rates tried, largest first
 WAIT = 20  # sweeps over which the fit must gain `tolerance`
 LARGEST_AUTOMATIC_SIDE = 8
+LARGEST_POWER = 62
 FLOOR = 1e-9  # smallest seed entry, as a share of the largest
 
 
@@ -61,7 +64,7 @@ class KronFit(Baseline):
     seed_
         K, (a, b) float64, rounded to 4-byte reals.
     positions_
-        For rows and for columns the position of every index: (N,) and (M,) int64.
+        For rows and for columns the position of every index: (N,) and (M,) int64; None: its own.
     """
 
     name = "kronfit"
@@ -76,7 +79,7 @@ class KronFit(Baseline):
 
     seed_: Reals
     grid_: Grid
-    positions_: list[Integers]
+    positions_: list[Integers | None]
 
     def _fit(self, X: SparseTensor) -> None:
         power = _automatic_power(X.shape) if self.seed_power is None else self.seed_power
@@ -91,42 +94,40 @@ class KronFit(Baseline):
                 best = loss
                 self.seed_ = as_stored(search.seed)
                 self.positions_ = [order[:size].copy() for order, size in zip(search.orders, X.shape, strict=True)]
-            fits.append(1.0 - float(np.sqrt(max(0.0, best) / X.norm2)))
-            self._record(max(0.0, loss), fit=fits[-1])
+            fits.append(1.0 - float(np.sqrt(clipped_error(best, X.norm2) / X.norm2)))
+            self._record(clipped_error(loss, X.norm2), fit=fits[-1])
             if len(fits) > WAIT and fits[-1] - fits[-1 - WAIT] < self.tolerance:
                 break
 
-    def predict(self, coords: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Approximate the cells at (n, 2) `coords`; returns (n,) float64.
-
-        Without orders in the artifact, indices are positions in the padded grid.
-        """
-        index = self.check_coords(coords)
-        rows, columns = (digits(self.grid_, mode, self.positions_[mode]) for mode in (0, 1))
+    def _predict(self, index: Integers) -> Reals:
+        """Without orders in the artifact, indices are positions in the padded grid."""
         values = np.empty(len(index))
         for start in range(0, len(index), BATCH):
-            row, column = index[start : start + BATCH].T
-            values[start : start + BATCH] = np.prod(self.seed_.ravel()[rows[row] + columns[column]], axis=1)
+            row, column = (
+                digits(self.grid_, mode, places if (order := self.positions_[mode]) is None else order[places])
+                for mode, places in enumerate(index[start : start + BATCH].T)
+            )
+            values[start : start + BATCH] = np.prod(self.seed_.ravel()[row + column], axis=1)
         return values
 
-    def error(self, X: SparseTensor) -> dict[str, Any]:
-        """Squared error over the real cells under ``error``, over the padded grid under ``error_padded``."""
-        self.check_shape(X)
-        unpadded = X.norm2 - 2 * float(X.values @ self.predict(X.coords))
+    def _error(self, X: SparseTensor) -> dict[str, Any]:
+        """Over the real cells under ``error``, over the padded grid under ``error_padded``."""
+        unpadded = X.norm2 - 2 * float(X.values @ self._predict(X.coords))
         padded = float(np.sum(self.seed_**2)) ** self.grid_.power
+        real = padded if not self.own_indices_ else self._real_mass()
         return {
-            "error": max(0.0, unpadded + self._real_mass()),
-            "error_padded": max(0.0, unpadded + padded),
+            "error": clipped_error(unpadded + real, X.norm2),
+            "error_padded": clipped_error(unpadded + padded, X.norm2),
         }
 
     def _squared_error(self, X: SparseTensor) -> float:
-        return float(self.error(X)["error"])
+        return float(self._error(X)["error"])
 
     def _real_mass(self) -> float:
         """Sum of the squared model over real cells: the squared seed's Kronecker power between two indicators."""
         real = [np.zeros(size) for size in self.grid_.shape]
         for flags, position in zip(real, self.positions_, strict=True):
-            flags[position] = 1.0
+            flags[slice(None) if position is None else position] = 1.0
         moved = real[1].reshape((self.grid_.sides[1],) * self.grid_.power)
         for _ in range(self.grid_.power):  # each product takes the first axis and adds its result at the end
             moved = np.tensordot(moved, self.seed_**2, axes=(0, 1))
@@ -136,40 +137,54 @@ class KronFit(Baseline):
         """Entries of the seed, a b."""
         return self.seed_.size
 
-    def size(self) -> dict[str, int]:
-        """Bytes: 8 a real as published, 4 a real equal, and with both orders stored."""
+    def _size(self) -> dict[str, int]:
+        """8 a real as published, 4 a real equal, and with both orders stored."""
         reals = self.seed_.size
-        shape = tuple(len(position) for position in self.positions_)
-        return {"bytes": 8 * reals, "bytes_equal": 4 * reals, "bytes_with_order": 4 * reals + order_bytes(shape)}
+        with_order = 4 * reals + order_bytes(self.inner_shape_)
+        return {"bytes": 8 * reals, "bytes_equal": 4 * reals, "bytes_with_order": with_order}
 
-    def save(self, path: Any, orders: bool = True) -> None:
-        """Write the artifact; without `orders` it answers over the padded grid, in positions."""
-        from pipeline.runs.artifact import write_artifact
+    def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
+        """Cells of every non-zero by level; digits, orders and shingles of the padded rows and columns."""
+        power = whole_or(self.seed_power, _automatic_power(shape), least=2)
+        if power > LARGEST_POWER:
+            raise InputError(f"seed_power={power}: a power beyond {LARGEST_POWER} has more rows than 64 bits count")
+        sides = (root(shape[0], power), root(shape[1], power))
+        padded = sum(side**power for side in sides)
+        return 8.0 * ((power + 6) * padded + (3 * power + 4) * nnz), "choose a seed_power that pads less"
 
+    def _contents(self, orders: bool) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """Without `orders` it answers over the padded grid, in positions."""
         tensors = {"seed": stored_type(self.seed_)}
-        if orders:
-            for mode, position in enumerate(self.positions_):
+        stored = orders and self.own_indices_
+        for mode, position in enumerate(self.positions_):
+            if stored and position is not None:
                 tensors[f"positions_{mode}"] = pack_integers(position, _bits(self.grid_.shape[mode]))
-        shape = self.shape_ if orders else self.grid_.shape
-        content = {"shape": list(shape), "power": self.grid_.power, "orders": orders}
-        write_artifact(path, self.name, tensors, content)
+        shape = self.inner_shape_ if stored else self.grid_.shape
+        return tensors, {"shape": list(shape), "power": self.grid_.power, "orders": stored}
 
     @classmethod
-    def from_artifact(cls, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> Self:
-        """Rebuild the model; arrays that contradict the shape are refused."""
+    def _from_contents(cls, contents: Contents) -> Self:
         model = cls()
-        model.shape_ = tuple(int(size) for size in metadata["shape"])
-        model.history_ = []
-        model.seed_ = tensors["seed"].astype(np.float64)
+        model.shape_ = contents.shape(order=2)
+        model.seed_ = contents.reals("seed", (None, None))
+        power = contents.whole("power", 1, most=LARGEST_POWER)
         rows, columns = model.seed_.shape
-        model.grid_ = Grid((rows, columns), int(metadata["power"]))
-        model.positions_ = [np.arange(size) for size in model.shape_]
-        for mode, size in enumerate(model.shape_):
-            if metadata["orders"]:
-                packed, bits = tensors[f"positions_{mode}"], _bits(model.grid_.shape[mode])
-                model.positions_[mode] = unpack_integers(packed, bits, size)
-            if model.positions_[mode].max() >= model.grid_.shape[mode]:
-                raise ValueError(f"a position outside the {model.grid_.shape} grid")
+        model.grid_ = Grid((rows, columns), power)
+        for size, side in zip(model.shape_, model.grid_.sides, strict=True):
+            if not (side - 1) ** power < size <= side**power < LARGEST_SIZE:
+                raise InputError(f"{size} rows or columns do not belong to a seed of side {side} and power {power}")
+        model.own_indices_ = contents.flag("orders")
+        model.positions_ = [None, None]
+        for mode, (size, padded) in enumerate(zip(model.shape_, model.grid_.shape, strict=True)):
+            if model.own_indices_:
+                contents.permitted(8 * size, f"positions of {size:,} indices")
+                packed = np.frombuffer(contents.code(f"positions_{mode}"), dtype=np.uint8)
+                position = unpack_integers(packed, _bits(padded), size)
+                if position.max() >= padded or len(np.unique(position)) < size:
+                    raise InputError(f"positions of mode {mode}: one is outside of 0..{padded - 1}, or is given twice")
+                model.positions_[mode] = position
+            elif size != padded:
+                raise InputError(f"{size} rows or columns without orders of a grid of {padded}")
         return model
 
 

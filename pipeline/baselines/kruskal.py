@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.baselines.base import BATCH, Baseline, Integers, Reals, as_stored, stored_type
+from pipeline.runs.compressor import clipped_error
+from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
 
 
@@ -33,40 +35,32 @@ class Kruskal(Baseline):
         self.factors_ = [as_stored(factor) for factor in factors]
         self.rank_ = len(weights)
 
-    def predict(self, coords: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Approximate the cells at (n, D) `coords`; returns (n,) float64."""
-        return evaluate(self.check_coords(coords), self.weights_, self.factors_)
+    def _predict(self, index: Integers) -> Reals:
+        return evaluate(index, self.weights_, self.factors_)
 
     def _squared_error(self, X: SparseTensor) -> float:
         inner = float(X.values @ evaluate(X.coords, self.weights_, self.factors_))
-        return max(0.0, X.norm2 - 2 * inner + norm2(self.weights_, self.factors_))
+        return clipped_error(X.norm2 - 2 * inner + norm2(self.weights_, self.factors_), X.norm2)
 
-    def size(self) -> dict[str, int]:
-        """Bytes: 8 a real as published, 4 a real equal; there are no orders to store."""
+    def _size(self) -> dict[str, int]:
+        """8 a real as published, 4 a real equal; there are no orders to store."""
         reals = self.parameter_count()
         return {"bytes": 8 * reals, "bytes_equal": 4 * reals, "bytes_with_order": 4 * reals}
 
-    def save(self, path: Any, orders: bool = True) -> None:
-        """Write the artifact. It has no orders: with or without, it answers in the tensor's own indices."""
-        from pipeline.runs.artifact import write_artifact
-
+    def _contents(self, orders: bool) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """It has no orders: with or without, it answers in the tensor's own indices."""
         tensors: dict[str, npt.NDArray[Any]] = {"weights": self.weights_}
         tensors |= {f"factor_{mode}": stored_type(factor) for mode, factor in enumerate(self.factors_)}
-        write_artifact(path, self.name, tensors, {"shape": list(self.shape_), "rank": self.rank_})
+        return tensors, {"shape": list(self.inner_shape_), "rank": self.rank_}
 
     @classmethod
-    def from_artifact(cls, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> Self:
-        """Rebuild the model; arrays that contradict the shape are refused."""
-        model = cls(rank=metadata["rank"])  # type: ignore[call-arg]
-        model.shape_ = tuple(int(size) for size in metadata["shape"])
-        model.history_ = []
-        model.rank_ = int(metadata["rank"])
-        model.weights_ = tensors["weights"].astype(np.float64)
-        model.factors_ = [tensors[f"factor_{mode}"].astype(np.float64) for mode in range(len(model.shape_))]
-        found = [factor.shape for factor in model.factors_]
-        expected = [(size, model.rank_) for size in model.shape_]
-        if found != expected or model.weights_.shape != (model.rank_,):
-            raise ValueError(f"factors of shapes {found} where {expected} belong")
+    def _from_contents(cls, contents: Contents) -> Self:
+        model = cls(rank=contents.whole("rank", 1))
+        model.shape_, model.rank_ = contents.shape(), contents.whole("rank", 1)
+        model.weights_ = contents.reals("weights", (model.rank_,))
+        model.factors_ = [
+            contents.reals(f"factor_{mode}", (size, model.rank_)) for mode, size in enumerate(model.shape_)
+        ]
         return model
 
 

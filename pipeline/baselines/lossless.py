@@ -28,6 +28,7 @@ class Lossless(Coded):
     """
 
     name = "lossless"
+    takes_any_values = True
 
     def _fit(self, X: SparseTensor) -> None:
         self._store(X.coords, X.values)

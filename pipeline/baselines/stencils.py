@@ -25,14 +25,18 @@ from pipeline.baselines.base import (
     Reals,
     Sparse,
     stored_type,
+    whole_or,
 )
 from pipeline.core.settings import seed, setting
+from pipeline.runs.compressor import clipped_error
+from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
 
 AUTOMATIC_CLUSTERS = 16
 LARGEST_AUTOMATIC_STENCILS = 50
 EMBEDDING = 8  # singular vectors of the residual in which first clusters are sought
 KMEANS_SWEEPS = 15
+LARGEST_CLUSTERS = 1 << 16
 EXACT = 1e-12  # a residual below this share of norm2 needs no further stencil
 
 
@@ -83,9 +87,7 @@ class Stencils(Baseline):
     def _solve(self, X: SparseTensor, A: tuple[Sparse, Sparse], count: int, random: np.random.Generator) -> None:
         """Fill ``stencils_``, recording every sweep; `A` is the matrix by rows and its transpose by rows."""
 
-    def predict(self, coords: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Approximate the cells at (n, 2) `coords`; returns (n,) float64."""
-        index = self.check_coords(coords)
+    def _predict(self, index: Integers) -> Reals:
         values = np.zeros(len(index))
         for start in range(0, len(index), BATCH):
             row, column = index[start : start + BATCH].T
@@ -94,8 +96,8 @@ class Stencils(Baseline):
         return values
 
     def _squared_error(self, X: SparseTensor) -> float:
-        inner = float(X.values @ self.predict(X.coords))
-        return max(0.0, X.norm2 - 2 * inner + self._norm2())
+        inner = float(X.values @ self._predict(X.coords))
+        return clipped_error(X.norm2 - 2 * inner + self._norm2(), X.norm2)
 
     def _norm2(self) -> float:
         """Squared norm of the sum of stencils, from tables that count rows and columns by two clusterings."""
@@ -108,8 +110,8 @@ class Stencils(Baseline):
                 total += inner if first is second else 2 * inner
         return total
 
-    def size(self) -> dict[str, int]:
-        """Bytes: entropy-coded assignments and 4 bytes a block value, as published; they hold the identities too."""
+    def _size(self) -> dict[str, int]:
+        """Entropy-coded assignments and 4 bytes a block value, as published; they hold the identities too."""
         bits = sum(entropy_bits(part, self.clusters_) for stencil in self.stencils_ for part in stencil[:2])
         total = math.ceil(bits / 8) + 4 * self.parameter_count()
         return {"bytes": total, "bytes_equal": total, "bytes_with_order": total}
@@ -118,10 +120,14 @@ class Stencils(Baseline):
         """s k^2 block values."""
         return len(self.stencils_) * self.clusters_**2
 
-    def save(self, path: Any, orders: bool = True) -> None:
-        """Write the artifact. Assignments are by index: with or without orders it answers in own indices."""
-        from pipeline.runs.artifact import write_artifact
+    def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
+        """Sums by cluster and distances to them for every row and column, blocks and clusters of all stencils."""
+        clusters, count = whole_or(self.clusters, AUTOMATIC_CLUSTERS), whole_or(self.stencils, 1)
+        reals = 3.0 * clusters * max(shape) + 2.0 * count * (sum(shape) + clusters**2) + 4 * nnz
+        return 8 * reals, "choose fewer clusters or stencils"
 
+    def _contents(self, orders: bool) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """Assignments are by index: with or without orders it answers in the tensor's own."""
         tensors: dict[str, npt.NDArray[Any]] = {}
         for number, stencil in enumerate(self.stencils_):
             for name, clusters in (("rows", stencil.rows), ("columns", stencil.columns)):
@@ -129,26 +135,27 @@ class Stencils(Baseline):
                 tensors[f"{name}_counts_{number}"] = counts.astype(np.uint32)
                 tensors[f"{name}_{number}"] = encode_clusters(clusters, counts)
             tensors[f"blocks_{number}"] = stored_type(stencil.blocks)
-        content = {"shape": list(self.shape_), "clusters": self.clusters_, "stencils": len(self.stencils_)}
-        write_artifact(path, self.name, tensors, content)
+        content = {"shape": list(self.inner_shape_), "clusters": self.clusters_, "stencils": len(self.stencils_)}
+        return tensors, content
 
     @classmethod
-    def from_artifact(cls, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> Self:
-        """Rebuild the model; arrays that contradict the shape are refused."""
+    def _from_contents(cls, contents: Contents) -> Self:
         model = cls()
-        model.shape_ = tuple(int(size) for size in metadata["shape"])
-        model.history_ = []
-        model.clusters_ = int(metadata["clusters"])
+        model.shape_ = contents.shape(order=2)
+        count = contents.whole("stencils", 1, len(contents.tensors))
+        model.clusters_ = contents.whole("clusters", 1, most=LARGEST_CLUSTERS)
+        contents.permitted(8 * count * (sum(model.shape_) + model.clusters_**2), f"{count:,} stencils")
         model.stencils_ = []
-        for number in range(int(metadata["stencils"])):
+        for number in range(count):
             parts = []
             for name, size in zip(("rows", "columns"), model.shape_, strict=True):
-                counts = tensors[f"{name}_counts_{number}"].astype(np.int64)
-                if counts.sum() != size or len(counts) != model.clusters_:
-                    raise ValueError(f"{name} of stencil {number} are {counts.sum()}, not {size}")
-                parts.append(decode_clusters(tensors[f"{name}_{number}"], counts))
-            blocks = tensors[f"blocks_{number}"].astype(np.float64)
-            model.stencils_.append(Stencil(parts[0], parts[1], blocks.reshape(model.clusters_, model.clusters_)))
+                counts = contents.counts(f"{name}_counts_{number}", model.clusters_, total=size)
+                code = contents.array(f"{name}_{number}", "u", (None,))
+                parts.append(decode_clusters(code, counts))
+            blocks = contents.array(f"blocks_{number}", "f")
+            square = (model.clusters_, model.clusters_)
+            contents.reals(f"blocks_{number}", square if blocks.ndim == 2 else (model.clusters_**2,))
+            model.stencils_.append(Stencil(parts[0], parts[1], blocks.astype(np.float64).reshape(square)))
         return model
 
 

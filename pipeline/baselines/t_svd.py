@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.baselines.base import Reals, Sparse, automatic_rank
+from pipeline.baselines.base import Reals, Sparse, automatic_rank, whole_or
 from pipeline.baselines.kruskal import Kruskal
 from pipeline.core.settings import setting
 from pipeline.errors import InputError
+from pipeline.runs.compressor import clipped_error
 from pipeline.sparse import SparseTensor
 
 
@@ -43,11 +44,17 @@ class TSVD(Kruskal):
             raise InputError(f"rank={rank}: a matrix of shape {X.shape} has rank {limit} at most")
         left, sigma, right = decompose(X, rank)
         self._store(sigma, [left, right])
-        self._record(max(0.0, X.norm2 - float(sigma @ sigma)), rank=rank)
+        self._record(clipped_error(X.norm2 - float(sigma @ sigma), X.norm2), rank=rank)
+
+    def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
+        """Factors and Lanczos vectors, or the whole matrix for its full decomposition."""
+        rank = whole_or(self.rank, 1)
+        whole = 3.0 * min(shape) * max(shape) if rank >= min(shape) else 0.0
+        return 8 * (whole + 4.0 * rank * sum(shape) + 3 * nnz), "choose a smaller rank"
 
     def parameter_count(self) -> int:
         """R (N + M + 1): both factors and the singular values."""
-        return self.rank_ * (sum(self.shape_) + 1)
+        return self.rank_ * (sum(self.inner_shape_) + 1)
 
 
 def decompose(X: SparseTensor, rank: int) -> tuple[Reals, Reals, Reals]:

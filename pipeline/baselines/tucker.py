@@ -12,13 +12,17 @@ from pipeline.baselines.base import (
     AUTOMATIC_SHARE,
     COORDINATE_BYTES,
     Baseline,
+    Integers,
     Reals,
     as_stored,
     stored_type,
+    whole_or,
 )
 from pipeline.baselines.mode_views import ModeView
 from pipeline.core.settings import seed, setting
 from pipeline.errors import InputError
+from pipeline.runs.compressor import clipped_error
+from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
 
 LARGEST_AUTOMATIC_RANK = 32
@@ -54,6 +58,7 @@ class Tucker(Baseline):
 
     name = "tucker"
     stochastic = True
+    least_order = 2
 
     rank: int | None = setting(None, at_least=1)
     max_sweeps: int = setting(50, at_least=1)
@@ -65,8 +70,6 @@ class Tucker(Baseline):
 
     def _fit(self, X: SparseTensor) -> None:
         rank = _automatic_rank(X) if self.rank is None else self.rank
-        if X.order < 2:
-            raise InputError(f"tucker needs at least two modes; this tensor has {X.order}")
         views = [ModeView(X, mode) for mode in range(X.order)]
         self._solve(X, views, _sketch(X, views, ranks_within(X.shape, rank), self.seed))
 
@@ -80,7 +83,7 @@ class Tucker(Baseline):
                 product = view.ttmc(factors)
                 factors[mode] = _leading(product, factors[mode].shape[1])
             core = views[-1].to_tensor(factors[-1].T @ product, factors)
-            error = max(0.0, norm2 - float(np.sum(core * core)))
+            error = clipped_error(norm2 - float(np.sum(core * core)), norm2)
             before, fit = fit, 1.0 - float(np.sqrt(error / norm2))
             self._record(error, fit=fit)
             if abs(fit - before) < self.tolerance:
@@ -88,9 +91,7 @@ class Tucker(Baseline):
         self.core_ = as_stored(core)
         self.factors_ = [as_stored(factor) for factor in factors]
 
-    def predict(self, coords: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Approximate the cells at (n, D) `coords`; returns (n,) float64."""
-        index = self.check_coords(coords)
+    def _predict(self, index: Integers) -> Reals:
         values = np.empty(len(index))
         batch = max(1, WORKING_REALS // (self.core_.size // self.core_.shape[0]))
         for start in range(0, len(index), batch):
@@ -105,10 +106,10 @@ class Tucker(Baseline):
         for factor in self.factors_:  # each product moves its mode to the end: after D of them all are in place
             model = np.tensordot(model, factor.T @ factor, axes=(0, 0))
         inner, norm2 = float(np.sum(self.core_ * projected)), float(np.sum(self.core_ * model))
-        return max(0.0, X.norm2 - 2 * inner + norm2)
+        return clipped_error(X.norm2 - 2 * inner + norm2, X.norm2)
 
-    def size(self) -> dict[str, int]:
-        """Bytes: 8 a real as published, 4 a real equal; there are no orders to store."""
+    def _size(self) -> dict[str, int]:
+        """8 a real as published, 4 a real equal; there are no orders to store."""
         reals = self.parameter_count()
         return {"bytes": 8 * reals, "bytes_equal": 4 * reals, "bytes_with_order": 4 * reals}
 
@@ -116,25 +117,29 @@ class Tucker(Baseline):
         """sum N_d R_d + prod R_d."""
         return sum(factor.size for factor in self.factors_) + self.core_.size
 
-    def save(self, path: Any, orders: bool = True) -> None:
-        """Write the artifact. It has no orders: with or without, it answers in the tensor's own indices."""
-        from pipeline.runs.artifact import write_artifact
+    def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
+        """The tensor times all factors but one, for the mode where that is largest; and views of it by mode."""
+        ranks = ranks_within(shape, whole_or(self.rank, 1))
+        product = max(size * math.prod(ranks) // rank for size, rank in zip(shape, ranks, strict=True))
+        return 8.0 * (3 * product + 4 * len(shape) * nnz), "choose a smaller rank"
 
+    def _contents(self, orders: bool) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """It has no orders: with or without, it answers in the tensor's own indices."""
         tensors = {"core": stored_type(self.core_)}
         tensors |= {f"factor_{mode}": stored_type(factor) for mode, factor in enumerate(self.factors_)}
-        write_artifact(path, self.name, tensors, {"shape": list(self.shape_)})
+        return tensors, {"shape": list(self.inner_shape_)}
 
     @classmethod
-    def from_artifact(cls, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> Self:
-        """Rebuild the model; arrays that contradict the shape are refused."""
+    def _from_contents(cls, contents: Contents) -> Self:
         model = cls()
-        model.shape_ = tuple(int(size) for size in metadata["shape"])
-        model.history_ = []
-        model.core_ = tensors["core"].astype(np.float64)
-        model.factors_ = [tensors[f"factor_{mode}"].astype(np.float64) for mode in range(len(model.shape_))]
-        found = [factor.shape for factor in model.factors_]
-        if found != list(zip(model.shape_, model.core_.shape, strict=True)):
-            raise ValueError(f"factors of shapes {found} around a core of shape {model.core_.shape}")
+        model.shape_ = contents.shape()
+        model.core_ = contents.reals("core", (None,) * len(model.shape_))
+        if not model.core_.size:
+            raise InputError("an empty core")
+        model.factors_ = [
+            contents.reals(f"factor_{mode}", (size, rank))
+            for mode, (size, rank) in enumerate(zip(model.shape_, model.core_.shape, strict=True))
+        ]
         return model
 
 

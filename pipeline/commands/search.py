@@ -252,7 +252,7 @@ class _Hunt:
             from pipeline.neukron import NeuKron
 
             return NeuKron(seed=self.seed, **(self.neukron | settings))
-        from pipeline.fit_baseline import make
+        from pipeline.baselines import make
 
         return make(name, settings, self.seed)
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,23 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_clashes(reads: Sequence[str | Path | None], writes: Sequence[str | Path]) -> None:
+    """Refuse to write over a file that is read, or twice into one; to be called with every path of a command.
+
+    Raises
+    ------
+    InputError
+        Two paths are one file, under whatever names.
+    """
+    outputs = [Path(path) for path in writes]
+    for number, output in enumerate(outputs):
+        for path in (Path(path) for path in reads if path is not None):
+            if output.exists() and path.exists() and output.samefile(path):
+                raise InputError(f"{output}: is a file that is read, {path}; name another one to write")
+        if output.resolve() in [other.resolve() for other in outputs[:number]]:
+            raise InputError(f"{output}: would be written twice; name another one")
 
 
 def _umask() -> int:

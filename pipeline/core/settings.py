@@ -222,7 +222,7 @@ def _kinds(cls: type[Configured], name: str) -> tuple[Any, ...]:
     hint = owner.__annotations__[name]
     if isinstance(hint, str):
         hint = eval(hint, vars(sys.modules[owner.__module__]))  # noqa: S307 - an annotation of our own
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
 def _fits(entry: Setting, kind: Any, value: Any) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import errno
 import inspect
+import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -63,7 +65,7 @@ def add_settings(arguments: argparse.ArgumentParser) -> None:
     )
 
 
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:
     """Turn ``["hidden=8", "cell=gru"]`` into ``{"hidden": 8, "cell": "gru"}``.
 
     Raises
@@ -75,13 +77,13 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, separator, text = pair.partition("=")
         if not separator or not key:
-            raise InputError(f"--set {pair}: write KEY=VALUE, for example --set hidden=8")
+            raise InputError(f"{option} {pair}: write KEY=VALUE, for example --set hidden=8 or --read base=0")
         if key in settings:
-            raise InputError(f"--set {pair}: '{key}' is given twice; give it once")
+            raise InputError(f"{option} {pair}: '{key}' is given twice; give it once")
         try:
             settings[key] = yaml.load(text, PlainLoader)  # noqa: S506 - a SafeLoader
         except yaml.YAMLError as error:
-            raise InputError(f"--set {pair}: '{text}' is no YAML value") from error
+            raise InputError(f"{option} {pair}: '{text}' is no YAML value") from error
     return settings
 
 
@@ -100,13 +102,25 @@ def check_settings(method: type, settings: dict[str, Any], given_otherwise: Coll
 def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> None:
     """Call a step's `main` and leave with the right exit status.
 
-    Wrong input (:class:`InputError`, a missing file, a full disk) is one line on standard error
-    and status 2; an interrupt is status 130; a defect of ours keeps its traceback and status 1.
+    Wrong input (:class:`InputError`, a missing file, a full disk, more than memory or the stack hold) is one line
+    on standard error and status 2; an interrupt is status 130; a reader of our output that leaves early
+    (``... | head -1``) is status 141, as for any program, without a word; a defect of ours keeps its traceback
+    and status 1.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a label that the terminal cannot show is no failure
     try:
         main(argv)
+        sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
     except InputError as error:
         _fail(str(error))
+    except BrokenPipeError:
+        _leave_quietly()
+    except MemoryError as error:
+        _fail(f"out of memory ({error or 'no more to be had'}); take smaller settings, or a machine with more")
+    except RecursionError as error:
+        _fail(f"nested too deeply ({error})")
     except OSError as error:
         if error.filename is None and error.errno != errno.ENOSPC:
             raise
@@ -117,8 +131,17 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
 
 
 def _fail(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    shown = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line)
+    print(f"error: {shown}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def _leave_quietly() -> None:
+    """End without the message that Python prints where it cannot write out what is left in its buffer."""
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123 - a device
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    raise SystemExit(128 + signal.SIGPIPE)
 
 
 def limit_threads(count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,8 +14,11 @@ from torch import nn
 from pipeline.errors import InputError
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers
 from pipeline.kpd.layer import KPDLinear
-from pipeline.kpd.networks import build
+from pipeline.kpd.networks import NETWORKS, build
 from pipeline.runs.artifact import write_artifact
+from pipeline.runs.contents import Contents
+
+LARGEST_SIDE = 1 << 16  # of images
 
 
 class NetworkArtifact:
@@ -89,14 +93,26 @@ class NetworkArtifact:
     @classmethod
     def from_artifact(cls, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> Self:
         """Rebuild the network; pruned blocks are outside the support of its layers."""
+        contents = Contents(tensors, metadata)
+        name, scale = contents.choice("network", tuple(NETWORKS)), contents.entry("scale")
+        image_shape, classes = contents.wholes("image_shape", 1, LARGEST_SIDE), contents.whole("classes", 1)
+        if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < math.inf:
+            raise InputError(f"scale={str(scale)[:60]}: needs a positive number")
+        for key, array in tensors.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise InputError(f"array '{key}' has a number that is not finite")
+        with torch.device("meta"):  # sizes before memory: three numbers of a short file may ask for all there is
+            plan = build(name, image_shape, classes)
+        reals = sum(parameter.numel() for parameter in plan.parameters())
+        contents.permitted(4 * reals, f"network '{name}' for images of {image_shape} and {classes:,} classes")
         with torch.random.fork_rng():  # the fresh parameters are about to be replaced
-            network = build(metadata["network"], metadata["image_shape"], metadata["classes"])
+            network = build(name, image_shape, classes)
         state = {key: torch.from_numpy(value) for key, value in tensors.items()}
         for name, form in metadata["layers"].items():
             dense = network.get_submodule(name)
             if not isinstance(dense, nn.Linear):
                 raise InputError(f"layer '{name}' is no linear layer of network '{metadata['network']}'")
-            layer = _empty(dense, form)
+            layer = _empty(dense, form, contents, name)
             own = {
                 key: state.pop(f"{name}.{key}") for key in ("blocks", "values", "B", "bias") if f"{name}.{key}" in state
             }
@@ -110,9 +126,9 @@ class NetworkArtifact:
         return cls(
             network,
             name=metadata["network"],
-            image_shape=tuple(metadata["image_shape"]),
-            classes=metadata["classes"],
-            scale=metadata["scale"],
+            image_shape=image_shape,
+            classes=classes,
+            scale=scale,
             trained_with=metadata["trained_with"],
         )
 
@@ -135,8 +151,14 @@ def _packed(layer: BlockLayer) -> dict[str, npt.NDArray[Any]]:
     return packed
 
 
-def _empty(dense: nn.Linear, form: dict[str, Any]) -> BlockLayer:
+def _empty(dense: nn.Linear, form: dict[str, Any], contents: Contents, name: str) -> BlockLayer:
     """Return a layer of this form in the place of `dense`."""
+    if "rank" in form:  # as many patterns as are stored, before memory is taken for them
+        own = Contents(contents.tensors, form)
+        contents.permitted(
+            8 * own.whole("rank", 1) * dense.weight.numel(), f"layer '{name}' of rank {own.whole('rank', 1):,}"
+        )
+        own.array(f"{name}.B", "f", (own.whole("rank", 1), None, None))
     block, has_bias = (form["block"][0], form["block"][1]), dense.bias is not None
     if "rank" in form:
         return KPDLinear(
@@ -148,6 +170,10 @@ def _empty(dense: nn.Linear, form: dict[str, Any]) -> BlockLayer:
 @torch.no_grad()
 def _unpack(layer: BlockLayer, packed: dict[str, torch.Tensor]) -> None:
     """Undo :func:`_packed`: S is 1 on the support, A holds S * A."""
+    if packed["blocks"].shape != (-(-layer.support.numel() // 8),):
+        raise InputError(
+            f"bits of blocks of shape {tuple(packed['blocks'].shape)} for {layer.support.numel():,} blocks"
+        )
     bits = np.unpackbits(packed["blocks"].numpy(), count=layer.support.numel())
     used = torch.from_numpy(bits.astype(bool).reshape(layer.grid))
     if isinstance(layer, KPDLinear):

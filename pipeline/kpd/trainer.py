@@ -34,6 +34,9 @@ class State(Protocol):
     def load(self) -> dict[str, Any] | None:
         """Return an earlier state, if there is one."""
 
+    def set_aside(self, reason: str) -> None:
+        """Put away a state that cannot be taken up."""
+
     def save(self, state: dict[str, Any], *, force: bool = False) -> None:
         """Take the present state, at once if `force`; raise KeyboardInterrupt if asked to stop."""
 
@@ -106,7 +109,12 @@ class Trainer:
         """Train to the end, from an earlier `state` if there is one; tell `progress` each epoch's entry."""
         earlier = distributed.from_first(state.load() if state is not None and self.rank == 0 else None)
         if earlier is not None:
-            self.load_state_dict(earlier)
+            try:
+                self.load_state_dict(earlier)
+            except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+                if state is not None and self.rank == 0:
+                    state.set_aside(str(error))
+                raise InputError("the state of an earlier run does not fit; give the command again") from error
             for entry in self.history if progress is not None else []:
                 progress(entry)  # type: ignore[misc]
         with torch.random.fork_rng([self.images.device] if self.images.is_cuda else []):

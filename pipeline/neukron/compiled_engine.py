@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import threading
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from pipeline.kernels.vector import WIDTH
 from pipeline.neukron import tree_kernels
-from pipeline.neukron.evaluation import Engine, Keys
+from pipeline.neukron.engine import Engine, Keys
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.lstm_kernels import UNIT
-from pipeline.neukron.model import Weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.neukron.model import Weights
+    from pipeline.neukron.weights import PlainWeights
 
 GRADIENT_CHUNK = 512  # keys whose activations are kept together
 Floats = npt.NDArray[np.float32]
@@ -55,6 +58,8 @@ class _Workspace(threading.local):
 class CompiledEngine(Engine):
     """LSTM in float32 by :mod:`pipeline.neukron.tree_kernels`; the same bits for any number of threads."""
 
+    uses_torch = False
+
     def __init__(self, levels: Levels, hidden: int, threads: int = 1, chunk: int | None = None) -> None:
         super().__init__(levels, hidden, chunk, threads)
         self.width = _padded(hidden, UNIT)
@@ -68,7 +73,7 @@ class CompiledEngine(Engine):
         """Keys in a chunk: enough to share prefixes, few enough for the second-level cache."""
         return 2048
 
-    def products(self, weights: Weights, keys: Keys) -> Floats:
+    def products(self, weights: Weights | PlainWeights, keys: Keys) -> Floats:
         """See :meth:`Engine.products`."""
         network = self._network(weights)
         result = np.empty(keys.shape[1], dtype=np.float32)
@@ -121,7 +126,7 @@ class CompiledEngine(Engine):
         value = float(np.sum(factors * products))
         return value, products, self._gradients(weights, [sum_.astype(np.float32) for sum_ in total])
 
-    def _network(self, weights: Weights) -> _Network:
+    def _network(self, weights: Weights | PlainWeights) -> _Network:
         h, width = self.hidden, self.width
         table = np.zeros((len(weights.table), 4, width), np.float32)
         table[:, :, :h] = _array(weights.table).reshape(-1, 4, h)
@@ -130,7 +135,8 @@ class CompiledEngine(Engine):
         largest = int(self._alphabets.max())
         heads = np.zeros((len(weights.heads), width, _padded(largest, WIDTH)), np.float32)
         biases = np.zeros((len(weights.heads), largest), np.float32)
-        for number, (size, (weight, bias)) in enumerate(weights.heads.items()):
+        layers: dict[int, Any] = dict(weights.heads)
+        for number, (size, (weight, bias)) in enumerate(layers.items()):
             heads[number, :h, :size] = _array(weight).T
             biases[number, :size] = _array(bias)
         sizes = list(weights.heads)
@@ -156,6 +162,8 @@ class CompiledEngine(Engine):
 
     def _gradients(self, weights: Weights, padded: list[Floats]) -> list[Tensor]:
         """Gradients in the order of ``weights.tensors()``, without the padding."""
+        import torch
+
         h, width = self.hidden, self.width
         first, table, recurrent, heads, biases = padded
         result = [
@@ -181,6 +189,6 @@ def _padded(size: int, unit: int) -> int:
     return -(-size // unit) * unit
 
 
-def _array(tensor: Tensor) -> Floats:
-    array: Floats = tensor.detach().numpy()
+def _array(tensor: Tensor | Floats) -> Floats:
+    array: Floats = tensor if isinstance(tensor, np.ndarray) else tensor.detach().numpy()
     return array

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.neukron.evaluation import Engine
+from pipeline.neukron.engine import Engine
 from pipeline.neukron.levels import Levels
-from pipeline.neukron.model import Weights
-from pipeline.neukron.shared_engine import SharedEngine
-from pipeline.neukron.torch_engine import TorchEngine
-from pipeline.runs import distributed
+
+if TYPE_CHECKING:
+    from pipeline.neukron.model import Weights
+    from pipeline.neukron.weights import PlainWeights
 
 try:
     from pipeline.neukron.compiled_engine import CompiledEngine
@@ -37,6 +38,8 @@ def make_engine(
     """
     if device == "cpu" and slower_because(device, cell, precision) is None:
         return CompiledEngine(levels, hidden, threads, chunk)
+    from pipeline.neukron.torch_engine import TorchEngine
+
     return TorchEngine(levels, hidden, device, chunk, threads, precision)
 
 
@@ -54,12 +57,15 @@ def slower_because(device: str, cell: str, precision: str) -> str | None:
 
 def shared(engine: Engine) -> Engine:
     """The engine itself, or among several processes one that shares its work with the others."""
+    from pipeline.neukron.shared_engine import SharedEngine
+    from pipeline.runs import distributed
+
     return engine if distributed.size() == 1 else SharedEngine(engine)
 
 
 def products_at(
     engine: Engine,
-    weights: Weights,
+    weights: Weights | PlainWeights,
     coords: npt.NDArray[np.int64],
     orders: Sequence[npt.NDArray[np.int64]] | None,
 ) -> npt.NDArray[np.float64]:

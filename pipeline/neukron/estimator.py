@@ -2,48 +2,46 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pipeline.errors import InputError, is_whole, nearest
-from pipeline.neukron.cells import CELLS
-from pipeline.neukron.dispatch import make_engine, products_at, shared, slower_because
-from pipeline.neukron.evaluation import Engine
-from pipeline.neukron.levels import Levels
-from pipeline.neukron.model import SequenceModel, Weights
-from pipeline.neukron.quantise import decode, encode, stored_bytes
-from pipeline.neukron.torch_engine import PRECISIONS
-from pipeline.neukron.trainer import Options, State, Trainer, choose_orders
-from pipeline.neukron.walk import Walker, largest_cells, real_mass
-from pipeline.runs import distributed
-from pipeline.runs.artifact import write_artifact
-from pipeline.runs.compressor import Compressor, cells_within, order_bytes
+from pipeline.neukron.levels import LARGEST_ORDER, Levels
+from pipeline.neukron.quantise import KINDS, LARGEST_LOG, decode, encode, restored_weights, stored_bytes
+from pipeline.neukron.weights import CELL_NAMES, Arrays, PlainWeights, Shapes, count, weight_shapes
+from pipeline.runs.compressor import Compressor, clipped_error, order_bytes
+from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.orders import Order, pack_integers, unpack_integers
 
 if TYPE_CHECKING:
+    from pipeline.neukron.engine import Engine
+    from pipeline.neukron.model import SequenceModel
+    from pipeline.neukron.trainer import Options, State
+    from pipeline.neukron.walk import Mass
     from pipeline.runs.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
-SCAN_CELLS = 1 << 16  # a slice of so few cells is looked at whole: that is faster than the search
+LARGEST_WIDTH = 1 << 20
+FEW_CELLS = 1 << 16
+LARGEST_RATE = 1.0e6
 
 CHOICES = {
-    "cell": tuple(CELLS),
+    "cell": CELL_NAMES,
     "schedule": ("fast", "paper"),
     "order_init": ("auto", "random", "degree", "lexicographic", "bisection"),
     "pairs": ("shingles", "uniform"),
     "scale": ("learned", "fixed"),
-    "precision": tuple(PRECISIONS),
+    "precision": ("float32", "bfloat16", "float16"),
 }
 
 
@@ -115,8 +113,13 @@ class NeuKron(Compressor):
 
     name: ClassVar[str] = "neukron"
     stochastic: ClassVar[bool] = True
+    scales_itself: ClassVar[bool] = True
 
-    model_: SequenceModel
+    levels_: Levels
+    head_alphabets_: tuple[int, ...]
+    arrays_: Arrays
+    _model: SequenceModel | None
+    _fitted_shape: tuple[int, ...] | None = None  # where `shape_` is that of the padded grid
     orders_: list[Order] | None
     device_: str
     peak_gpu_bytes_: int
@@ -181,9 +184,16 @@ class NeuKron(Compressor):
         InputError
             A setting is unknown or out of range, or the squared norm of `X` is no positive number.
         """
+        from pipeline.neukron.dispatch import shared, slower_because
+        from pipeline.neukron.model import SequenceModel
+        from pipeline.neukron.trainer import Trainer, choose_orders
+        from pipeline.runs import distributed
+
         self.check_settings()
-        if not 0.0 < X.norm2 < math.inf:
-            raise InputError(f"values: their squares sum to {X.norm2:g}; multiply them by a number that avoids that")
+        if self.lr is not None and self.lr > LARGEST_RATE:
+            raise InputError(f"lr={self.lr!r}: needs a positive number of at most {LARGEST_RATE:g}")
+        X = self._taken(X)
+        self._tell(_about_signs(X))
         mode_order = _ascending(X.shape)
         coords = np.ascontiguousarray(X.coords[:, mode_order])
         levels = Levels(tuple(X.shape[mode] for mode in mode_order))
@@ -198,15 +208,23 @@ class NeuKron(Compressor):
             if checkpoint and distributed.any_process(checkpoint.asked_to_stop):
                 raise KeyboardInterrupt  # nothing to keep yet
 
-        if saved is None:
+        state = None
+        if saved is not None:
+            try:
+                state = trainer.restore(model, saved)
+            except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+                if checkpoint and distributed.is_first():
+                    checkpoint.set_aside(str(error))
+                model = SequenceModel(levels, self.hidden, self.seed, cell=self.cell)
+        if state is None:
             started = time.perf_counter()
             orders = choose_orders(levels, engine, coords, X.values, self.hidden, options, self.order_init, stop_early)
             state = trainer.start(model, orders)
             state.seconds = distributed.from_first(time.perf_counter() - started)
-        else:
-            state = trainer.restore(model, saved)
 
         def each(state: State) -> None:
+            if not math.isfinite(state.best_error):
+                raise InputError(f"neukron: lr={self.lr}: training diverged in epoch {state.epoch}; take a lower one")
             if after_epoch:
                 after_epoch(state)
             if checkpoint:
@@ -220,7 +238,23 @@ class NeuKron(Compressor):
         self._keep(X, state, engine)
         return self
 
+    def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
+        """Weights with their gradients and moments, tables of positions, keys, and the nodes of a chunk."""
+        if len(shape) > LARGEST_ORDER:
+            raise InputError(
+                f"neukron: a tensor of {len(shape)} modes makes trees of {2 ** len(shape):,} children a node; "
+                f"it takes up to {LARGEST_ORDER} modes, {2**LARGEST_ORDER:,} children"
+            )
+        levels = Levels(tuple(sorted(shape)))
+        weights = count(weight_shapes(levels, self.hidden, levels.head_alphabets, self.cell))
+        positions = levels.words * sum(2**bits for bits in levels.bits)
+        nodes = min(nnz, 2048) * (levels.alphabets[0] + 8 * self.hidden * levels.depth)
+        reals = 24.0 * weights + 24.0 * positions + 8.0 * nnz * (2 * len(shape) + 6 * levels.words) + 8.0 * nodes
+        return reals, "choose a smaller hidden"
+
     def _options(self) -> Options:
+        from pipeline.neukron.trainer import Options
+
         return Options(
             self.schedule,
             self.gamma,
@@ -236,20 +270,25 @@ class NeuKron(Compressor):
 
     def _keep(self, X: SparseTensor, state: State, engine: Engine) -> None:
         """Take the best of a training."""
-        state.model.load_state_dict(state.best_weights)
-        self.shape_ = X.shape
-        self.model_ = state.model
-        self.orders_ = state.best_orders
+        import torch
+
+        model = state.model
+        model.load_state_dict(state.best_weights)
+        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
+        self._set(model.levels, tuple(model.head_alphabets), arrays, state.best_orders)
+        self._model = model
         self.device_ = engine.device.type
         self.peak_gpu_bytes_ = torch.cuda.max_memory_allocated() if self.device_ == "cuda" else 0
         self.history_ = state.history
         self.training_error_ = state.best_error
         if self.precision != "float32":
-            fine = self._padded_error(X, self.predict(X.coords))
+            fine = self._padded_error(X, self._predict(X.coords))
             self._tell(f"error over the padded grid: {state.best_error:.6g} in {self.precision}, {fine:.6g} in float32")
 
     @staticmethod
     def _tell(message: str | None) -> None:
+        from pipeline.runs import distributed
+
         if message and distributed.is_first():
             log.warning(message)
 
@@ -270,63 +309,69 @@ class NeuKron(Compressor):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
                 raise InputError(f"NeuKron: {key}={value!r}: needs a positive number")
 
-    def _engine(self, levels: Levels, precision: str = "float32") -> Engine:
-        device = distributed.available_device(self.device)
+    @property
+    def model_(self) -> SequenceModel:
+        """The best model as torch's parameters; made of the weights where it was loaded."""
+        if self._model is None:
+            import torch
+
+            from pipeline.neukron.model import SequenceModel
+
+            self._model = SequenceModel(self.levels_, self.hidden, 0, self.head_alphabets_, self.cell)
+            self._model.load_state_dict({name: torch.from_numpy(array) for name, array in self.arrays_.items()})
+        return self._model
+
+    def _engine(self, levels: Levels, precision: str = "float32", device: str | None = None) -> Engine:
+        from pipeline.neukron.dispatch import make_engine
+
+        if device is None:
+            from pipeline.runs import distributed
+
+            device = distributed.available_device(self.device)
         threads = self.threads or len(os.sched_getaffinity(0))
         return make_engine(levels, self.hidden, device, threads, cell=self.cell, precision=precision)
 
     # ------------------------------------------------------------------ answers
 
-    def predict(self, coords: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Approximate cells; `coords` (n, D) in the tensor's own mode order. Returns (n,) float64.
+    def scale_factor(self) -> float:
+        """s = sqrt(q)^L, the Frobenius norm of the approximation over the padded grid."""
+        exponent = 0.5 * self.levels_.depth * float(self.arrays_["log_q"])
+        if not exponent < LARGEST_LOG:
+            raise InputError(f"neukron: a scale of exp({exponent:g}); the model is damaged, make it again")
+        return math.exp(exponent)
 
-        Without orders in the artifact, indices are positions in the model's own order.
-        """
-        index = self.check_coords(coords)
+    def _predict(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Without orders in the artifact, indices are positions in the model's own order."""
+        from pipeline.neukron.dispatch import products_at
+
+        # few cells are answered before a GPU is looked for, which takes seconds
+        engine = self._engine(self.levels_, device="cpu" if self.device == "auto" and len(index) <= FEW_CELLS else None)
+        ascending = index[:, _ascending(self.inner_shape_)]
+        if not engine.uses_torch:
+            plain = PlainWeights.of(self.arrays_, self.head_alphabets_)
+            return products_at(engine, plain, ascending, self.orders_) * self.scale_factor()
+        import torch
+
+        from pipeline.neukron.model import Weights
+
         with torch.no_grad():
             weights = Weights.of(self.model_)
-        engine = self._engine(self.model_.levels)
-        products = products_at(engine, weights, index[:, _ascending(self.shape_)], self.orders_)
-        return products * self.model_.scale()
+        return products_at(engine, weights, ascending, self.orders_) * self.scale_factor()
 
-    def largest(
-        self, count: int, fixed: dict[int, int] | None = None
+    def _search_largest(
+        self, count: int, fixed: dict[int, int]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """The largest approximated cells, found best first instead of by a scan, unless there are few to look at.
+        """Best first instead of by a scan; refuses a model so even that the search finds no end."""
+        import torch
 
-        Parameters
-        ----------
-        count
-            Number of cells wanted.
-        fixed
-            Mode -> index, for the largest cells of a row, a column or a slice.
+        from pipeline.neukron.model import Weights
+        from pipeline.neukron.walk import Walker, largest_cells
 
-        Returns
-        -------
-        (k, D) indices and (k,) values, largest first; k < `count` where there are fewer cells.
-
-        Raises
-        ------
-        InputError
-            A count below 1, an index outside the tensor, or a model so even that the search finds no end.
-        """
-        fixed = fixed or {}
-        if count < 1:
-            raise InputError(f"largest: count={count}: at least 1")
-        for mode, index in fixed.items():
-            if not 0 <= mode < len(self.shape_) or not 0 <= index < self.shape_[mode]:
-                raise InputError(f"largest: mode {mode}, index {index}: outside a tensor of shape {self.shape_}")
-        ranges = [range(fixed[mode], fixed[mode] + 1) if mode in fixed else range(size)
-                  for mode, size in enumerate(self.shape_)]  # fmt: skip
-        if math.prod(map(len, ranges)) <= SCAN_CELLS:
-            coords = cells_within(ranges)
-            values = self.predict(coords)
-            best = np.argsort(-values, kind="stable")[:count]
-            return coords[best], values[best]
-        ascending = _ascending(self.shape_)
-        levels = self.model_.levels
+        inner_shape = self.inner_shape_
+        ascending = _ascending(inner_shape)
+        levels = self.levels_
         orders = self.orders_ or [np.arange(2**bits) for bits in levels.bits]
-        shape = tuple(self.shape_[mode] for mode in ascending)
+        shape = tuple(inner_shape[mode] for mode in ascending)
         positions = {rank: int(orders[rank][fixed[mode]]) for rank, mode in enumerate(ascending) if mode in fixed}
         with torch.no_grad():
             walker = Walker(levels, Weights.of(self.model_))
@@ -334,40 +379,45 @@ class NeuKron(Compressor):
         coords = np.empty_like(at)
         for rank, mode in enumerate(ascending):
             coords[:, mode] = np.argsort(orders[rank])[at[:, rank]]
-        return coords, products.astype(np.float64) * self.model_.scale()
+        return coords, products.astype(np.float64) * self.scale_factor()
 
-    def error(self, X: SparseTensor) -> dict[str, Any]:
-        """Squared Frobenius error against `X`.
-
-        Returns
-        -------
-        ``error_padded``: over the zero-padded grid, exact (Lemma 1). ``error``: over the real cells; summed
-        exactly where the model's tree is small enough, else sampled with its 95 % interval in
-        ``error_interval``.
+    def _error(self, X: SparseTensor) -> dict[str, Any]:
+        """Over the zero-padded grid, exact (Lemma 1), and over the real cells; summed exactly where the model's tree
+        is small enough, else sampled with its 95 % interval in ``error_interval``. Without orders, indices are
+        positions in the model's own order.
         """
-        if X.shape != self.shape_:
-            raise InputError(f"tensor of shape {X.shape}, the model was fitted to {self.shape_}")
-        if self.orders_ is None:
-            self._tell("without orders: indices of the tensor are taken as positions in the model's own order")
-        approximation = self.predict(X.coords)
-        scale = self.model_.scale()
+        approximation = self._predict(X.coords)
+        scale = self.scale_factor()
         fixed = X.norm2 - 2.0 * float(np.dot(X.values, approximation))
         padded = self._padded_error(X, approximation)
         result: dict[str, Any] = {"error": padded, "error_padded": padded}
         if self.orders_ is None:
             return result
-        with torch.no_grad():
-            walker = Walker(self.model_.levels, Weights.of(self.model_))
-        shape = tuple(X.shape[mode] for mode in _ascending(X.shape))
-        mass = real_mass(walker, shape, self.orders_, np.random.default_rng([self.seed, 3]))
-        result["error"] = max(fixed + scale * scale * mass.share, 0.0)
+        mass = self._real_mass()
+        result["error"] = clipped_error(fixed + scale * scale * mass.share, X.norm2)
         if not mass.exact:
-            result["error_interval"] = tuple(max(fixed + scale * scale * end, 0.0) for end in (mass.low, mass.high))
+            result["error_interval"] = tuple(
+                clipped_error(fixed + scale * scale * end, X.norm2) for end in (mass.low, mass.high)
+            )
         return result
+
+    def _real_mass(self) -> Mass:
+        """Share of the squared mass on the real cells."""
+        import torch
+
+        from pipeline.neukron.model import Weights
+        from pipeline.neukron.walk import Walker, real_mass
+
+        assert self.orders_ is not None  # noqa: S101 - only asked for with orders
+        with torch.no_grad():
+            walker = Walker(self.levels_, Weights.of(self.model_))
+        shape = tuple(sorted(self.inner_shape_))
+        return real_mass(walker, shape, self.orders_, np.random.default_rng([self.seed, 3]))
 
     def _padded_error(self, X: SparseTensor, approximation: npt.NDArray[np.float64]) -> float:
         """Squared error over the padded grid (Lemma 1), given the approximations of the non-zeros."""
-        return max(X.norm2 - 2.0 * float(np.dot(X.values, approximation)) + self.model_.scale() ** 2, 0.0)
+        error = X.norm2 - 2.0 * float(np.dot(X.values, approximation)) + self.scale_factor() ** 2
+        return clipped_error(error, X.norm2)
 
     def quantised(self, weights: str) -> NeuKron:
         """The same model with weights rounded to ``float16`` or ``int8``: what it answers is what a file gives.
@@ -377,29 +427,29 @@ class NeuKron(Compressor):
         InputError
             An unknown kind of weights.
         """
-        arrays = self._arrays()
-        shapes = {name: array.shape for name, array in arrays.items()}
-        rounded = decode(encode(arrays, weights), weights, shapes)
-        model = SequenceModel(self.model_.levels, self.hidden, 0, self.model_.head_alphabets, self.cell)
-        model.load_state_dict({name: torch.from_numpy(array) for name, array in rounded.items()})
+        shapes = self._weight_shapes()
+        rounded = decode(encode(self.arrays_, weights, list(shapes)), weights, shapes)
         result = NeuKron(hidden=self.hidden, cell=self.cell, seed=self.seed, device=self.device, threads=self.threads)
-        result.model_, result.orders_, result.shape_, result.history_ = model, self.orders_, self.shape_, self.history_
+        result._set(self.levels_, self.head_alphabets_, rounded | {"log_q": self.arrays_["log_q"]}, self.orders_)
+        result.shape_, result.history_, result._frame = self.shape_, self.history_, self.frame_
+        result._about, result.own_indices_ = dataclasses.replace(self.about_, error=None), self.own_indices_
         result.weights_ = weights
+        if weights == "int8" and result.size()["bytes"] > 2 * self.parameter_count():
+            self._tell(f"int8 takes {result.size()['bytes']:,} bytes for so few weights, float16 {2 * count(shapes):,}")
         return result
 
-    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """The model's weights by name, float32 (log q: float64)."""
-        return {name: tensor.detach().cpu().numpy() for name, tensor in self.model_.state_dict().items()}
+    def _weight_shapes(self) -> Shapes:
+        return weight_shapes(self.levels_, self.hidden, self.head_alphabets_, self.cell)
 
-    def size(self) -> dict[str, int]:
-        """Sizes in bytes.
-
-        ``bytes`` is 4 a parameter as published, or what quantised weights take; ``bytes_equal`` always 4 a
+    def _size(self) -> dict[str, int]:
+        """``bytes`` is 4 a parameter as published, or what quantised weights take; ``bytes_equal`` always 4 a
         parameter; ``bytes_with_order`` is that and N log2 N bits for the order of each mode.
         """
         equal = 4 * self.parameter_count()
-        stored = equal if self.weights_ == "float32" else stored_bytes(encode(self._arrays(), self.weights_))
-        orders = order_bytes(self.model_.levels.shape)
+        stored = equal
+        if self.weights_ != "float32":
+            stored = stored_bytes(encode(self.arrays_, self.weights_, list(self._weight_shapes()))) + 8  # and log q
+        orders = order_bytes(self.levels_.shape)
         return {"bytes": stored, "bytes_equal": equal, "bytes_with_order": equal + orders}
 
     def parameter_count(self) -> int:
@@ -408,75 +458,112 @@ class NeuKron(Compressor):
         torch keeps two bias vectors of the LSTM, as the published count does. A GRU has 6h^2 + 6h in place of
         8h^2 + 8h, a Transformer layer 8h^2 + 11h; shared seeds are a reals for each alphabet a, and the scale.
         """
-        return self.model_.parameter_count()
+        return count(self._weight_shapes()) + 1
 
     # ------------------------------------------------------------------ artifact
 
-    def save(self, path: str | Path, orders: bool = True) -> None:
-        """Write one safetensors file: the weights and, with `orders`, bit-packed positions.
+    def _contents(self, orders: bool) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """The weights in one run of numbers and, with `orders`, bit-packed positions in another.
 
-        Without orders the file answers in the model's own order, over the padded grid.
+        Without orders the file answers in the model's own order, over the padded grid. What is as usual is left out.
         """
-        arrays = self._arrays()
-        tensors = {name: np.atleast_1d(array) for name, array in encode(arrays, self.weights_).items()}
-        levels = self.model_.levels
+        tensors = encode(self.arrays_, self.weights_, list(self._weight_shapes()))
+        levels = self.levels_
         stored = orders and self.orders_ is not None
         if stored and self.orders_ is not None:
-            for mode, (size, bits, order) in enumerate(zip(levels.shape, levels.bits, self.orders_, strict=True)):
-                tensors[f"order_{mode}"] = pack_integers(order[:size], bits)
+            packed = [
+                pack_integers(order[:size], bits)
+                for size, bits, order in zip(levels.shape, levels.bits, self.orders_, strict=True)
+            ]
+            tensors["order"] = np.concatenate(packed)
         metadata = {
-            "shape": list(self.shape_),
-            "levels": list(levels.shape),
-            "cell": self.cell,
+            "shape": list(self._fitted_shape or self.inner_shape_),
             "hidden": self.hidden,
-            "seed": self.seed,
-            "heads": list(self.model_.head_alphabets),
-            "weights": self.weights_,
+            "log_q": float(self.arrays_["log_q"]),
             "orders": stored,
         }
-        write_artifact(path, self.name, tensors, metadata)
+        unusual = {
+            "cell": (self.cell, "lstm"),
+            "seed": (self.seed, 0),
+            "weights": (self.weights_, "float32"),
+            "heads": (list(self.head_alphabets_), list(levels.head_alphabets)),
+        }
+        return tensors, metadata | {name: value for name, (value, usual) in unusual.items() if value != usual}
 
     @classmethod
-    def from_artifact(cls, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> Self:
-        """Rebuild a fitted model; see :meth:`save`."""
-        model = cls(hidden=metadata["hidden"], cell=metadata["cell"], seed=metadata["seed"])
-        model.check_settings()
-        sizes = metadata["levels"]
-        if not all(is_whole(size, 1) for size in (*sizes, *metadata["shape"])) or sorted(metadata["shape"]) != sizes:
-            raise InputError(f"sizes {metadata['shape']} do not belong to levels of {sizes}")
-        levels = Levels(tuple(sizes))
-        model.model_ = SequenceModel(levels, model.hidden, 0, tuple(metadata["heads"]), model.cell)
-        model.weights_ = metadata["weights"]
-        shapes = {name: array.shape for name, array in model._arrays().items()}
-        stored = tensors | {"log_q": tensors["log_q"].reshape(())}
-        weights = decode(stored, model.weights_, shapes)
-        try:
-            model.model_.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
-        except RuntimeError as error:
-            raise InputError(f"weights do not fit hidden={model.hidden} and sizes {levels.shape}") from error
-        if not all(np.isfinite(array).all() for array in weights.values()):
-            raise InputError("a weight is not finite")
-        if not set(levels.head_alphabets) <= set(metadata["heads"]):
-            raise InputError(f"output layers for {metadata['heads']}, needed for {levels.head_alphabets}")
-        model.shape_ = tuple(metadata["shape"])
-        if metadata["orders"]:
-            model.orders_ = [
-                _completed(unpack_integers(tensors[f"order_{mode}"], bits, size), 2**bits)
-                for mode, (size, bits) in enumerate(zip(levels.shape, levels.bits, strict=True))
-            ]
-        else:
-            model.orders_ = None
-            ascending = _ascending(model.shape_)
-            model.shape_ = tuple(2 ** levels.bits[ascending.index(mode)] for mode in range(len(model.shape_)))
-        model.history_ = []
+    def _from_contents(cls, contents: Contents) -> Self:
+        """Of format version 1 the weights are arrays of their own, and so is each mode's order."""
+        metadata = {"cell": "lstm", "seed": 0, "weights": "float32"} | contents.metadata
+        metadata.setdefault("levels", sorted(contents.shape()))
+        contents = Contents(contents.tensors, metadata)
+        hidden, cell = contents.whole("hidden", 1, LARGEST_WIDTH), contents.choice("cell", CELL_NAMES)
+        model = cls(hidden=hidden, cell=cell, seed=contents.whole("seed", 0, 2**63))
+        model.shape_ = shape = contents.shape()
+        sizes = contents.wholes("levels", 1)
+        if list(sizes) != sorted(shape) or len(sizes) > LARGEST_ORDER:
+            raise InputError(f"sizes {shape} do not belong to levels of {sizes}")
+        levels = Levels(sizes)
+        metadata.setdefault("heads", list(levels.head_alphabets))
+        heads = contents.wholes("heads", 2, 2**LARGEST_ORDER)
+        if not set(levels.head_alphabets) <= set(heads) or len(set(heads)) < len(heads) or len(heads) > LARGEST_ORDER:
+            raise InputError(f"output layers for {heads}, needed for {levels.head_alphabets}")
+        model.weights_ = contents.choice("weights", KINDS)
+        shapes = weight_shapes(levels, hidden, heads, cell)
+        contents.permitted(4 * count(shapes), f"weights of hidden={hidden}")
+        arrays = restored_weights(contents, model.weights_, shapes)
+        model.own_indices_ = contents.flag("orders")
+        contents.permitted(8 * sum(2**bits for bits in levels.bits), f"positions of a tensor of shape {shape}")
+        orders = _orders(contents, levels) if model.own_indices_ else None
+        model._set(levels, heads, arrays, orders)
+        if not model.own_indices_:
+            model._fitted_shape, ascending = shape, _ascending(shape)
+            model.shape_ = tuple(2 ** levels.bits[ascending.index(mode)] for mode in range(len(shape)))
         return model
 
     @classmethod
-    def from_parts(cls, model: SequenceModel, orders: list[Order], shape: tuple[int, ...]) -> Self:
-        """Wrap a trained model and its orders (modes in ascending size), as an import does."""
-        result = cls(hidden=model.hidden)
-        result.model_, result.orders_, result.shape_, result.history_ = model, orders, shape, []
+    def from_parts(
+        cls, levels: Levels, hidden: int, heads: tuple[int, ...], arrays: Arrays, orders: list[Order], X: SparseTensor
+    ) -> Self:
+        """Wrap trained weights and the orders of a tensor's modes (in ascending size), as an import does."""
+        result = cls(hidden=hidden)
+        result._taken(X)
+        result.history_ = []
+        shapes = weight_shapes(levels, hidden, heads, "lstm")
+        if {name: array.shape for name, array in arrays.items()} != shapes | {"log_q": ()}:
+            raise InputError(f"weights of other shapes than hidden={hidden} and sizes {levels.shape} have")
+        result._set(levels, heads, arrays, [_completed(order, len(order)) for order in orders])
         return result
+
+    def _set(self, levels: Levels, heads: tuple[int, ...], arrays: Arrays, orders: list[Order] | None) -> None:
+        self.levels_, self.head_alphabets_, self.arrays_, self.orders_ = levels, heads, arrays, orders
+        self._model = None
+
+
+def _orders(contents: Contents, levels: Levels) -> list[Order]:
+    """Positions of every mode's indices and its padding."""
+    lengths = [(size * bits + 7) // 8 for size, bits in zip(levels.shape, levels.bits, strict=True)]
+    if "order" in contents.tensors:
+        packed = np.frombuffer(contents.code("order"), dtype=np.uint8)
+        if len(packed) != sum(lengths):
+            raise InputError(f"{len(packed):,} bytes of orders where {sum(lengths):,} belong")
+        parts = np.split(packed, np.cumsum(lengths)[:-1])
+    else:
+        parts = [np.frombuffer(contents.code(f"order_{mode}"), dtype=np.uint8) for mode in range(len(lengths))]
+    return [
+        _completed(unpack_integers(part, bits, size), 2**bits)
+        for part, size, bits in zip(parts, levels.shape, levels.bits, strict=True)
+    ]
+
+
+def _about_signs(X: SparseTensor) -> str | None:
+    """What is lost where there are negative values."""
+    below = float(np.sum(X.values[X.values < 0] ** 2)) / X.norm2
+    if below == 0:
+        return None
+    return (
+        f"{below:.1%} of the squared norm is in negative values, which NeuKron cannot answer: its values are at least "
+        "0, so that at best this share stays as error; take t-svd, cp, tucker, truncation or lossless"
+    )
 
 
 def _ascending(shape: tuple[int, ...]) -> list[int]:

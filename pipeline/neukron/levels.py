@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pipeline.errors import InputError
 
+LARGEST_ORDER = 16  # modes: a node of the tree has up to two to this power children
 WORD_BITS = 63  # keys are compared as signed integers
 
 

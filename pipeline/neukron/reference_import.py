@@ -17,7 +17,6 @@ from torch import Tensor
 from pipeline.errors import InputError
 from pipeline.neukron.estimator import NeuKron
 from pipeline.neukron.levels import Levels
-from pipeline.neukron.model import SequenceModel
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.orders import Order
 
@@ -89,9 +88,11 @@ def import_checkpoint(path: str | Path, X: SparseTensor) -> NeuKron:
             f"{path}: orders of lengths {[len(order) for order in orders]} where the tensor's {X.shape} need "
             f"{[2**bits for bits in levels.bits]}; give the data file the checkpoint was trained on"
         )
+    if not all(np.array_equal(np.sort(order), np.arange(len(order))) for order in orders):
+        raise InputError(f"{path}: an order names a position twice or not at all")
     try:
-        return NeuKron.from_parts(_model(levels, state), orders, X.shape)
-    except (KeyError, RuntimeError) as error:
+        return _wrapped(levels, state, orders, X)
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: weights do not fit the tensor's shape {X.shape} ({error})") from error
 
 
@@ -100,19 +101,19 @@ def _orders(checkpoint: dict[str, Any]) -> list[Order]:
     return [tensor.to(torch.int64).numpy() for tensor in tensors]
 
 
-def _model(levels: Levels, state: dict[str, Tensor]) -> SequenceModel:
-    heads: dict[int, tuple[Tensor, Tensor]] = {}
+def _wrapped(levels: Levels, state: dict[str, Tensor], orders: list[Order], X: SparseTensor) -> NeuKron:
+    """The authors' weights under this program's names."""
+    heads: dict[int, str] = {}
     for name, weight in state.items():
         if name.startswith("linear") and name.endswith(".weight"):
-            heads[len(weight)] = (weight, state[name.removesuffix("weight") + "bias"])
-    model = SequenceModel(levels, state["input_emb.weight"].shape[1], 0, tuple(sorted(heads, reverse=True)))
-    own = {
-        "first": state["sos"],
-        "embedding": state["input_emb.weight"],
-        "log_q": torch.tensor(math.log(float(state["level_sq_sum"])), dtype=torch.float64),
-    }
+            heads[len(weight)] = name.removesuffix("weight")
+    sizes = tuple(sorted(heads, reverse=True))
+    own = {"first": state["sos"], "embedding": state["input_emb.weight"]}
     own |= {name: tensor for name, tensor in state.items() if name.startswith("rnn.")}
-    for size, (weight, bias) in heads.items():
-        own |= {f"heads.{size}.weight": weight, f"heads.{size}.bias": bias}
-    model.load_state_dict(own)
-    return model
+    for size, name in heads.items():
+        own |= {f"heads.{size}.{part}": state[name + part] for part in ("weight", "bias")}
+    arrays = {name: tensor.detach().to(torch.float32).numpy() for name, tensor in own.items()}
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise InputError("a weight is not finite")
+    arrays["log_q"] = np.array(math.log(float(state["level_sq_sum"])))
+    return NeuKron.from_parts(levels, state["input_emb.weight"].shape[1], sizes, arrays, orders, X)

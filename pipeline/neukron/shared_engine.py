@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.neukron.evaluation import Engine, Keys
+from pipeline.neukron.engine import Engine, Keys
 from pipeline.neukron.model import Weights
 from pipeline.runs import distributed
 

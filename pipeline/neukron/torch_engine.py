@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.neukron.evaluation import Engine, Keys, Result
+from pipeline.neukron.engine import Engine, Keys, Result
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import Weights
 

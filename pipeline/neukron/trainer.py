@@ -22,7 +22,8 @@ import torch
 
 from pipeline.neukron.cells import CELLS
 from pipeline.neukron.dispatch import products_at
-from pipeline.neukron.evaluation import Engine, weighted_sum
+from pipeline.neukron.engine import Engine
+from pipeline.neukron.evaluation import weighted_sum
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel, Weights
 from pipeline.neukron.order_search import initial_orders, reorder_mode
@@ -141,13 +142,24 @@ class Trainer:
         }
 
     def restore(self, model: SequenceModel, saved: dict[str, Any]) -> State:
-        """The state that a snapshot was taken of; training goes on with the same bits."""
+        """The state that a snapshot was taken of; training goes on with the same bits.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError, RuntimeError, AttributeError
+            It is of another model or tensor, its orders are none, or its weights are not finite.
+        """
         model.load_state_dict(saved["model"])
         model.log_q.requires_grad_(self.options.learn_scale)
         optimiser = torch.optim.Adam(model.parameters())
         optimiser.load_state_dict(saved["optimiser"])
         rng = np.random.default_rng()
         rng.bit_generator.state = saved["rng"]
+        for order, bits in zip((*saved["orders"], *saved["best_orders"]), self.levels.bits * 2, strict=True):
+            if order.shape != (2**bits,) or not torch.equal(order.sort().values, torch.arange(2**bits)):
+                raise ValueError(f"an order of {2**bits} positions that is none")
+        if not all(bool(torch.isfinite(weights).all()) for weights in saved["best_weights"].values()):
+            raise ValueError("a weight is not finite")
         orders = [order.numpy() for order in saved["orders"]]
         state = State(model, optimiser, orders, saved["products"].numpy(), rng)
         state.best_weights = saved["best_weights"]

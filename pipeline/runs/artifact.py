@@ -1,9 +1,16 @@
-"""Artifacts: one safetensors file a fitted model, with JSON metadata; loading one runs no code from it."""
+"""Artifacts: one safetensors file a fitted model, with JSON metadata; loading one runs no code from it.
+
+Metadata of the file: ``kronflow``, JSON with short names for what all methods have. Since format version 2 its last
+entry is ``digest``, the SHA-256 of the text without it and of every array's name, type, shape and bytes, which loading
+checks.
+"""
 
 from __future__ import annotations
 
-import importlib
+import base64
+import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +18,58 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.files import atomic_path
-from pipeline.errors import InputError, nearest
+from pipeline.errors import InputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+DIGEST_SINCE = 2  # earlier files have none
+LARGEST_METADATA = 1 << 24  # characters of JSON: some of its parsed forms take fifty times as much
+DIGEST = re.compile(r',"digest":"([A-Za-z0-9+/]{43})"}\Z')
+TYPES = {"F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
+SHORT = {"version": "v", "method": "m", "shape": "s", "orders": "o", "about": "a", "frame": "f"}  # names in the file
+LONG = {short: name for name, short in SHORT.items()}
 
-# Method name in a file -> where its class lives. Imported on demand, so that reading a T-SVD needs no torch.
-CLASSES = {
-    "neukron": "pipeline.neukron:NeuKron",
-    "t-svd": "pipeline.baselines.t_svd:TSVD",
-    "cur": "pipeline.baselines.cur:CUR",
-    "cmd": "pipeline.baselines.cmd:CMD",
-    "accams": "pipeline.baselines.accams:ACCAMS",
-    "baccams": "pipeline.baselines.baccams:BACCAMS",
-    "kronfit": "pipeline.baselines.kronfit:KronFit",
-    "cp": "pipeline.baselines.cp:CP",
-    "tucker": "pipeline.baselines.tucker:Tucker",
-    "lossless": "pipeline.baselines.lossless:Lossless",
-    "truncation": "pipeline.baselines.truncation:Truncation",
-    "kpd": "pipeline.kpd.artifact:NetworkArtifact",
-}
+
+def artifact_bytes(method: str, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> bytes:
+    """The whole content of an artifact.
+
+    Raises
+    ------
+    InputError
+        A real that is not finite: such a model would answer nothing.
+    """
+    from safetensors.numpy import save
+
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise InputError(f"{method}: '{name}' has a number that is not finite; the fit failed, nothing was saved")
+    header: dict[str, Any] = {"version": FORMAT_VERSION, "method": method}
+    header |= {key: value for key, value in metadata.items() if key not in header}
+    short = {SHORT.get(key, key): value for key, value in header.items()}
+    text = json.dumps(short, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return save(arrays, metadata={"kronflow": signed(text, arrays)})
 
 
 def write_artifact(
     path: str | Path, method: str, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]
 ) -> None:
-    """Write arrays and JSON metadata as one safetensors file, whole or not at all."""
-    from safetensors.numpy import save
-
-    header = {"version": FORMAT_VERSION, "method": method, **metadata}
-    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    content = save(arrays, metadata={"kronflow": json.dumps(header, allow_nan=False)})
+    """Write arrays and JSON metadata as one safetensors file, whole or not at all; see :func:`artifact_bytes`."""
+    content = artifact_bytes(method, tensors, metadata)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+
+
+def signed(text: str, tensors: dict[str, npt.NDArray[Any]]) -> str:
+    """Metadata's text with the digest of it and all arrays as its last entry."""
+    return f'{text[:-1]},"digest":"{_digest(text, tensors)}"}}'
+
+
+def _digest(text: str, tensors: dict[str, npt.NDArray[Any]]) -> str:
+    total = hashlib.sha256(text.encode())
+    for name, array in sorted(tensors.items()):
+        total.update(f"\n{name} {array.dtype.str} {list(array.shape)}\n".encode())
+        total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else b"")
+    return base64.b64encode(total.digest()).decode().rstrip("=")
 
 
 def read_artifact(path: str | Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
@@ -51,36 +78,64 @@ def read_artifact(path: str | Path) -> tuple[dict[str, npt.NDArray[Any]], dict[s
     Raises
     ------
     InputError
-        The file is missing, damaged, no Kronflow artifact, or of a newer format version.
+        The file is missing, damaged, changed since it was written, no Kronflow artifact, or of a newer version.
     """
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file; 'dvc pull' fetches shared artifacts")
+        raise InputError(
+            f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; 'dvc pull' fetches shared artifacts"
+        )
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = json.loads((file.metadata() or {})["kronflow"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise InputError(f"{path}: no readable Kronflow artifact ({error}); fetch or make it again") from error
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("version"), int):
+            entries = file.metadata() or {}
+            names = list(file.keys())
+            for name in names:
+                if (kind := file.get_slice(name).get_dtype()) not in TYPES:
+                    raise InputError(f"{path}: array '{name}' is of type {kind}; no method writes that")
+            tensors = {name: file.get_tensor(name) for name in names}
+        text: str = entries["kronflow"]
+        metadata = _parsed(text)
+    except InputError:
+        raise
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError, RecursionError, MemoryError) as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{path}: no readable Kronflow artifact ({reason}); fetch or make it again") from error
+    version = metadata.get("version")
+    if not isinstance(version, int) or isinstance(version, bool):
         raise InputError(f"{path}: its metadata names no format version; make it again")
-    if metadata["version"] > FORMAT_VERSION:
-        raise InputError(
-            f"{path}: format version {metadata['version']}, this program reads up to {FORMAT_VERSION}; update it"
-        )
+    if version > FORMAT_VERSION:
+        raise InputError(f"{path}: format version {version}, this program reads up to {FORMAT_VERSION}; update it")
+    if version >= DIGEST_SINCE:
+        match = DIGEST.search(text)
+        if match is None or match[1] != _digest(text[: match.start()] + "}", tensors):
+            raise InputError(f"{path}: its content is not what was written (checksum differs); fetch or make it again")
+        del metadata["digest"]
     return tensors, metadata
 
 
-def load(path: str | Path) -> Any:
-    """Give back the fitted model in an artifact; see :func:`pipeline.load`."""
-    tensors, metadata = read_artifact(path)
-    method = str(metadata.get("method"))
-    if method not in CLASSES:
-        raise InputError(f"{path}: method '{method}' is unknown{nearest(method, CLASSES)}")
-    module, name = CLASSES[method].split(":")
+def _parsed(text: str) -> dict[str, Any]:
+    """Metadata with its long names."""
+    if len(text) > LARGEST_METADATA:
+        raise ValueError(f"{len(text):,} characters of metadata")
+    metadata: Any = json.loads(text, parse_constant=_refuse_constant)
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata is no JSON object")
+    json.dumps(metadata, ensure_ascii=False).encode()  # halves of characters cannot be shown
+    content: dict[str, Any] = metadata
+    return {LONG.get(key, key): value for key, value in content.items()}
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} in its metadata")
+
+
+def restored(path: str | Path, kind: Any, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> Any:
+    """Rebuild a model of a class; whatever does not fit is one line that names the file."""
     try:
-        return getattr(importlib.import_module(module), name).from_artifact(tensors, metadata)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-        raise InputError(f"{path}: contents do not fit a '{method}' artifact ({error}); make it again") from error
+        return kind.from_artifact(tensors, metadata)
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        method = metadata["method"]
+        raise InputError(f"{path}: contents do not fit a '{method}' artifact ({reason}); make it again") from error

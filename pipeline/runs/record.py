@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.files import atomic_path, sha256_file, sha256_json
+from pipeline.core.files import atomic_path, refuse_clashes, sha256_file, sha256_json
 from pipeline.core.step import SEEDS, WholeNumber, add_settings
 from pipeline.errors import InputError
 from pipeline.runs.compressor import Compressor
 from pipeline.runs.metrics import library_versions, peak_rss_bytes, write_metrics
 from pipeline.sparse import SparseTensor
+
+FILES = ("model.safetensors", "metrics.json", "history.parquet")  # of a run
 
 
 def add_run_arguments(arguments: argparse.ArgumentParser) -> None:
@@ -29,7 +31,11 @@ def add_run_arguments(arguments: argparse.ArgumentParser) -> None:
 
 
 def identity(options: argparse.Namespace, method: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The part of ``metrics.json`` that names a run: data, method, setting, seed and their digests."""
+    """The part of ``metrics.json`` that names a run: data, method, setting, seed and their digests.
+
+    Refuses a tensor that the run would write over.
+    """
+    refuse_clashes([options.tensor], [options.folder / name for name in FILES])
     return {
         "dataset": options.dataset or options.tensor.stem,
         "method": method,
@@ -63,8 +69,9 @@ def record_compression(
     ``error_padded_training``; `libraries` are the distributions whose versions decide the result.
     """
     path = folder / "model.safetensors"
-    model.save(path)
     error = model.error(X)
+    model.about_.file, model.about_.sha256 = names["dataset"], names["data_sha256"]
+    model.save(path)
     history = model.history_
     epochs = int(history[-1]["epoch"])
     metrics = {

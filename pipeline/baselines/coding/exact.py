@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from pipeline.baselines.base import Baseline, Integers, Reals
 from pipeline.baselines.coding import columns, fibres, gaps
+from pipeline.errors import InputError
+from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.orders import pack_integers, unpack_integers
 
@@ -49,10 +51,10 @@ class Coded(Baseline):
 
     def _store(self, coords: Integers, values: Reals) -> None:
         """Code the given cells, and make sure that the code gives them back."""
-        code, orders = free_code(coords, values, self.shape_)
+        code, orders = free_code(coords, values, self.inner_shape_)
         self.free_bytes_ = len(code)
         self.labelled_ = self._cheapest_labelled(coords, values, code, orders)
-        kept = SparseTensor(coords, values, self.shape_)
+        kept = SparseTensor(coords, values, self.inner_shape_)
         places, found, shape = decode(code)
         for again in (SparseTensor(_unmove(places, orders), found, shape), _decode_labelled(self.labelled_)):
             if again != kept:
@@ -61,22 +63,26 @@ class Coded(Baseline):
 
     def _cheapest_labelled(self, coords: Integers, values: Reals, code: bytes, orders: list[Integers]) -> Labelled:
         """Best of: all orders stored, the top mode left as it is, all modes left as they are; by every code able to."""
-        top = gaps.top_mode(self.shape_)
+        top = gaps.top_mode(self.inner_shape_)
         candidates = [Labelled(code, *_pack(dict(enumerate(orders)), coords))]
         kept_orders = [{mode: order for mode, order in enumerate(orders) if mode != top}, dict[int, Integers]()]
-        for kept in kept_orders if gaps_pay(coords, self.shape_) else []:
-            moved = _move(coords, [kept.get(mode, np.arange(size)) for mode, size in enumerate(self.shape_)])
-            candidates.append(Labelled(gaps.encode(moved, values, self.shape_), *_pack(kept, coords)))
-        if columns.able(coords, self.shape_):
-            kept_columns, stored = columns.pack(coords, values, self.shape_, free=False)
+        for kept in kept_orders if gaps_pay(coords, self.inner_shape_) else []:
+            moved = _move(coords, [kept.get(mode, np.arange(size)) for mode, size in enumerate(self.inner_shape_)])
+            candidates.append(Labelled(gaps.encode(moved, values, self.inner_shape_), *_pack(kept, coords)))
+        if columns.able(coords, self.inner_shape_):
+            kept_columns, stored = columns.pack(coords, values, self.inner_shape_, free=False)
             candidates.append(Labelled(kept_columns, *_pack(stored, coords)))
-        if fibres.able(coords, self.shape_):
-            candidates.append(Labelled(fibres.pack(coords, values, self.shape_, free=False)[0], {}, {}))
+        if fibres.able(coords, self.inner_shape_):
+            candidates.append(Labelled(fibres.pack(coords, values, self.inner_shape_, free=False)[0], {}, {}))
         return min(candidates, key=lambda candidate: candidate.bytes)
 
-    def predict(self, coords: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Values of the cells at (n, D) `coords`, exact where they were coded and 0 elsewhere; (n,) float64."""
-        return self.cells_.look_up(self.check_coords(coords))[0]
+    def _predict(self, index: Integers) -> Reals:
+        """Exact where they were coded and 0 elsewhere."""
+        return self.cells_.look_up(index)[0]
+
+    def held_cells(self) -> tuple[Integers, Reals]:
+        """The cells that were coded: all that are not zero."""
+        return self.frame_.outward(self.cells_.coords, self.cells_.values)
 
     def _squared_error(self, X: SparseTensor) -> float:
         values, place = self.cells_.look_up(X.coords)
@@ -84,7 +90,7 @@ class Coded(Baseline):
         unmatched[place[place >= 0]] = False
         return float(np.sum((X.values - values) ** 2) + np.sum(self.cells_.values[unmatched] ** 2))
 
-    def size(self) -> dict[str, int]:
+    def _size(self) -> dict[str, int]:
         """Coded bytes, in free orders and with what is needed to answer in the tensor's own indices."""
         free = self.free_bytes_
         return {"bytes": free, "bytes_equal": free, "bytes_with_order": self.labelled_.bytes}
@@ -93,32 +99,43 @@ class Coded(Baseline):
         """None: a combinatorial code."""
         return 0
 
-    def save(self, path: Any, orders: bool = True) -> None:
-        """Write the artifact; without `orders` it is smaller and answers in the code's own indices."""
-        from pipeline.runs.artifact import write_artifact
-
+    def _contents(self, orders: bool) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """Without `orders` it is smaller and answers in the code's own indices."""
         chosen = self.labelled_
-        if not orders:
-            chosen = Labelled(free_code(self.cells_.coords, self.cells_.values, self.shape_)[0], {}, {})
+        if not orders and self.own_indices_:
+            chosen = Labelled(free_code(self.cells_.coords, self.cells_.values, self.inner_shape_)[0], {}, {})
         tensors: dict[str, npt.NDArray[Any]] = {"code": np.frombuffer(chosen.code, dtype=np.uint8)}
         tensors |= {f"order_{mode}": packed for mode, packed in chosen.orders.items()}
         used = {str(mode): count for mode, count in chosen.used.items()}
-        write_artifact(path, self.name, tensors, {"orders": used, "free_bytes": self.free_bytes_})
+        content = {"orders": orders and self.own_indices_, "free_bytes": self.free_bytes_}
+        return tensors, content | ({"used": used} if used else {})
 
     @classmethod
-    def from_artifact(cls, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> Self:
+    def _from_contents(cls, contents: Contents) -> Self:
         """Decode the cells and, where orders are stored, move them to the tensor's own indices."""
-        used = {int(mode): int(count) for mode, count in metadata["orders"].items()}
-        stored = {mode: tensors[f"order_{mode}"] for mode in used}
-        labelled = Labelled(tensors["code"].tobytes(), stored, used)
+        labelled = _labelled(contents)
         kept = _decode_labelled(labelled)
         model = cls()
         model.shape_ = kept.shape
-        model.history_ = []
-        model.free_bytes_ = int(metadata["free_bytes"])
+        model.free_bytes_ = contents.whole("free_bytes")
+        flag = contents.entry("orders")  # format version 1 has the lengths of the orders here
+        free = not labelled.used and len(labelled.code) == model.free_bytes_
+        model.own_indices_ = contents.flag("orders") if isinstance(flag, bool) else not free
         model.labelled_ = labelled
         model.cells_ = CellTable(kept.coords, kept.values)
         return model
+
+
+def _labelled(contents: Contents) -> Labelled:
+    """Code and packed orders of an artifact."""
+    flag = contents.entry("orders")
+    lengths = contents.metadata.get("used", {}) if isinstance(flag, bool) else flag
+    if not isinstance(lengths, dict) or not all(mode.isdecimal() and len(mode) < 3 for mode in lengths):
+        raise InputError("its metadata has no usable lengths of orders")
+    numbers = Contents({}, lengths)
+    used = {int(mode): numbers.whole(mode, 1) for mode in lengths}
+    stored = {mode: np.frombuffer(contents.code(f"order_{mode}"), dtype=np.uint8) for mode in used}
+    return Labelled(contents.code("code"), stored, used)
 
 
 class CellTable:

@@ -1,0 +1,70 @@
+"""What the commands share: their parsers, sizes and shares in their arguments, aligned lines."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from pipeline.errors import InputError
+
+LIST_LIMIT = 20  # lists longer than this are summed up
+Commands = Any  # argparse's special action has no public name
+
+
+def add_command(commands: Commands, name: str, run_it: Callable[[argparse.Namespace], None], text: str) -> Any:
+    """Add a command and return its parser; `run_it` is called with what was parsed."""
+    command = commands.add_parser(
+        name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    command.set_defaults(run=run_it)
+    return command
+
+
+def parse_share(text: str) -> float:
+    """Read ``0.3`` or ``30%`` as a relative error from 0 to 1."""
+    match = re.fullmatch(r"\s*(\d*\.?\d+(?:[eE]-?\d+)?)\s*(%?)\s*", text)
+    share = float(match[1]) / (100 if match[2] else 1) if match else math.nan
+    if not 0 <= share <= 1:
+        raise InputError(f"--error {text}: write a share of the squared norm from 0 to 1, such as 0.3 or 30%")
+    return share
+
+
+def parse_bytes(text: str, option: str = "--bytes") -> int:
+    """Read ``20000``, ``20kB`` or ``1.5 MB``; 1 kB is 1,000 bytes."""
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*(k|K|M|G|)B?\s*", text)
+    size = int(float(match[1]) * {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}[match[2]]) if match else 0
+    if size < 1:
+        raise InputError(f"{option} {text}: write a number of bytes, such as 20000, 20kB or 1.5MB")
+    return size
+
+
+def printable(text: str) -> str:
+    """Text without characters that could move a terminal's cursor or change its colours."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def short(value: Any) -> str:
+    """A value of a line for people."""
+    if isinstance(value, dict) and value:
+        return ", ".join(f"{printable(str(key))}={short(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        numbers = all(isinstance(part, int) for part in value)
+        shown = (" x " if numbers else ", ").join(short(part) for part in value[:LIST_LIMIT])
+        return shown + (f" .. ({len(value)} in all)" if len(value) > LIST_LIMIT else "")
+    if value is None or value == {}:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.6g}" if isinstance(value, float) else printable(str(value))
+
+
+def print_rows(rows: list[tuple[str, str]]) -> None:
+    """Print names and values in two columns."""
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}")

@@ -1,0 +1,235 @@
+"""``kronflow compress``: fit a method to a tensor and write its artifact."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.commands.command_line import Commands, add_command, parse_bytes, parse_share, print_rows
+from pipeline.commands.loaded import NO_ORDERS
+from pipeline.commands.source import Reading, add_reading, read_labelled
+from pipeline.core import step
+from pipeline.core.files import refuse_clashes
+from pipeline.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from pipeline.runs.checkpoint import Checkpoint
+    from pipeline.runs.compressor import Compressor
+    from pipeline.sparse import SparseTensor
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    command = add_command(commands, "compress", _run, "Fit a method to a matrix or tensor and write its artifact.")
+    command.add_argument(
+        "tensor", type=Path, help="Parquet sparse tensor, .mtx, .tns, .npz, .csv or another known format"
+    )
+    command.add_argument("artifact", type=Path, help="the .safetensors file to write")
+    command.add_argument("--method", default=None, help="neukron (default), or a baseline: t-svd, cp, truncation ..")
+    command.add_argument(
+        "--bytes", metavar="SIZE", help="find the method of the least error within 20000, 20kB, 1MB .."
+    )
+    command.add_argument("--error", metavar="E", help="find the smallest file of a relative error up to E: 0.3, 30%%")
+    command.add_argument(
+        "--neukron-seconds", type=float, metavar="S", help="with --bytes or --error: NeuKron's time (default: 60)"
+    )
+    add_reading(command)
+    command.add_argument("--seed", action=step.WholeNumber, least=0, below=step.SEEDS, default=0)
+    command.add_argument("--threads", action=step.WholeNumber, least=1, help="default: all cores")
+    command.add_argument(
+        "--no-orders", action="store_true", help="leave the orders out: smaller, answers in its own order"
+    )
+    command.add_argument("--weights", default="float32", help="float32, float16 or int8 (neukron; default: float32)")
+    step.add_settings(command)
+    command.epilog = "NeuKron's settings and their defaults: python -m pipeline.train_neukron --help"
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Fit, save, and say what the artifact costs and what it is worth."""
+    from pipeline.runs.about import as_labels
+
+    settings = step.parse_settings(options.settings)
+    limits = _limits(options.bytes, options.error)
+    if limits:
+        _check_search(options.method, settings, options.weights, options.neukron_seconds)
+    _check_output(options.tensor, options.artifact)
+    if options.threads:
+        step.limit_threads(options.threads)
+    _check_weights(options.weights, options.method)
+    reading = Reading.of(options.format, options.read, options.columns, options.value)
+    X, labels = read_labelled(options.tensor, reading)
+    X.source |= _origin(options.tensor)  # before the fit: it is part of the file that a search measures
+    print(X)
+    started = time.perf_counter()
+    state = None
+    if limits:
+        seconds = {} if options.neukron_seconds is None else {"max_seconds": options.neukron_seconds}
+        model = _search(
+            X, limits, options.method, settings | seconds, not options.no_orders, options.seed, options.threads
+        )
+    elif options.method in (None, "neukron"):
+        state = _state(options.tensor, reading, settings, options.seed)
+        model = _fit_neukron(X, settings, options.seed, options.threads, state)
+    else:
+        model = _fit_baseline(X, options.method, settings, options.seed)
+    if options.weights != "float32":
+        model = _quantised(model, options.weights)
+    error = model.error(X)["error"]
+    model.about_.labels = {mode: as_labels(columns["label"]) for mode, columns in labels.items()}
+    model.save(options.artifact, orders=not options.no_orders)
+    if options.no_orders:
+        error = _without_orders(options.artifact, X, error)
+    if state is not None:
+        state.clear()
+    _report(model, X, error, options.artifact, not options.no_orders, time.perf_counter() - started)
+
+
+def _check_output(tensor: Path, artifact: Path) -> None:
+    """Refuse to write over the input, or what its name would say is something else."""
+    from pipeline.datasets import format_of
+
+    refuse_clashes([tensor], [artifact])
+    if artifact.is_dir():
+        raise InputError(f"{artifact}: is a folder; name the .safetensors file to write")
+    if artifact.suffix != ".safetensors":
+        try:
+            known = format_of(artifact.name)
+        except InputError:
+            return
+        raise InputError(f"{artifact}: an ending of {known} data, and an artifact is none; name it .safetensors")
+
+
+def _origin(path: Path) -> dict[str, str]:
+    """What the artifact tells of the data's file."""
+    from pipeline.core.files import sha256_file
+
+    return {"file": path.name.encode(errors="replace").decode(), "sha256": sha256_file(path)}
+
+
+def _without_orders(path: Path, X: SparseTensor, error: float) -> float:
+    """The error of what an artifact answers to the tensor's own indices, which it takes for its positions."""
+    import pipeline
+    from pipeline.sparse import SparseTensor
+
+    model = pipeline.load(path)
+    if model.own_indices_:
+        return error
+    own: float = model.error(SparseTensor(X.coords, X.values, model.shape_))["error"]
+    model.save(path, orders=False)
+    print(f"{path}: {NO_ORDERS}; in that order, which the file does not tell, the error is {error:,.6g}")
+    return own
+
+
+def _report(model: Compressor, X: SparseTensor, error: float, path: Path, orders: bool, seconds: float) -> None:
+    size = model.size()
+    labels = sum(array.nbytes for array in model.about_.label_arrays().values()) if orders else 0
+    print_rows(
+        [
+            ("method", model.name),
+            ("error", f"{error:,.6g} (squared Frobenius norm, real cells)"),
+            ("relative error", f"{error / X.norm2 if error else 0:.2%} of ||X||^2"),
+            ("bytes as published", f"{size['bytes']:,}"),
+            ("bytes equal", f"{size['bytes_equal']:,} (4 bytes a real)"),
+            ("bytes with orders", f"{size['bytes_with_order']:,} (4 bytes a real, orders stored)"),
+            ("file", f"{path}, {path.stat().st_size:,} bytes" + (f", {labels:,} of them labels" if labels else "")),
+            ("seconds", f"{seconds:.1f}"),
+        ]
+    )
+
+
+def _check_weights(weights: str, method: str | None) -> None:
+    """Refuse what could not be done after the fit."""
+    if weights == "float32":
+        return
+    from pipeline.neukron.quantise import KINDS
+
+    if weights not in KINDS:
+        raise InputError(f"--weights {weights}: unknown{nearest(weights, KINDS)}")
+    if method not in (None, "neukron"):
+        raise InputError(f"--weights {weights}: for neukron only, not for {method}")
+
+
+def _quantised(model: Compressor, weights: str) -> Compressor:
+    from pipeline.neukron import NeuKron
+
+    assert isinstance(model, NeuKron)  # noqa: S101 - see _check_weights
+    return model.quantised(weights)
+
+
+def _limits(size: str | None, error: str | None) -> dict[str, Any]:
+    """What a search is bounded by; nothing where none is wanted."""
+    if size is not None and error is not None:
+        raise InputError("--bytes and --error: give one of them")
+    if size is not None:
+        return {"max_bytes": parse_bytes(size)}
+    return {} if error is None else {"max_error": parse_share(error)}
+
+
+def _check_search(method: str | None, settings: dict[str, Any], weights: str, seconds: float | None) -> None:
+    """Refuse what a search cannot do, before the tensor is read."""
+    if weights != "float32":
+        raise InputError("--weights: not with --bytes or --error; fit neukron with the settings found, then shorten it")
+    if settings and method not in (None, "neukron"):
+        raise InputError(f"--set: with --bytes or --error the settings of {method} are what is looked for")
+    if seconds is not None and not seconds > 0:
+        raise InputError(f"--neukron-seconds {seconds}: needs a time above 0")
+
+
+def _search(
+    X: SparseTensor,
+    limits: dict[str, Any],
+    method: str | None,
+    neukron: dict[str, Any],
+    orders: bool,
+    seed: int,
+    threads: int | None,
+) -> Compressor:
+    from pipeline.commands.search import search
+    from pipeline.neukron import NeuKron
+
+    step.check_settings(NeuKron, neukron, given_otherwise={"seed", "threads", "hidden"})
+    found = search(
+        X,
+        **limits,
+        orders=orders,
+        methods=[method] if method else None,
+        neukron=neukron | ({"threads": threads} if threads else {}),
+        seed=seed,
+        tell=lambda line: print(line, flush=True),
+    )
+    print(f"chosen: {found.best}: {found.reason}")
+    return found.best.model
+
+
+def _state(path: Path, reading: Reading, settings: dict[str, Any], seed: int) -> Checkpoint:
+    """Where an interrupted fit of NeuKron lies."""
+    from pipeline.core.files import sha256_file
+    from pipeline.runs.checkpoint import Checkpoint
+    from pipeline.runs.metrics import library_versions
+
+    read = {"format": reading.format_name, "read": {key: str(value) for key, value in reading.options.items()}}
+    run = {"tensor": sha256_file(path), **read, "seed": seed}
+    how = {"settings": {key: str(value) for key, value in settings.items()}, "command": "compress"}
+    return Checkpoint(run | how | {"versions": library_versions("torch", "numpy")})
+
+
+def _fit_neukron(
+    X: SparseTensor, settings: dict[str, Any], seed: int, threads: int | None, state: Checkpoint
+) -> Compressor:
+    from pipeline.neukron import NeuKron
+    from pipeline.runs import progress
+
+    step.check_settings(NeuKron, settings, given_otherwise={"seed", "threads"})
+    neukron = NeuKron(seed=seed, threads=threads, **settings)
+    with progress.epochs(X.norm2, neukron.max_epochs) as after_epoch, state.stopping_on_signals():
+        return neukron.fit(X, after_epoch, state)
+
+
+def _fit_baseline(X: SparseTensor, method: str, settings: dict[str, Any], seed: int) -> Compressor:
+    from pipeline.baselines import NAMES, make
+
+    if method not in NAMES:
+        raise InputError(f"--method {method}: unknown{nearest(method, ['neukron', *NAMES])}")
+    return make(method, settings, seed).fit(X)

@@ -1,0 +1,128 @@
+"""``kronflow decompress``: a block of cells, or the largest ones, in the format that the output's name tells."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.commands.command_line import Commands, add_command
+from pipeline.commands.loaded import load_compressor
+from pipeline.commands.naming import Naming, number
+from pipeline.core.files import refuse_clashes
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.runs.compressor import Compressor
+    from pipeline.sparse import SparseTensor
+
+ENDINGS = (".parquet", ".csv", ".mtx", ".mtx.gz", ".tns", ".tns.gz", ".npz")
+LIMIT = 1 << 24
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    command = add_command(
+        commands, "decompress", _run, "Write a block of cells, or the largest among given cells, as a sparse tensor."
+    )
+    command.add_argument("artifact", type=Path)
+    command.add_argument("output", type=Path, help=f"file to write; its ending tells how: {', '.join(ENDINGS)}")
+    command.add_argument("--block", help="ranges of every mode, for example 0:10,5:25 (default: everything)")
+    command.add_argument("--top", type=int, help="keep only so many largest values")
+    command.add_argument("--among", type=Path, help="tensor whose non-zeros are the cells to look at")
+    command.add_argument("--index", action="store_true", help=".csv: indices from 0 also where there are labels")
+    command.add_argument("--limit", type=int, default=LIMIT, help=f"refuse to look at more cells (default: {LIMIT:,})")
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Predict the wanted cells and write those that are not zero."""
+    from pipeline.sparse import SparseTensor
+
+    if options.top is not None and options.top < 1:
+        raise InputError(f"--top {options.top}: at least 1")
+    if options.block and options.among:
+        raise InputError("--block and --among: give one of them")
+    if not str(options.output).lower().endswith(ENDINGS):
+        raise InputError(f"{options.output}: its ending is none of {', '.join(ENDINGS)}")
+    refuse_clashes([options.artifact, options.among], [options.output])
+    model = load_compressor(options.artifact)
+    coords, values = _wanted(model, options.block, options.among, options.top, options.limit)
+    if not values.any():
+        raise InputError(f"{options.output}: all {len(values):,} cells are zero, and a file of no entries is none")
+    names = model.about_.mode_names or None
+    X = SparseTensor(coords, values, model.shape_, mode_names=names, source={"artifact": options.artifact.name})
+    _write(X, options.output, Naming(model, options.index))
+    print(f"{options.output}: {X}")
+
+
+def _wanted(model: Compressor, block: str | None, among: Path | None, top: int | None, limit: int) -> tuple[Any, Any]:
+    """Coordinates and values of the cells to write."""
+    import numpy as np
+
+    from pipeline.commands.source import read_tensor
+    from pipeline.runs.compressor import cells_within, largest_of
+
+    ranges = _parse_block(block, model.shape_) if block else [(0, size) for size in model.shape_]
+    held = model.held_cells()
+    if among is not None:
+        cells = read_tensor(among)
+        if cells.shape != model.shape_:
+            raise InputError(f"--among {among}: of shape {cells.shape}, the artifact's is {model.shape_}")
+        coords, values = cells.coords, model.predict(cells.coords)
+    elif held is not None:
+        low, high = np.array(ranges).T
+        inside = np.all((held[0] >= low) & (held[0] < high), axis=1)
+        coords, values = held[0][inside], held[1][inside]
+    elif top and not block and math.prod(model.shape_) > limit:
+        return model.largest(top)
+    else:
+        count = math.prod(stop - start for start, stop in ranges)
+        if count > limit:
+            raise InputError(f"{count:,} cells, more than {limit:,}: narrow --block, or raise --limit")
+        coords = cells_within([range(start, stop) for start, stop in ranges])
+        values = model.predict(coords)
+    return largest_of(coords, values, top) if top else (coords, values)
+
+
+def _write(X: SparseTensor, path: Path, naming: Naming) -> None:
+    if path.suffix == ".parquet":
+        X.write_parquet(path)
+    elif path.suffix == ".csv":
+        _write_csv(X, path, naming)
+    else:
+        from pipeline.sparse.formats import write
+
+        write(X, path)
+
+
+def _write_csv(X: SparseTensor, path: Path, naming: Naming) -> None:
+    """A table with a header: a column for each mode, of labels where there are any, and the values."""
+    from pipeline.core.files import atomic_path
+
+    columns = [naming.column(mode, X.coords[:, mode]) for mode in range(X.order)]
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*naming.names, "value"])
+        writer.writerows(zip(*columns, map(number, X.values), strict=True))
+
+
+def _parse_block(text: str, shape: Sequence[int]) -> list[tuple[int, int]]:
+    parts = text.split(",")
+    if len(parts) != len(shape):
+        raise InputError(
+            f"--block {text}: {len(parts)} ranges for {len(shape)} modes; write one a mode, like 0:10,5:25"
+        )
+    ranges = []
+    for part, size in zip(parts, shape, strict=True):
+        start, colon, stop = part.partition(":")
+        try:
+            low, high = int(start or 0), int(stop or size) if colon else int(start) + 1
+        except ValueError:
+            raise InputError(f"--block {text}: '{part}' is no range; write start:stop") from None
+        if not 0 <= low < high <= size:
+            raise InputError(f"--block {text}: '{part}' is not within 0:{size}")
+        ranges.append((low, high))
+    return ranges

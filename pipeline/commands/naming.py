@@ -1,0 +1,140 @@
+"""What the indices of a compressed tensor are called, and which index a user's word means."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from pipeline.runs.about import Label
+    from pipeline.runs.compressor import Compressor
+
+INDEX = 2**63  # indices are below
+
+
+class Naming:
+    """Names of modes and labels of indices of a model; labels answer unless it is asked `by_index`."""
+
+    def __init__(self, model: Compressor, by_index: bool) -> None:
+        self.shape = model.shape_
+        self.names = model.about_.mode_names or tuple(f"mode_{mode}" for mode in range(len(self.shape)))
+        self.labels: dict[int, Sequence[Label]] = {}
+        if not by_index and model.own_indices_:
+            found = {mode: model.about_.labels_of(mode) for mode in range(len(self.shape))}
+            self.labels = {mode: labels for mode, labels in found.items() if labels is not None}
+        for mode, labels in self.labels.items():
+            if len(labels) != self.shape[mode]:
+                raise InputError(f"{len(labels):,} labels for {self.shape[mode]:,} indices of mode {mode}; --index")
+        self._places: dict[int, dict[str, int]] = {}
+
+    def tell(self) -> None:
+        """Say on standard error what a cell is given by."""
+        modes = ", ".join(
+            f"{name} by {'label' if mode in self.labels else 'index from 0'}" for mode, name in enumerate(self.names)
+        )
+        print(modes, file=sys.stderr)
+
+    def mode(self, text: str) -> int:
+        """A mode by its name or number."""
+        if text in self.names:
+            return self.names.index(text)
+        if text.isdecimal() and int(text) < len(self.shape):
+            return int(text)
+        raise InputError(f"mode '{text}': there is none of that name{nearest(text, self.names)}")
+
+    def index(self, mode: int, text: str) -> int:
+        """The index that a word means in a mode."""
+        if mode in self.labels:
+            place = self._places_of(mode).get(text.strip())
+            if place is None:
+                known = [str(label) for label in self.labels[mode][:1000]]
+                hint = nearest(text, known) if len(known) < 20 else ""
+                raise InputError(f"{self.names[mode]} '{text}': no such label{hint}; --index asks by position")
+            return place
+        try:
+            number = int(text)
+        except ValueError:
+            raise InputError(
+                f"{self.names[mode]} '{text}': this artifact has no labels of it, so indices are whole numbers from 0"
+            ) from None
+        if not -INDEX <= number < INDEX:
+            raise InputError(f"{text}: outside a tensor of shape {self.shape}")
+        return number
+
+    def cell(self, words: Sequence[str]) -> list[int]:
+        """The indices of a cell."""
+        if len(words) != len(self.shape):
+            raise InputError(
+                f"{' '.join(words)}: {len(words)} words for {len(self.shape)} modes ({', '.join(self.names)})"
+            )
+        return [self.index(mode, word) for mode, word in enumerate(words)]
+
+    def words(self, cell: Sequence[int]) -> list[str]:
+        """What a cell is called."""
+        return [str(self.labels[mode][index]) if mode in self.labels else str(index) for mode, index in enumerate(cell)]
+
+    def column(self, mode: int, index: Any) -> list[Any]:
+        """What indices of a mode are called."""
+        if mode not in self.labels:
+            return list(index.tolist())
+        return [self.labels[mode][one] for one in index.tolist()]
+
+    def fixed(self, pairs: Sequence[str]) -> dict[int, int]:
+        """Read ``MODE=INDEX`` arguments."""
+        found: dict[int, int] = {}
+        for pair in pairs:
+            name, separator, word = pair.partition("=")
+            if not separator or not name or not word:
+                raise InputError(f"--at {pair}: write MODE=INDEX, for example --at 0=3 for row 3, or --at item=book")
+            mode = self.mode(name)
+            if mode in found:
+                raise InputError(f"--at {pair}: mode {name} is given twice")
+            found[mode] = self.index(mode, word)
+        return found
+
+    def file(self, path: Path) -> Any:
+        """Cells of a text file, one a line, words separated by commas, tabs or blanks; (n, D)."""
+        import numpy as np
+
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: no text file ({error}); write one cell a line, for example '3, 17'") from error
+        rows: list[list[int]] = []
+        for number, line in enumerate(lines, start=1):
+            text = line.strip() if self.labels else line.partition("#")[0].strip()
+            if text and not text.startswith("#"):
+                try:
+                    rows.append(self.cell(_words(text)))
+                except InputError as error:
+                    raise InputError(f"{path}:{number}: {error}") from error
+        if not rows:
+            raise InputError(f"{path}: no cells in it; write one a line, for example '3, 17'")
+        return np.array(rows, dtype=np.int64)
+
+    def _places_of(self, mode: int) -> dict[str, int]:
+        if mode not in self._places:
+            self._places[mode] = {str(label): index for index, label in enumerate(self.labels[mode])}
+        return self._places[mode]
+
+
+def _words(line: str) -> list[str]:
+    for separator in ",\t":
+        if separator in line:
+            return [word.strip() for word in next(csv.reader([line], delimiter=separator, skipinitialspace=True))]
+    return line.split()
+
+
+def number(value: float) -> str:
+    """The shortest text that gives a value back.
+
+    >>> number(1234567891.0), number(0.1), number(1e300)
+    ('1234567891', '0.1', '1e+300')
+    """
+    value = float(value)
+    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)

@@ -1,0 +1,122 @@
+"""The tensor that a command is given: a Parquet sparse tensor, or a file of any other known format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core.step import parse_settings
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from pipeline.datasets.labels import Labels
+    from pipeline.sparse import SparseTensor
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is read, as told on the command line: its format and the options of the format's reader."""
+
+    format_name: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, format_name: str | None, pairs: Sequence[str], columns: str | None, value: str | None) -> Reading:
+        """From ``--format``, ``--read KEY=VALUE``, ``--columns`` and ``--value``."""
+        options = parse_settings(pairs, "--read")
+        for name, given in (("columns", columns), ("value", value)):
+            if given is not None and name in options:
+                raise InputError(f"--{name} {given}: given by --read too; give it once")
+        options |= {"columns": columns.split(",")} if columns else {}
+        return cls(format_name, options | ({"value": value} if value else {}))
+
+
+def add_reading(command: Any) -> None:
+    """Add the options that say how a file is read."""
+    command.add_argument("--columns", help="of a table: the columns that are modes, as a,b (default: all but the last)")
+    command.add_argument("--value", help="of a table: the column of the values (default: the last)")
+    command.add_argument("--format", help="of the file (default: what its name's ending says)")
+    command.add_argument(
+        "--read",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of the format's reader, such as separator=; or encoding=latin-1; may be given several times",
+    )
+
+
+def read_tensor(path: Path) -> SparseTensor:
+    """Read a Parquet sparse tensor, or a file of any other known format with its modes as they are in the file."""
+    return read_labelled(path, Reading())[0]
+
+
+def read_labelled(path: Path, reading: Reading) -> tuple[SparseTensor, dict[int, Labels]]:
+    """The tensor of a file, and by mode the labels that its indices stand for."""
+    from pipeline.datasets import format_of, read_raw
+    from pipeline.datasets.assemble import assemble
+    from pipeline.sparse import SparseTensor
+
+    if not path.is_file():
+        raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
+    if path.suffix == ".parquet" and reading.format_name is None and is_sparse_tensor(path):
+        if reading.options:
+            raise InputError(
+                f"{', '.join(f'--{name}' for name in reading.options)}: {path} is a sparse tensor, no table"
+            )
+        return SparseTensor.read_parquet(path), {}
+    try:
+        format_name = reading.format_name or format_of(path.name)
+        raw = read_raw(format_name, {path.name: path}, _options(path, format_name, reading.options))
+        assembled = assemble(raw, {"file": path.name})
+        X = assembled.tensor
+    except InputError as error:
+        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    places = [X.mode_names.index(mode.name) for mode in raw.modes]
+    labels = {mode: assembled.labels[place] for mode, place in enumerate(places)}
+    return X.permute_modes(places), {mode: found for mode, found in labels.items() if found is not None}
+
+
+def _options(path: Path, format_name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The reader's options; of a table, which columns are modes and which is the value: all but the last, the last."""
+    if format_name not in ("csv", "columnar"):
+        if tables := {"columns", "value"} & set(given):
+            raise InputError(f"{', '.join(f'--{name}' for name in sorted(tables))}: {path} is no table")
+        return given
+    if "columns" in given:
+        return given
+    if given.get("header") is False:
+        raise InputError(f"{path}: a table without header; name the columns by number, --columns 0,1 --value 2")
+    value = given.get("value")
+    chosen = [name for name in _column_names(path, format_name, given) if name != value]
+    if value is None:
+        *chosen, value = chosen
+        print(f"modes: {', '.join(chosen)}; value: {value} (choose others with --columns and --value)")
+    return given | {"columns": chosen, "value": value}
+
+
+def _column_names(path: Path, format_name: str, given: dict[str, Any]) -> list[str]:
+    """Names of a table's columns, two at least."""
+    from pipeline.datasets.readers import columnar, csvtable
+
+    if format_name == "columnar":
+        names = columnar.names(path)
+    elif told := {key: given[key] for key in ("separator", "encoding", "quotes") if key in given}:
+        names = [str(name) for name in csvtable.Layout(path, **told).header_names()]
+    else:
+        names = csvtable.names(path)
+    if len(names) < 2:
+        raise InputError(f"{path}: columns {names}: needs one for each mode, and one for the values; see --columns")
+    return names
+
+
+def is_sparse_tensor(path: Path) -> bool:
+    """Whether a Parquet file carries the metadata of a sparse tensor; other tables are converted."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return b"kronflow" in (pq.read_schema(path).metadata or {})
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: not a readable Parquet file ({error})") from error

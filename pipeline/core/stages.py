@@ -1,0 +1,112 @@
+"""``dvc.yaml``, written from the plan: the same jobs as in the Snakefile, a stage for each of its targets.
+
+Every command is a Snakemake target, so that there is one definition of a job; what a stage depends on is what
+that target's rule takes as input and parameters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from pipeline.core.closure import code_files, code_paths
+
+if TYPE_CHECKING:
+    from pipeline.config import Config, Run
+
+HEAD = """\
+# DVC records what Snakemake makes: every command is a Snakemake target, so that there is one definition of a job.
+# Written by `python -m pipeline.config --use {name}` (or `make experiment NAME={name}`) from params.yaml and from
+# what the code imports; do not edit it by hand.
+"""
+
+
+def stages(config: Config, name: str) -> dict[str, dict[str, Any]]:
+    """Stages of an experiment by name, in the order of the workflow."""
+    runs = config.runs(name)
+    datasets = sorted({run.dataset.partition(".f")[0] for run in runs})
+    found: dict[str, dict[str, Any]] = {}
+    for dataset in datasets:
+        found[stage_name("download", dataset)] = _download(config, dataset)
+    for dataset in datasets:
+        found[stage_name("convert", dataset)] = _convert(config, dataset)
+    for dataset in sorted({run.dataset for run in runs if ".f" in run.dataset}):
+        found[stage_name("sample", dataset)] = _sample(config, dataset)
+    for (rule, dataset, method), _ in groupby(sorted(runs, key=_cell), key=_cell):
+        found[stage_name(rule, dataset, method)] = _fit(config, name, rule, dataset, method)
+    return found | _ends(name, runs)
+
+
+def text(config: Config, name: str) -> str:
+    """The whole of ``dvc.yaml`` for an experiment."""
+    content = {"vars": [{"smk": "snakemake --quiet progress host rules --"}], "stages": stages(config, name)}
+    return HEAD.format(name=name) + yaml.safe_dump(content, sort_keys=False, width=120)
+
+
+def stage_name(*parts: str) -> str:
+    """A name that DVC takes: the parts joined, a dot as an underscore.
+
+    >>> stage_name("train_neukron", "kjv-3gram.f0.25", "neukron")
+    'train_neukron-kjv-3gram_f0_25-neukron'
+    """
+    return re.sub(r"[^a-zA-Z0-9_-]", "_", "-".join(parts))
+
+
+def _cell(run: Run) -> tuple[str, str, str]:
+    return run.rule, run.dataset, run.method
+
+
+def _stage(target: str, deps: Iterable[str], outs: Iterable[str], params: Iterable[str] = ()) -> dict[str, Any]:
+    stage: dict[str, Any] = {"cmd": f"${{smk}} {target}", "deps": sorted(deps)}
+    if names := sorted(params):
+        stage["params"] = names
+    return stage | {"outs": [{path: {"persist": True}} for path in outs]}
+
+
+def _download(config: Config, dataset: str) -> dict[str, Any]:
+    code = code_paths(code_files("download"))
+    own = config.datasets[dataset].own_files()
+    return _stage(f"download_{dataset}", [*code, *own], [f"data/raw/{dataset}"], [f"datasets.{dataset}.files"])
+
+
+def _convert(config: Config, dataset: str) -> dict[str, Any]:
+    entry = config.datasets[dataset]
+    params = [f"datasets.{dataset}.{key}" for key in entry.deciding() if key in entry.model_fields_set]
+    outs = [config.tensor_path(dataset), *(f"data/tensors/{dataset}.labels-{mode}.parquet" for mode in entry.labels)]
+    return _stage(f"convert_{dataset}", [f"data/raw/{dataset}", *code_paths(code_files("convert"))], outs, params)
+
+
+def _sample(config: Config, dataset: str) -> dict[str, Any]:
+    whole, sample = config.tensor_path(dataset.partition(".f")[0]), config.tensor_path(dataset)
+    return _stage(sample, [whole, *code_paths(code_files("sample"))], [sample])
+
+
+def _fit(config: Config, name: str, rule: str, dataset: str, method: str) -> dict[str, Any]:
+    base = dataset.partition(".f")[0]
+    deps = [config.tensor_path(dataset), *code_paths(config.code_of(rule, method))]
+    if rule == "train_kpd":
+        deps.append(config.label_path(dataset))
+    params = [f"experiments.{name}.seeds", f"experiments.{name}.settings.{base}.{method}", method]
+    return _stage(f"{dataset}.{method}", deps, [f"results/runs/{dataset}/{method}"], params)
+
+
+def _ends(name: str, runs: list[Run]) -> dict[str, dict[str, Any]]:
+    """Aggregate and report."""
+    folder = f"results/{name}"
+    made = sorted({f"results/runs/{run.dataset}/{run.method}" for run in runs})
+    aggregate = _stage(
+        f"{folder}/summary.json", made, [f"{folder}/metrics.csv", f"{folder}/metrics.parquet"], [f"experiments.{name}"]
+    )
+    aggregate["metrics"] = [{f"{folder}/summary.json": {"persist": True}}]
+    pages = [f"{folder}/{each}" for each in ("figures", "headlines.txt", "report.html", "tables")]
+    report = _stage(
+        f"{folder}/report.html",
+        [f"{folder}/metrics.parquet", *made],
+        [*pages, ".snakemake/metadata"],
+        [f"experiments.{name}"],
+    )
+    return {"aggregate": aggregate, "report": report}

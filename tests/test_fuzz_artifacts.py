@@ -1,0 +1,353 @@
+"""Artifacts of every method, damaged by chance and by design: a model or an InputError, never anything else.
+
+Each damaged file is loaded and asked in a process of its own kind, with limits of memory and time, and its outcome
+counted. With the digest kept no answer may change; with the digest made anew none may crash, hang, raise anything
+but an InputError, take more than 1 GiB or answer what is not finite. KRONFLOW_FUZZ_SECONDS is the time for all
+tests here beyond the least number of files (KRONFLOW_FUZZ_SEED chooses other damage); as a program it prints the
+table: ``python -m tests.test_fuzz_artifacts 600``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import resource
+import select
+import signal
+import struct
+import sys
+import tempfile
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save
+
+import pipeline
+from pipeline.baselines import METHODS
+from pipeline.commands.info import _artifact_info
+from pipeline.errors import InputError
+from pipeline.kpd.artifact import NetworkArtifact
+from pipeline.kpd.layer import KPDLinear
+from pipeline.kpd.networks import build
+from pipeline.neukron import NeuKron
+from pipeline.runs.artifact import read_artifact, signed
+from pipeline.runs.compressor import Compressor
+from pipeline.sparse import SparseTensor
+
+FILES = int(os.environ.get("KRONFLOW_FUZZ", "25"))
+SECONDS = float(os.environ.get("KRONFLOW_FUZZ_SECONDS", "0"))
+SEED = int(os.environ.get("KRONFLOW_FUZZ_SEED", "0"))
+MEMORY = 1 << 30  # bytes above what the process had
+TIME = 20.0  # seconds for one file
+CELLS = 50
+BATCH = 25  # files a process
+GOOD = {"refused", "same", "changed"}
+OLD = Path(__file__).parent / "artifacts"
+NUMBERS = [0, 1, -1, 2, 3, 12, 40000, 10**9, 2**31, 2**33, 2**62, 2**63, 2**64, 10**30, 0.5, -0.0, 1e308]
+OTHERS = [None, True, "", "a", [], {}, [1], {"0": 1}, [2**33, 2**33], [[[[]]]], "\u0000", ["a", "b"]]
+
+
+def tensor() -> SparseTensor:
+    rng = np.random.default_rng(0)
+    coords = np.unique(rng.integers(0, (12, 9), (40, 2)), axis=0)
+    return SparseTensor(coords, rng.integers(1, 6, len(coords)), (12, 9), mode_names=["user", "item"])
+
+
+@cache
+def originals() -> dict[str, bytes]:
+    """Artifacts by name: of every method, with and without orders, of a framed tensor, and of format version 1."""
+    settings: dict[str, dict[str, Any]] = {
+        "t-svd": {"rank": 2}, "cp": {"rank": 2}, "tucker": {"rank": 2}, "cur": {"rows": 4, "columns": 4},
+        "cmd": {"rows": 4, "columns": 4}, "accams": {"stencils": 2, "clusters": 3, "max_sweeps": 3},
+        "baccams": {"stencils": 2, "clusters": 3, "max_sweeps": 3}, "kronfit": {"seed_power": 2, "max_sweeps": 3},
+        "truncation": {"keep": 0.5},
+    }  # fmt: skip
+    X, found = tensor(), {}
+    for name, method in METHODS.items():
+        model: Compressor = method(**settings.get(name, {})).fit(X)
+        model.about_.labels = {0: [f"u{index}" for index in range(12)], 1: list(range(3, 12))}
+        found[name] = model.artifact()
+        if name in ("kronfit", "lossless"):
+            found[f"{name}, no orders"] = model.artifact(orders=False)
+    for cell in ("lstm", "seeds"):
+        model = NeuKron(hidden=3, cell=cell, max_epochs=1, threads=1, device="cpu").fit(X)
+        found[f"neukron {cell}"] = model.artifact()
+        if cell == "lstm":
+            found["neukron int8"] = model.quantised("int8").artifact()
+            found["neukron float16, no orders"] = model.quantised("float16").artifact(orders=False)
+    wide = SparseTensor([[1, 5], [10**8, 7 * 10**7], [3 * 10**8 - 1, 0]], [1e100, 2e100, 3e100], (3 * 10**8, 10**8))
+    found["t-svd, framed"] = METHODS["t-svd"](rank=1).fit(wide).artifact()
+    with tempfile.TemporaryDirectory() as folder:
+        _network().save(Path(folder) / "a.safetensors")
+        found["network"] = (Path(folder) / "a.safetensors").read_bytes()
+    for name in ("cur", "accams", "kronfit", "neukron-lstm", "neukron-int8", "lossless", "tucker"):
+        found[f"{name}, version 1"] = (OLD / f"{name}.safetensors").read_bytes()
+    return found
+
+
+def _network() -> NetworkArtifact:
+    """A small network with a layer of zero blocks."""
+    network = build("linear", (4, 4), 4)
+    layer = KPDLinear(16, 4, (2, 2), 2, True, path="shape")
+    layer.set_support(torch.rand(layer.grid) < 0.5)
+    network[1] = layer
+    return NetworkArtifact(network, name="linear", image_shape=(4, 4), classes=4, scale=16.0, trained_with={"a": 1})
+
+
+# ------------------------------------------------------------------------------------------------------ damage
+
+
+def damaged_bytes(content: bytes, rng: np.random.Generator) -> bytes:
+    """Flipped bits, other bytes, parts cut out, doubled, moved or cut off; the digest stays as it was."""
+    data = bytearray(content)
+    kind = rng.integers(6)
+    start, length = int(rng.integers(len(data))), int(rng.integers(1, 40))
+    if kind <= 1:
+        for _ in range(int(rng.integers(1, 4))):
+            data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+    elif kind == 2:
+        data[start : start + length] = rng.bytes(length)
+    elif kind == 3:
+        del data[start : start + length]
+    elif kind == 4:
+        data[start:start] = data[start : start + length]
+    else:
+        del data[start:]
+    return bytes(data)
+
+
+def damaged_content(content: bytes, rng: np.random.Generator) -> bytes:
+    """Other numbers, types, shapes, names and metadata within a file that is well-formed; the digest made anew."""
+    with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
+        Path(file.name).write_bytes(content)
+        tensors, metadata = read_artifact(file.name)
+    short = {"version": "v", "method": "m", "shape": "s", "orders": "o", "about": "a", "frame": "f"}
+    if metadata["version"] > 1:
+        metadata = {short.get(key, key): value for key, value in metadata.items()}
+    tensors = {name: array.copy() for name, array in tensors.items()}
+    for _ in range(int(rng.integers(1, 3))):
+        if rng.random() < 0.6:
+            change_array(tensors, rng)
+        else:
+            change_entry(metadata, rng)
+    text = json.dumps(metadata)
+    return save(tensors, metadata={"kronflow": signed(text, tensors) if metadata else text})
+
+
+def change_array(tensors: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+    name = str(rng.choice(sorted(tensors)))
+    array = tensors[name]
+    kind = rng.integers(8)
+    if kind <= 3 and array.size:
+        place = int(rng.integers(array.size))
+        raw = bytearray(array.tobytes())
+        if kind == 0:
+            raw[int(rng.integers(len(raw)))] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            raw[place * array.itemsize : (place + 1) * array.itemsize] = rng.bytes(array.itemsize)
+        elif kind == 2:
+            raw[:] = rng.bytes(len(raw))
+        else:
+            special = [np.nan, np.inf, -np.inf, 1e300, -1.0, 12.0, 255.0, 0.0, 2.0**31]
+            with np.errstate(all="ignore"):
+                flat = array.ravel().astype(np.float64)
+                flat[place] = special[int(rng.integers(len(special)))]
+                raw = bytearray(flat.astype(array.dtype).tobytes())
+        tensors[name] = np.frombuffer(bytes(raw), array.dtype).reshape(array.shape)
+    elif kind == 4:
+        tensors[name] = array.ravel()[: int(rng.integers(array.size + 1))]
+    elif kind == 5:
+        tensors[name] = np.concatenate((array.ravel(), array.ravel()))
+    elif kind == 6:
+        types = [np.int8, np.uint8, np.uint16, np.int64, np.uint64, np.float16, np.float64, np.bool_]
+        with np.errstate(all="ignore"):
+            tensors[name] = array.astype(types[int(rng.integers(len(types)))])
+    else:
+        other = str(rng.choice(sorted(tensors)))
+        tensors[name], tensors[other] = tensors[other], array
+        if rng.random() < 0.3 and len(tensors) > 1:
+            del tensors[name]
+
+
+def change_entry(metadata: Any, rng: np.random.Generator) -> None:
+    """Set, remove or nest one entry, however deep it lies; the version stays, which decides what is checked."""
+    places: list[tuple[Any, Any]] = []
+
+    def visit(node: Any) -> None:
+        for key in node if isinstance(node, dict) else range(len(node)):
+            if key not in ("v", "version"):
+                places.append((node, key))
+                if isinstance(node[key], dict | list):
+                    visit(node[key])
+
+    visit(metadata)
+    node, key = places[int(rng.integers(len(places)))]
+    kind = rng.integers(5)
+    if kind == 0:
+        del node[key]
+    elif kind == 1:
+        node[key] = OTHERS[int(rng.integers(len(OTHERS)))]
+    elif kind == 2 and isinstance(node[key], list) and node[key]:
+        node[key] = node[key][:-1] if rng.random() < 0.5 else node[key] * 2
+    elif kind == 3 and isinstance(node[key], int):
+        node[key] += int(rng.integers(-2, 3))
+    else:
+        node[key] = NUMBERS[int(rng.integers(len(NUMBERS)))]
+
+
+# ------------------------------------------------------------------------------------------- in another process
+
+
+def asked(path: Path) -> tuple[str, Any]:
+    """Load a file and ask it all that a user may: the outcome, and what it answered."""
+    try:
+        model = pipeline.load(path)
+        if isinstance(model, NetworkArtifact):
+            images = np.random.default_rng(1).random((3, *model.image_shape))
+            json.dumps(_artifact_info(path), allow_nan=False)
+            return "answered", (model.image_shape, model.logits(images), model.classes, model.scale)
+        rng = np.random.default_rng(1)
+        coords = np.stack([rng.integers(0, size, CELLS) for size in model.shape_], axis=1)
+        values = model.predict(coords)
+        info = json.dumps(_artifact_info(path), allow_nan=False)
+        for mode in range(len(model.shape_)):
+            model.about_.labels_of(mode)
+        model.held_cells()
+    except InputError as error:
+        return ("refused" if "\n" not in str(error) else "more than a line"), str(error)
+    if not np.isfinite(values).all():
+        return "not finite", None
+    return "answered", (model.shape_, values, model.size(), len(info) and json.loads(info).get("error"))
+
+
+def attend(files: list[bytes], place: Path, report: int) -> None:
+    """In a child: ask each file and report its outcome."""
+    torch.set_num_threads(1)  # a child has no threads of its parent's pools, and would wait for them
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    for content in files:
+        place.write_bytes(content)
+        try:
+            outcome = asked(place)
+        except MemoryError as error:
+            outcome = ("memory", repr(error))
+        except BaseException as error:
+            outcome = ("traceback", repr(error))
+        message = pickle.dumps(outcome)
+        os.write(report, struct.pack("<q", len(message)) + message)
+    os._exit(0)
+
+
+def outcomes(files: list[bytes], place: Path) -> Iterator[tuple[str, Any]]:
+    """The outcome of each file; a child that dies or hangs is replaced after the file that it was at."""
+    done = 0
+    while done < len(files):
+        read_end, write_end = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                attend(files[done:], place, write_end)
+            finally:
+                os._exit(1)
+        os.close(write_end)
+        while done < len(files):
+            found = _message(read_end)
+            done += 1
+            yield found
+            if found[0] in ("hang", "crash"):
+                break
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(read_end)
+
+
+def _message(pipe: int) -> tuple[str, Any]:
+    head = _read(pipe, 8)
+    body = _read(pipe, struct.unpack("<q", head)[0]) if isinstance(head, bytes) else head
+    if isinstance(body, str):
+        return body, None
+    result: tuple[str, Any] = pickle.loads(body)  # noqa: S301 - of our own child
+    return result
+
+
+def _read(pipe: int, count: int) -> bytes | str:
+    """So many bytes, or why there are none."""
+    data = b""
+    while len(data) < count:
+        if not select.select([pipe], [], [], TIME)[0]:
+            return "hang"
+        part = os.read(pipe, count - len(data))
+        if not part:
+            return "crash"
+        data += part
+    return data
+
+
+def alike(one: Any, other: Any) -> bool:
+    return bool(one[0] == other[0] and np.array_equal(one[1], other[1]) and one[2] == other[2] and one[3] == other[3])
+
+
+def count(
+    name: str, damage: Callable[[bytes, np.random.Generator], bytes], at_least: int, seconds: float, place: Path
+) -> tuple[Counter[str], list[str]]:
+    """Outcomes of one artifact's damaged files, and a line for each that is wrong."""
+    original = originals()[name]
+    kept = damage is damaged_bytes
+    ((state, whole),) = outcomes([original], place)
+    assert state == "answered", (name, state, whole)
+    found: Counter[str] = Counter()
+    wrong = []
+    end, batch = time.monotonic() + seconds, 0
+    while batch * BATCH < at_least or time.monotonic() < end:
+        files = []
+        for number in range(batch * BATCH, (batch + 1) * BATCH):
+            rng = np.random.default_rng([SEED, zlib.crc32(f"{name}{damage.__name__}".encode()), number])
+            files.append(damage(original, rng))
+        for number, (outcome, detail) in enumerate(outcomes(files, place), start=batch * BATCH):
+            state = outcome
+            if outcome == "answered":
+                state = "same" if alike(detail, whole) else "changed"
+            found[state] += 1
+            if state not in GOOD or (kept and state == "changed" and "version 1" not in name):
+                wrong.append(f"{name}, {damage.__name__}, seed {SEED}, number {number}: {state} {str(detail)[:300]}")
+        batch += 1
+    return found, wrong
+
+
+@pytest.mark.parametrize("damage", [damaged_bytes, damaged_content])
+def test_damaged_artifacts_are_refused_or_answer(damage: Any, tmp_path: Path) -> None:
+    names = sorted(originals())
+    wrong = []
+    for name in names:
+        wrong += count(name, damage, FILES, SECONDS / 2 / len(names), tmp_path / "a.safetensors")[1]
+    assert not wrong, "\n".join(wrong)
+
+
+def main(seconds: float) -> None:
+    """Print outcomes by artifact and damage."""
+    with tempfile.TemporaryDirectory() as folder:
+        totals: dict[str, Counter[str]] = {}
+        for damage in (damaged_bytes, damaged_content):
+            for name in sorted(originals()):
+                share = seconds / 2 / len(originals())
+                found, wrong = count(name, damage, FILES, share, Path(folder) / "a.safetensors")
+                print(f"{damage.__name__:<16} {name:<28} {dict(found)}", flush=True)
+                print(*wrong[:5], sep="\n", end="\n" if wrong else "", flush=True)
+                totals.setdefault(damage.__name__, Counter()).update(found)
+        for name, total in totals.items():
+            print(f"{name}: {sum(total.values()):,} files: {dict(total)}")
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS)
