@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pipeline.baselines import module_of
@@ -21,6 +20,7 @@ from pipeline.core import stages as dvc
 from pipeline.core import step
 from pipeline.core.closure import code_files
 from pipeline.core.files import write_text
+from pipeline.core.yaml_files import read_yaml
 from pipeline.errors import InputError, nearest
 
 Positive = Annotated[int, Field(ge=1)]
@@ -369,16 +369,7 @@ def load_config(path: str | Path = "params.yaml") -> Config:
         names the key, the value and the nearest valid name.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    try:
-        content = yaml.load(text, _StrictLoader)  # noqa: S506 - a SafeLoader that also refuses repeated keys
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: no valid YAML: {getattr(error, 'problem', None) or error}") from error
+    content = read_yaml(path)
     try:
         config = Config.model_validate(content)
     except ValidationError as error:
@@ -386,19 +377,6 @@ def load_config(path: str | Path = "params.yaml") -> Config:
     for key, problem in _problems(config):
         raise InputError(f"{path}: {key}: {problem}")
     return config
-
-
-class _StrictLoader(step.PlainLoader):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"key '{key}' is given twice", problem_mark=key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
 
 
 def _explain(error: ValidationError, content: Any) -> str:

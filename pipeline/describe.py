@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import io
 import sys
@@ -120,12 +121,15 @@ def summary_rows(description: Description) -> list[list[str]]:
 
 def distribution_csv(description: Description, mode_names: tuple[str, ...]) -> str:
     """Return all distributions as one table: quantity, of, number, count."""
-    lines = ["quantity,of,number,count"]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["quantity", "of", "number", "count"])
     for quantity, over, each in distributions(description, mode_names):
-        quoted = f'"{over}"' if "," in over else over
         numbers, counts = each.numbers.tolist(), each.counts.tolist()
-        lines += [f"{quantity},{quoted},{number:.17g},{count}" for number, count in zip(numbers, counts, strict=True)]
-    return "\n".join(lines) + "\n"
+        table.writerows(
+            [quantity, over, f"{number:.17g}", count] for number, count in zip(numbers, counts, strict=True)
+        )
+    return text.getvalue()
 
 
 def figure_svg(description: Description, mode_names: tuple[str, ...]) -> str:
@@ -202,8 +206,6 @@ def main(argv: list[str] | None = None) -> None:
 
 def _write_summary(path: Path, description: Description, mode_names: tuple[str, ...]) -> None:
     """Write the tables of the page as numbers: one line for the tensor, one a mode."""
-    import csv
-
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["of", "size", "nnz", "density", "norm2", "empty", "mean", "median", "largest"])

@@ -7,7 +7,6 @@ import errno
 import inspect
 import io
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -15,18 +14,8 @@ from typing import Any
 
 import yaml
 
+from pipeline.core import yaml_files
 from pipeline.errors import InputError, nearest
-
-SEEDS = 2**31  # seeds are below
-
-
-class PlainLoader(yaml.SafeLoader):
-    """YAML's plain types, but ``1e-3`` and ``inf`` are numbers; YAML 1.1 wants ``1.0e-3`` and ``.inf``."""
-
-
-PlainLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?((\d+(\.\d*)?|\.\d+)[eE][-+]?\d+|inf)$"), list("-+.0123456789i")
-)
 
 
 class WholeNumber(argparse.Action):
@@ -81,7 +70,7 @@ def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any
         if key in settings:
             raise InputError(f"{option} {pair}: '{key}' is given twice; give it once")
         try:
-            settings[key] = yaml.load(text, PlainLoader)  # noqa: S506 - a SafeLoader
+            settings[key] = yaml_files.parse(text)
         except yaml.YAMLError as error:
             raise InputError(f"{option} {pair}: '{text}' is no YAML value") from error
     return settings

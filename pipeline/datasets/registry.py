@@ -12,8 +12,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path, PurePath
 from typing import Any
 
-import yaml
-
+from pipeline.core.yaml_files import read_yaml
 from pipeline.errors import InputError, nearest
 
 
@@ -87,12 +86,7 @@ def data_sets(params: str | Path) -> list[str]:
 
 
 def _section(params: Path) -> dict[Any, Any]:
-    try:
-        content = yaml.safe_load(params.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{params}: no such file; run in the checkout or name it with --params") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{params}: no valid YAML; check it with 'python -m pipeline.config'") from error
+    content = read_yaml(params)
     known = content.get("datasets") if isinstance(content, dict) else None
     if not isinstance(known, dict):
         raise InputError(f"{params}: no section 'datasets'")

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import InputError, is_whole, nearest
+from pipeline.core.settings import seed, setting
+from pipeline.errors import InputError
 from pipeline.neukron.levels import LARGEST_ORDER, Levels
 from pipeline.neukron.quantise import KINDS, LARGEST_LOG, decode, encode, restored_weights, stored_bytes
 from pipeline.neukron.weights import CELL_NAMES, Arrays, PlainWeights, Shapes, count, weight_shapes
@@ -34,15 +35,6 @@ log = logging.getLogger(__name__)
 LARGEST_WIDTH = 1 << 20
 FEW_CELLS = 1 << 16
 LARGEST_RATE = 1.0e6
-
-CHOICES = {
-    "cell": CELL_NAMES,
-    "schedule": ("fast", "paper"),
-    "order_init": ("auto", "random", "degree", "lexicographic", "bisection"),
-    "pairs": ("shingles", "uniform"),
-    "scale": ("learned", "fixed"),
-    "precision": ("float32", "bfloat16", "float16"),
-}
 
 
 class NeuKron(Compressor):
@@ -126,40 +118,21 @@ class NeuKron(Compressor):
     training_error_: float
     weights_: str = "float32"
 
-    def __init__(
-        self,
-        *,
-        hidden: int = 30,
-        cell: str = "lstm",
-        schedule: str = "fast",
-        order_init: str = "auto",
-        gamma: float = 10.0,
-        pairs: str = "shingles",
-        scale: str = "learned",
-        precision: str = "float32",
-        lr: float | None = None,
-        seed: int = 0,
-        device: str = "auto",
-        max_epochs: int | None = None,
-        max_seconds: float | None = None,
-        patience: int = 100,
-        threads: int | None = None,
-    ) -> None:
-        self.hidden = hidden
-        self.cell = cell
-        self.schedule = schedule
-        self.order_init = order_init
-        self.gamma = gamma
-        self.pairs = pairs
-        self.scale = scale
-        self.precision = precision
-        self.lr = lr
-        self.seed = seed
-        self.device = device
-        self.max_epochs = max_epochs
-        self.max_seconds = max_seconds
-        self.patience = patience
-        self.threads = threads
+    hidden: int = setting(30, at_least=1)
+    cell: str = setting("lstm", choices=CELL_NAMES)
+    schedule: str = setting("fast", choices=("fast", "paper"))
+    order_init: str = setting("auto", choices=("auto", "random", "degree", "lexicographic", "bisection"))
+    gamma: float = setting(10.0, above=0)
+    pairs: str = setting("shingles", choices=("shingles", "uniform"))
+    scale: str = setting("learned", choices=("learned", "fixed"))
+    precision: str = setting("float32", choices=("float32", "bfloat16", "float16"))
+    lr: float | None = setting(None, above=0)
+    max_epochs: int | None = setting(None, at_least=1)
+    max_seconds: float | None = setting(None, above=0, is_setting=False)
+    patience: int = setting(100, at_least=1)
+    seed: int = seed()
+    device: str = setting("auto", is_setting=False)
+    threads: int | None = setting(None, at_least=1, is_setting=False)
 
     # ------------------------------------------------------------------ fitting
 
@@ -291,23 +264,6 @@ class NeuKron(Compressor):
 
         if message and distributed.is_first():
             log.warning(message)
-
-    def check_settings(self) -> None:
-        """Refuse settings that are unknown or out of range, as :meth:`fit` does."""
-        for key, allowed in CHOICES.items():
-            value = getattr(self, key)
-            if value not in allowed:
-                raise InputError(f"NeuKron: {key}={value!r} is unknown{nearest(str(value), allowed)}")
-        for key in ("hidden", "max_epochs", "patience", "threads"):
-            value = getattr(self, key)
-            if value is not None and not is_whole(value, 1):
-                raise InputError(f"NeuKron: {key}={value!r}: needs a whole number of at least 1")
-        if not is_whole(self.seed, 0):
-            raise InputError(f"NeuKron: seed={self.seed!r}: needs a whole number of at least 0")
-        for key in ("gamma", "lr", "max_seconds"):
-            value = getattr(self, key)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
-                raise InputError(f"NeuKron: {key}={value!r}: needs a positive number")
 
     @property
     def model_(self) -> SequenceModel:
