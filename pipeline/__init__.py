@@ -41,18 +41,11 @@ def load(path: str | Path) -> Any:
 
 def _class_of(method: Any, path: str | Path) -> Any:
     """Class of the method that an artifact names; imported when asked for, so that a T-SVD needs no torch."""
-    from pipeline.baselines import NAMES, find
     from pipeline.errors import InputError, nearest
+    from pipeline.methods import COMPRESSORS, METHODS
 
-    if method == "neukron":
-        from pipeline.neukron import NeuKron
-
-        return NeuKron
-    if method == "kpd":
-        from pipeline.kpd.artifact import NetworkArtifact
-
-        return NetworkArtifact
-    if not isinstance(method, str) or method not in NAMES:
+    known = (*COMPRESSORS, "kpd")  # networks' artifacts all name themselves so
+    if not isinstance(method, str) or method not in known:
         shown = str(method)[:60]
-        raise InputError(f"{path}: method '{shown}' is unknown{nearest(shown, ('neukron', 'kpd', *NAMES))}")
-    return find(method)
+        raise InputError(f"{path}: method '{shown}' is unknown{nearest(shown, known)}")
+    return METHODS[method].load()

@@ -13,18 +13,21 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import PydanticCustomError
 
 from pipeline.baselines import module_of
 from pipeline.core import stages as dvc
 from pipeline.core import step
 from pipeline.core.closure import code_files
 from pipeline.core.files import write_text
+from pipeline.core.settings import SEEDS, problem_with, settings_of
 from pipeline.core.yaml_files import read_yaml
 from pipeline.errors import InputError, nearest
+from pipeline.methods import BASELINES, METHODS, Method
 
 Positive = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=step.SEEDS)]
+Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -73,66 +76,6 @@ class Dataset(Section):
         """Files on the user's disk that raw files are copies of."""
         sources = [file.sources[0] for file in self.files.values() if len(file.sources) == 1]
         return [source.removeprefix("file:") for source in sources if source.startswith("file:")]
-
-
-class NeuKronSettings(Section):
-    hidden: Positive = 30
-    cell: Literal["lstm", "gru", "transformer", "seeds"] = "lstm"
-    schedule: Literal["fast", "paper"] = "fast"
-    order_init: Literal["auto", "random", "degree", "lexicographic", "bisection"] = "auto"
-    gamma: Annotated[float, Field(gt=0)] = 10.0
-    pairs: Literal["shingles", "uniform"] = "shingles"
-    scale: Literal["learned", "fixed"] = "learned"
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    lr: Annotated[float, Field(gt=0)] | None = None
-    max_epochs: Positive | None = None
-    patience: Positive = 100
-
-
-class TSVDSettings(Section):
-    rank: Positive | None = None
-
-
-class CPSettings(Section):
-    rank: Positive | None = None
-    max_sweeps: Positive = 50
-    tolerance: Annotated[float, Field(ge=0)] = 1.0e-4
-
-
-class CMDSettings(Section):
-    rows: Positive | None = None
-    columns: Positive | None = None
-    rank: Positive | None = None
-
-
-class CURSettings(CMDSettings):
-    leverage: Positive | None = None
-
-
-class StencilSettings(Section):
-    stencils: Positive | None = None
-    clusters: Positive | None = None
-    max_sweeps: Positive = 20
-    tolerance: Annotated[float, Field(ge=0)] = 1.0e-4
-
-
-class KronFitSettings(Section):
-    seed_power: Annotated[int, Field(ge=2)] | None = None
-    gamma: Annotated[float, Field(ge=0)] = 10.0
-    max_sweeps: Positive = 100
-    tolerance: Annotated[float, Field(ge=0)] = 1.0e-4
-
-
-class TuckerSettings(CPSettings):
-    pass
-
-
-class LosslessSettings(Section):
-    pass
-
-
-class TruncationSettings(Section):
-    keep: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
 class NetworkSettings(Section):
@@ -242,26 +185,6 @@ class Config(Section):
     experiment: str
     experiments: dict[Name, Experiment]
     sample_seed: Seed = 0
-    neukron: NeuKronSettings
-    t_svd: Annotated[TSVDSettings, Field(alias="t-svd")]
-    cur: CURSettings
-    cmd: CMDSettings
-    accams: StencilSettings
-    baccams: StencilSettings
-    kronfit: KronFitSettings
-    cp: CPSettings
-    tucker: TuckerSettings
-    lossless: LosslessSettings
-    truncation: TruncationSettings
-    dense: NetworkSettings
-    kpd: KPDSettings
-    kpd_group: Annotated[KPDSettings, Field(alias="kpd-group")]
-    kpd_choice: Annotated[KPDChoiceSettings, Field(alias="kpd-choice")]
-    random_mask: Annotated[BlockSettings, Field(alias="random-mask")]
-    group_lasso: Annotated[BlockSettings, Field(alias="group-lasso")]
-    elastic_group_lasso: Annotated[ElasticGroupLassoSettings, Field(alias="elastic-group-lasso")]
-    rigl: RigLSettings
-    magnitude: BlockSettings
     datasets: dict[Name, Dataset]
 
     def method_defaults(self, method: str) -> Section:
@@ -310,36 +233,44 @@ class Config(Section):
                     yield Run(rule, dataset, method, setting, seed, merged)
 
 
-class Method(NamedTuple):
-    """What orchestration must know of a method without importing it."""
-
-    kind: Literal["neukron", "matrix", "any", "network"]
-    stochastic: bool
-    settings: type[Section]
-
-
-METHODS: dict[str, Method] = {
-    "neukron": Method("neukron", True, NeuKronSettings),
-    "t-svd": Method("matrix", False, TSVDSettings),
-    "cur": Method("matrix", True, CURSettings),
-    "cmd": Method("matrix", True, CMDSettings),
-    "accams": Method("matrix", True, StencilSettings),
-    "baccams": Method("matrix", True, StencilSettings),
-    "kronfit": Method("matrix", True, KronFitSettings),
-    "cp": Method("any", True, CPSettings),
-    "tucker": Method("any", True, TuckerSettings),
-    "lossless": Method("any", False, LosslessSettings),
-    "truncation": Method("any", False, TruncationSettings),
-    "dense": Method("network", True, NetworkSettings),
-    "kpd": Method("network", True, KPDSettings),
-    "kpd-group": Method("network", True, KPDSettings),
-    "kpd-choice": Method("network", True, KPDChoiceSettings),
-    "random-mask": Method("network", True, BlockSettings),
-    "group-lasso": Method("network", True, BlockSettings),
-    "elastic-group-lasso": Method("network", True, ElasticGroupLassoSettings),
-    "rigl": Method("network", True, RigLSettings),
-    "magnitude": Method("network", True, BlockSettings),
+NETWORK_SECTIONS: dict[str, type[Section]] = {
+    "dense": NetworkSettings,
+    "kpd": KPDSettings,
+    "kpd-group": KPDSettings,
+    "kpd-choice": KPDChoiceSettings,
+    "random-mask": BlockSettings,
+    "group-lasso": BlockSettings,
+    "elastic-group-lasso": ElasticGroupLassoSettings,
+    "rigl": RigLSettings,
+    "magnitude": BlockSettings,
 }
+
+
+def _section_of(method: Method) -> type[Section]:
+    """The model of a method's section: what its class declares."""
+    if method.kind == "network":
+        return NETWORK_SECTIONS[method.name]
+    kind = method.load()
+
+    def check(name: str) -> BeforeValidator:
+        def checked(value: Any) -> Any:
+            if problem := problem_with(kind, name, value):
+                raise PydanticCustomError("setting", "{problem}", {"problem": problem})
+            return value
+
+        return BeforeValidator(checked)
+
+    fields: dict[str, Any] = {
+        name: (Annotated[Any, check(name)], entry.default) for name, entry in settings_of(kind).items()
+    }
+    return create_model(f"{kind.__name__}Settings", __base__=Section, **fields)
+
+
+SECTIONS = {name: _section_of(method) for name, method in METHODS.items()}
+_FIELDS: dict[str, Any] = {
+    name.replace("-", "_"): (section, Field(alias=name, default_factory=section)) for name, section in SECTIONS.items()
+}
+_Params = create_model("_Params", __base__=Config, **_FIELDS)
 
 
 class Run(NamedTuple):
@@ -371,7 +302,7 @@ def load_config(path: str | Path = "params.yaml") -> Config:
     path = Path(path)
     content = read_yaml(path)
     try:
-        config = Config.model_validate(content)
+        config = _Params.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{path}: {_explain(error, content)}") from error
     for key, problem in _problems(config):
@@ -387,7 +318,7 @@ def _explain(error: ValidationError, content: Any) -> str:
     keys = [str(part) for part in first["loc"]]
     path = ".".join(keys) or "content"
     if first["type"] == "extra_forbidden":
-        known = _known_keys(Config, keys[:-1])
+        known = _known_keys(_Params, keys[:-1])
         return f"{path}: unknown key '{keys[-1]}'{nearest(keys[-1], known)}"
     if first["type"] == "missing":
         return f"{path}: this key is missing"
@@ -440,15 +371,14 @@ def _group_problems(config: Config, plan: Experiment, key: str) -> Iterator[tupl
     groups: list[tuple[str, list[str], list[str], tuple[str, ...]]] = [
         ("neukron", plan.neukron.datasets, ["neukron"], ("neukron",)),
         ("scaling", plan.scaling.datasets, ["neukron"], ("neukron",)),
-        ("matrix_baselines", plan.matrix_baselines.datasets, plan.matrix_baselines.methods, ("matrix", "any")),
-        ("tensor_baselines", plan.tensor_baselines.datasets, plan.tensor_baselines.methods, ("any",)),
-        ("networks", plan.networks.datasets, plan.networks.methods, ("network",)),
+        ("matrix_baselines", plan.matrix_baselines.datasets, plan.matrix_baselines.methods, BASELINES),
+        ("tensor_baselines", plan.tensor_baselines.datasets, plan.tensor_baselines.methods, _of_any_order()),
+        ("networks", plan.networks.datasets, plan.networks.methods, tuple(NETWORK_SECTIONS)),
     ]
-    for group, datasets, methods, kinds in groups:
+    for group, datasets, methods, allowed in groups:
         for dataset in datasets:
             if dataset not in config.datasets:
                 yield f"{key}.{group}.datasets", f"'{dataset}' does not exist{nearest(dataset, config.datasets)}"
-        allowed = [name for name, method in METHODS.items() if method.kind in kinds]
         for method in methods:
             if method not in allowed:
                 yield f"{key}.{group}.methods", f"'{method}' does not belong here{nearest(method, allowed)}"
@@ -461,13 +391,17 @@ def _group_problems(config: Config, plan: Experiment, key: str) -> Iterator[tupl
                 )
 
 
+def _of_any_order() -> tuple[str, ...]:
+    return tuple(name for name in BASELINES if not METHODS[name].matrices_only)
+
+
 def _settings_problems(config: Config, settings: Settings, key: str) -> Iterator[tuple[str, str]]:
     for method, named in settings.items():
         if method not in METHODS:
             yield key, f"method '{method}' does not exist{nearest(method, METHODS)}"
             continue
         for setting, values in named.items():
-            model = METHODS[method].settings
+            model = SECTIONS[method]
             try:
                 model.model_validate(config.method_defaults(method).model_dump() | values)
             except ValidationError as error:

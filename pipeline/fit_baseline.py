@@ -21,18 +21,18 @@ EXAMPLE = """example:
 def main(argv: list[str] | None = None) -> None:
     """Fit a baseline and write its model, metrics and history."""
     step.limit_threads(_threads(argv))  # before anything imports NumPy
-    from pipeline.baselines import NAMES, make
+    from pipeline import baselines
     from pipeline.runs.record import add_run_arguments, identity, record_compression
     from pipeline.sparse import SparseTensor
 
     arguments = step.parser(
         "Fit a baseline to a sparse tensor; write model.safetensors, metrics.json and history.parquet.", EXAMPLE
     )
-    arguments.add_argument("--method", required=True, help=", ".join(NAMES))
+    arguments.add_argument("--method", required=True, help=", ".join(baselines.names()))
     add_run_arguments(arguments)
     options = arguments.parse_args(argv)
     settings = step.parse_settings(options.settings)
-    model = make(options.method, settings, options.seed)
+    model = baselines.make(options.method, settings, options.seed)
     X = SparseTensor.read_parquet(options.tensor)
     names = identity(options, options.method, settings)
     started = time.perf_counter()

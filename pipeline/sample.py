@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.core import step
 from pipeline.core.files import refuse_clashes
+from pipeline.core.settings import SEEDS
 from pipeline.sparse.sample import sample_file
 
 
@@ -21,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("tensor", type=Path, help="Parquet sparse tensor to sample from")
     arguments.add_argument("output", type=Path, help="Parquet sparse tensor to write")
     arguments.add_argument("--fraction", type=float, required=True, help="above 0, at most 1")
-    arguments.add_argument("--seed", action=step.WholeNumber, least=0, below=step.SEEDS, default=0, help="default: 0")
+    arguments.add_argument("--seed", action=step.WholeNumber, least=0, below=SEEDS, default=0, help="default: 0")
     options = arguments.parse_args(argv)
     refuse_clashes([options.tensor], [options.output])
     count = sample_file(options.tensor, options.output, options.fraction, options.seed)

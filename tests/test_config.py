@@ -44,7 +44,7 @@ def change(path: Path, old: str, new: str) -> None:
         ),
         ("{hidden: 5,", "{hiden: 5,", r"flights.neukron.h5: unknown key 'hiden'; did you mean 'hidden'"),
         ("{hidden: 5,", "{hidden: five,", r"flights.neukron.h5: hidden: .*'five'"),
-        ("{hidden: 5,", "{hidden: 0,", r"h5: hidden: .*greater than or equal to 1.*0"),
+        ("{hidden: 5,", "{hidden: 0,", r"h5: hidden: needs a whole number of at least 1, not 0"),
         ("methods: [t-svd", "methods: [tsvd", r"'tsvd' does not belong here; did you mean 't-svd'"),
         ("  hidden: 30", "  hidden: '30'", r"neukron.hidden: .*'30'"),
         ("  gamma: 10.0", "  gama: 10.0", r"neukron.gama: unknown key 'gama'; did you mean 'gamma'"),

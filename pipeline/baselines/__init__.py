@@ -6,7 +6,9 @@ asked for, so that a fit rests on its own file and not on those of the others. `
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.settings import check_given
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     from pipeline.baselines.base import Baseline
 
     METHODS: dict[str, type[Baseline]]
-
-NAMES = ("t-svd", "cur", "cmd", "accams", "baccams", "kronfit", "cp", "tucker", "lossless", "truncation")
 
 
 def module_of(name: str) -> str:
@@ -29,6 +29,17 @@ def module_of(name: str) -> str:
     return f"pipeline.baselines.{name.replace('-', '_')}"
 
 
+def _is_there(name: str) -> bool:
+    return Path(__file__).with_name(f"{name.replace('-', '_')}.py").is_file()
+
+
+def names() -> tuple[str, ...]:
+    """Names of all baselines."""
+    from pipeline.methods import BASELINES
+
+    return BASELINES
+
+
 def find(name: str) -> type[Baseline]:
     """Class of a baseline.
 
@@ -37,12 +48,12 @@ def find(name: str) -> type[Baseline]:
     InputError
         There is none of that name; the message tells the nearest.
     """
-    if name not in NAMES:
-        raise InputError(f"method '{name}' is no baseline{nearest(name, NAMES)}")
-    found: list[type[Baseline]] = [
-        each for each in vars(import_module(module_of(name))).values() if getattr(each, "name", None) == name
-    ]
-    return found[0]
+    module = import_module(module_of(name)) if re.fullmatch("[a-z-]+", name) and _is_there(name) else None
+    found = [each for each in vars(module).values() if getattr(each, "name", None) == name] if module else []
+    if not found:
+        raise InputError(f"method '{name[:60]}' is no baseline{nearest(name[:60], names())}")
+    kind: type[Baseline] = found[0]
+    return kind
 
 
 def make(method: str, settings: dict[str, Any], seed: int = 0) -> Baseline:
@@ -70,8 +81,11 @@ def make(method: str, settings: dict[str, Any], seed: int = 0) -> Baseline:
 
 
 def __getattr__(name: str) -> Any:
-    if name != "METHODS":
+    """``METHODS``, all classes by name, and ``Baseline``, made when they are first asked for."""
+    if name == "METHODS":
+        globals()[name] = {each: find(each) for each in names()}
+    elif name == "Baseline":
+        globals()[name] = import_module("pipeline.baselines.base").Baseline
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    methods = {each: find(each) for each in NAMES}
-    globals()["METHODS"] = methods
-    return methods
+    return globals()[name]

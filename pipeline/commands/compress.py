@@ -12,6 +12,7 @@ from pipeline.commands.loaded import NO_ORDERS
 from pipeline.commands.source import Reading, add_reading, read_labelled
 from pipeline.core import step
 from pipeline.core.files import refuse_clashes
+from pipeline.core.settings import SEEDS
 from pipeline.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def add(commands: Commands) -> None:
         "--neukron-seconds", type=float, metavar="S", help="with --bytes or --error: NeuKron's time (default: 60)"
     )
     add_reading(command)
-    command.add_argument("--seed", action=step.WholeNumber, least=0, below=step.SEEDS, default=0)
+    command.add_argument("--seed", action=step.WholeNumber, least=0, below=SEEDS, default=0)
     command.add_argument("--threads", action=step.WholeNumber, least=1, help="default: all cores")
     command.add_argument(
         "--no-orders", action="store_true", help="leave the orders out: smaller, answers in its own order"
@@ -228,8 +229,9 @@ def _fit_neukron(
 
 
 def _fit_baseline(X: SparseTensor, method: str, settings: dict[str, Any], seed: int) -> Compressor:
-    from pipeline.baselines import NAMES, make
+    from pipeline.baselines import make
+    from pipeline.methods import COMPRESSORS
 
-    if method not in NAMES:
-        raise InputError(f"--method {method}: unknown{nearest(method, ['neukron', *NAMES])}")
+    if method not in COMPRESSORS:
+        raise InputError(f"--method {method}: unknown{nearest(method, COMPRESSORS)}")
     return make(method, settings, seed).fit(X)

@@ -1,6 +1,6 @@
 """Which source files decide a result: those that a step and its method import, found without running them.
 
-Orchestration (the configuration, the package's own front) chooses what runs and is left
+Orchestration (the configuration, the table of methods, the package's own front) chooses what runs and is left
 out: a new method, or another plan, makes no earlier result stale.
 """
 
@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
-ORCHESTRATION = {"pipeline", "pipeline.config"}
+ORCHESTRATION = {"pipeline", "pipeline.config", "pipeline.methods"}
 
 
 def code_files(step: str, method_module: str | None = None) -> list[str]:

@@ -291,7 +291,7 @@ def accuracy_sparsity(results: Results, dataset: str) -> Drawing:
             text = f"{point_name(row['method'], row['setting'])}: accuracy {share}"
             pen.point(row["block_sparsity"], row["accuracy"], row["method"], text, 7.0)
         for row in data.to_dict("records"):
-            label = look(row["method"]).name if row["setting"] == "default" else str(row["setting"])
+            label = point_name(row["method"], row["setting"])
             pen.place(row["block_sparsity"], row["accuracy"], label, look(row["method"]).light)
 
     points = ", ".join(

@@ -188,7 +188,7 @@ def _target_sentence(results: Results, target: float) -> str:
     for accounting in ACCOUNTINGS[:2]:
         rows = found[found["accounting"] == accounting.name]
         text = "; ".join(
-            f"{look(str(name)).name} on {_every(list(group['dataset']), results.compression_datasets())}"
+            f"{look(str(name)).shown} on {_every(list(group['dataset']), results.compression_datasets())}"
             for name, group in rows.groupby("method", sort=False)
         )
         parts.setdefault(text or "no method here", []).append(accounting.name)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pipeline.config import METHODS, Run
+from pipeline.config import Run
+from pipeline.methods import METHODS
 
 ALWAYS = ["report.html", "headlines.txt"]
 TABLES = ["datasets", "compression", "smallest", "networks", "scaling", "runs"]

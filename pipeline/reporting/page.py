@@ -8,10 +8,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipeline.methods import METHODS
 from pipeline.reporting import findings, tables
 from pipeline.reporting.drawing import Drawing, marker_svg
 from pipeline.reporting.results import ACCOUNTINGS, Results
-from pipeline.reporting.style import LOOKS, TIMES, look, point_name, significant, variables, with_prefix
+from pipeline.reporting.style import TIMES, look, point_name, significant, variables, with_prefix
 
 
 def render(results: Results, drawings: Mapping[str, Drawing]) -> str:
@@ -43,7 +44,7 @@ def render(results: Results, drawings: Mapping[str, Drawing]) -> str:
 
 def context(results: Results, drawings: Mapping[str, Drawing]) -> dict[str, Any]:
     """What the template shows."""
-    methods = [name for name in LOOKS if name in set(results.runs["method"])]
+    methods = [name for name in METHODS if name in set(results.runs["method"])]
     methods += [name for name in dict.fromkeys(results.runs["method"]) if name not in methods]
     return {
         "experiment": results.experiment,
@@ -91,7 +92,7 @@ def _compression_section(results: Results, dataset: str, drawings: Mapping[str, 
         "comparisons": findings.compare(results, dataset),
         "frontier": findings.on_frontier(results, dataset),
         "notes": [findings.settings_note(results, dataset), *findings.error_notes(results, dataset)],
-        "beyond": [look(name).name for name in findings.beyond(results, dataset)],
+        "beyond": [look(name).shown for name in findings.beyond(results, dataset)],
         "sizes": [drawings[f"size-error-{item.slug}-{dataset}"] for item in ACCOUNTINGS],
         "curves": [drawings[f"error-epochs-{dataset}"], drawings[f"error-seconds-{dataset}"]],
         "table": tables.compression_table(results, dataset),

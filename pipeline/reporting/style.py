@@ -3,37 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
+from pipeline.methods import METHODS, Method
 
-class Look(NamedTuple):
-    """How a method is shown: its name in words, its colours on light and on dark ground, its marker."""
-
-    name: str
-    light: str
-    dark: str
-    marker: str
-    meaning: str
-
-
-# Colours after Okabe and Ito (colour-blind safe), darkened or lightened to at least 3:1 against their ground;
-# markers tell apart what colour alone does not.
-LOOKS = {
-    "neukron": Look("NeuKron", "#c8500a", "#ff9a57", "o", "generalised Kronecker product whose factors an LSTM gives"),
-    "t-svd": Look("T-SVD", "#0068a8", "#5db8f5", "s", "truncated singular value decomposition (matrices)"),
-    "cp": Look("CP", "#00805f", "#3fcca2", "^", "sum of rank-one terms, fitted by alternating least squares"),
-    "tucker": Look("Tucker", "#3d7ea6", "#8fd0f0", "v", "core tensor times one factor matrix a mode"),
-    "truncation": Look("truncation", "#b0487f", "#ee94c4", "D", "keeps the largest part exactly and drops the rest"),
-    "lossless": Look("lossless", "#555b63", "#c3cad3", "*", "every non-zero, entropy-coded: no error"),
-    "cur": Look("CUR", "#a87500", "#efc04d", "P", "sampled columns and rows of the matrix itself"),
-    "cmd": Look("CMD", "#7f6a00", "#d8cb4a", "X", "CUR without duplicate columns and rows"),
-    "accams": Look("ACCAMS", "#41389b", "#a8a0ff", "<", "sum of co-clusterings"),
-    "baccams": Look("bACCAMS", "#8a2550", "#f08bae", ">", "sum of co-clusterings, by Gibbs sampling"),
-    "kronfit": Look("KronFit", "#2f6b1e", "#95d67e", "h", "Kronecker powers of one small matrix"),
-    "dense": Look("dense", "#555b63", "#c3cad3", "s", "the same network with ordinary linear layers"),
-    "kpd": Look("KPD", "#c8500a", "#ff9a57", "o", "block-sparse layers by Kronecker product decomposition"),
-}
-_SPARE = Look("", "#555b63", "#c3cad3", "p", "")
+_SPARE = Method("", "network", "", "#555b63", "#c3cad3", "p", "")
 
 INK, MUTED, GRID, GROUND = "#1b2530", "#5a6673", "#dfe4ea", "#fffffe"
 # What each colour of a drawing becomes on the page, where the colour scheme decides.
@@ -73,9 +47,9 @@ RC: dict[Any, Any] = {
 }
 
 
-def look(method: str) -> Look:
+def look(method: str) -> Method:
     """How `method` is shown; one that is not listed gets a neutral look under its own name."""
-    return LOOKS.get(method, _SPARE._replace(name=method))
+    return METHODS.get(method, _SPARE._replace(name=method, shown=method))
 
 
 def point_name(method: str, setting: str) -> str:
@@ -84,17 +58,17 @@ def point_name(method: str, setting: str) -> str:
     >>> point_name("t-svd", "r4"), point_name("lossless", "default")
     ('T-SVD r4', 'lossless')
     """
-    return look(method).name if setting == "default" else f"{look(method).name} {setting}"
+    return look(method).shown if setting == "default" else f"{look(method).shown} {setting}"
 
 
 def variables(dark: bool) -> dict[str, str]:
     """CSS variables of the methods' colours."""
-    return {f"m-{name}": (item.dark if dark else item.light) for name, item in LOOKS.items()}
+    return {f"m-{name}": (item.dark if dark else item.light) for name, item in METHODS.items()}
 
 
 def colour_variables() -> dict[str, str]:
     """The variable that stands for each colour of a drawing."""
-    shared = {item.light: f"m-{name}" for name, item in reversed(LOOKS.items())}
+    shared = {item.light: f"m-{name}" for name, item in reversed(METHODS.items())}
     return THEME | shared
 
 

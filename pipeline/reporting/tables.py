@@ -117,7 +117,7 @@ def versions(results: Results) -> dict[str, str]:
 
 def method_cell(method: str) -> Cell:
     """A method's marker and name, as the head of a row."""
-    return Cell(Markup("{} {}").format(Markup(marker_svg(method)), look(method).name), head=True)  # noqa: S704 - our own
+    return Cell(Markup("{} {}").format(Markup(marker_svg(method)), look(method).shown), head=True)  # noqa: S704 - our own
 
 
 def compression_table(results: Results, dataset: str) -> Table:
@@ -277,7 +277,7 @@ def run_table(results: Results) -> Table:
     rows = [
         [
             Cell(row["dataset"], head=True),
-            Cell(look(row["method"]).name),
+            Cell(look(row["method"]).shown),
             Cell(row["setting"]),
             _plain(str(row["seed"])),
             Cell(row["settings"] or MISSING),

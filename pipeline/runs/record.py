@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.files import atomic_path, refuse_clashes, sha256_file, sha256_json
-from pipeline.core.step import SEEDS, WholeNumber, add_settings
+from pipeline.core.settings import SEEDS
+from pipeline.core.step import WholeNumber, add_settings
 from pipeline.errors import InputError
 from pipeline.runs.compressor import Compressor
 from pipeline.runs.metrics import library_versions, peak_rss_bytes, write_metrics

@@ -1,0 +1,87 @@
+"""The table of methods: what each is, how it is shown, where it is. Everything that lists methods asks here.
+
+A compressor's class, with its settings, is in ``pipeline.neukron`` or in the module of its name in
+``pipeline.baselines``; it is imported when it is asked for. No fit imports this table, so that a new row makes
+no earlier result stale. Adding a baseline: its file in ``pipeline/baselines``, a row here, its section of
+``params.yaml``, its test.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from pipeline.baselines import find
+
+
+class Method(NamedTuple):
+    """One method.
+
+    `shown` is its name in words, `light` and `dark` its colours on light and on dark ground, `marker` its marker
+    in figures (matplotlib's letters), `meaning` what it does in a line.
+    """
+
+    name: str
+    kind: Literal["neukron", "baseline", "network"]
+    shown: str
+    light: str
+    dark: str
+    marker: str
+    meaning: str
+
+    def load(self) -> Any:
+        """The class of a compressor, or the artifact of a network."""
+        if self.kind == "neukron":
+            from pipeline.neukron import NeuKron
+
+            return NeuKron
+        if self.kind == "network":
+            from pipeline.kpd.artifact import NetworkArtifact
+
+            return NetworkArtifact
+        return find(self.name)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether another seed gives another result."""
+        return self.kind == "network" or bool(self.load().stochastic)
+
+    @property
+    def matrices_only(self) -> bool:
+        """Whether a tensor of three modes is refused."""
+        return self.kind == "baseline" and bool(self.load().matrices_only)
+
+
+# Colours after Okabe and Ito (colour-blind safe), darkened or lightened to at least 3:1 against their ground;
+# markers tell apart what colour alone does not. Compressors and networks never share a figure.
+METHODS: dict[str, Method] = {
+    row[0]: Method(*row)
+    for row in (
+        ("neukron", "neukron", "NeuKron", "#c8500a", "#ff9a57", "o",
+         "generalised Kronecker product whose factors an LSTM gives"),
+        ("t-svd", "baseline", "T-SVD", "#0068a8", "#5db8f5", "s", "truncated singular value decomposition (matrices)"),
+        ("cp", "baseline", "CP", "#00805f", "#3fcca2", "^", "sum of rank-one terms, by alternating least squares"),
+        ("tucker", "baseline", "Tucker", "#3d7ea6", "#8fd0f0", "v", "core tensor times one factor matrix a mode"),
+        ("truncation", "baseline", "truncation", "#b0487f", "#ee94c4", "D",
+         "keeps the largest part exactly and drops the rest"),
+        ("lossless", "baseline", "lossless", "#555b63", "#c3cad3", "*", "every non-zero, entropy-coded: no error"),
+        ("cur", "baseline", "CUR", "#a87500", "#efc04d", "P", "sampled columns and rows of the matrix itself"),
+        ("cmd", "baseline", "CMD", "#7f6a00", "#d8cb4a", "X", "CUR without duplicate columns and rows"),
+        ("accams", "baseline", "ACCAMS", "#41389b", "#a8a0ff", "<", "sum of co-clusterings"),
+        ("baccams", "baseline", "bACCAMS", "#8a2550", "#f08bae", ">", "sum of co-clusterings, by Gibbs sampling"),
+        ("kronfit", "baseline", "KronFit", "#2f6b1e", "#95d67e", "h", "Kronecker powers of one small matrix"),
+        ("dense", "network", "dense", "#555b63", "#c3cad3", "s", "the same network with ordinary linear layers"),
+        ("kpd", "network", "KPD", "#c8500a", "#ff9a57", "o", "block-sparse layers by Kronecker product decomposition"),
+        ("kpd-group", "network", "KPD group", "#a87500", "#efc04d", "P",
+         "KPD without a selector: a group penalty on orthonormal blocks"),
+        ("kpd-choice", "network", "KPD choice", "#7f6a00", "#d8cb4a", "X", "KPD that chooses its block as it trains"),
+        ("random-mask", "network", "random mask", "#8a2550", "#f08bae", ">", "blocks drawn at random, zero throughout"),
+        ("group-lasso", "network", "group LASSO", "#0068a8", "#5db8f5", "^", "group penalty on the blocks of a weight"),
+        ("elastic-group-lasso", "network", "elastic group LASSO", "#3d7ea6", "#8fd0f0", "v",
+         "group LASSO plus l2, then debiasing"),
+        ("rigl", "network", "block RigL", "#00805f", "#3fcca2", "D", "blocks that move to where the gradient is large"),
+        ("magnitude", "network", "magnitude pruning", "#41389b", "#a8a0ff", "<", "the blocks of smallest norm go"),
+    )
+}  # fmt: skip
+
+BASELINES = tuple(name for name, method in METHODS.items() if method.kind == "baseline")
+COMPRESSORS = ("neukron", *BASELINES)
