@@ -136,7 +136,7 @@ def test_places_that_are_no_files(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "folder.tns: is a folder or a device" in refused(
         tmp_path, capsys, [*own, "--output", str(tmp_path / "folder.tns")]
     )
-    assert "x.tns: the file to convert itself" in refused(tmp_path, capsys, [*own, "--output", str(tmp_path / "x.tns")])
+    assert "x.tns: is a file that is read" in refused(tmp_path, capsys, [*own, "--output", str(tmp_path / "x.tns")])
     os.mkfifo(tmp_path / "pipe")
     assert "pipe: is a folder or a device" in refused(tmp_path, capsys, [*own, "--output", str(tmp_path / "pipe")])
     assert "--file needs --output" in refused(tmp_path, capsys, own)

@@ -107,9 +107,8 @@ def test_a_signal_keeps_the_state_and_the_same_command_goes_on(tensor: Path, tmp
     for number in (signal.SIGINT, signal.SIGTERM):
         process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
-        while "epoch" not in process.stderr.readline(60):
-            time.sleep(0.01)
-        time.sleep(1.0)
+        while "error " not in (line := process.stderr.readline(200)):  # the bar after a first epoch
+            assert line or process.poll() is None, "the step ended by itself"
         process.send_signal(number)
         _, error = process.communicate(timeout=60)
         assert process.returncode == 130
