@@ -13,8 +13,7 @@ import pytest
 import torch
 
 import pipeline
-from pipeline.config import METHODS as CONFIG_METHODS
-from pipeline.config import load_config, setting_arguments
+from pipeline.config import SECTIONS, load_config, setting_arguments
 from pipeline.core import step
 from pipeline.errors import InputError
 from pipeline.kpd.data import labelled_images
@@ -199,7 +198,7 @@ def test_sections_of_params_yaml_are_the_methods_defaults(root: Path) -> None:
     for name, method in METHODS.items():
         defaults = json.loads(json.dumps(settings_of(method())))  # tuples as lists
         assert config.method_defaults(name).model_dump() == defaults
-        assert CONFIG_METHODS[name].settings().model_dump() == defaults
+        assert SECTIONS[name]().model_dump() == defaults
 
 
 def test_settings_travel_through_the_command_line(root: Path) -> None:
