@@ -42,8 +42,11 @@ def test_a_data_set_by_one_entry(
     root: Path, tmp_path: Path, blocks: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("KRONFLOW_MIRROR", raising=False)
-    (table,) = (block for block in blocks["bash"] if "clicks.csv" in block)
+    labels_block, table = (block for block in blocks["bash"] if "clicks.csv" in block)
     (entry,) = blocks["yaml"]
+    answers = shell(labels_block, tmp_path, root)
+    assert "\n5\n" in answers
+    assert '"orders_stored": true' in answers
     shell(table, tmp_path, root)
     assert SparseTensor.read_parquet(tmp_path / "my.parquet").to_dense().tolist() == [[5, 1, 0], [0, 0, 1]]
     params = (root / "params.yaml").read_text(encoding="utf-8")
@@ -78,7 +81,7 @@ def test_snakemake_knows_the_new_data_set(root: Path, tmp_path: Path, blocks: di
 
 
 def test_five_lines_from_a_file_to_an_answer(root: Path, tmp_path: Path, blocks: dict[str, list[str]]) -> None:
-    (lines,) = (block for block in blocks["bash"] if "kronflow compress" in block)
+    (lines,) = (block for block in blocks["bash"] if "my.mtx" in block)
     if shutil.which("kronflow", path=str(Path(sys.executable).parent)) is None:
         pytest.skip("the console script kronflow is not installed beside this Python")
     answer = shell(lines, tmp_path, root)
