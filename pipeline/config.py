@@ -73,9 +73,10 @@ class Dataset(Section):
         return {name: file.sha256 for name, file in self.files.items()}
 
     def own_files(self) -> list[str]:
-        """Files on the user's disk that raw files are copies of."""
+        """Files on the user's disk that raw files are copies of, those that are there: a mirror may have them too."""
         sources = [file.sources[0] for file in self.files.values() if len(file.sources) == 1]
-        return [source.removeprefix("file:") for source in sources if source.startswith("file:")]
+        paths = [source.removeprefix("file:") for source in sources if source.startswith("file:")]
+        return [path for path in paths if Path(path).is_file()]
 
 
 class NetworkSettings(Section):

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.baselines import NAMES, module_of
+from pipeline.baselines import module_of
 from pipeline.config import load_config
 from pipeline.core.closure import code_files
 from pipeline.core.stages import stage_name
 from pipeline.core.stages import text as dvc_text
+from pipeline.methods import BASELINES
 
 STEPS = [
     "download",
@@ -254,7 +255,7 @@ print(*(module.__file__ for name, module in sys.modules.items() if name.startswi
         ["pipeline.convert", "pipeline.datasets.assemble"],
         ["pipeline.train_neukron", "pipeline.neukron"],
         ["pipeline.train_kpd", "pipeline.kpd.methods"],
-        *(["pipeline.fit_baseline", module_of(name)] for name in NAMES),
+        *(["pipeline.fit_baseline", module_of(name)] for name in BASELINES),
     ],
     ids=lambda modules: modules[-1],
 )
