@@ -1,7 +1,7 @@
 """The typed model of ``params.yaml``, and the list of runs that an experiment asks for.
 
 Only orchestration and reporting read this module: the steps take plain arguments, so that a change
-here reruns nothing by itself. A test keeps each method's section equal to its constructor's defaults.
+here reruns nothing by itself. What a setting may be is said where it is declared, see :mod:`pipeline.core.settings`.
 """
 
 from __future__ import annotations
@@ -9,118 +9,25 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field
 
 from pipeline.baselines import module_of
 from pipeline.core import stages as dvc
 from pipeline.core import step
 from pipeline.core.closure import code_files
 from pipeline.core.files import write_text
-from pipeline.core.settings import SEEDS, problem_with, settings_of
+from pipeline.core.sections import Fraction, Name, Section, Seed, checked
+from pipeline.core.settings import defaults, problem_with, settings_of
 from pipeline.core.yaml_files import read_yaml
+from pipeline.datasets.registry import Dataset
 from pipeline.errors import InputError, nearest
-from pipeline.methods import BASELINES, METHODS, Method
+from pipeline.methods import BASELINES, METHODS, NETWORKS
 
-Positive = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Block = Annotated[list[Positive], Field(min_length=2, max_length=2)]
-
-
-class Section(BaseModel):
-    """Base of all sections: no unknown key, no silent conversion between types."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True, allow_inf_nan=True)
-
-
-class RawFile(Section):
-    """One published file: its checksum and where to get it, in order of preference."""
-
-    sha256: Digest | None = None  # None: recorded in data/registry.lock at the first download
-    size: Positive | None = None  # bytes
-    sources: Annotated[list[str], Field(min_length=1)]
-
-
-class Dataset(Section):
-    """One registry entry."""
-
-    description: str
-    licence: str
-    citation: str
-    format: str
-    options: dict[str, Any] = {}
-    labels: list[Annotated[int, Field(ge=0)]] = []  # modes whose labels become a file
-    mirror: str | None = None  # folder in a mirror; default: the data set's name
-    registration: str | None = None  # where to get files that need an account
-    files: Annotated[dict[str, RawFile], Field(min_length=1)]
-    shape: list[Positive] | None = None
-    nnz: Positive | None = None
-    norm2: float | None = None
-
-    def deciding(self) -> dict[str, Any]:
-        """What decides the bytes of the tensor, beside the raw files: not what is written for people."""
-        return self.model_dump(include={"format", "options", "labels", "shape", "nnz", "norm2"})
-
-    def checksums(self) -> dict[str, str | None]:
-        """Published sha256 of every raw file."""
-        return {name: file.sha256 for name, file in self.files.items()}
-
-    def own_files(self) -> list[str]:
-        """Files on the user's disk that raw files are copies of, those that are there: a mirror may have them too."""
-        sources = [file.sources[0] for file in self.files.values() if len(file.sources) == 1]
-        paths = [source.removeprefix("file:") for source in sources if source.startswith("file:")]
-        return [path for path in paths if Path(path).is_file()]
-
-
-class NetworkSettings(Section):
-    """What the dense network and its block-sparse counterparts share."""
-
-    network: Literal["linear", "lenet5", "vit-tiny", "vit-base", "swin-tiny"] = "linear"
-    epochs: Positive = 30
-    batch: Positive = 64
-    lr: Annotated[float, Field(gt=0)] = 1.0e-2
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0)] = 1.0e-4
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    augment: Literal["none", "shift", "shift-flip", "strong"] = "none"
-    mixup: Annotated[float, Field(ge=0)] = 0.0
-
-
-class SparseSettings(NetworkSettings):
-    """What all methods that zero blocks share."""
-
-    block_sparsity: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    layers: str = "all"
-
-
-class BlockSettings(SparseSettings):
-    block: Block = [2, 2]
-
-
-class KPDSettings(BlockSettings):
-    rank: Positive = 2
-
-
-class KPDChoiceSettings(SparseSettings):
-    blocks: Annotated[list[Block], Field(min_length=2)] = [[2, 2], [2, 4], [2, 8]]
-    rank: Positive = 2
-
-
-class ElasticGroupLassoSettings(BlockSettings):
-    l2: Annotated[float, Field(ge=0)] = 1.0e-2
-
-
-class RigLSettings(BlockSettings):
-    interval: Positive = 100
-    drop: Fraction = 0.3
-    distribution: Literal["uniform", "erk"] = "uniform"
+SHARED = "networks"  # the section of what all networks share
 
 
 class MethodGroup(Section):
@@ -173,6 +80,7 @@ class Experiment(Section):
     tensor_baselines: MethodGroup = MethodGroup()
     networks: MethodGroup = MethodGroup()
     scaling: Scaling = Scaling()
+    defaults: dict[str, Any] = {}  # lie under every setting of the methods that have them
     settings: Grid
 
     def settings_of(self, dataset: str, method: str) -> dict[str, dict[str, Any]]:
@@ -181,17 +89,19 @@ class Experiment(Section):
 
 
 class Config(Section):
-    """The whole of ``params.yaml``."""
+    """The whole of ``params.yaml``; the sections of the methods, and what networks share, in `methods`."""
 
     experiment: str
     experiments: dict[Name, Experiment]
     sample_seed: Seed = 0
     datasets: dict[Name, Dataset]
+    methods: dict[str, dict[str, Any]] = {}
 
-    def method_defaults(self, method: str) -> Section:
-        """The section that holds `method`'s defaults."""
-        section: Section = getattr(self, method.replace("-", "_"))
-        return section
+    def method_defaults(self, method: str) -> dict[str, Any]:
+        """Defaults of `method`: its class's, over them what networks share, over that its own section."""
+        kind = METHODS[method].settings_class()
+        shared = self.methods.get(SHARED, {}) if METHODS[method].kind == "network" else {}
+        return _over(defaults(kind), shared) | self.methods.get(method, {})
 
     def tensor_path(self, dataset: str) -> str:
         """Where the tensor of a data set, or of its sample ``<dataset>.f<fraction>``, lies."""
@@ -229,49 +139,14 @@ class Config(Section):
         for rule, dataset, method in cells:
             seeds = plan.seeds if METHODS[method].stochastic else [0]
             for setting, values in plan.settings_of(dataset, method).items():
-                merged = self.method_defaults(method).model_dump() | values
+                merged = _over(self.method_defaults(method), plan.defaults) | values
                 for seed in seeds:
                     yield Run(rule, dataset, method, setting, seed, merged)
 
 
-NETWORK_SECTIONS: dict[str, type[Section]] = {
-    "dense": NetworkSettings,
-    "kpd": KPDSettings,
-    "kpd-group": KPDSettings,
-    "kpd-choice": KPDChoiceSettings,
-    "random-mask": BlockSettings,
-    "group-lasso": BlockSettings,
-    "elastic-group-lasso": ElasticGroupLassoSettings,
-    "rigl": RigLSettings,
-    "magnitude": BlockSettings,
-}
-
-
-def _section_of(method: Method) -> type[Section]:
-    """The model of a method's section: what its class declares."""
-    if method.kind == "network":
-        return NETWORK_SECTIONS[method.name]
-    kind = method.load()
-
-    def check(name: str) -> BeforeValidator:
-        def checked(value: Any) -> Any:
-            if problem := problem_with(kind, name, value):
-                raise PydanticCustomError("setting", "{problem}", {"problem": problem})
-            return value
-
-        return BeforeValidator(checked)
-
-    fields: dict[str, Any] = {
-        name: (Annotated[Any, check(name)], entry.default) for name, entry in settings_of(kind).items()
-    }
-    return create_model(f"{kind.__name__}Settings", __base__=Section, **fields)
-
-
-SECTIONS = {name: _section_of(method) for name, method in METHODS.items()}
-_FIELDS: dict[str, Any] = {
-    name.replace("-", "_"): (section, Field(alias=name, default_factory=section)) for name, section in SECTIONS.items()
-}
-_Params = create_model("_Params", __base__=Config, **_FIELDS)
+def _over(below: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """`below` with those values of `given` that it has a place for."""
+    return below | {key: value for key, value in given.items() if key in below}
 
 
 class Run(NamedTuple):
@@ -302,49 +177,17 @@ def load_config(path: str | Path = "params.yaml") -> Config:
     """
     path = Path(path)
     content = read_yaml(path)
-    try:
-        config = _Params.model_validate(content)
-    except ValidationError as error:
-        raise InputError(f"{path}: {_explain(error, content)}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: sections with names are wanted, not {type(content).__name__}")
+    named = {key: content[key] for key in content if key in (SHARED, *METHODS)}
+    for key in content:
+        if key not in named and key not in Config.model_fields.keys() - {"methods"}:
+            raise InputError(f"{path}: {key}: unknown key '{key}'{nearest(str(key), [*Config.model_fields, *METHODS])}")
+    rest = {key: value for key, value in content.items() if key not in named}
+    config = checked(Config, rest | {"methods": {key: value or {} for key, value in named.items()}}, str(path))
     for key, problem in _problems(config):
         raise InputError(f"{path}: {key}: {problem}")
     return config
-
-
-def _explain(error: ValidationError, content: Any) -> str:
-    """Turn pydantic's first complaint into ``key: problem``, with the nearest valid key for an unknown one."""
-    problems = error.errors()
-    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]  # often why another is missing
-    first = (unknown or problems)[0]
-    keys = [str(part) for part in first["loc"]]
-    path = ".".join(keys) or "content"
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(_Params, keys[:-1])
-        return f"{path}: unknown key '{keys[-1]}'{nearest(keys[-1], known)}"
-    if first["type"] == "missing":
-        return f"{path}: this key is missing"
-    return f"{path}: {first['msg']}, not {first.get('input')!r}"
-
-
-def _known_keys(model: type[BaseModel], keys: list[str]) -> Iterable[str]:
-    """Names of the fields that the section at `keys` has."""
-    for position, key in enumerate(keys):
-        field = next((f for name, f in model.model_fields.items() if key in (name, f.alias)), None)
-        if field is None:
-            return []
-        nested = list(_model_types(field.annotation))
-        if not nested:
-            return []
-        skip = 1 if "dict" in str(field.annotation) else 0
-        return _known_keys(nested[0], keys[position + 1 + skip :])
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _model_types(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in getattr(annotation, "__args__", ()):
-        yield from _model_types(part)
 
 
 def _problems(config: Config) -> Iterator[tuple[str, str]]:
@@ -352,8 +195,14 @@ def _problems(config: Config) -> Iterator[tuple[str, str]]:
     if config.experiment not in config.experiments:
         yield "experiment", f"'{config.experiment}' does not exist{nearest(config.experiment, config.experiments)}"
     meaning: dict[tuple[str, str, str], tuple[str, dict[str, Any]]] = {}
+    for method, values in config.methods.items():
+        yield from _value_problems(list(NETWORKS) if method == SHARED else [method], values, method)
+        if method != SHARED:
+            yield from _together(config, method, {}, method)
     for name, plan in config.experiments.items():
         key = f"experiments.{name}"
+        asked = sorted({method for settings in plan.settings.values() for method in settings if method in METHODS})
+        yield from _value_problems(asked, plan.defaults, f"{key}.defaults")
         for dataset, settings in plan.settings.items():
             if dataset not in config.datasets:
                 yield f"{key}.settings", f"data set '{dataset}' does not exist{nearest(dataset, config.datasets)}"
@@ -374,7 +223,7 @@ def _group_problems(config: Config, plan: Experiment, key: str) -> Iterator[tupl
         ("scaling", plan.scaling.datasets, ["neukron"], ("neukron",)),
         ("matrix_baselines", plan.matrix_baselines.datasets, plan.matrix_baselines.methods, BASELINES),
         ("tensor_baselines", plan.tensor_baselines.datasets, plan.tensor_baselines.methods, _of_any_order()),
-        ("networks", plan.networks.datasets, plan.networks.methods, tuple(NETWORK_SECTIONS)),
+        ("networks", plan.networks.datasets, plan.networks.methods, NETWORKS),
     ]
     for group, datasets, methods, allowed in groups:
         for dataset in datasets:
@@ -402,17 +251,28 @@ def _settings_problems(config: Config, settings: Settings, key: str) -> Iterator
             yield key, f"method '{method}' does not exist{nearest(method, METHODS)}"
             continue
         for setting, values in named.items():
-            model = SECTIONS[method]
-            try:
-                model.model_validate(config.method_defaults(method).model_dump() | values)
-            except ValidationError as error:
-                first = error.errors()[0]
-                name = str(first["loc"][0])
-                if first["type"] == "extra_forbidden":
-                    problem = f"unknown key '{name}'{nearest(name, model.model_fields)}"
-                else:
-                    problem = f"{name}: {first['msg']}, not {first.get('input')!r}"
-                yield f"{key}.{method}.{setting}", problem
+            yield from _value_problems([method], values, f"{key}.{method}.{setting}")
+            yield from _together(config, method, values, f"{key}.{method}.{setting}")
+
+
+def _together(config: Config, method: str, values: dict[str, Any], key: str) -> Iterator[tuple[str, str]]:
+    """What the method's own check says of all its settings together."""
+    try:
+        METHODS[method].settings_class()(**config.method_defaults(method) | values).check_settings()
+    except InputError as error:
+        yield key, str(error)
+
+
+def _value_problems(methods: list[str], values: dict[str, Any], key: str) -> Iterator[tuple[str, str]]:
+    """Values that none of `methods` has a setting for, or that do not fit one that has."""
+    classes = [METHODS[method].settings_class() for method in methods]
+    for name, value in values.items():
+        having = [kind for kind in classes if name in settings_of(kind)]
+        if not having:
+            known = {each for kind in classes for each in settings_of(kind)}
+            yield f"{key}.{name}", f"unknown key '{name}'{nearest(str(name), known)}"
+        for problem in filter(None, (problem_with(kind, name, value) for kind in having)):
+            yield f"{key}.{name}", f"{problem}, not {value!r}"
 
 
 def setting_arguments(settings: dict[str, Any]) -> list[str]:

@@ -26,7 +26,9 @@ def main(argv: list[str] | None = None) -> None:
     from pipeline.sparse import SparseTensor
 
     arguments = step.parser(
-        "Fit a baseline to a sparse tensor; write model.safetensors, metrics.json and history.parquet.", EXAMPLE
+        "Fit a baseline to a sparse tensor; write model.safetensors, metrics.json and history.parquet.",
+        EXAMPLE,
+        _settings,
     )
     arguments.add_argument("--method", required=True, help=", ".join(baselines.names()))
     add_run_arguments(arguments)
@@ -45,6 +47,12 @@ def main(argv: list[str] | None = None) -> None:
         f"({metrics['relative_error']:.2%} of the squared norm), {metrics['bytes']:,} bytes as published, "
         f"{metrics['bytes_equal']:,} at 4 bytes a real, {seconds:.2f} s"
     )
+
+
+def _settings() -> str:
+    from pipeline.methods import BASELINES, settings_help
+
+    return settings_help(*BASELINES)
 
 
 def _threads(argv: list[str] | None) -> int:

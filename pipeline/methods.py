@@ -11,13 +11,16 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 from pipeline.baselines import find
+from pipeline.core import step
+from pipeline.core.settings import Configured, describe_all, rows
 
 
 class Method(NamedTuple):
     """One method.
 
     `shown` is its name in words, `light` and `dark` its colours on light and on dark ground, `marker` its marker
-    in figures (matplotlib's letters), `meaning` what it does in a line.
+    in figures (matplotlib's letters), `meaning` what it does in a line, `place` where a search tries it: cheap and
+    strong first, so that what a later one has to beat is known early.
     """
 
     name: str
@@ -27,6 +30,7 @@ class Method(NamedTuple):
     dark: str
     marker: str
     meaning: str
+    place: int = 50
 
     def load(self) -> Any:
         """The class of a compressor, or the artifact of a network."""
@@ -39,6 +43,15 @@ class Method(NamedTuple):
 
             return NetworkArtifact
         return find(self.name)
+
+    def settings_class(self) -> type[Configured]:
+        """The class that declares the settings; of a network without importing torch."""
+        if self.kind == "network":
+            from pipeline.kpd.settings import SETTINGS
+
+            return SETTINGS[self.name]
+        kind: type[Configured] = self.load()
+        return kind
 
     @property
     def stochastic(self) -> bool:
@@ -57,18 +70,19 @@ METHODS: dict[str, Method] = {
     row[0]: Method(*row)
     for row in (
         ("neukron", "neukron", "NeuKron", "#c8500a", "#ff9a57", "o",
-         "generalised Kronecker product whose factors an LSTM gives"),
-        ("t-svd", "baseline", "T-SVD", "#0068a8", "#5db8f5", "s", "truncated singular value decomposition (matrices)"),
-        ("cp", "baseline", "CP", "#00805f", "#3fcca2", "^", "sum of rank-one terms, by alternating least squares"),
-        ("tucker", "baseline", "Tucker", "#3d7ea6", "#8fd0f0", "v", "core tensor times one factor matrix a mode"),
+         "generalised Kronecker product whose factors an LSTM gives", 100),
+        ("t-svd", "baseline", "T-SVD", "#0068a8", "#5db8f5", "s",
+         "truncated singular value decomposition (matrices)", 6),
+        ("cp", "baseline", "CP", "#00805f", "#3fcca2", "^", "sum of rank-one terms, by alternating least squares", 7),
+        ("tucker", "baseline", "Tucker", "#3d7ea6", "#8fd0f0", "v", "core tensor times one factor matrix a mode", 8),
         ("truncation", "baseline", "truncation", "#b0487f", "#ee94c4", "D",
-         "keeps the largest part exactly and drops the rest"),
-        ("lossless", "baseline", "lossless", "#555b63", "#c3cad3", "*", "every non-zero, entropy-coded: no error"),
-        ("cur", "baseline", "CUR", "#a87500", "#efc04d", "P", "sampled columns and rows of the matrix itself"),
-        ("cmd", "baseline", "CMD", "#7f6a00", "#d8cb4a", "X", "CUR without duplicate columns and rows"),
-        ("accams", "baseline", "ACCAMS", "#41389b", "#a8a0ff", "<", "sum of co-clusterings"),
-        ("baccams", "baseline", "bACCAMS", "#8a2550", "#f08bae", ">", "sum of co-clusterings, by Gibbs sampling"),
-        ("kronfit", "baseline", "KronFit", "#2f6b1e", "#95d67e", "h", "Kronecker powers of one small matrix"),
+         "keeps the largest part exactly and drops the rest", 1),
+        ("lossless", "baseline", "lossless", "#555b63", "#c3cad3", "*", "every non-zero, entropy-coded: no error", 0),
+        ("cur", "baseline", "CUR", "#a87500", "#efc04d", "P", "sampled columns and rows of the matrix itself", 5),
+        ("cmd", "baseline", "CMD", "#7f6a00", "#d8cb4a", "X", "CUR without duplicate columns and rows", 4),
+        ("accams", "baseline", "ACCAMS", "#41389b", "#a8a0ff", "<", "sum of co-clusterings", 2),
+        ("baccams", "baseline", "bACCAMS", "#8a2550", "#f08bae", ">", "sum of co-clusterings, by Gibbs sampling", 3),
+        ("kronfit", "baseline", "KronFit", "#2f6b1e", "#95d67e", "h", "Kronecker powers of one small matrix", 9),
         ("dense", "network", "dense", "#555b63", "#c3cad3", "s", "the same network with ordinary linear layers"),
         ("kpd", "network", "KPD", "#c8500a", "#ff9a57", "o", "block-sparse layers by Kronecker product decomposition"),
         ("kpd-group", "network", "KPD group", "#a87500", "#efc04d", "P",
@@ -85,3 +99,40 @@ METHODS: dict[str, Method] = {
 
 BASELINES = tuple(name for name, method in METHODS.items() if method.kind == "baseline")
 COMPRESSORS = ("neukron", *BASELINES)
+NETWORKS = tuple(name for name, method in METHODS.items() if method.kind == "network")
+
+
+def settings_help(*names: str) -> str:
+    """What ``--help`` of a step says about its methods and their settings."""
+    return describe_all(
+        {name: METHODS[name].settings_class() for name in names}, {name: METHODS[name].meaning for name in names}
+    )
+
+
+def settings_page() -> str:
+    """``docs/settings.md``: every method with its settings."""
+    lines = [
+        "# Methods and their settings",
+        "",
+        "Written by `python -m pipeline.methods > docs/settings.md` from what the code declares; a test says when it "
+        "is old. Settings are given in `params.yaml`, by `--set NAME=VALUE`, or to the class.",
+    ]
+    for method in METHODS.values():
+        lines += ["", f"## {method.name}", "", f"{method.shown}: {method.meaning}.", ""]
+        found = rows(method.settings_class())
+        if not found:
+            lines.append("No settings.")
+            continue
+        lines += ["| setting | default | meaning | may be |", "|---|---|---|---|"]
+        lines += [f"| `{name}` | `{default}` | {meaning} | {kind} |" for name, default, meaning, kind in found]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the methods and their settings as Markdown."""
+    step.parser("Print every method with its settings, as Markdown.").parse_args(argv)
+    print(settings_page(), end="")
+
+
+if __name__ == "__main__":
+    step.run(main)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from pipeline.kpd.data import LabelledImages
-    from pipeline.kpd.methods import Dense
     from pipeline.kpd.trainer import Trained
     from pipeline.runs.checkpoint import Checkpoint
 
@@ -36,13 +34,14 @@ def main(argv: list[str] | None = None) -> None:
     import torch
     from tqdm import tqdm
 
+    from pipeline.core.settings import values_of
     from pipeline.kpd.methods import make
     from pipeline.kpd.trainer import train
     from pipeline.runs import distributed
 
     torch.set_num_threads(options.threads)
     method = make(options.method, step.parse_settings(options.settings))
-    settings = settings_of(method)
+    settings = values_of(method)
     data = read_images(options.tensor, options.labels, options.seed)
     state = _state(options, settings)
     with distributed.joined(distributed.available_device(options.device)) as device:
@@ -73,16 +72,23 @@ def _arguments() -> argparse.ArgumentParser:
         "Train a network on labelled images (a tensor of modes row, column, image; colours as a mode named channel)\n"
         "with a wanted share of exactly zero blocks, and time its training step beside that of its dense twin.",
         EXAMPLE,
+        _settings,
     )
     add_run_arguments(arguments)
     arguments.add_argument(
         "--labels", type=Path, required=True, help="Parquet with columns index, label and, if published, split"
     )
-    arguments.add_argument("--method", default="kpd", help="sparsity method (default: kpd); dense: the twin")
+    arguments.add_argument("--method", default="kpd", help="sparsity method, see below (default: kpd)")
     arguments.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1 .. (default: a GPU if there is one)"
     )
     return arguments
+
+
+def _settings() -> str:
+    from pipeline.methods import NETWORKS, settings_help
+
+    return settings_help(*NETWORKS)
 
 
 def _state(options: argparse.Namespace, settings: dict[str, Any]) -> Checkpoint:
@@ -94,11 +100,6 @@ def _state(options: argparse.Namespace, settings: dict[str, Any]) -> Checkpoint:
 
     run = identity(options, options.method, settings)
     return Checkpoint(run | {"labels": sha256_file(options.labels), "versions": library_versions("torch")})
-
-
-def settings_of(method: Dense) -> dict[str, Any]:
-    """Settings of `method` as plain values, without its working state."""
-    return {entry.name: getattr(method, entry.name) for entry in fields(method) if entry.init}
 
 
 def read_images(tensor: Path, labels: Path, seed: int) -> LabelledImages:

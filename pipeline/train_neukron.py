@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from pipeline.core import step
+from pipeline.core.settings import check_given
 from pipeline.runs.record import add_run_arguments, identity, record_compression
 from pipeline.sparse import SparseTensor
 
-EXAMPLE = """settings (--set KEY=VALUE), with their defaults:
-  hidden=30           width of the sequence model: trades size for error
-  cell=lstm           lstm, gru, transformer; seeds: no sequence model, one Kronecker seed for each alphabet
-  schedule=fast       fast: mini-batches; paper: one full-batch step an epoch, as published
-  order_init=auto     auto, random, degree, lexicographic, bisection
-  gamma=10.0          inverse temperature of the order search; .inf: hill climbing
-  pairs=shingles      indices that may change places: shingles, or uniform: at random
-  scale=learned       fixed: the norm of the approximation stays that of the tensor
-  precision=float32   bfloat16 or float16: the sequence model is fitted in short numbers; the error is measured
-                      in float32 as well and both are told
-  lr, max_epochs, max_seconds, patience=100
-
-examples:
+EXAMPLE = """examples:
   python -m pipeline.train_neukron data/tensors/flights.parquet /tmp/run --set hidden=8 --set max_epochs=20
   python -m pipeline.train_neukron data/tensors/flights.parquet /tmp/run --set cell=gru --set max_epochs=20
 
@@ -31,7 +20,7 @@ Ctrl-C, then the same command, goes on where it stopped, with as many processes 
 
 def main(argv: list[str] | None = None) -> None:
     """Fit, then write the model, its metrics and its history into the run's folder."""
-    arguments = step.parser("Fit NeuKron to a Parquet sparse tensor and record the run.", EXAMPLE)
+    arguments = step.parser("Fit NeuKron to a Parquet sparse tensor and record the run.", EXAMPLE, _settings)
     add_run_arguments(arguments)
     arguments.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     options = arguments.parse_args(argv)
@@ -43,8 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     from pipeline.runs.checkpoint import Checkpoint
     from pipeline.runs.metrics import library_versions
 
-    step.check_settings(NeuKron, settings, given_otherwise={"seed", "device", "threads"})
-    NeuKron(seed=options.seed, **settings).check_settings()
+    check_given(NeuKron, settings, NeuKron.name, also={"max_seconds"})
     X = SparseTensor.read_parquet(options.tensor)
     names = identity(options, NeuKron.name, settings)
     checkpoint = Checkpoint(names | {"versions": library_versions("torch", "numpy"), "device": options.device})
@@ -67,6 +55,12 @@ def main(argv: list[str] | None = None) -> None:
         libraries=("torch", "numpy", "numba"),
     )
     checkpoint.clear()
+
+
+def _settings() -> str:
+    from pipeline.methods import settings_help
+
+    return settings_help("neukron")
 
 
 if __name__ == "__main__":

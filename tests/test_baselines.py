@@ -139,7 +139,7 @@ def test_configuration_and_artifacts_know_every_baseline(root: Path) -> None:
         parameters = inspect.signature(method).parameters.values()
         assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
         defaults = {parameter.name: parameter.default for parameter in parameters if parameter.name != "seed"}
-        assert config.method_defaults(name).model_dump() == defaults
+        assert config.method_defaults(name) == defaults
 
 
 def test_a_baseline_needs_neither_torch_nor_the_orchestrators() -> None:

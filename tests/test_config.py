@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from ruamel.yaml import YAML
 
 from pipeline.baselines import find
 from pipeline.config import METHODS, load_config, main, setting_arguments, use_experiment
+from pipeline.core.settings import settings_of
 from pipeline.core.step import parse_settings
+from pipeline.datasets.registry import read_entry
 from pipeline.errors import InputError
+from pipeline.methods import settings_page
 from pipeline.neukron import NeuKron
 
 
@@ -42,9 +46,17 @@ def change(path: Path, old: str, new: str) -> None:
             "datasets: [fligts, ",
             r"neukron.datasets: 'fligts' does not exist; did you mean 'flights'",
         ),
-        ("{hidden: 5,", "{hiden: 5,", r"flights.neukron.h5: unknown key 'hiden'; did you mean 'hidden'"),
-        ("{hidden: 5,", "{hidden: five,", r"flights.neukron.h5: hidden: .*'five'"),
-        ("{hidden: 5,", "{hidden: 0,", r"h5: hidden: needs a whole number of at least 1, not 0"),
+        ("{hidden: 5,", "{hiden: 5,", r"flights.neukron.h5.hiden: unknown key 'hiden'; did you mean 'hidden'"),
+        ("{hidden: 5,", "{hidden: five,", r"flights.neukron.h5.hidden: .*'five'"),
+        ("{hidden: 5,", "{hidden: 0,", r"h5.hidden: needs a whole number of at least 1, not 0"),
+        ("  batch: 64\n", "  bacth: 64\n", r"networks.bacth: unknown key 'bacth'; did you mean 'batch'"),
+        ("  batch: 64\n", "  batch: 0\n", r"networks.batch: needs a whole number of at least 1, not 0"),
+        ("kpd: {}", "kpd: {rnk: 3}", r"kpd.rnk: unknown key 'rnk'; did you mean 'rank'"),
+        ("defaults: {hidden: 10,", "defaults: {hiden: 10,", r"ablation.defaults.hiden: unknown key 'hiden'"),
+        ("defaults: {hidden: 10,", "defaults: {hidden: no,", r"ablation.defaults.hidden: needs a whole number"),
+        ("[[2, 2], [2, 4], [2, 8]]", "[[2, 2], [2, 2]]", r"kpd-choice: blocks=.*all different"),
+        ("norm2: 9731008.0", "norm2: '9731008'", r"datasets.flights.norm2: needs a number, not '9731008'"),
+        ("      flights.csv.zip:\n", "      ../flights.csv.zip:\n", r"'../flights.csv.zip' is no plain file name"),
         ("methods: [t-svd", "methods: [tsvd", r"'tsvd' does not belong here; did you mean 't-svd'"),
         ("  hidden: 30", "  hidden: '30'", r"neukron.hidden: .*'30'"),
         ("  gamma: 10.0", "  gama: 10.0", r"neukron.gama: unknown key 'gama'; did you mean 'gamma'"),
@@ -94,7 +106,7 @@ def test_defaults_are_those_of_the_constructors(root: Path) -> None:
     for name in compressors:
         signature = inspect.signature(NeuKron if name == "neukron" else find(name))
         expected = {key: p.default for key, p in signature.parameters.items() if key not in ours}
-        section = config.method_defaults(name).model_dump()
+        section = config.method_defaults(name)
         comparable: dict[str, Any] = {
             key: tuple(value) if isinstance(expected.get(key), tuple) else value for key, value in section.items()
         }
@@ -152,3 +164,43 @@ def test_use_points_both_files_at_an_experiment(root: Path, params: Path) -> Non
     assert stages.read_text() == (root / "dvc.yaml").read_text()
     with pytest.raises(InputError, match="'nope'"):
         use_experiment("nope", params, stages)
+
+
+def test_the_page_of_settings_is_what_the_code_declares(root: Path) -> None:
+    page = (root / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert page == settings_page(), "old; write it anew with: python -m pipeline.methods > docs/settings.md"
+    assert all(f"## {name}\n" in page for name in METHODS)
+
+
+@pytest.mark.parametrize("step_name", ["fit_baseline", "train_kpd", "train_neukron"])
+def test_help_of_a_step_tells_its_methods_and_settings(step_name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module(f"pipeline.{step_name}").main(["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    kind = {"fit_baseline": "baseline", "train_kpd": "network", "train_neukron": "neukron"}[step_name]
+    for name, method in METHODS.items():
+        if method.kind == kind:
+            assert f"  {name}: {method.meaning}" in shown
+            assert all(f" {setting}=" in shown for setting in settings_of(method.settings_class()))
+
+
+def test_shared_defaults_lie_under_what_is_more_special(params: Path) -> None:
+    change(params, "  epochs: 30\n", "  epochs: 31\n")  # of all networks
+    change(params, "kpd: {}", "kpd: {rank: 5}")
+    runs = {run.folder: run for name in ("demo", "mnist") for run in load_config(params).runs(name)}
+    assert runs["results/runs/digits/kpd/b2x4-s0"].settings["epochs"] == 31
+    assert runs["results/runs/digits/kpd/b2x4-s0"].settings["rank"] == 5
+    linear, lenet = (runs[f"results/runs/mnist/kpd/{name}-s0"].settings for name in ("b2x4", "lenet5"))
+    assert (linear["epochs"], linear["batch"]) == (10, 256)  # the experiment's
+    assert (lenet["epochs"], lenet["batch"]) == (8, 64)  # the setting's own
+    assert "rank" not in runs["results/runs/mnist/rigl/b2x4-s0"].settings  # rigl has none
+
+
+def test_the_reader_of_one_entry_and_the_plan_refuse_alike(params: Path) -> None:
+    change(params, "nnz: 44396", "nnz: 44396.5")
+    with pytest.raises(InputError) as by_plan:
+        load_config(params)
+    with pytest.raises(InputError) as by_reader:
+        read_entry(params, "flights")
+    assert str(by_plan.value) == str(by_reader.value)

@@ -371,15 +371,19 @@ class TestStep:
     @pytest.mark.parametrize(
         ("key", "value", "problem"),
         [
-            ("formt", "coo", "datasets.x.formt: unknown key; did you mean 'format'?"),
+            ("formt", "coo", "datasets.x.formt: unknown key ; did you mean 'format'?"),
             ("format", None, "datasets.x.format"),
-            ("files", {}, "name at least one file"),
+            ("files", {}, "needs at least 1, not {}"),
             ("files", {"../x": {"sources": ["file:x"]}}, "is no plain file name"),
-            ("files", {"x": {"sources": []}}, "a list of at least one source"),
-            ("files", {"x": {"sources": ["file:x"], "sha256": "abc"}}, "64 hexadecimal digits"),
-            ("labels", [-1], "whole numbers of at least 0"),
-            ("nnz", "many", "a value of type int, not 'many'"),
-            ("norm2", "big", "a number, not 'big'"),
+            ("files", {"x": {"sources": []}}, "files.x.sources: needs at least 1, not []"),
+            (
+                "files",
+                {"x": {"sources": ["file:x"], "sha256": "abc"}},
+                "needs text of the form ^[0-9a-f]{64}$, not",
+            ),
+            ("labels", [-1], "needs a number of at least 0, not -1"),
+            ("nnz", "many", "needs a whole number, not 'many'"),
+            ("norm2", "big", "needs a number, not 'big'"),
         ],
     )
     def test_wrong_entry(

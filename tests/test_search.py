@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.baselines import METHODS
 from pipeline.commands import search as searching
+from pipeline.core.settings import settings_of
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 
@@ -109,24 +110,25 @@ def test_equal_settings_are_fitted_once() -> None:
 
 
 def test_the_width_of_neukron_uses_the_size() -> None:
+    from pipeline.neukron import NeuKron
     from pipeline.neukron.levels import Levels
     from pipeline.neukron.model import SequenceModel
 
     X = SparseTensor.from_dense(np.eye(60, 90))
     for size in (1000, 5000, 40_000):
-        settings = searching.settings_for("neukron", X, size, orders=False)
+        settings = NeuKron.settings_within(X, size, orders=False)
         assert settings is not None
         counts = [SequenceModel(Levels(X.shape), settings["hidden"] + more, 0).parameter_count() for more in (0, 1)]
         assert 4 * counts[0] <= size < 4 * counts[1]
 
 
 @pytest.mark.parametrize(
-    "method", [name for name in searching.PROMISE if name not in ("lossless", "truncation", "neukron")]
+    "method", [name for name, kind in METHODS.items() if settings_of(kind) and name != "truncation"]
 )
 def test_settings_hit_the_size_they_were_asked_for(method: str) -> None:
     random = np.random.default_rng(1)
     X = SparseTensor.from_dense(random.uniform(size=(200, 300)) < 0.05)
-    settings = searching.settings_for(method, X, 20_000, orders=False)
+    settings = METHODS[method].settings_within(X, 20_000, orders=False)
     assert settings is not None
     quick = {"max_sweeps": 2} if method not in ("t-svd", "cur", "cmd") else {}
     size = METHODS[method](**settings, **quick).fit(X).size()["bytes_equal"]
@@ -136,9 +138,9 @@ def test_settings_hit_the_size_they_were_asked_for(method: str) -> None:
 
 def test_no_setting_where_nothing_fits() -> None:
     X = SparseTensor.from_dense(np.eye(50))  # orders of 71 bytes, factors of 404 bytes a rank
-    assert searching.settings_for("t-svd", X, 400) is None
-    assert searching.settings_for("kronfit", X, 72, orders=True) is None
-    assert searching.settings_for("kronfit", X, 72, orders=False) == {"seed_power": 3}
+    assert METHODS["t-svd"].settings_within(X, 400, orders=True) is None
+    assert METHODS["kronfit"].settings_within(X, 72, orders=True) is None
+    assert METHODS["kronfit"].settings_within(X, 72, orders=False) == {"seed_power": 3}
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,3 @@ def test_no_setting_where_nothing_fits() -> None:
 def test_wrong_requests(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         searching.search(blocks(), **wrong)  # type: ignore[arg-type]
-
-
-def test_promise_lists_every_method() -> None:
-    assert set(searching.PROMISE) == set(METHODS) | {"neukron"}

@@ -13,15 +13,17 @@ import pytest
 import torch
 
 import pipeline
-from pipeline.config import SECTIONS, load_config, setting_arguments
+from pipeline.config import load_config, setting_arguments
 from pipeline.core import step
+from pipeline.core.settings import settings_of, values_of
 from pipeline.errors import InputError
 from pipeline.kpd.data import labelled_images
 from pipeline.kpd.methods import METHODS, make
+from pipeline.kpd.settings import SETTINGS
 from pipeline.kpd.trainer import Trainer, train
 from pipeline.runs.metrics import NetworkMetrics, read_metrics
 from pipeline.sparse import SparseTensor
-from pipeline.train_kpd import main, read_images, settings_of
+from pipeline.train_kpd import main, read_images
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +123,7 @@ def test_rerun_is_bit_identical(digits, tmp_path: Path) -> None:
         (["--method", "dens"], "did you mean 'dense'"),
         (["--device", "cuda:99"], "not available here"),
         (["--set", "network=linea"], "did you mean 'linear'"),
-        (["--set", "network=5"], "network '5' is unknown"),
+        (["--set", "network=5"], "network=5: needs linear, lenet5, vit-tiny"),
         (["--set", "layers=7"], "no linear layer has a name like 7"),
         (["--seed", "-1"], "--seed -1: needs a whole number of at least 0"),
         (["--seed", "5000000000"], "and below 2,147,483,648"),
@@ -195,10 +197,10 @@ def test_damaged_artifacts_are_refused(digits, tmp_path: Path) -> None:
 
 def test_sections_of_params_yaml_are_the_methods_defaults(root: Path) -> None:
     config = load_config(root / "params.yaml")
+    assert METHODS.keys() == SETTINGS.keys()
     for name, method in METHODS.items():
-        defaults = json.loads(json.dumps(settings_of(method())))  # tuples as lists
-        assert config.method_defaults(name).model_dump() == defaults
-        assert SECTIONS[name]().model_dump() == defaults
+        assert config.method_defaults(name) == values_of(method())
+        assert settings_of(method) == settings_of(SETTINGS[name])
 
 
 def test_settings_travel_through_the_command_line(root: Path) -> None:
@@ -207,7 +209,7 @@ def test_settings_travel_through_the_command_line(root: Path) -> None:
     assert {run.dataset for run in runs} >= {"digits", "mnist"}
     for run in runs:
         pairs = setting_arguments(run.settings)[1::2]
-        assert make(run.method, step.parse_settings(pairs)) == make(run.method, run.settings)
+        assert values_of(make(run.method, step.parse_settings(pairs))) == values_of(make(run.method, run.settings))
 
 
 def test_interrupted_run_goes_on(digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,7 @@ def test_a_signal_keeps_the_state_and_the_same_command_goes_on(tensor: Path, tmp
         (["--set", "seed=3"], "no such setting"),
         (["--set", "hidden"], "write KEY=VALUE"),
         (["--set", "hidden=true"], "hidden=True: needs a whole number"),
-        (["--set", "max_seconds=2024-01-01"], "max_seconds=datetime.date(2024, 1, 1): needs a number above 0"),
+        (["--set", "max_seconds=2024-01-01"], "max_seconds=2024-01-01: needs a number above 0"),
         (["--set", "lr=-1e-3"], "lr=-0.001: needs a number above 0"),
         (["--set", "gamma=-inf"], "gamma=-inf: needs a number above 0"),
         (["--device", "meta"], "--device meta: neither cpu nor a GPU"),

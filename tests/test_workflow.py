@@ -237,6 +237,96 @@ def test_each_step_explains_itself(root: Path, name: str) -> None:
     assert output.startswith("usage:") and "example" in output
 
 
+MEAN = '''\
+"""The mean of all cells."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+import numpy as np
+
+from pipeline.baselines.base import Baseline
+from pipeline.core.settings import setting
+
+
+class Mean(Baseline):
+    """One number for all cells.
+
+    Parameters
+    ----------
+    digits
+        Decimals it is rounded to; None: all.
+    """
+
+    name = "mean"
+    stochastic = False
+
+    digits: int | None = setting(None, at_least=0)
+
+    def _fit(self, X: Any) -> None:
+        self.mean_ = float(X.values.sum()) / math.prod(X.shape)
+        if self.digits is not None:
+            self.mean_ = round(self.mean_, self.digits)
+        self._record(self._squared_error(X))
+
+    def _predict(self, index: Any) -> Any:
+        return np.full(len(index), self.mean_)
+
+    def _squared_error(self, X: Any) -> float:
+        return X.norm2 - 2 * self.mean_ * float(X.values.sum()) + math.prod(X.shape) * self.mean_**2
+
+    def parameter_count(self) -> int:
+        return 1
+
+    def _size(self) -> dict[str, int]:
+        return {"bytes": 8, "bytes_equal": 4, "bytes_with_order": 4}
+
+    def _contents(self, orders: bool) -> Any:
+        return {"mean": np.array([self.mean_])}, {"shape": list(self.inner_shape_)}
+
+    @classmethod
+    def _from_contents(cls, contents: Any) -> Self:
+        model = cls()
+        model.shape_, model.mean_ = contents.shape(), float(contents.reals("mean", (1,))[0])
+        return model
+'''
+
+
+def test_a_new_method_is_one_file_one_row_and_its_section(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "added"
+    shutil.copytree(made, folder, symlinks=True)
+    (folder / "pipeline/baselines/mean.py").write_text(MEAN)
+    table, params = folder / "pipeline/methods.py", folder / "params.yaml"
+    last = '        ("dense", "network",'
+    row = '        ("mean", "baseline", "mean of all", "#123456", "#abcdef", "d", "one number"),\n'
+    table.write_text(table.read_text().replace(last, row + last, 1))
+    assert "Nothing to be done" in run(folder, "snakemake", "-n")  # no run is stale
+    assert "up to date" in run(folder, "dvc", "status")
+    text = params.read_text().replace("methods: [t-svd, truncation]", "methods: [t-svd, truncation, mean]", 1)
+    text = text.replace("        t-svd: {r1: {rank: 1}}", "        t-svd: {r1: {rank: 1}}\n        mean: {all: {}}", 1)
+    params.write_text(text.replace("lossless: {}", "mean: {digits: null}\nlossless: {}", 1))
+    assert dry_run_jobs(folder) == {"fit_baseline": 1, "aggregate_smoke": 1, "report_smoke": 1, "all": 1}
+    run(folder, "snakemake", "--quiet", "progress", "host", "rules")
+    page = (folder / "results/smoke/report.html").read_text()
+    assert "mean of all" in page and "#123456" in page
+    # as a user: from a file, without the workflow
+    (tmp_path / "my.csv").write_text("row,column,value\n" + "".join(f"{i},{i % 7},{1 + i % 3}\n" for i in range(40)))
+    kronflow = [sys.executable, "-m", "pipeline"]
+    run(folder, *kronflow, "compress", str(tmp_path / "my.csv"), str(tmp_path / "m.safetensors"), "--method", "mean")
+    answer = run(folder, *kronflow, "query", str(tmp_path / "m.safetensors"), "--index", "3", "3")
+    assert float(answer.splitlines()[-1]) == pytest.approx(79 / 280)
+    assert "mean" in run(folder, *kronflow, "info", str(tmp_path / "m.safetensors"))
+    assert "mean: {default: {}}" in run(folder, *kronflow, "grid", str(tmp_path / "my.csv"))
+    to = str(tmp_path / "small.safetensors")
+    command = [*kronflow, "compress", str(tmp_path / "my.csv"), to, "--method", "mean", "--bytes", "4kB"]
+    assert "chosen: mean" in run(folder, *command)
+    assert "digits=null" in run(folder, sys.executable, "-m", "pipeline.fit_baseline", "--help")
+    refused = run(folder, *kronflow, "compress", str(tmp_path / "my.csv"), to, "--method", "maen", status=2)
+    assert "did you mean 'mean'" in refused
+
+
 # ------------------------------------------------------------------------------------- code as input
 
 
@@ -276,7 +366,7 @@ def test_a_baseline_rests_on_its_own_file_and_not_on_neukron() -> None:
     assert not [file for file in kronfit if file.startswith("pipeline/neukron/")]
 
 
-@pytest.mark.parametrize("experiment", ["mnist", "cifar", "ablation", "paper", "paper-twitch", "smoke", "demo"])
+@pytest.mark.parametrize("experiment", load_config(Path(__file__).parent.parent / "params.yaml").experiments)
 def test_stages_of_every_experiment_are_read_by_dvc(root: Path, tmp_path: Path, experiment: str) -> None:
     for name in ("params.yaml", "Snakefile"):
         shutil.copy(root / name, tmp_path / name)

@@ -43,6 +43,7 @@ class ACCAMS(Stencils):
     """
 
     name = "accams"
+    fits_to_meet_a_size = 4
 
     def _solve(self, X: SparseTensor, A: tuple[Sparse, Sparse], count: int, random: np.random.Generator) -> None:
         error = X.norm2

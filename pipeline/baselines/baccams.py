@@ -46,6 +46,7 @@ class BACCAMS(Stencils):
     """
 
     name = "baccams"
+    fits_to_meet_a_size = 3
 
     def _solve(self, X: SparseTensor, A: tuple[Sparse, Sparse], count: int, random: np.random.Generator) -> None:
         cells = math.prod(X.shape)

@@ -81,6 +81,11 @@ def whole_or(value: object, otherwise: int, least: int = 1) -> int:
     return value if isinstance(value, int) and is_whole(value, least) else otherwise
 
 
+def at_least_one(name: str, value: float) -> dict[str, Any] | None:
+    """A setting of `value`, rounded down; None where that is below 1."""
+    return {name: int(value)} if value >= 1 else None
+
+
 def automatic_rank(X: SparseTensor, limit: int) -> int:
     """Rank at which factor matrices of 4-byte reals take a fourth of the coordinate list, within 1..limit."""
     budget = X.nnz * COORDINATE_BYTES / AUTOMATIC_SHARE

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from pipeline.baselines.base import Reals, automatic_rank, whole_or
+from pipeline.baselines.base import Reals, at_least_one, automatic_rank, whole_or
 from pipeline.baselines.kruskal import Kruskal
 from pipeline.baselines.mode_views import ModeView
 from pipeline.core.settings import seed, setting
@@ -50,6 +52,11 @@ class CP(Kruskal):
     max_sweeps: int = setting(50, at_least=1)
     tolerance: float = setting(1.0e-4, at_least=0)
     seed: int = seed()
+
+    @classmethod
+    def settings_within(cls, X: SparseTensor, size: float, orders: bool) -> dict[str, Any] | None:
+        """The rank that fits, up to 256."""
+        return at_least_one("rank", min(size / 4 // sum(X.shape), 256))
 
     def _fit(self, X: SparseTensor) -> None:
         rank = automatic_rank(X, LARGEST_AUTOMATIC_RANK) if self.rank is None else self.rank

@@ -65,6 +65,7 @@ class CUR(Baseline):
     """
 
     name = "cur"
+    fits_to_meet_a_size = 4
     stochastic = True
     matrices_only = True
 
@@ -81,6 +82,14 @@ class CUR(Baseline):
     middle_: Reals
     left_: Sparse
     right_: Sparse
+
+    @classmethod
+    def settings_within(cls, X: SparseTensor, size: float, orders: bool) -> dict[str, Any] | None:
+        """The share of rows and columns that fits."""
+        cells = math.prod(X.shape)
+        share = (math.sqrt(X.nnz**2 + cells * size / 4) - X.nnz) / cells
+        rows, columns = (max(1, round(share * side)) for side in X.shape)
+        return {"rows": rows, "columns": columns} if share > 0 else None
 
     def _fit(self, X: SparseTensor) -> None:
         share = _automatic_share(X)

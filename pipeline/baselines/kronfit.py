@@ -81,6 +81,15 @@ class KronFit(Baseline):
     grid_: Grid
     positions_: list[Integers | None]
 
+    @classmethod
+    def settings_within(cls, X: SparseTensor, size: float, orders: bool) -> dict[str, Any] | None:
+        """The least power whose seed fits beside the orders."""
+        left = size - (order_bytes(X.shape) if orders else 0)
+        for power in range(2, max(2, max(X.shape).bit_length()) + 1):
+            if 4 * root(X.shape[0], power) * root(X.shape[1], power) <= left:
+                return {"seed_power": power}
+        return None
+
     def _fit(self, X: SparseTensor) -> None:
         power = _automatic_power(X.shape) if self.seed_power is None else self.seed_power
         self.grid_ = Grid((root(X.shape[0], power), root(X.shape[1], power)), power)

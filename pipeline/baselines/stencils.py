@@ -76,6 +76,17 @@ class Stencils(Baseline):
     stencils_: list[Stencil]
     clusters_: int
 
+    @classmethod
+    def settings_within(cls, X: SparseTensor, size: float, orders: bool) -> dict[str, Any] | None:
+        """The most clusters that leave room for five stencils, else for one."""
+        each = {k: sum(X.shape) * math.log2(k) / 8 + 4 * k * k for k in (2, 4, 8, 16, 32, 48, 64)}
+        for least in (5, 1):
+            fitting = [k for k, cost in each.items() if least * cost <= size]
+            if fitting:
+                clusters = max(fitting)
+                return {"stencils": int(min(50, size // each[clusters])), "clusters": clusters}
+        return None
+
     def _fit(self, X: SparseTensor) -> None:
         self.clusters_ = AUTOMATIC_CLUSTERS if self.clusters is None else self.clusters
         count = _automatic_stencils(X, self.clusters_) if self.stencils is None else self.stencils

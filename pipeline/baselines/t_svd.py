@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from pipeline.baselines.base import Reals, Sparse, automatic_rank, whole_or
+from pipeline.baselines.base import Reals, Sparse, at_least_one, automatic_rank, whole_or
 from pipeline.baselines.kruskal import Kruskal
 from pipeline.core.settings import setting
 from pipeline.errors import InputError
@@ -36,6 +38,11 @@ class TSVD(Kruskal):
     matrices_only = True
 
     rank: int | None = setting(None, at_least=1)
+
+    @classmethod
+    def settings_within(cls, X: SparseTensor, size: float, orders: bool) -> dict[str, Any] | None:
+        """The rank that fits."""
+        return at_least_one("rank", min(size / 4 // (sum(X.shape) + 1), min(X.shape)))
 
     def _fit(self, X: SparseTensor) -> None:
         limit = min(X.shape)

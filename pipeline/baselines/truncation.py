@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 
 from pipeline.baselines.base import Integers
@@ -35,8 +38,15 @@ class Truncation(Coded):
     """
 
     name = "truncation"
+    fits_to_meet_a_size = 7
 
     keep: float | None = setting(None, above=0, at_most=1)
+
+    @classmethod
+    def settings_within(cls, X: SparseTensor, size: float, orders: bool) -> dict[str, Any] | None:
+        """The share that fits, at the bits of one index a non-zero, or half of that where orders are free."""
+        bits = max(1.0, math.log2(max(X.shape)) * (1.0 if orders else 0.5))
+        return {"keep": float(np.clip(8 * size / (X.nnz * bits), 1 / X.nnz, 1.0))}
 
     def _fit(self, X: SparseTensor) -> None:
         share = AUTOMATIC_KEEP if self.keep is None else self.keep

@@ -68,6 +68,12 @@ class Tucker(Baseline):
     core_: Reals
     factors_: list[Reals]
 
+    @classmethod
+    def settings_within(cls, X: SparseTensor, size: float, orders: bool) -> dict[str, Any] | None:
+        """The rank that fits, up to 64."""
+        fitting = [r for r in range(1, 65) if r * sum(X.shape) + r**X.order <= size / 4]
+        return {"rank": fitting[-1]} if fitting else None
+
     def _fit(self, X: SparseTensor) -> None:
         rank = _automatic_rank(X) if self.rank is None else self.rank
         views = [ModeView(X, mode) for mode in range(X.order)]

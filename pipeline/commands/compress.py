@@ -12,13 +12,15 @@ from pipeline.commands.loaded import NO_ORDERS
 from pipeline.commands.source import Reading, add_reading, read_labelled
 from pipeline.core import step
 from pipeline.core.files import refuse_clashes
-from pipeline.core.settings import SEEDS
+from pipeline.core.settings import SEEDS, check_given
 from pipeline.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from pipeline.runs.checkpoint import Checkpoint
     from pipeline.runs.compressor import Compressor
     from pipeline.sparse import SparseTensor
+
+NO_SETTINGS = ("device", "max_seconds")  # arguments of NeuKron that name no run, and may be given here
 
 
 def add(commands: Commands) -> None:
@@ -44,7 +46,13 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("--weights", default="float32", help="float32, float16 or int8 (neukron; default: float32)")
     step.add_settings(command)
-    command.epilog = "NeuKron's settings and their defaults: python -m pipeline.train_neukron --help"
+    command.settings = _settings_help
+
+
+def _settings_help() -> str:
+    from pipeline.methods import COMPRESSORS, settings_help
+
+    return settings_help(*COMPRESSORS)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -190,7 +198,7 @@ def _search(
     from pipeline.commands.search import search
     from pipeline.neukron import NeuKron
 
-    step.check_settings(NeuKron, neukron, given_otherwise={"seed", "threads", "hidden"})
+    check_given(NeuKron, neukron, NeuKron.name, also=NO_SETTINGS, but={"hidden"})
     found = search(
         X,
         **limits,
@@ -222,7 +230,7 @@ def _fit_neukron(
     from pipeline.neukron import NeuKron
     from pipeline.runs import progress
 
-    step.check_settings(NeuKron, settings, given_otherwise={"seed", "threads"})
+    check_given(NeuKron, settings, NeuKron.name, also=NO_SETTINGS)
     neukron = NeuKron(seed=seed, threads=threads, **settings)
     with progress.epochs(X.norm2, neukron.max_epochs) as after_epoch, state.stopping_on_signals():
         return neukron.fit(X, after_epoch, state)

@@ -16,12 +16,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import InputError, nearest
+from pipeline.methods import COMPRESSORS, METHODS
 from pipeline.runs.compressor import Compressor, order_bytes
 from pipeline.sparse import SparseTensor
 
-# Cheap and strong first: what a later candidate has to beat is then known early.
-PROMISE = ("lossless", "truncation", "accams", "baccams", "cmd", "cur", "t-svd", "cp", "tucker", "kronfit", "neukron")
-DATA_DEPENDENT = {"truncation": 7, "accams": 4, "baccams": 3, "cmd": 4, "cur": 4}  # fits to meet a size; else 2
 CLOSE = 0.92  # a file of this share of the limit is large enough
 BISECTIONS = 5  # steps between the smallest and the largest size that may meet an error
 SMALLEST = 256  # bytes below which no search for an error goes
@@ -118,12 +116,11 @@ def search(
 
 
 def _candidates(X: SparseTensor, methods: Sequence[str] | None) -> list[str]:
-    from pipeline.baselines import METHODS
-
     for name in methods or ():
-        if name not in PROMISE:
-            raise InputError(f"method '{name}' does not exist{nearest(name, PROMISE)}")
-    able = [name for name in PROMISE if name == "neukron" or X.order == 2 or not METHODS[name].matrices_only]
+        if name not in COMPRESSORS:
+            raise InputError(f"method '{name}' does not exist{nearest(name, COMPRESSORS)}")
+    promising = sorted(COMPRESSORS, key=lambda name: METHODS[name].place)  # cheap and strong first
+    able = [name for name in promising if X.order == 2 or not METHODS[name].matrices_only]
     chosen = [name for name in able if methods is None or name in methods]
     if not chosen:
         raise InputError(f"none of {', '.join(methods or ())} can handle a tensor of {X.order} modes")
@@ -203,8 +200,9 @@ class _Hunt:
             nominal -= min(NEUKRON_HEADER, nominal / 2)
         tried: list[dict[str, Any]] = []
         share = 1.0
-        while len(tried) < DATA_DEPENDENT.get(name, 2):
-            settings = settings_for(name, self.X, nominal, self.orders)
+        kind = METHODS[name].load()
+        while len(tried) < kind.fits_to_meet_a_size:
+            settings = kind.settings_within(self.X, nominal, self.orders)
             if settings is None or (settings in tried and (share <= 1 or nominal < limit / 4)):
                 break
             if settings in tried:  # a step of this method's sizes is wider than what was too much
@@ -215,7 +213,7 @@ class _Hunt:
             share = attempt.file_bytes / limit
             if share <= 1 and (best is None or attempt.relative_error < best.relative_error):
                 best = attempt
-            if CLOSE <= share <= 1 or (share <= 1 and name not in DATA_DEPENDENT):
+            if CLOSE <= share <= 1 or (share <= 1 and kind.fits_to_meet_a_size == 2):
                 break
             nominal *= min(4.0, 0.97 / share)
         if best is None:
@@ -271,40 +269,6 @@ def file_bytes(model: Compressor, orders: bool) -> int:
         return path.stat().st_size
 
 
-def settings_for(method: str, X: SparseTensor, size: float, orders: bool = True) -> dict[str, Any] | None:
-    """Settings with which a method takes about `size` bytes at 4 bytes a real; None where not even the least fits.
-
-    >>> X = SparseTensor([[0, 0], [9, 99]], [1.0, 1.0], (10, 100))
-    >>> settings_for("t-svd", X, 2000)
-    {'rank': 4}
-    """
-    reals = size / 4
-    modes = sum(X.shape)
-    match method:
-        case "lossless":
-            return {}
-        case "truncation":
-            return {"keep": float(np.clip(8 * size / (X.nnz * _coordinate_bits(X, orders)), 1 / X.nnz, 1.0))}
-        case "t-svd":
-            return _at_least_one("rank", min(reals // (modes + 1), min(X.shape)))
-        case "cp":
-            return _at_least_one("rank", min(reals // modes, 256))
-        case "tucker":
-            fitting = [r for r in range(1, 65) if r * modes + r**X.order <= reals]
-            return {"rank": fitting[-1]} if fitting else None
-        case "cur" | "cmd":
-            share = (math.sqrt(X.nnz**2 + math.prod(X.shape) * reals) - X.nnz) / math.prod(X.shape)
-            rows, columns = (max(1, round(share * size)) for size in X.shape)
-            return {"rows": rows, "columns": columns} if share > 0 else None
-        case "accams" | "baccams":
-            return _stencils_for(X, size)
-        case "kronfit":
-            return _power_for(X, size - (order_bytes(X.shape) if orders else 0))
-        case "neukron":
-            return _width_for(X, reals - (order_bytes(X.shape) / 4 if orders else 0))
-    raise InputError(f"method '{method}' does not exist{nearest(method, PROMISE)}")
-
-
 def automatic_grid(X: SparseTensor, smallest: float, largest: float, points: int = 5) -> dict[str, dict[str, Any]]:
     """Settings of every method for a tensor, spread over a range of sizes; as `params.yaml` has them.
 
@@ -325,7 +289,7 @@ def automatic_grid(X: SparseTensor, smallest: float, largest: float, points: int
     for name in _candidates(X, None):
         found: list[dict[str, Any]] = []
         for size in np.geomspace(smallest, largest, GRID_SIZES).tolist():
-            settings = settings_for(name, X, size, orders=False)
+            settings = METHODS[name].load().settings_within(X, size, orders=False)
             if settings is not None:
                 rounded = {key: float(f"{v:.3g}") if isinstance(v, float) else v for key, v in settings.items()}
                 found += [rounded] if rounded not in found else []
@@ -333,43 +297,3 @@ def automatic_grid(X: SparseTensor, smallest: float, largest: float, points: int
             places = np.unique(np.rint(np.linspace(0, len(found) - 1, points)).astype(int)).tolist()
             grids[name] = {key: [found[place][key] for place in places] for key in found[0]} or {"default": {}}
     return grids
-
-
-def _coordinate_bits(X: SparseTensor, orders: bool) -> float:
-    """Bits of a coded non-zero, roughly: one mode's index where orders are stored, half of that where free."""
-    return max(1.0, math.log2(max(X.shape)) * (1.0 if orders else 0.5))
-
-
-def _at_least_one(name: str, value: float) -> dict[str, Any] | None:
-    return {name: int(value)} if value >= 1 else None
-
-
-def _stencils_for(X: SparseTensor, size: float) -> dict[str, Any] | None:
-    """The most clusters that leave room for five stencils, else for one."""
-    each = {k: sum(X.shape) * math.log2(k) / 8 + 4 * k * k for k in (2, 4, 8, 16, 32, 48, 64)}
-    for least in (5, 1):
-        fitting = [k for k, cost in each.items() if least * cost <= size]
-        if fitting:
-            clusters = max(fitting)
-            return {"stencils": int(min(50, size // each[clusters])), "clusters": clusters}
-    return None
-
-
-def _power_for(X: SparseTensor, size: float) -> dict[str, Any] | None:
-    from pipeline.baselines.kronfit import root
-
-    for power in range(2, max(2, max(X.shape).bit_length()) + 1):
-        if 4 * root(X.shape[0], power) * root(X.shape[1], power) <= size:
-            return {"seed_power": power}
-    return None
-
-
-def _width_for(X: SparseTensor, reals: float) -> dict[str, Any] | None:
-    """Largest hidden width whose parameters fit."""
-    from pipeline.neukron.levels import Levels
-
-    levels = Levels(tuple(sorted(X.shape)))
-    fixed = 2**X.order + 1 + sum(levels.head_alphabets)
-    each = levels.embedding_rows + 8 + sum(levels.head_alphabets)
-    width = (-each + math.sqrt(each**2 + 32 * max(0.0, reals - fixed))) / 16  # 8 h^2 + each h = reals - fixed
-    return _at_least_one("hidden", width)

@@ -7,11 +7,12 @@ steps, and ``docs/settings.md``.
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from pipeline.errors import InputError, nearest
@@ -128,26 +129,40 @@ def defaults(cls: type[Configured]) -> dict[str, Any]:
     return {name: plain(entry.default) for name, entry in settings_of(cls).items()}
 
 
+def values_of(method: Configured) -> dict[str, Any]:
+    """Every setting of `method` as it stands, as plain values."""
+    return {name: plain(getattr(method, name)) for name in settings_of(type(method))}
+
+
 def plain(value: Any) -> Any:
     """Return `value` with tuples as lists, as YAML and JSON hold it."""
     return [plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def check_given(cls: type[Configured], given: Mapping[str, Any], name_of_method: str, where: str = "--set ") -> None:
-    """Check settings by name before anything is made of them.
+def check_given(
+    cls: type[Configured],
+    given: Mapping[str, Any],
+    name_of_method: str,
+    *,
+    also: Collection[str] = (),
+    but: Collection[str] = (),
+) -> None:
+    """Check what ``--set`` gives before anything is made of it.
+
+    `also` names arguments that are no settings but may be given, `but` settings that may not.
 
     Raises
     ------
     InputError
         A name the method does not have (the nearest is told), or a value that does not fit.
     """
-    known = settings_of(cls)
+    known = {*settings_of(cls), *also} - {*but}
     for name, value in given.items():
         if name not in known:
             hint = nearest(str(name), known) if known else "; it has none"
-            raise InputError(f"{where}{name}: {name_of_method} has no such setting{hint}")
+            raise InputError(f"--set {name}: {name_of_method} has no such setting{hint}")
         if problem := problem_with(cls, name, value):
-            raise InputError(f"{where}{name}={value}: {problem}")
+            raise InputError(f"--set {name}={value}: {problem}")
 
 
 def problem_with(cls: type[Configured], name: str, value: Any) -> str | None:
@@ -160,12 +175,30 @@ def problem_with(cls: type[Configured], name: str, value: Any) -> str | None:
     return f"needs {wanted(cls, name)}"
 
 
-def describe(cls: type[Configured]) -> list[str]:
-    """One line a setting for ``--help``: default, meaning, what it may be."""
+def rows(cls: type[Configured]) -> list[tuple[str, str, str, str]]:
+    """Every setting: its name, its default in YAML, what it means, what it may be."""
     meanings = meaning_of(cls)
-    heads = {name: f"{name}={_yaml(value)}" for name, value in defaults(cls).items()}
-    width = max(map(len, heads.values()), default=0)
-    return [f"{head:<{width}}  {meanings[name]} [{wanted(cls, name)}]" for name, head in heads.items()]
+    return [(name, _yaml(value), meanings[name], wanted(cls, name)) for name, value in defaults(cls).items()]
+
+
+def describe(cls: type[Configured], but: Collection[str] = ()) -> list[str]:
+    """One line a setting for ``--help``: default, meaning, what it may be; those named in `but` left out."""
+    lines = [(f"{name}={value}", meaning, kind) for name, value, meaning, kind in rows(cls) if name not in but]
+    width = max((len(head) for head, _, _ in lines), default=0)
+    return [f"{head:<{width}}  {meaning} [{kind}]" for head, meaning, kind in lines]
+
+
+def describe_all(classes: Mapping[str, type[Configured]], meanings: Mapping[str, str]) -> str:
+    """The settings of several methods for ``--help``: what all share first, then each method's own."""
+    shared = set.intersection(*(set(settings_of(kind)) for kind in classes.values())) if len(classes) > 1 else set()
+    first = next(iter(classes.values()))
+    text = ["settings (--set KEY=VALUE), with their defaults:"]
+    if shared:
+        others = [name for name in settings_of(first) if name not in shared]
+        text += ["  all methods:", *(f"    {line}" for line in describe(first, others))]
+    for name, kind in classes.items():
+        text += [f"  {name}: {meanings[name]}", *(f"    {line}" for line in describe(kind, shared))]
+    return "\n".join(text)
 
 
 def _yaml(value: Any) -> str:
@@ -204,8 +237,10 @@ def wanted(cls: type[Configured], name: str) -> str:
             ("of at most", entry.at_most),
             ("below", entry.below),
         )
-        if bound is not None
+        if bound is not None and bound != math.inf
     ]
+    if entry.below == math.inf:
+        words = words.replace("a number", "a finite number")
     return " ".join([words, " and ".join(bounds)]).strip() + or_null
 
 

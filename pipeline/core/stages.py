@@ -90,7 +90,10 @@ def _fit(config: Config, name: str, rule: str, dataset: str, method: str) -> dic
     deps = [config.tensor_path(dataset), *code_paths(config.code_of(rule, method))]
     if rule == "train_kpd":
         deps.append(config.label_path(dataset))
-    params = [f"experiments.{name}.seeds", f"experiments.{name}.settings.{base}.{method}", method]
+    plan = config.experiments[name]
+    params = [f"experiments.{name}.seeds", f"experiments.{name}.settings.{base}.{method}"]
+    params += [key for key in (method, *(["networks"] if rule == "train_kpd" else [])) if config.methods.get(key)]
+    params += [f"experiments.{name}.defaults"] if plan.defaults else []
     return _stage(f"{dataset}.{method}", deps, [f"results/runs/{dataset}/{method}"], params)
 
 

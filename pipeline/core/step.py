@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import errno
-import inspect
 import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import yaml
 
 from pipeline.core import yaml_files
-from pipeline.errors import InputError, nearest
+from pipeline.errors import InputError
 
 
 class WholeNumber(argparse.Action):
@@ -35,10 +34,32 @@ class WholeNumber(argparse.Action):
         setattr(namespace, self.dest, value)
 
 
-def parser(description: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    """Return an argument parser in the house style: first line of a docstring, examples kept as written."""
-    return argparse.ArgumentParser(
-        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+class _Parser(argparse.ArgumentParser):
+    """A parser whose help ends with a list of settings, made only when the help is asked for."""
+
+    def __init__(self, *arguments: Any, settings: Callable[[], str] | None = None, **others: Any) -> None:
+        super().__init__(*arguments, **others)
+        self.settings = settings
+
+    def format_help(self) -> str:
+        """Return the help, examples last."""
+        if self.settings:
+            self.epilog, self.settings = "\n\n".join(filter(None, [self.settings(), self.epilog])), None
+        return super().format_help()
+
+
+def parser(
+    description: str, epilog: str | None = None, settings: Callable[[], str] | None = None
+) -> argparse.ArgumentParser:
+    """Return an argument parser in the house style: first line of a docstring, examples kept as written.
+
+    `settings` gives the list of settings that the help shows.
+    """
+    return _Parser(
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        settings=settings,
     )
 
 
@@ -74,18 +95,6 @@ def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any
         except yaml.YAMLError as error:
             raise InputError(f"{option} {pair}: '{text}' is no YAML value") from error
     return settings
-
-
-def check_settings(method: type, settings: dict[str, Any], given_otherwise: Collection[str] = ()) -> None:
-    """Refuse settings that a method's constructor does not take, naming the nearest one that it does.
-
-    `given_otherwise` names arguments that have options of their own on the command line.
-    """
-    known = set(inspect.signature(method).parameters) - set(given_otherwise)
-    for name in settings:
-        if name not in known:
-            hint = nearest(name, known) if known else "; it has none"
-            raise InputError(f"--set {name}: {method.__name__} has no such setting{hint}")
 
 
 def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> None:

@@ -1,8 +1,23 @@
-"""Block-sparse training by Kronecker product decomposition (KPD)."""
+"""Block-sparse training by Kronecker product decomposition (KPD).
+
+What is exported is imported when it is asked for: the settings of the methods are read without torch.
+"""
 
 from __future__ import annotations
 
-from pipeline.kpd.conversion import Rule, convert
-from pipeline.kpd.layer import KPDLinear
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.kpd.conversion import Rule, convert
+    from pipeline.kpd.layer import KPDLinear
 
 __all__ = ["KPDLinear", "Rule", "convert"]
+
+_MODULES = {"KPDLinear": "layer", "Rule": "conversion", "convert": "conversion"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

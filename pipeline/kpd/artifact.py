@@ -14,7 +14,8 @@ from torch import nn
 from pipeline.errors import InputError
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers
 from pipeline.kpd.layer import KPDLinear
-from pipeline.kpd.networks import NETWORKS, build
+from pipeline.kpd.networks import build
+from pipeline.kpd.settings import NETWORKS
 from pipeline.runs.artifact import write_artifact
 from pipeline.runs.contents import Contents
 
@@ -29,7 +30,7 @@ class NetworkArtifact:
     network
         The module, on any device.
     name
-        Its name in :data:`pipeline.kpd.networks.NETWORKS`.
+        Its name in :data:`pipeline.kpd.settings.NETWORKS`.
     image_shape, classes
         Of what it was built for.
     scale
@@ -94,7 +95,7 @@ class NetworkArtifact:
     def from_artifact(cls, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> Self:
         """Rebuild the network; pruned blocks are outside the support of its layers."""
         contents = Contents(tensors, metadata)
-        name, scale = contents.choice("network", tuple(NETWORKS)), contents.entry("scale")
+        name, scale = contents.choice("network", NETWORKS), contents.entry("scale")
         image_shape, classes = contents.wholes("image_shape", 1, LARGEST_SIDE), contents.whole("classes", 1)
         if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < math.inf:
             raise InputError(f"scale={str(scale)[:60]}: needs a positive number")

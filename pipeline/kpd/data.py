@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
+from pipeline.kpd.settings import AUGMENTATIONS
 
 TEST_SHARE = 0.2  # of all images, where no test split is published
 VALIDATION_SHARE = 0.1  # of what is not test
@@ -170,9 +170,8 @@ def mixed(images: Tensor, alpha: float, generator: torch.Generator) -> tuple[Ten
     return share * images + (1.0 - share) * images[partner], partner, share
 
 
-AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
-    "none": lambda images, _: images,
-    "shift": shifted,
-    "shift-flip": shifted_and_flipped,
-    "strong": lambda images, generator: erased(jittered(shifted_and_flipped(images, generator), generator), generator),
-}
+def augmented(images: Tensor, name: str, generator: torch.Generator) -> Tensor:
+    """Return a batch (N, rows, columns[, channels]) changed as :data:`pipeline.kpd.settings.AUGMENTATIONS` says."""
+    for each in AUGMENTATIONS[name]:
+        images = globals()[each](images, generator)
+    return images

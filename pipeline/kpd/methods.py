@@ -1,6 +1,6 @@
 """Sparsity methods: what happens to a network's blocks before, during and after training.
 
-All have one shape. A method is a dataclass of settings with defaults; ``prepare`` swaps layers,
+All have one shape. A method is its settings, declared in :mod:`pipeline.kpd.settings`; ``prepare`` swaps layers,
 ``parameter_groups`` says what decays, ``before_step`` may take the optimiser's place, ``after_step`` runs
 after every step, and from ``RAMP_END`` of training on the support is fixed at exactly the wanted number of
 zero blocks, so that only fine-tuning follows.
@@ -9,18 +9,25 @@ zero blocks, so that only fine-tuning follows.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import InputError, is_whole, nearest
+from pipeline.core.settings import check_given
+from pipeline.errors import InputError, nearest
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers, replaced
 from pipeline.kpd.choice import BlockChoice, block_name
 from pipeline.kpd.conversion import Report, Rule, swap_layers
-from pipeline.kpd.data import AUGMENTATIONS
 from pipeline.kpd.layer import KPDLinear
+from pipeline.kpd.settings import (
+    BlockSettings,
+    DenseSettings,
+    ElasticGroupLassoSettings,
+    KPDChoiceSettings,
+    KPDSettings,
+    RigLSettings,
+)
 
 RAMP_START = 0.1  # share of training before the first block may become zero
 CHOICE_END = 0.35  # share of training at which one candidate block is left
@@ -29,56 +36,14 @@ FIRST_THRESHOLD = 1.0e-4  # first soft threshold of the controlled penalty
 GAIN = 1.05  # factor of the threshold from one step to the next
 
 
-@dataclass(kw_only=True)
-class Dense:
-    """No sparsity: the twin that every method is compared with.
-
-    Parameters
-    ----------
-    network
-        A name in :data:`pipeline.kpd.networks.NETWORKS`.
-    epochs, batch
-        Passes over the training part, and images a step.
-    lr
-        Learning rate of AdamW, brought to zero by a cosine.
-    warmup
-        Share of training over which the rate first rises, from nothing, in proportion to the steps.
-    weight_decay
-        Decoupled decay of the weights (not of biases, S or B).
-    label_smoothing
-        Share of the wanted probability that is spread evenly over all classes.
-    augment
-        What happens to training images, see :data:`pipeline.kpd.data.AUGMENTATIONS`.
-    mixup
-        Parameter a of the Beta(a, a) from which the share of a second image is drawn that is mixed into each
-        of a batch, with its class (Zhang et al. 2018); 0: none.
-    """
+class Dense(DenseSettings):
+    """No sparsity: the twin that every method is compared with."""
 
     name: ClassVar[str] = "dense"
 
-    network: str = "linear"
-    epochs: int = 30
-    batch: int = 64
-    lr: float = 1.0e-2
-    warmup: float = 0.0
-    weight_decay: float = 1.0e-4
-    label_smoothing: float = 0.0
-    augment: str = "none"
-    mixup: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch"):
-            if not is_whole(getattr(self, name), 1):
-                raise InputError(f"{name}={getattr(self, name)}: needs a whole number of at least 1")
-        if not self.lr > 0 or not self.weight_decay >= 0:
-            raise InputError(f"lr={self.lr}, weight_decay={self.weight_decay}: neither may be negative, lr not zero")
-        for name in ("warmup", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)}: needs a share from 0 up to below 1")
-        if not 0 <= self.mixup < math.inf:
-            raise InputError(f"mixup={self.mixup}: may not be negative; 0 mixes nothing")
-        if self.augment not in AUGMENTATIONS:
-            raise InputError(f"augment={self.augment!r} is unknown{nearest(str(self.augment), AUGMENTATIONS)}")
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.check_settings()
 
     def rate(self, progress: float) -> float:
         """Share of `lr` to use when a share `progress` of training is done: linear up to the warm-up, cosine down."""
@@ -120,37 +85,22 @@ class Dense:
         """Undo :meth:`state_dict`."""
 
 
-@dataclass(kw_only=True)
-class BlockMethod(Dense):
-    """Base of the methods that zero whole blocks of every linear layer.
+class BlockMethod(BlockSettings, Dense):
+    """Base of the methods that zero whole blocks of every linear layer."""
 
-    Parameters
-    ----------
-    block
-        Rows and columns of a block.
-    block_sparsity
-        Share of each layer's blocks that end up exactly zero, reached to the nearest whole block.
-    layers
-        Pattern of the names of the layers to work on, or all; one that the block does not divide stays dense.
-    """
-
-    block: tuple[int, int] = (2, 2)
-    block_sparsity: float = 0.5
-    layers: str = "all"
     ramp_start: ClassVar[float] = RAMP_START
-    _layers: list[BlockLayer] = field(default_factory=list, init=False, repr=False)
-    _is_frozen: bool = field(default=False, init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.block = _checked_pair(self.block)
-        self.layers = str(self.layers)  # a layer's name may be a number
-        if not 0 <= self.block_sparsity < 1:
-            raise InputError(f"block_sparsity={self.block_sparsity}: needs a share from 0 up to below 1")
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.block = (self.block[0], self.block[1])
+        self.layers = str(self.layers)
+        self._layers: list[BlockLayer] = []
+        self._is_frozen = False
 
     def prepare(self, network: nn.Module) -> Report | None:
         """Swap the linear layers."""
-        report = swap_layers(network, {"*" if self.layers == "all" else self.layers: self.rule()}, self.make_layer)
+        pattern = "*" if self.layers == "all" else str(self.layers)
+        report = swap_layers(network, {pattern: self.rule()}, self.make_layer)
         self._layers = list(block_layers(network).values())
         return report
 
@@ -199,7 +149,6 @@ class BlockMethod(Dense):
         self._is_frozen = state["is_frozen"]
 
 
-@dataclass(kw_only=True)
 class Proximal(BlockMethod):
     """Base of the methods with a penalty and a proximal step; the penalty is controlled.
 
@@ -208,7 +157,7 @@ class Proximal(BlockMethod):
     more than the ramp wants. Then the support is frozen, the penalty dropped and the rest fine-tuned.
     """
 
-    _thresholds: list[float] = field(default_factory=list, init=False, repr=False)
+    _thresholds: list[float]
 
     def prepare(self, network: nn.Module) -> Report | None:
         """Swap the linear layers; each gets its own threshold."""
@@ -234,25 +183,11 @@ class Proximal(BlockMethod):
         self._thresholds = list(state["thresholds"])
 
 
-@dataclass(kw_only=True)
-class KPD(Proximal):
-    """W = sum_i (S * A_i) kron B_i with an l1 penalty on S (Zhu, Zuo, Khalili).
-
-    Parameters
-    ----------
-    rank
-        Terms r.
-    """
+class KPD(KPDSettings, Proximal):
+    """W = sum_i (S * A_i) kron B_i with an l1 penalty on S (Zhu, Zuo, Khalili)."""
 
     name: ClassVar[str] = "kpd"
     variant: ClassVar[Literal["selector", "group"]] = "selector"
-
-    rank: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not is_whole(self.rank, 1):
-            raise InputError(f"rank={self.rank}: needs a whole number of at least 1")
 
     def rule(self) -> Rule:
         """A KPD layer of this block and rank."""
@@ -271,7 +206,6 @@ class KPD(Proximal):
         )
 
 
-@dataclass(kw_only=True)
 class KPDGroup(KPD):
     """W = sum_i A_i kron B_i with orthonormal B_i and a group penalty on (A_1 .. A_r)_ab: block group LASSO."""
 
@@ -279,35 +213,26 @@ class KPDGroup(KPD):
     variant: ClassVar[Literal["selector", "group"]] = "group"
 
 
-@dataclass(kw_only=True)
-class KPDChoice(KPD):
+class KPDChoice(KPDChoiceSettings, KPD):
     """KPD that chooses the block among candidates in the same run, the same one for all layers.
 
     Each layer starts as the sum of one KPD layer a candidate. A group penalty on all S of a candidate,
     weighted by the square root of their number and controlled like the l1 penalty, removes one candidate
     after the other until, at 35 % of training, one is left; then KPD goes on with that.
-
-    Parameters
-    ----------
-    blocks
-        Candidates; a layer that one of them does not divide stays dense.
     """
 
     name: ClassVar[str] = "kpd-choice"
     ramp_start: ClassVar[float] = CHOICE_END
 
-    block: tuple[int, int] = field(default=(0, 0), init=False)  # the one chosen
-    blocks: tuple[tuple[int, int], ...] = ((2, 2), (2, 4), (2, 8))
-    _choices: list[BlockChoice] = field(default_factory=list, init=False, repr=False)
-    _left: list[str] = field(default_factory=list, init=False, repr=False)
-    _threshold: float = field(default=FIRST_THRESHOLD, init=False, repr=False)
+    block = (0, 0)  # the one chosen
 
-    def __post_init__(self) -> None:
-        self.blocks = tuple(_checked_pair(block) for block in self.blocks)
-        if len(set(self.blocks)) < 2 or len(set(self.blocks)) < len(self.blocks):
-            raise InputError(f"blocks={self.blocks}: needs at least two, all different")
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.blocks = tuple((block[0], block[1]) for block in self.blocks)
         self.block = self.blocks[0]
-        super().__post_init__()
+        self._choices: list[BlockChoice] = []
+        self._left: list[str] = []
+        self._threshold = FIRST_THRESHOLD
 
     def rule(self) -> Rule:
         """A block that divides a layer if and only if all candidates do."""
@@ -388,31 +313,16 @@ class KPDChoice(KPD):
         super().load_state_dict(state)
 
 
-@dataclass(kw_only=True)
 class GroupLasso(Proximal):
     """A full weight with the group penalty sqrt(m2 n2) ||W_g||_F on every block (Yuan and Lin 2006)."""
 
     name: ClassVar[str] = "group-lasso"
 
 
-@dataclass(kw_only=True)
-class ElasticGroupLasso(GroupLasso):
-    """Group LASSO plus l2, then debiasing with the zero blocks fixed (Oyedotun et al. 2020).
-
-    Parameters
-    ----------
-    l2
-        Weight of the squared norm: each proximal step also divides the weight by 1 + 2 lr l2.
-    """
+class ElasticGroupLasso(ElasticGroupLassoSettings, GroupLasso):
+    """Group LASSO plus l2, then debiasing with the zero blocks fixed (Oyedotun et al. 2020)."""
 
     name: ClassVar[str] = "elastic-group-lasso"
-
-    l2: float = 1.0e-2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.l2 >= 0:
-            raise InputError(f"l2={self.l2}: may not be negative")
 
     @torch.no_grad()
     def sparsify(self, index: int, layer: BlockLayer, wanted: int) -> None:
@@ -422,7 +332,6 @@ class ElasticGroupLasso(GroupLasso):
             layer.weight.div_(1.0 + 2.0 * self.lr * self.l2)
 
 
-@dataclass(kw_only=True)
 class RandomMask(BlockMethod):
     """A full weight with blocks drawn at random before training and zero throughout."""
 
@@ -437,7 +346,6 @@ class RandomMask(BlockMethod):
         return report
 
 
-@dataclass(kw_only=True)
 class MagnitudePruning(BlockMethod):
     """Blocks of the smallest norm go, step by step along a cubic ramp (Zhu and Gupta 2017), then fine-tuning."""
 
@@ -448,40 +356,16 @@ class MagnitudePruning(BlockMethod):
         layer.set_support(largest(layer.block_scores(), wanted))
 
 
-@dataclass(kw_only=True)
-class BlockRigL(BlockMethod):
+class BlockRigL(RigLSettings, BlockMethod):
     """A constant number of blocks that move to where the gradient is large (RigL, Evci et al. 2020, by blocks).
 
     Every `interval` steps until three quarters of training, in place of the optimiser's step, the share
     drop / 2 (1 + cos) of the used blocks with the smallest norms is dropped and as many of those with the
     largest dense gradient are taken up, at zero and with a fresh state of the optimiser.
-
-    Parameters
-    ----------
-    interval
-        Steps from one move to the next.
-    drop
-        Share of the used blocks that the first move replaces.
-    distribution
-        ``uniform``: every layer has the same share of zero blocks. ``erk``: a layer's density goes with
-        (m1 + n1) / (m1 n1), the whole network reaching `block_sparsity`.
     """
 
     name: ClassVar[str] = "rigl"
     LAST: ClassVar[float] = 0.75  # share of training after which the support is fixed
-
-    interval: int = 100
-    drop: float = 0.3
-    distribution: Literal["uniform", "erk"] = "uniform"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not is_whole(self.interval, 1):
-            raise InputError(f"interval={self.interval}: needs a whole number of at least 1")
-        if not 0 <= self.drop <= 1:
-            raise InputError(f"drop={self.drop}: needs a share of 0..1")
-        if self.distribution not in ("uniform", "erk"):
-            raise InputError(f"distribution={self.distribution!r}{nearest(str(self.distribution), ('uniform', 'erk'))}")
 
     def prepare(self, network: nn.Module) -> Report | None:
         """Swap the layers and draw the first blocks."""
@@ -592,14 +476,8 @@ def make(name: str, settings: dict[str, Any]) -> Dense:
     """
     if name not in METHODS:
         raise InputError(f"method '{name}' is unknown{nearest(name, METHODS)}")
-    known = [entry.name for entry in fields(METHODS[name]) if entry.init]
-    for key in settings:
-        if key not in known:
-            raise InputError(f"setting '{key}' does not exist for method '{name}'{nearest(key, known)}")
-    try:
-        return METHODS[name](**settings)
-    except TypeError as error:
-        raise InputError(f"settings {settings} of method '{name}': wrong kind of value ({error})") from error
+    check_given(METHODS[name], settings, name)
+    return METHODS[name](**settings)
 
 
 def target_count(share: float, blocks: int) -> int:
@@ -637,9 +515,3 @@ def _decays(name: str, parameter: Tensor) -> bool:
     """Weight decay bounds W: on weights and on A; S has its own penalty, B is kept at unit norm."""
     last = name.rpartition(".")[2]
     return last == "A" or (last not in ("S", "B") and parameter.ndim > 1)
-
-
-def _checked_pair(block: Any) -> tuple[int, int]:
-    if not isinstance(block, (tuple, list)) or len(block) != 2 or not all(is_whole(side, 1) for side in block):
-        raise InputError(f"block={block}: needs rows and columns of a block, for example [2, 4]")
-    return int(block[0]), int(block[1])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from pipeline.errors import InputError, nearest
+from pipeline.kpd.settings import NETWORKS
 
 
 class Channels(nn.Module):
@@ -81,17 +82,13 @@ def _timm(model: str, pixels: int) -> Callable[[Sequence[int], int], nn.Module]:
     return make
 
 
-NETWORKS: dict[str, Callable[[Sequence[int], int], nn.Module]] = {
-    "linear": linear,
-    "lenet5": lenet5,
-    "vit-tiny": _timm("vit_tiny_patch16_224", 224),
-    "vit-base": _timm("vit_base_patch16_224", 224),
-    "swin-tiny": _timm("swin_tiny_patch4_window7_224", 224),
-}
+vit_tiny = _timm("vit_tiny_patch16_224", 224)
+vit_base = _timm("vit_base_patch16_224", 224)
+swin_tiny = _timm("swin_tiny_patch4_window7_224", 224)
 
 
 def build(name: str, image_shape: Sequence[int], classes: int) -> nn.Module:
-    """Make a network by name, with fresh parameters from torch's global generator.
+    """Make a network of :data:`pipeline.kpd.settings.NETWORKS`, with fresh parameters from torch's global generator.
 
     Raises
     ------
@@ -100,4 +97,5 @@ def build(name: str, image_shape: Sequence[int], classes: int) -> nn.Module:
     """
     if name not in NETWORKS:
         raise InputError(f"network '{name}' is unknown{nearest(name, NETWORKS)}")
-    return NETWORKS[name](image_shape, classes)
+    make: Callable[[Sequence[int], int], nn.Module] = globals()[name.replace("-", "_")]
+    return make(image_shape, classes)

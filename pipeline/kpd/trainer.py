@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline.errors import InputError
 from pipeline.kpd.blocks import block_layers, replaced
 from pipeline.kpd.conversion import Report
-from pipeline.kpd.data import AUGMENTATIONS, LabelledImages, mixed
+from pipeline.kpd.data import LabelledImages, augmented, mixed
 from pipeline.kpd.methods import Dense, KPDChoice
 from pipeline.kpd.networks import build
 from pipeline.runs import distributed
@@ -179,7 +179,7 @@ class Trainer:
         """Sum of the cross-entropies of this process's share of a batch, augmented and mixed."""
         torch.manual_seed(self.own_seed())  # of layers that draw, such as dropout
         generator = torch.Generator().manual_seed(self.own_seed())
-        images = AUGMENTATIONS[self.method.augment](images, generator)
+        images = augmented(images, self.method.augment, generator)
         share, partner = 1.0, None
         if self.method.mixup and len(images) > 1:
             images, partner, share = mixed(images, self.method.mixup, generator)

@@ -136,6 +136,16 @@ class NeuKron(Compressor):
 
     # ------------------------------------------------------------------ fitting
 
+    @classmethod
+    def settings_within(cls, X: SparseTensor, size: float, orders: bool) -> dict[str, Any] | None:
+        """The largest width whose parameters fit beside the orders."""
+        levels = Levels(tuple(sorted(X.shape)))
+        reals = size / 4 - (order_bytes(X.shape) / 4 if orders else 0)
+        fixed = 2**X.order + 1 + sum(levels.head_alphabets)
+        each = levels.embedding_rows + 8 + sum(levels.head_alphabets)
+        width = (-each + math.sqrt(each**2 + 32 * max(0.0, reals - fixed))) / 16  # 8 h^2 + each h = reals - fixed
+        return {"hidden": int(width)} if width >= 1 else None
+
     def fit(
         self,
         X: SparseTensor,

@@ -110,7 +110,7 @@ def settings_note(results: Results, dataset: str) -> str:
     meanings: dict[str, str] = {}
     for run in results.planned:
         if run.dataset == dataset:
-            defaults = results.config.method_defaults(run.method).model_dump()
+            defaults = results.config.method_defaults(run.method)
             own = [f"{key} {value}" for key, value in run.settings.items() if value != defaults.get(key)]
             if own:
                 meanings[point_name(run.method, run.setting)] = ", ".join(own)

@@ -61,6 +61,7 @@ class Compressor(Configured, ABC):
     least_order: ClassVar[int] = 1
     takes_any_values: ClassVar[bool] = False  # it computes no sums of squares
     scales_itself: ClassVar[bool] = False  # it works with values of size one whatever they are
+    fits_to_meet_a_size: ClassVar[int] = 2  # of a search; more where the file's size depends on the data
 
     shape_: tuple[int, ...]
     history_: list[dict[str, Any]]
@@ -77,6 +78,21 @@ class Compressor(Configured, ABC):
     @abstractmethod
     def fit(self, X: SparseTensor) -> Self:
         """Fit to a sparse tensor and return self."""
+
+    @classmethod
+    def settings_within(cls, X: SparseTensor, size: float, orders: bool) -> dict[str, Any] | None:
+        """Settings with which a file takes about `size` bytes at 4 bytes a real, for searches and grids.
+
+        Parameters
+        ----------
+        orders
+            Whether the orders are stored.
+
+        Returns
+        -------
+        Settings by name, empty where none decides the size; None where not even the least model fits.
+        """
+        return {}
 
     def _taken(self, X: Any) -> SparseTensor:
         """What there is to fit, after checks that all methods share; sets `shape_`, `frame_` and `about_`.

@@ -1,0 +1,159 @@
+"""Settings of the sparsity methods, declared without importing torch: the planner reads them too.
+
+One class a method; the method itself, in :mod:`pipeline.kpd.methods`, derives from it.
+"""
+
+from __future__ import annotations
+
+from pipeline.core.settings import Configured, setting
+from pipeline.errors import InputError
+
+NETWORKS = ("linear", "lenet5", "vit-tiny", "vit-base", "swin-tiny")  # each a function of pipeline.kpd.networks
+AUGMENTATIONS: dict[str, tuple[str, ...]] = {  # functions of pipeline.kpd.data, one after the other
+    "none": (),
+    "shift": ("shifted",),
+    "shift-flip": ("shifted_and_flipped",),
+    "strong": ("shifted_and_flipped", "jittered", "erased"),
+}
+Block = tuple[int, int]
+
+
+class DenseSettings(Configured):
+    """What the dense network and its block-sparse counterparts share.
+
+    Parameters
+    ----------
+    network
+        The network to train.
+    epochs
+        Passes over the training part.
+    batch
+        Images a step.
+    lr
+        Learning rate of AdamW, brought to zero by a cosine.
+    warmup
+        Share of training over which the rate first rises, from nothing, in proportion to the steps.
+    weight_decay
+        Decoupled decay of the weights (not of biases, S or B).
+    label_smoothing
+        Share of the wanted probability that is spread evenly over all classes.
+    augment
+        What happens to training images.
+    mixup
+        Parameter a of the Beta(a, a) from which the share of a second image is drawn that is mixed into each
+        of a batch, with its class (Zhang et al. 2018); 0: none.
+    """
+
+    network: str = setting("linear", choices=NETWORKS)
+    epochs: int = setting(30, at_least=1)
+    batch: int = setting(64, at_least=1)
+    lr: float = setting(1.0e-2, above=0, below=float("inf"))
+    warmup: float = setting(0.0, at_least=0, below=1)
+    weight_decay: float = setting(1.0e-4, at_least=0, below=float("inf"))
+    label_smoothing: float = setting(0.0, at_least=0, below=1)
+    augment: str = setting("none", choices=tuple(AUGMENTATIONS))
+    mixup: float = setting(0.0, at_least=0, below=float("inf"))
+
+
+class SparseSettings(DenseSettings):
+    """What all methods that zero blocks share.
+
+    Parameters
+    ----------
+    block_sparsity
+        Share of each layer's blocks that end up exactly zero, reached to the nearest whole block.
+    layers
+        Pattern of the names of the layers to work on, or all; one that the block does not divide stays dense.
+    """
+
+    block_sparsity: float = setting(0.5, at_least=0, below=1)
+    layers: str | int = setting("all")  # a layer's name may be a number
+
+
+class BlockSettings(SparseSettings):
+    """What all methods of one block share.
+
+    Parameters
+    ----------
+    block
+        Rows and columns of a block.
+    """
+
+    block: Block = setting((2, 2), at_least=1)
+
+
+class KPDSettings(BlockSettings):
+    """KPD.
+
+    Parameters
+    ----------
+    rank
+        Terms r.
+    """
+
+    rank: int = setting(2, at_least=1)
+
+
+class KPDChoiceSettings(SparseSettings):
+    """KPD that chooses its block.
+
+    Parameters
+    ----------
+    blocks
+        Candidates, at least two, all different; a layer that one of them does not divide stays dense.
+    rank
+        Terms r of each candidate.
+    """
+
+    blocks: tuple[Block, ...] = setting(((2, 2), (2, 4), (2, 8)), at_least=1, least_length=2)
+    rank: int = setting(2, at_least=1)
+
+    def check_settings(self) -> None:
+        """Check every setting, and that no candidate is given twice."""
+        super().check_settings()
+        if len({tuple(block) for block in self.blocks}) < len(self.blocks):
+            raise InputError(f"blocks={self.blocks!r}: needs candidates that are all different")
+
+
+class ElasticGroupLassoSettings(BlockSettings):
+    """Elastic group LASSO.
+
+    Parameters
+    ----------
+    l2
+        Weight of the squared norm: each proximal step also divides the weight by 1 + 2 lr l2.
+    """
+
+    l2: float = setting(1.0e-2, at_least=0, below=float("inf"))
+
+
+class RigLSettings(BlockSettings):
+    """RigL by blocks.
+
+    Parameters
+    ----------
+    interval
+        Steps from one move to the next.
+    drop
+        Share of the used blocks that the first move replaces.
+    distribution
+        ``uniform``: every layer has the same share of zero blocks. ``erk``: a layer's density goes with
+        (m1 + n1) / (m1 n1), the whole network reaching `block_sparsity`.
+    """
+
+    interval: int = setting(100, at_least=1)
+    drop: float = setting(0.3, at_least=0, at_most=1)
+    distribution: str = setting("uniform", choices=("uniform", "erk"))
+
+
+SETTINGS: dict[str, type[DenseSettings]] = {
+    "dense": DenseSettings,
+    "kpd": KPDSettings,
+    "kpd-group": KPDSettings,
+    "kpd-choice": KPDChoiceSettings,
+    "random-mask": BlockSettings,
+    "group-lasso": BlockSettings,
+    "elastic-group-lasso": ElasticGroupLassoSettings,
+    "rigl": RigLSettings,
+    "magnitude": BlockSettings,
+}
