@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
+import gzip
 import io
+import lzma
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +21,18 @@ from pipeline.errors import InputError
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+DAMAGE = (  # what the standard library raises where a compressed file or an archive is damaged
+    EOFError,
+    gzip.BadGzipFile,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    NotImplementedError,  # of zipfile, for a way of compression that it does not know
+    RuntimeError,  # of zipfile, for a member that says it is encrypted
+    UnicodeDecodeError,  # of zipfile, for a member's damaged name
+)
 LIMIT = 1 << 37  # bytes of all files together; the largest published archive unpacks to 2^32
 
 

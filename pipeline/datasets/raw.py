@@ -7,9 +7,6 @@ import errno
 import gzip
 import io
 import lzma
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -19,19 +16,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.datasets.archive import is_archive, member_names, open_member, open_members
+from pipeline.datasets.archive import DAMAGE, is_archive, member_names, open_member, open_members
 from pipeline.errors import InputError
-
-DAMAGE = (
-    EOFError,
-    gzip.BadGzipFile,
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    NotImplementedError,  # of zipfile, for a way of compression that it does not know
-    UnicodeDecodeError,  # of zipfile, for a member's damaged name
-)
 
 Array = npt.NDArray[Any]
 Keys = Any  # a NumPy array, or an Arrow one where labels are text

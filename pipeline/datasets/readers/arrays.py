@@ -10,14 +10,13 @@ import json
 import math
 import mmap
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.datasets.archive import DAMAGE
 from pipeline.datasets.places import check_range
 from pipeline.datasets.raw import Array, Files, Mode, RawTensor, only_file
 from pipeline.errors import InputError
@@ -35,7 +34,7 @@ def read_npz(files: Files) -> RawTensor:
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; fetch it with 'python -m pipeline.download'") from error
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except (*DAMAGE, ValueError, OSError, KeyError) as error:
         raise InputError(f"{path}: not a readable .npz file ({error})") from error
     except (AttributeError, TypeError) as error:  # what a single array answers to the names of an archive
         raise InputError(f"{path}: a single array where scipy.sparse.save_npz writes an archive") from error
