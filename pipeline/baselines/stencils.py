@@ -129,6 +129,10 @@ class Stencils(Baseline):
         reals = 3.0 * clusters * max(shape) + 2.0 * count * (sum(shape) + clusters**2) + 4 * nnz
         return 8 * reals, "choose fewer clusters or stencils"
 
+    def _least_arrays(self, shape: tuple[int, ...], orders: bool) -> dict[str, int]:
+        """One stencil of one cluster."""
+        return {"rows_counts_0": 4, "columns_counts_0": 4, "rows_0": 0, "columns_0": 0, "blocks_0": 4}
+
     def _contents(self, orders: bool) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         """Assignments are by index: with or without orders it answers in the tensor's own."""
         tensors: dict[str, npt.NDArray[Any]] = {}
