@@ -292,6 +292,15 @@ def test_the_smaller_of_two_short_forms_is_the_one_of_fewer_bits() -> None:
     assert len(model.artifact()) - 4 * model.parameter_count() < 650
 
 
+def test_the_shorter_of_int8_and_float16_is_chosen(caplog: pytest.LogCaptureFixture) -> None:
+    for hidden in (1, 3, 8, 20):
+        model = make("neukron", hidden=hidden, max_epochs=1).fit(small())
+        chosen, short = model.quantised("int8"), model.quantised("float16")
+        assert chosen.size()["bytes"] <= short.size()["bytes"]
+        assert (chosen.weights_ == "float16") == ("float16 is chosen" in caplog.text)
+        caplog.clear()
+
+
 def test_a_frame_is_taken_where_it_is_needed_only() -> None:
     assert frame.Frame.of(small(), values=True).plain
     wide = SparseTensor([[0, 0], [2**21, 1]], [1.0, 2.0], (2**21 + 1, 2))

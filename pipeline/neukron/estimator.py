@@ -387,6 +387,8 @@ class NeuKron(Compressor):
     def quantised(self, weights: str) -> NeuKron:
         """The same model with weights rounded to ``float16`` or ``int8``: what it answers is what a file gives.
 
+        So few weights that their codes and scales take more than ``float16`` are rounded to that, with a line.
+
         Raises
         ------
         InputError
@@ -399,8 +401,9 @@ class NeuKron(Compressor):
         result.shape_, result.history_, result._frame = self.shape_, self.history_, self.frame_
         result._about, result.own_indices_ = dataclasses.replace(self.about_, error=None), self.own_indices_
         result.weights_ = weights
-        if weights == "int8" and result.size()["bytes"] > 2 * self.parameter_count():
-            self._tell(f"int8 takes {result.size()['bytes']:,} bytes for so few weights, float16 {2 * count(shapes):,}")
+        if weights == "int8" and (size := result.size()["bytes"]) >= (short := 2 * count(shapes) + 8):
+            self._tell(f"int8 takes {size:,} bytes for so few weights, float16 {short:,}: float16 is chosen")
+            return self.quantised("float16")
         return result
 
     def _weight_shapes(self) -> Shapes:
