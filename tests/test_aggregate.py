@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -309,5 +310,28 @@ def test_power_law_recovers_its_exponent(slope: float, scale: float) -> None:
     assert law.scale == pytest.approx(scale, rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("y", "verdict"),
+    [
+        ([1, 10, 100], "too few sizes to tell"),
+        ([1, 2, 4, 8, 16], "less than linear"),
+        ([1, 10.3, 98, 1010, 9900], "linear within the interval"),
+        ([1, 40, 900, 31000, 1000000], "more than linear"),
+        ([1, 90, 20, 500, 40000], "linear within the interval"),  # scattered: its interval holds 1
+    ],
+)
+def test_an_exponent_is_judged_by_its_interval(y: list[float], verdict: str) -> None:
+    x = [10.0**power for power in range(len(y))]
+    law = fit_power_law(x, y)
+    assert law is not None
+    assert law.verdict == verdict
+    slope, covariance = np.polyfit(np.log(x), np.log(y), 1, cov=True)  # the same interval by another way
+    quantile = {1: 12.706, 3: 3.1824}[len(y) - 2]
+    assert law.slope == pytest.approx(slope[0])
+    assert law.halfwidth == pytest.approx(quantile * covariance[0, 0] ** 0.5, rel=1e-3)
+
+
 def test_power_law_needs_two_sizes() -> None:
     assert fit_power_law([5, 5], [1.0, 2.0]) is None
+    law = fit_power_law([5, 6], [1.0, 2.0])
+    assert law is not None and law.halfwidth == math.inf and "no interval" in str(law)

@@ -361,6 +361,8 @@ def test_scaling_figure_finds_the_slope(folder: Path) -> None:
     assert pd.read_csv(folder / "tables" / "scaling.csv")["slope"].to_list() == pytest.approx([1.0] * 6, abs=1e-3)
     svg = (folder / "figures" / "scaling.svg").read_text()
     assert "slope 1.00" in svg
+    for text in ((folder / "headlines.txt").read_text(), (folder / "report.html").read_text()):
+        assert "too few sizes to tell" in text
     assert len(tooltips(folder, "scaling")) == 6
 
 
@@ -515,3 +517,19 @@ def test_templates_are_part_of_the_distribution(root: Path) -> None:
     package = root / "pipeline" / "reporting"
     shipped = {path for pattern in patterns for path in package.glob(pattern)}
     assert {path.name for path in shipped} == {"report.html", "style.css"}
+
+
+def test_where_no_rival_was_run_nothing_is_won(root: Path, tmp_path: Path) -> None:
+    alone = {"matrix_baselines": {}, "networks": {}, "scaling": {}}
+    alone["tensor_baselines"] = {"datasets": ["kjv-3gram"], "methods": ["cp"]}
+    params = write_params(root, tmp_path, alone)
+    write_runs(params, tmp_path / "runs")
+    folder = make_report(params, tmp_path / "runs", tmp_path / "demo")
+    page, lines = (folder / "report.html").read_text(), (folder / "headlines.txt").read_text().splitlines()
+    assert page.count('class="verdict none">no rival run') == 9  # three accountings, three data sets
+    assert "On flights, flights-month and kjv-4gram no rival of NeuKron was run" in page
+    assert "No rival of NeuKron was run on this data set" in page
+    for line in lines:
+        if line.startswith(("flights", "kjv-4gram")):
+            assert line.endswith("no rival run") and "not run" in line
+    assert any(line.startswith("kjv-3gram") and not line.endswith("no rival run") for line in lines)

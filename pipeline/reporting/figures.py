@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from pipeline.reporting.drawing import HEIGHT, Drawing, Pen, draw
 from pipeline.reporting.results import ACCOUNTINGS, Accounting, Record, Results
-from pipeline.reporting.statistics import fit_power_law, frontier
+from pipeline.reporting.statistics import FEWEST_SIZES, PowerLaw, fit_power_law, frontier
 from pipeline.reporting.style import (
     GRID,
     GROUND,
@@ -442,7 +442,7 @@ def scaling(results: Results) -> Drawing:
     data = results.scaling[
         ["base", "dataset", "method", "setting", "seeds", "nnz", "seconds_per_epoch", "seconds_per_epoch_stderr"]
     ]
-    slopes = scaling_slopes(results)
+    laws = scaling_laws(results)
 
     def paint(pen: Pen) -> None:
         axes = pen.axes
@@ -456,15 +456,14 @@ def scaling(results: Results) -> Drawing:
         ]
         _label_ends(pen, ends)
 
-    text = "; ".join(
-        f"{row['base']} {row['setting']}: slope {row['slope']:.2f}" for row in slopes.dropna().to_dict("records")
-    )
+    text = "; ".join(f"{base} {setting}: slope {law}" for (base, setting), law in laws.items())
     return draw(
         "scaling",
         "NeuKron: time of an epoch and non-zeros",
         paint,
         alt=f"Seconds an epoch against non-zeros, both logarithmic. {text}.",
-        caption="Uniform samples of the non-zeros and all of them. A slope of 1 is cost linear in the non-zeros.",
+        caption="Uniform samples of the non-zeros and all of them, slopes with 95 % intervals. A slope of 1 is cost "
+        f"linear in the non-zeros; fewer than {FEWEST_SIZES} sizes are too few to tell.",
         data=data,
         legend=["neukron"],
         width=WIDE,
@@ -473,13 +472,13 @@ def scaling(results: Results) -> Drawing:
     )
 
 
-def scaling_slopes(results: Results) -> pd.DataFrame:
-    """Fitted exponent of seconds an epoch in non-zeros, one row a data set and setting; NaN with one size."""
-    rows = []
-    for (base, setting), points in results.scaling.groupby(["base", "setting"], sort=False):
-        law = fit_power_law(points["nnz"].tolist(), points["seconds_per_epoch"].tolist())
-        rows.append((base, setting, len(points), law.slope if law else math.nan))
-    return pd.DataFrame(rows, columns=["base", "setting", "sizes", "slope"])
+def scaling_laws(results: Results) -> dict[tuple[str, str], PowerLaw]:
+    """Seconds an epoch as a power of the non-zeros, by data set and setting; those with one size are left out."""
+    laws = {
+        (str(base), str(setting)): fit_power_law(points["nnz"].tolist(), points["seconds_per_epoch"].tolist())
+        for (base, setting), points in results.scaling.groupby(["base", "setting"], sort=False)
+    }
+    return {key: law for key, law in laws.items() if law}
 
 
 def _scaling_series(pen: Pen, setting: str, points: pd.DataFrame, dash: Any) -> tuple[float, float, str, str]:
@@ -496,7 +495,7 @@ def _scaling_series(pen: Pen, setting: str, points: pd.DataFrame, dash: Any) -> 
     for row in points.to_dict("records"):
         text = f"{row['dataset']} {setting}: {row['nnz']:,.0f} non-zeros, {duration(row['seconds_per_epoch'])} an epoch"
         pen.point(row["nnz"], row["seconds_per_epoch"], "neukron", text)
-    return (float(x[-1]), float(y[-1]), f"{setting}: slope {law.slope:.2f}" if law else setting, colour)
+    return (float(x[-1]), float(y[-1]), f"{setting}: slope {law}" if law else setting, colour)
 
 
 def _bytes_axis(axes: Axes, limits: tuple[float, float], label: str) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from pipeline.reporting.figures import scaling_slopes
+from pipeline.reporting.figures import scaling_laws
 from pipeline.reporting.results import ACCOUNTINGS, Accounting, Record, Results
-from pipeline.reporting.statistics import frontier
+from pipeline.reporting.statistics import PowerLaw, frontier
 from pipeline.reporting.style import ABOUT, PLUS_MINUS, look, point_name, significant, times, with_prefix
 
 TARGETS = [0.9, 0.75, 0.5, 0.25, 0.1, 0.0]  # relative errors that the table of smallest artifacts asks for
@@ -27,6 +28,12 @@ class Comparison:
     own_bytes: float
     rival: Record | None
     rival_bytes: float
+    rivals: int  # settings of other methods that were run
+
+    @property
+    def judged(self) -> bool:
+        """Whether there was anything to compare with."""
+        return self.rivals > 0
 
     @property
     def ratio(self) -> float:
@@ -35,12 +42,21 @@ class Comparison:
 
     @property
     def wins(self) -> bool:
-        """Whether NeuKron's artifact is the smaller one."""
-        return self.ratio > 1
+        """Whether NeuKron's artifact is the smaller one; never where no rival was run."""
+        return self.judged and self.ratio > 1
+
+    @property
+    def outcome(self) -> Literal["win", "loss", "tie", "none"]:
+        """The outcome in a word; none where no rival was run."""
+        if not self.judged:
+            return "none"
+        return "win" if self.wins else "loss" if self.ratio < 1 else "tie"
 
     @property
     def verdict(self) -> str:
         """The outcome for NeuKron in a few words."""
+        if not self.judged:
+            return "no rival run"
         if self.rival is None:
             return "no other is as accurate"
         if self.ratio == 1:
@@ -55,13 +71,14 @@ def compare(results: Results, dataset: str) -> list[Comparison]:
     if mine.empty:
         return []
     own = mine.sort_values(["relative_error", "bytes_equal"]).iloc[0].to_dict()
-    others = cells[(cells["method"] != "neukron") & (cells["relative_error"] <= own["relative_error"])]
+    rivals = cells[cells["method"] != "neukron"]
+    others = rivals[rivals["relative_error"] <= own["relative_error"]]
     found = []
     for accounting in ACCOUNTINGS:
         column = accounting.column
         rival = None if others.empty else others.sort_values([column, "relative_error"]).iloc[0].to_dict()
         size = math.inf if rival is None else float(rival[column])
-        found.append(Comparison(accounting, own, float(own[column]), rival, size))
+        found.append(Comparison(accounting, own, float(own[column]), rival, size, len(rivals)))
     return found
 
 
@@ -81,6 +98,8 @@ def on_frontier(results: Results, dataset: str) -> str:
         mine = cells[np.asarray(on, dtype=bool) & (cells["method"] == "neukron").to_numpy()]
         found.setdefault(", ".join(mine["setting"]) or "none", []).append(accounting.name)
     parts = [f"{settings} ({', '.join(names)})" for settings, names in found.items()]
+    if set(cells["method"]) == {"neukron"}:
+        return "No rival of NeuKron was run on this data set: its settings are compared with each other only."
     return f"NeuKron settings that nothing beats in both size and error: {'; '.join(parts)}."
 
 
@@ -143,17 +162,20 @@ def summary_sentences(results: Results) -> list[str]:
     """The outcome of the whole experiment in a few plain sentences."""
     sentences = []
     compared = {name: compare(results, name) for name in results.compression_datasets()}
-    compared = {name: found for name, found in compared.items() if found}
+    alone = [name for name, found in compared.items() if found and not found[0].judged]
+    compared = {name: found for name, found in compared.items() if found and found[0].judged}
+    if alone:
+        sentences.append(f"On {_list(alone)} no rival of NeuKron was run: nothing is said about who is smaller.")
     if compared:
         sentences += _size_sentences(compared)
         sentences += [_target_sentence(results, target) for target in (0.5, 0.0)]
     sentences += [_network_sentence(results, dataset) for dataset in results.network_datasets()]
-    slopes = scaling_slopes(results).dropna()
-    if len(slopes):
-        steepest = slopes.sort_values("slope").iloc[-1]
+    laws = scaling_laws(results)
+    if laws:
+        (base, setting), law = max(laws.items(), key=lambda item: item[1].slope)
         sentences.append(
-            f"An epoch of NeuKron takes time in proportion to the non-zeros to the power of {steepest['slope']:.2f} "
-            f"at most ({steepest['base']}, {steepest['setting']}, {steepest['sizes']} sizes)."
+            f"An epoch of NeuKron takes time in proportion to the non-zeros to the power of {law} at most "
+            f"({base}, {setting}, {law.sizes} sizes, 95 % interval): {law.verdict}."
         )
     return sentences
 
@@ -245,7 +267,7 @@ def headlines(results: Results) -> str:
     """The ten most telling lines of the report as aligned plain text, under a title and a header."""
     datasets = results.compression_datasets()
     networks = [_network_line(results, name) for name in results.network_datasets()][:2]
-    slopes = [_scaling_line(row) for row in scaling_slopes(results).dropna().to_dict("records")][-1:]
+    slopes = [_scaling_line(*key, law) for key, law in scaling_laws(results).items()][-1:]
     room = TELLING_LINES - len(networks) - len(slopes)
     free = [_size_line(results, name, 0) for name in datasets]
     stored = [_size_line(results, name, 1) for name in datasets]
@@ -277,7 +299,7 @@ def _size_line(results: Results, dataset: str, index: int) -> tuple[str, ...]:
         best = _point(able.iloc[0].to_dict(), accounting) if len(able) else "none below error 0.5"
         return (dataset, accounting.name, "not run", best, "-")
     item = found[index]
-    rival = "none" if item.rival is None else _point(item.rival, accounting)
+    rival = "not run" if not item.judged else "none" if item.rival is None else _point(item.rival, accounting)
     return (dataset, accounting.name, _point(item.own, accounting, named=False), rival, item.verdict)
 
 
@@ -303,12 +325,11 @@ def _network_line(results: Results, dataset: str) -> tuple[str, ...]:
     )
 
 
-def _scaling_line(row: Record) -> tuple[str, ...]:
-    slope = float(row["slope"])
+def _scaling_line(base: str, setting: str, law: PowerLaw) -> tuple[str, ...]:
     return (
-        row["base"],
+        base,
         "seconds an epoch",
-        f"{row['setting']}: proportional to nnz^{slope:.2f}",
-        f"{row['sizes']} sizes, fitted",
-        "linear" if abs(slope - 1) <= 0.05 else "less than linear" if slope < 1 else "more than linear",
+        f"{setting}: proportional to nnz^({law})",
+        f"{law.sizes} sizes, fitted",
+        law.verdict,
     )

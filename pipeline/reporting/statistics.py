@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import linregress
+from scipy.stats import t as student
 
+FEWEST_SIZES = 5  # below which no exponent is judged
 CELL = ["dataset", "method", "setting"]
 
 
@@ -56,19 +59,43 @@ def frontier(sizes: Sequence[float], errors: Sequence[float]) -> list[bool]:
 
 
 class PowerLaw(NamedTuple):
-    """``y = scale * x ** slope``."""
+    """``y = scale * x ** slope``, with half the width of the slope's 95 % interval and the number of different x.
+
+    `halfwidth` is infinite where two points fix the line.
+    """
 
     slope: float
     scale: float
+    halfwidth: float
+    sizes: int
+
+    @property
+    def verdict(self) -> str:
+        """How y grows in x, as far as the points tell."""
+        if self.sizes < FEWEST_SIZES:
+            return "too few sizes to tell"
+        if self.slope - self.halfwidth > 1:
+            return "more than linear"
+        return "less than linear" if self.slope + self.halfwidth < 1 else "linear within the interval"
+
+    def __str__(self) -> str:
+        """The slope with its interval."""
+        if not math.isfinite(self.halfwidth):
+            return f"{self.slope:.2f} (no interval from {self.sizes} sizes)"
+        return f"{self.slope:.2f} \N{PLUS-MINUS SIGN} {self.halfwidth:.2f}"
 
 
 def fit_power_law(x: Sequence[float], y: Sequence[float]) -> PowerLaw | None:
     """Least-squares line through ``(log x, log y)``; None for fewer than two different x.
 
-    >>> fit_power_law([1, 10, 100], [2, 20, 200]).slope.__round__(6)
-    1.0
+    >>> law = fit_power_law([1, 10, 100, 1000], [2, 21, 190, 2050])
+    >>> print(law, law.verdict, sep=": ")
+    1.00 \N{PLUS-MINUS SIGN} 0.05: too few sizes to tell
     """
-    if len(set(x)) < 2:
+    sizes = len(set(x))
+    if sizes < 2:
         return None
-    slope, intercept = np.polyfit(np.log(np.asarray(x, dtype=np.float64)), np.log(np.asarray(y, dtype=np.float64)), 1)
-    return PowerLaw(float(slope), math.exp(float(intercept)))
+    line = linregress(np.log(np.asarray(x, dtype=np.float64)), np.log(np.asarray(y, dtype=np.float64)))
+    free = len(x) - 2
+    halfwidth = float(student.ppf(0.975, free) * line.stderr) if free > 0 else math.inf
+    return PowerLaw(float(line.slope), math.exp(float(line.intercept)), halfwidth, sizes)

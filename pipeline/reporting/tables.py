@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from pipeline.reporting.drawing import marker_svg
-from pipeline.reporting.figures import scaling_slopes
+from pipeline.reporting.figures import scaling_laws
 from pipeline.reporting.findings import TARGETS, smallest
 from pipeline.reporting.results import ACCOUNTINGS, Results, base_of, is_sample, settings_text
 from pipeline.reporting.statistics import frontier
@@ -101,9 +101,13 @@ def runs(results: Results) -> pd.DataFrame:
 
 def scaling(results: Results) -> pd.DataFrame:
     """Seconds an epoch for each number of non-zeros, with the slope fitted to its data set and setting."""
-    slopes = {(row["base"], row["setting"]): row["slope"] for row in scaling_slopes(results).to_dict("records")}
+    laws = scaling_laws(results)
     keys = zip(results.scaling["base"], results.scaling["setting"], strict=True)
-    return results.scaling.assign(slope=[slopes[key] for key in keys])
+    found = [laws.get(key) for key in keys]
+    return results.scaling.assign(
+        slope=[law.slope if law else math.nan for law in found],
+        slope_halfwidth=[law.halfwidth if law else math.nan for law in found],
+    )
 
 
 def versions(results: Results) -> dict[str, str]:
