@@ -121,6 +121,44 @@ class TestConvertFile:
         assert "1 duplicate entries summed" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
+        ("name", "content", "options", "said"),
+        [
+            ("u.tsv", "7\t1\t3\n8\t2\t4\n", [], "modes: 0, 1; value: 2"),
+            ("u.csv", "\n7,1,3,\n8,2,4,\n", [], "modes: 0, 1; value: 2; left out: 1 without a name"),
+            ("u.csv", "user,item,n\n7,1,3\n8,2,4\n", [], "modes: user, item; value: n ("),
+            ("u.csv", ",user,item,n\n0,7,1,3\n1,8,2,4\n", [], "modes: user, item; value: n; left out: 1"),
+            ("u.csv", "user,item,n,\n7,1,3,\n8,2,4,\n", [], "modes: user, item; value: n; left out: 1"),
+            ("u.csv", "5,6,7\n7,1,3\n8,2,4\n", ["header=true"], "modes: 5, 6; value: 7"),
+            ("u.csv", "0,1,3\n1,2,4\n", ["header=false"], "modes: 0, 1; value: 2"),
+            ("u.csv", "7;1;3\n8;2;4\n", ["separator=;", "columns=['0','1']", "value=2"], ""),
+        ],
+    )
+    def test_columns_of_a_table_by_default(
+        self,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        name: str,
+        content: str,
+        options: list[str],
+        said: str,
+    ) -> None:
+        (tmp_path / name).write_text(content)
+        settings = [word for option in options for word in ("--set", option)]
+        convert.main(["--file", str(tmp_path / name), "--output", str(tmp_path / "my.parquet"), *settings])
+        assert SparseTensor.read_parquet(tmp_path / "my.parquet").to_dense().tolist() == [[3, 0], [0, 4]]
+        printed = capsys.readouterr()
+        assert printed.out.startswith(said)
+        numbers_first = "header" not in str(options) and content.strip()[0].isdigit()
+        assert ("numbers alone, read as an entry" in printed.err) == numbers_first
+
+    def test_index_of_a_data_frame_is_no_mode(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        frame = pd.DataFrame({"user": ["a", "b"], "item": ["x", "y"], "n": [1, 2]}, index=[5, 9])
+        frame.to_parquet(tmp_path / "t.parquet")
+        convert.main(["--file", str(tmp_path / "t.parquet"), "--output", str(tmp_path / "my.parquet")])
+        assert SparseTensor.read_parquet(tmp_path / "my.parquet").mode_names == ("user", "item")
+        assert "left out: 1 without a name" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
         ("arguments", "problem"),
         [
             ([], "name either a data set or a file"),
