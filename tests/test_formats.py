@@ -427,6 +427,53 @@ class TestBinsparse:
             read(path)
         assert problem in str(caught.value)
 
+    @pytest.mark.parametrize("way", ["external link", "soft link", "external storage", "virtual", "group", "hollow"])
+    def test_nothing_outside_the_file_is_read(self, tmp_path: Path, way: str) -> None:
+        np.array([7.0, 8.0]).tofile(tmp_path / "secret.bin")
+        with h5py.File(tmp_path / "other.h5", "w") as other:
+            other["secret"] = [7.0, 8.0]
+        arrays = {"pointers_to_1": [0, 1, 2], "indices_1": [0, 1], "values": [1.0, 2.0]}
+        path = self.write(tmp_path / "x.h5", {"format": "CSR", "shape": [2, 2]}, **arrays)
+        with h5py.File(path, "a") as file:
+            del file["values"]
+            if way == "external link":
+                file["values"] = h5py.ExternalLink("other.h5", "secret")
+            elif way == "soft link":
+                file["elsewhere"] = [1.0, 2.0]
+                file["values"] = h5py.SoftLink("/elsewhere")
+            elif way == "external storage":
+                file.create_dataset("values", (2,), "f8", external=[(str(tmp_path / "secret.bin"), 0, 16)])
+            elif way == "virtual":
+                layout = h5py.VirtualLayout((2,), "f8")
+                layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "secret", (2,))
+                file.create_virtual_dataset("values", layout)
+            elif way == "group":
+                file.create_group("values")
+            else:
+                file.create_dataset("values", (1 << 40,), "f8", chunks=(1 << 10,))
+        problem = {
+            "external link": "is a link",
+            "soft link": "is a link",
+            "group": "is no array",
+            "hollow": "are stored",
+        }
+        with pytest.raises(InputError, match=f"x.h5: .*'values'.*{problem.get(way, '')}"):
+            read(path)
+
+    def test_group_by_its_path(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path / "x.h5", {"format": "VEC", "shape": [2]}, indices_0=[1], values=[5.0])
+        with h5py.File(path, "a") as file:
+            inner = file.create_group("a/b")
+            for name in ("indices_0", "values"):
+                inner[name] = file[name][...]
+            inner.attrs["binsparse"] = file.attrs["binsparse"]
+            file["soft"] = h5py.SoftLink("/a")
+            file["far"] = h5py.ExternalLink("x.h5", "/a")
+        assert read(path, group="/a/b").tensor.to_dense().tolist() == [0, 5]
+        for group, problem in (("soft/b", "'soft' is a link"), ("far/b", "'far' is a link"), ("a/c", "no group")):
+            with pytest.raises(InputError, match=problem):
+                read(path, group=group)
+
     def test_not_hdf5(self, tmp_path: Path) -> None:
         (tmp_path / "x.h5").write_bytes(b"no")
         with pytest.raises(InputError, match="not a readable Binsparse file"):
