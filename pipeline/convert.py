@@ -13,6 +13,7 @@ from pipeline.core import step
 from pipeline.core.files import atomic_path, refuse_clashes, sha256_file
 from pipeline.datasets import READERS, format_of, read_raw
 from pipeline.datasets.assemble import Assembled, assemble
+from pipeline.datasets.columns import with_columns
 from pipeline.datasets.labels import Labels
 from pipeline.datasets.registry import Dataset, read_entry
 from pipeline.errors import InputError
@@ -56,12 +57,13 @@ def convert_file(path: Path, output: Path, format_name: str | None, options: dic
     format_name
         A key of :data:`pipeline.datasets.READERS`; None: what the file's name suggests.
     options
-        Of the format's reader.
+        Of the format's reader; a table's columns have a default (:func:`pipeline.datasets.columns.with_columns`).
     """
     name = format_name or format_of(path.name)
     if not path.is_file():
         raise InputError(f"{path}: {'is a folder, name a file in it' if path.is_dir() else 'no such file'}")
     refuse_clashes([path], [output])
+    options = with_columns(path, name, options)
     source = {"dataset": path.name, "format": name, "options": options}
     result = _assemble_checked(name, {path.name: path}, options, source, {path.name: None}, output.parent)
     _write(result, {mode: labels for mode, labels in enumerate(result.labels) if labels is not None}, output)

@@ -65,7 +65,15 @@ def refused(folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[st
         ("x.csv", b"", TABLE, "x.csv: empty tensor: the file has no line"),
         ("x.csv", b"user,item\n", TABLE, "empty tensor: the raw files have no entry"),
         ("x.csv", b"user,thing\na,b\n", TABLE, "x.csv:1: no single column 'item'"),
-        ("x.csv", b"user,item\na,b\n", [], "format 'csv' needs the option 'columns'"),
+        (
+            "x.csv",
+            b"user,item\na,b\n",
+            [],
+            "x.csv: two columns, user and item: set the option columns=[user,item] if both",
+        ),
+        ("x.csv", b"n\n1\n", [], "needs one for each mode, and one for the values"),
+        ("x.csv", b"ann,x9,2\nbob,x10,1\n", [], "x.csv: the first line ends with the number 2: set the option header"),
+        ("x.csv", b"0,1,2\n3,4,5\n", [], "x.csv:1: 0,1,2: set the option header=false if this is an entry"),
         (
             "x.csv",
             b"user,item\na,b\n",
@@ -76,7 +84,7 @@ def refused(folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[st
             "x.csv",
             b"user,item\na,b\n",
             [*TABLE, "--set", "header=1"],
-            "format 'csv', option header: true or false, not 1",
+            "format 'csv', option header: true or false or null, not 1",
         ),
         ("x.csv", b"user,item\na,b\nc\n", TABLE, "x.csv:3: 1 fields where the first line has 2"),
         (

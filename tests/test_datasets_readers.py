@@ -230,6 +230,22 @@ class TestCoordinates:
         assert result.tensor.mode_names == ("mode_1", "mode_0", "mode_2")
         assert entries(result) == {(0, 0, 0): 1, (0, 1, 2): 2}
 
+    def test_two_whole_numbers_a_line_are_read_as_told(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = write(tmp_path / "x.txt", "# FromNodeId ToNodeId\n\n0 10000\n3\t2\n")
+        with pytest.raises(InputError, match=r"x.txt:3: two whole numbers: set the option values: false .* edge"):
+            convert("coo", path)
+        assert convert("coo", path, values=False, base=None).tensor.to_dense().tolist() == [[0, 1], [1, 0]]
+        assert entries(convert("coo", path, values=True)) == {(0,): 10000, (3,): 2}
+        capsys.readouterr()
+        assert entries(convert("coo", write(tmp_path / "y.txt", "0 1.5\n3 2\n"))) == {(0,): 1.5, (3,): 2}
+        assert "y.txt: a line is an index and a value" in capsys.readouterr().err
+        assert entries(convert("coo", write(tmp_path / "z.txt", "0 1 9\n1 0 9\n"))) == {(0, 1): 9, (1, 0): 9}
+        assert "z.txt: a line is 2 indices and a value (without values: option values: false)" in (
+            capsys.readouterr().err
+        )
+
     def test_relabel_drop_and_names(self, tmp_path: Path) -> None:
         path = write(tmp_path / "x.tns.gz", "500 1 -7 2\n10 1 8 3\n10 2 8 4\n")
         result = convert("coo", path, base=None, drop=[1], names=["who", "what"])

@@ -121,6 +121,44 @@ class TestConvertFile:
         assert "1 duplicate entries summed" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
+        ("name", "content", "options", "said"),
+        [
+            ("u.tsv", "7\t1\t3\n8\t2\t4\n", [], "modes: 0, 1; value: 2"),
+            ("u.csv", "\n7,1,3,\n8,2,4,\n", [], "modes: 0, 1; value: 2; left out: 1 without a name"),
+            ("u.csv", "user,item,n\n7,1,3\n8,2,4\n", [], "modes: user, item; value: n ("),
+            ("u.csv", ",user,item,n\n0,7,1,3\n1,8,2,4\n", [], "modes: user, item; value: n; left out: 1"),
+            ("u.csv", "user,item,n,\n7,1,3,\n8,2,4,\n", [], "modes: user, item; value: n; left out: 1"),
+            ("u.csv", "5,6,7\n7,1,3\n8,2,4\n", ["header=true"], "modes: 5, 6; value: 7"),
+            ("u.csv", "0,1,3\n1,2,4\n", ["header=false"], "modes: 0, 1; value: 2"),
+            ("u.csv", "7;1;3\n8;2;4\n", ["separator=;", "columns=['0','1']", "value=2"], ""),
+        ],
+    )
+    def test_columns_of_a_table_by_default(
+        self,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        name: str,
+        content: str,
+        options: list[str],
+        said: str,
+    ) -> None:
+        (tmp_path / name).write_text(content)
+        settings = [word for option in options for word in ("--set", option)]
+        convert.main(["--file", str(tmp_path / name), "--output", str(tmp_path / "my.parquet"), *settings])
+        assert SparseTensor.read_parquet(tmp_path / "my.parquet").to_dense().tolist() == [[3, 0], [0, 4]]
+        printed = capsys.readouterr()
+        assert printed.out.startswith(said)
+        numbers_first = "header" not in str(options) and content.strip()[0].isdigit()
+        assert ("numbers alone, read as an entry" in printed.err) == numbers_first
+
+    def test_index_of_a_data_frame_is_no_mode(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        frame = pd.DataFrame({"user": ["a", "b"], "item": ["x", "y"], "n": [1, 2]}, index=[5, 9])
+        frame.to_parquet(tmp_path / "t.parquet")
+        convert.main(["--file", str(tmp_path / "t.parquet"), "--output", str(tmp_path / "my.parquet")])
+        assert SparseTensor.read_parquet(tmp_path / "my.parquet").mode_names == ("user", "item")
+        assert "left out: 1 without a name" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
         ("arguments", "problem"),
         [
             ([], "name either a data set or a file"),
@@ -388,6 +426,53 @@ class TestBinsparse:
         with pytest.raises(InputError) as caught:
             read(path)
         assert problem in str(caught.value)
+
+    @pytest.mark.parametrize("way", ["external link", "soft link", "external storage", "virtual", "group", "hollow"])
+    def test_nothing_outside_the_file_is_read(self, tmp_path: Path, way: str) -> None:
+        np.array([7.0, 8.0]).tofile(tmp_path / "secret.bin")
+        with h5py.File(tmp_path / "other.h5", "w") as other:
+            other["secret"] = [7.0, 8.0]
+        arrays = {"pointers_to_1": [0, 1, 2], "indices_1": [0, 1], "values": [1.0, 2.0]}
+        path = self.write(tmp_path / "x.h5", {"format": "CSR", "shape": [2, 2]}, **arrays)
+        with h5py.File(path, "a") as file:
+            del file["values"]
+            if way == "external link":
+                file["values"] = h5py.ExternalLink("other.h5", "secret")
+            elif way == "soft link":
+                file["elsewhere"] = [1.0, 2.0]
+                file["values"] = h5py.SoftLink("/elsewhere")
+            elif way == "external storage":
+                file.create_dataset("values", (2,), "f8", external=[(str(tmp_path / "secret.bin"), 0, 16)])
+            elif way == "virtual":
+                layout = h5py.VirtualLayout((2,), "f8")
+                layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "secret", (2,))
+                file.create_virtual_dataset("values", layout)
+            elif way == "group":
+                file.create_group("values")
+            else:
+                file.create_dataset("values", (1 << 40,), "f8", chunks=(1 << 10,))
+        problem = {
+            "external link": "is a link",
+            "soft link": "is a link",
+            "group": "is no array",
+            "hollow": "are stored",
+        }
+        with pytest.raises(InputError, match=f"x.h5: .*'values'.*{problem.get(way, '')}"):
+            read(path)
+
+    def test_group_by_its_path(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path / "x.h5", {"format": "VEC", "shape": [2]}, indices_0=[1], values=[5.0])
+        with h5py.File(path, "a") as file:
+            inner = file.create_group("a/b")
+            for name in ("indices_0", "values"):
+                inner[name] = file[name][...]
+            inner.attrs["binsparse"] = file.attrs["binsparse"]
+            file["soft"] = h5py.SoftLink("/a")
+            file["far"] = h5py.ExternalLink("x.h5", "/a")
+        assert read(path, group="/a/b").tensor.to_dense().tolist() == [0, 5]
+        for group, problem in (("soft/b", "'soft' is a link"), ("far/b", "'far' is a link"), ("a/c", "no group")):
+            with pytest.raises(InputError, match=problem):
+                read(path, group=group)
 
     def test_not_hdf5(self, tmp_path: Path) -> None:
         (tmp_path / "x.h5").write_bytes(b"no")

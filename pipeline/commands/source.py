@@ -79,36 +79,12 @@ def read_labelled(path: Path, reading: Reading) -> tuple[SparseTensor, dict[int,
 
 
 def _options(path: Path, format_name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The reader's options; of a table, which columns are modes and which is the value: all but the last, the last."""
-    if format_name not in ("csv", "columnar"):
-        if tables := {"columns", "value"} & set(given):
-            raise InputError(f"{', '.join(f'--{name}' for name in sorted(tables))}: {path} is no table")
-        return given
-    if "columns" in given:
-        return given
-    if given.get("header") is False:
-        raise InputError(f"{path}: a table without header; name the columns by number, --columns 0,1 --value 2")
-    value = given.get("value")
-    chosen = [name for name in _column_names(path, format_name, given) if name != value]
-    if value is None:
-        *chosen, value = chosen
-        print(f"modes: {', '.join(chosen)}; value: {value} (choose others with --columns and --value)")
-    return given | {"columns": chosen, "value": value}
+    """The reader's options; of a table, with its columns."""
+    from pipeline.datasets.columns import TABLES, with_columns
 
-
-def _column_names(path: Path, format_name: str, given: dict[str, Any]) -> list[str]:
-    """Names of a table's columns, two at least."""
-    from pipeline.datasets.readers import columnar, csvtable
-
-    if format_name == "columnar":
-        names = columnar.names(path)
-    elif told := {key: given[key] for key in ("separator", "encoding", "quotes") if key in given}:
-        names = [str(name) for name in csvtable.Layout(path, **told).header_names()]
-    else:
-        names = csvtable.names(path)
-    if len(names) < 2:
-        raise InputError(f"{path}: columns {names}: needs one for each mode, and one for the values; see --columns")
-    return names
+    if format_name not in TABLES and (tables := {"columns", "value"} & set(given)):
+        raise InputError(f"{', '.join(f'--{name}' for name in sorted(tables))}: {path} is no table")
+    return with_columns(path, format_name, given)
 
 
 def is_sparse_tensor(path: Path) -> bool:

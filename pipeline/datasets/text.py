@@ -80,6 +80,27 @@ def read_numbers(path: Path, order: int | None, *, values: bool = True, skip: in
             line += lines
 
 
+def first_fields(path: Path) -> tuple[int, list[bytes]]:
+    """Number and fields of the first line that has any; no fields where there is none."""
+    line = 1
+    for block in _blocks_of_lines(path, 0):
+        above, fields = _first_fields(block)
+        if fields:
+            return line + above, fields
+        line += _newlines(block)
+    return line, []
+
+
+def is_integer(field: bytes) -> bool:
+    """Whether a field is a whole number in plain notation."""
+    return INTEGER.fullmatch(field) is not None
+
+
+def is_number(field: str) -> bool:
+    """Whether a field is a number, spaces around it aside."""
+    return NUMBER.fullmatch(field.strip().encode()) is not None
+
+
 def _blocks_of_lines(path: Path, skip: int) -> Iterator[bytes]:
     with open_raw(path) as stream:
         for _ in range(skip):

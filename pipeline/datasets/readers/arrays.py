@@ -22,6 +22,7 @@ from pipeline.datasets.raw import Array, Files, Mode, RawTensor, only_file
 from pipeline.errors import InputError
 
 HEAP_HEADER = 16  # bytes of the header of a heap in HDF5, and of one of its objects
+EXPANSION = 2000  # at most so many bytes of an array for a stored one; deflate reaches half of that
 MATRIX_NAMES = ("row", "column")
 Arrays = Mapping[str, Array]
 
@@ -121,13 +122,43 @@ def read_binsparse(files: Files, *, group: str = "/") -> RawTensor:
     _check_heaps(path)
     try:
         with h5py.File(path, "r") as file:
-            if group not in file:
-                raise InputError(f"{path}: no group '{group}'")
-            descriptor = json.loads(file[group].attrs["binsparse"])["binsparse"]
-            arrays = {name: file[group][name][...] for name in descriptor["data_types"] if name in file[group]}
+            place = _own_object(path, file, group)
+            descriptor = json.loads(place.attrs["binsparse"])["binsparse"]
+            arrays = {name: _own_array(path, place, name) for name in descriptor["data_types"] if name in place}
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(f"{path}: not a readable Binsparse file ({error})") from error
     return _from_descriptor(path, descriptor, arrays)
+
+
+def _own_object(path: Path, start: Any, name: str) -> Any:
+    """Follow hard links alone: a soft or external link may lead out of the file, or in a circle."""
+    import h5py
+
+    found = start
+    for part in filter(None, name.split("/")):
+        if not isinstance(found, h5py.Group) or part not in set(found.keys()):
+            raise InputError(f"{path}: no group '{name}'")
+        if not isinstance(found.get(part, getlink=True), h5py.HardLink):
+            raise InputError(f"{path}: '{part}' is a link to another place; only what lies in the file itself is read")
+        found = found[part]
+    return found
+
+
+def _own_array(path: Path, group: Any, name: str) -> Array:
+    """Read an array whose bytes lie in the file: neither external storage nor a virtual data set."""
+    import h5py
+
+    found = _own_object(path, group, name)
+    if not isinstance(found, h5py.Dataset):
+        raise InputError(f"{path}: '{name}' is no array")
+    if found.is_virtual or found.external:
+        raise InputError(f"{path}: the values of array '{name}' lie in other files, which are not read")
+    if found.shape is None or found.dtype.kind not in "biufc":
+        raise InputError(f"{path}: array '{name}' holds no numbers")
+    stored = found.id.get_storage_size()
+    if found.nbytes > max(stored, 1) * EXPANSION:
+        raise InputError(f"{path}: array '{name}' takes {found.nbytes:,} bytes where {stored:,} are stored")
+    return np.asarray(found[...])
 
 
 def _check_heaps(path: Path) -> None:

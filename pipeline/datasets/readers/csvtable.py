@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from pipeline.datasets.raw import (
     open_text,
     telling_damage,
 )
-from pipeline.datasets.text import INTEGER, NUMBER, SHOWN
+from pipeline.datasets.text import INTEGER, NUMBER, SHOWN, is_number
 from pipeline.errors import InputError, nearest
 
 BLOCK_BYTES = 1 << 24
@@ -37,7 +38,7 @@ def read(
     columns: Sequence[str | int],
     value: str | int | None = None,
     separator: str | None = None,
-    header: bool = True,
+    header: bool | None = None,
     quotes: bool = True,
     encoding: str = "utf-8",
     missing: Sequence[str] = (),
@@ -57,7 +58,8 @@ def read(
     separator
         One character; without, a tab where the file's name has ``.tsv`` in it, else a comma.
     header
-        Whether the first line names the columns.
+        Whether the first line names the columns. None: it does where it has any field that is no number; a line
+        says so where it does not.
     quotes
         Whether a field may stand in double quotes. A file with quotes is read more slowly.
     encoding
@@ -73,21 +75,43 @@ def read(
     """
     path = only_file(files)
     if separator is None:
-        separator = _separator(path)
+        separator = separator_of(path)
     if not isinstance(separator, str) or len(separator) != 1 or separator in '\r\n"':
         raise InputError(f"option separator: one character, not {separator!r}")
-    layout = Layout(path, separator, header, quotes, encoding, tuple(map(str, missing)), base is not None)
+    layout = Layout(path, separator, True, quotes, encoding, tuple(map(str, missing)), base is not None)
     parts = [layout] if member is None else [replace(layout, member=name) for name in members(path, member)]
+    if header is None:
+        wanted = [*columns, *(only or {}), *([] if value is None else [value])]
+        header = any(isinstance(name, str) and not is_number(name) for name in wanted) or has_header(parts[0])
+    parts = [replace(part, header=header) for part in parts]
     return read_parts(parts, columns, base, shape, value=value, only=only)
 
 
-def names(path: Path) -> list[str]:
-    """Names of the columns of a file with a header."""
-    return [str(name) for name in Layout(path, _separator(path)).header_names()]
-
-
-def _separator(path: Path) -> str:
+def separator_of(path: Path) -> str:
+    """Return what separates fields in a file of this name."""
     return "\t" if ".tsv" in path.name else ","
+
+
+def has_header(layout: Layout) -> bool:
+    """Whether the first line names columns: numbers alone are an entry, which a line on standard error says.
+
+    Raises
+    ------
+    InputError
+        The first line is 0, 1, 2 and so on: an entry, or the names that a table without names is written with.
+    """
+    number, first = replace(layout, header=True)._first_line()
+    fields = [field.strip() for field in first if field.strip()]
+    if not fields or not all(map(is_number, fields)):
+        return True
+    place = f"{layout.name}:{number}"
+    if fields == [str(position) for position in range(len(fields))]:
+        raise InputError(
+            f"{place}: {','.join(fields)}: set the option header=false if this is an entry, "
+            "or header=true if it names the columns"
+        )
+    print(f"{place}: numbers alone, read as an entry (option header=true if it names the columns)", file=sys.stderr)
+    return False
 
 
 def read_parts(
@@ -181,9 +205,13 @@ class Layout:
 
         def position(wanted: str | int) -> int:
             name = self._plain(wanted)
+            if not self.header and isinstance(name, str) and name.isdecimal():
+                name = int(name)
             if names.count(name) != 1:
                 times = names.count(name)
                 hint = f" stands there {times} times" if times else f"{nearest(str(name), map(str, names))}"
+                if self.header and isinstance(wanted, int):
+                    hint += "; set the option header=false if the first line is an entry"
                 raise InputError(f"{self.name}:1: no single column '{wanted}'{hint}")
             return names.index(name)
 
