@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import InputError
-from pipeline.kpd import KPDLinear, functional, inference
-from pipeline.kpd.blocks import BlockLayer, BlockLinear
+from pipeline.kpd import KPDLinear, Rule, convert, functional, inference
+from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers
 from pipeline.kpd.cost import inference_flops, measured_costs, sparse_flops
 from pipeline.kpd.inference import FORMS, deploy, export_program, forms_of, measure_forms
 from pipeline.kpd.trainer import dense_twin
@@ -187,6 +187,40 @@ def test_traced_exported_and_compiled_networks_compute_the_same(name: str, tmp_p
     arguments = [layer.values, layer.columns, layer.starts, layer.bias]
     arguments = [layer.B, *arguments] if name == "factored" else arguments
     torch.library.opcheck(getattr(torch.ops.kronflow, name.replace("-", "_")).default, (rows, *arguments))
+
+
+@pytest.mark.parametrize("name", ["", *FORMS])
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_an_encoder_calls_its_layers_and_computes_what_they_mean(
+    name: str, norm_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=norm_first)
+    network = nn.TransformerEncoder(layer, 2, enable_nested_tensor=not norm_first).eval()
+    convert(network, {"*.linear?": Rule((8, 8))})
+    for own in block_layers(network).values():
+        own.set_support(torch.rand(own.grid) > 0.3)
+    plain = dense_twin(network)
+    x = torch.randn(3, 5, 16)
+    padding = torch.arange(5) >= torch.tensor([5, 2, 4])[:, None]  # which torch makes a nested tensor of
+    if name:
+        network, _ = deploy(network, x, form=name)
+    names = [f"layers.{a}.linear{b}" for a in (0, 1) for b in (1, 2)]
+    sparse = [network.get_submodule(name) for name in names]
+    called = []
+    if name != "dense":
+        for kind in {type(own) for own in sparse}:
+            forward = kind.forward
+            monkeypatch.setattr(
+                kind, "forward", lambda own, x, forward=forward: (called.append(own), forward(own, x))[1]
+            )
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), plain(x), rtol=1e-4, atol=1e-5)
+        assert name == "dense" or called == sparse
+        got, expected = (each(x, src_key_padding_mask=padding) for each in (network, plain))
+        torch.testing.assert_close(got[~padding], expected[~padding], rtol=1e-4, atol=1e-5)
+        assert name == "dense" or set(called[4:]) == set(sparse)
+    has_hooks = any(own._forward_pre_hooks for own in network.modules())
+    assert has_hooks == (name != "dense")  # a dense network keeps torch's fast path
 
 
 def test_operations_of_the_forms_are_counted() -> None:

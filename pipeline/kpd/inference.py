@@ -29,7 +29,7 @@ from pipeline.core.files import atomic_path
 from pipeline.errors import InputError, nearest
 from pipeline.kpd.blocks import BlockLayer, block_layers, layer_inputs, replaced
 from pipeline.kpd.functional import HAS_FUSED, as_array, kron_weight, side_by_side
-from pipeline.kpd.layer import KPDLinear, check_width
+from pipeline.kpd.layer import KPDLinear, check_width, keep_called, map_nested
 
 if HAS_FUSED:
     from pipeline.kpd import fused
@@ -57,6 +57,7 @@ class InferenceLayer(nn.Module):
         self.block, self.grid = layer.block, layer.grid
         bias = parameter.new_zeros(self.out_features) if layer.bias is None else layer.bias
         self.register_buffer("bias", bias.detach().clone())
+        keep_called(self)
 
     @property
     def weight(self) -> Tensor:
@@ -69,6 +70,8 @@ class InferenceLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n) to (..., m); under autocast in the layer's own type, and then lowered."""
+        if x.is_nested:
+            return map_nested(self.forward, x)
         check_width(x, self.in_features)
         kind, lower = x.device.type, None
         if torch.is_autocast_enabled(kind) and self.bias.dtype != torch.float64:
