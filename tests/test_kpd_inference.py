@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import InputError
-from pipeline.kpd import KPDLinear, functional, inference
-from pipeline.kpd.blocks import BlockLayer, BlockLinear
+from pipeline.kpd import KPDLinear, Rule, convert, functional, inference
+from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers
 from pipeline.kpd.cost import inference_flops, measured_costs, sparse_flops
 from pipeline.kpd.inference import FORMS, deploy, export_program, forms_of, measure_forms
 from pipeline.kpd.trainer import dense_twin
@@ -97,6 +98,142 @@ def test_forms_can_be_copied_and_moved_to_other_types() -> None:
         torch.testing.assert_close(copy.deepcopy(form)(x), form(x))
         torch.testing.assert_close(form.weight, layer.weight)
         torch.testing.assert_close(form.double()(x.double()), layer.to_dense().double()(x.double()))
+
+
+SPARSE = ["bsr", "block-rows", "factored"]
+
+
+@pytest.mark.parametrize("numba", [True, False])
+@pytest.mark.parametrize("name", SPARSE)
+def test_what_is_loaded_or_written_is_computed(name: str, numba: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "HAS_FUSED", numba)
+    if not numba:
+        monkeypatch.setattr(inference.warnings, "warn", lambda *_, **__: None)
+    for block in (4, 16):  # lower blocks and whole vectors of outputs
+        one, other = (KPDLinear(64, 64, (block, block), 2) for _ in range(2))
+        support = torch.rand(one.grid) > 0.4
+        one.set_support(support)
+        other.set_support(support.roll(1, dims=0).flip(1))  # other places, as many
+        x = torch.randn(5, 64)
+
+        form = FORMS[name](one)
+        kept = copy.deepcopy(form)
+        form(x)
+        form.load_state_dict(FORMS[name](other).state_dict())
+        torch.testing.assert_close(form(x), other.to_dense()(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(form.weight, other.weight)
+        torch.testing.assert_close(kept(x), one.to_dense()(x), rtol=1e-4, atol=1e-5)
+
+        with torch.no_grad():
+            form.values.mul_(2)
+            form.bias.add_(1)
+        expected = 2 * other.to_dense()(x) + 1 - other.bias
+        torch.testing.assert_close(form(x), expected, rtol=1e-4, atol=1e-5)
+        form.values.data.div_(2)
+        form.bias.numpy()[:] -= 1
+        torch.testing.assert_close(form(x), other.to_dense()(x), rtol=1e-4, atol=1e-5)
+        twin = copy.deepcopy(form)
+        twin.values = torch.zeros_like(twin.values)
+        torch.testing.assert_close(twin(x), other.bias.expand(5, 64))
+        torch.testing.assert_close(form(x), other.to_dense()(x), rtol=1e-4, atol=1e-5)
+
+        form.double().bias.add_(1)
+        torch.testing.assert_close(form(x.double()).float(), other.to_dense()(x) + 1, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(form.float()(x), other.to_dense()(x) + 1, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_a_state_of_other_sizes_is_refused(name: str) -> None:
+    one, other = pruned("selector", 32, 32, (8, 8), 1, 0.5), pruned("selector", 32, 32, (8, 8), 1, 0.8)
+    form = FORMS[name](one)
+    with pytest.raises(RuntimeError, match=r"size mismatch for values"):
+        form.load_state_dict(FORMS[name](other).state_dict())
+
+
+@pytest.mark.parametrize("name", ["block-rows", "factored"])
+def test_places_out_of_bounds_never_reach_a_kernel(name: str) -> None:
+    form = FORMS[name](pruned("selector", 32, 32, (8, 8), 1, 0.5))
+    for buffer, at, value in (("columns", 3, -1), ("columns", 3, 1 << 40), ("starts", 1, 1 << 40), ("starts", -1, 0)):
+        broken = copy.deepcopy(form)
+        getattr(broken, buffer)[at] = value
+        with pytest.raises(InputError, match="starts rise from 0 to"):
+            broken(torch.randn(3, 32))
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_traced_exported_and_compiled_networks_compute_the_same(name: str, tmp_path: Path) -> None:
+    network = nn.Sequential(pruned("selector", 32, 32, (8, 8), 2, 0.5), nn.ReLU(), nn.Linear(32, 3))
+    x, more = torch.randn(4, 7, 32), torch.randn(9, 7, 32)
+    twin, _ = deploy(network, x, form=name)
+    with torch.no_grad():
+        expected = network(more)
+        traced = torch.jit.trace(twin, x)
+        torch.jit.save(traced, tmp_path / "traced.pt")
+        program = torch.export.export(twin, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        torch.export.save(program, tmp_path / "program.pt2")
+        ways = {
+            "trace": traced,
+            "a traced file": torch.jit.load(tmp_path / "traced.pt"),
+            "export": program.module(),
+            "an exported file": torch.export.load(tmp_path / "program.pt2").module(),
+            "compile": torch.compile(twin, backend="aot_eager", fullgraph=True),
+        }
+        for way, run in ways.items():
+            torch.testing.assert_close(
+                run(more), expected, rtol=1e-4, atol=1e-5, msg=lambda text, way=way: f"{way}: {text}"
+            )
+    layer = twin[0]
+    rows = more.flatten(0, 1)
+    arguments = [layer.values, layer.columns, layer.starts, layer.bias]
+    arguments = [layer.B, *arguments] if name == "factored" else arguments
+    torch.library.opcheck(getattr(torch.ops.kronflow, name.replace("-", "_")).default, (rows, *arguments))
+
+
+@pytest.mark.parametrize("name", ["", *FORMS])
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_an_encoder_calls_its_layers_and_computes_what_they_mean(
+    name: str, norm_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=norm_first)
+    network = nn.TransformerEncoder(layer, 2, enable_nested_tensor=not norm_first).eval()
+    convert(network, {"*.linear?": Rule((8, 8))})
+    for own in block_layers(network).values():
+        own.set_support(torch.rand(own.grid) > 0.3)
+    plain = dense_twin(network)
+    x = torch.randn(3, 5, 16)
+    padding = torch.arange(5) >= torch.tensor([5, 2, 4])[:, None]  # which torch makes a nested tensor of
+    if name:
+        network, _ = deploy(network, x, form=name)
+    names = [f"layers.{a}.linear{b}" for a in (0, 1) for b in (1, 2)]
+    sparse = [network.get_submodule(name) for name in names]
+    called = []
+    if name != "dense":
+        for kind in {type(own) for own in sparse}:
+            forward = kind.forward
+            monkeypatch.setattr(
+                kind, "forward", lambda own, x, forward=forward: (called.append(own), forward(own, x))[1]
+            )
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), plain(x), rtol=1e-4, atol=1e-5)
+        assert name == "dense" or called == sparse
+        got, expected = (each(x, src_key_padding_mask=padding) for each in (network, plain))
+        torch.testing.assert_close(got[~padding], expected[~padding], rtol=1e-4, atol=1e-5)
+        assert name == "dense" or set(called[4:]) == set(sparse)
+    has_hooks = any(own._forward_pre_hooks for own in network.modules())
+    assert has_hooks == (name != "dense")  # a dense network keeps torch's fast path
+
+
+def test_operations_of_the_forms_are_counted() -> None:
+    layer = KPDLinear(32, 48, (8, 8), 2)
+    support = torch.ones(6, 4, dtype=torch.bool)
+    support[2, 1] = support[0, 3] = False
+    layer.set_support(support)
+    counts = {"bsr": 22 * 64, "block-rows": 22 * 64, "factored": 2 * 8 * 32 + 2 * 22 * 8}
+    for name, products in counts.items():
+        form = FORMS[name](layer)
+        with FlopCounterMode(display=False) as counter:
+            form(torch.ones(10, 32))
+        assert counter.get_total_flops() == 2 * 10 * products
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

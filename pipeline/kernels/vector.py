@@ -215,22 +215,22 @@ def _inner_kernel(rows: int, columns: int) -> Any:
 def _gathered_kernel(rows: int) -> Any:
     """Return C[i, :WIDTH] = sum_k A[i, k] Z[at[k], :WIDTH] for i < `rows`.
 
-    Arguments: address of A, its stride of i; address of `at` (int64, in rows of WIDTH); addresses of Z and C;
+    Arguments: address of A, its strides of i and k; address of `at` (int64, in rows of WIDTH); addresses of Z and C;
     C's stride of i; the number of k.
     """
 
     @intrinsic
-    def kernel(_, a, a_row, at, z, c, c_row, count):  # type: ignore[no-untyped-def]
+    def kernel(_, a, a_row, a_k, at, z, c, c_row, count):  # type: ignore[no-untyped-def]
         def emit(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
-            a, a_row, at, z, c, c_row, count = arguments
-            a_row, c_row = (builder.mul(s, _constant(FLOAT)) for s in (a_row, c_row))
+            a, a_row, a_k, at, z, c, c_row, count = arguments
+            a_row, a_k, c_row = (builder.mul(s, _constant(FLOAT)) for s in (a_row, a_k, c_row))
             starts = [_shifted(builder, a, a_row, i) for i in range(rows)]
             halves = (0, LANES * FLOAT)
 
             def body(k: Any, totals: list[Any]) -> list[Any]:
                 row = builder.add(z, builder.mul(_index(builder, at, k), _constant(WIDTH * FLOAT)))
                 vectors = [load(builder, builder.add(row, _constant(half))) for half in halves]
-                column = builder.mul(k, _constant(FLOAT))
+                column = builder.mul(k, a_k)
                 factors = [_broadcast(builder, builder.add(start, column)) for start in starts]
                 pairs = [(factor, vector) for factor in factors for vector in vectors]
                 return [multiply_add(builder, *pair, total) for pair, total in zip(pairs, totals, strict=True)]
@@ -240,7 +240,7 @@ def _gathered_kernel(rows: int) -> Any:
                 store(builder, total, place)
             return context.get_dummy_value()
 
-        return types.void(*([types.intp] * 7)), emit
+        return types.void(*([types.intp] * 8)), emit
 
     return kernel
 
@@ -248,20 +248,20 @@ def _gathered_kernel(rows: int) -> Any:
 def _picked_kernel(rows: int, vectors: int) -> Any:
     """Return C[i, :] = bias + sum_k X[i, at[k]] Z[k, :] for i < `rows`, over columns in `vectors` whole vectors.
 
-    Arguments: address of X, its stride of i; addresses of `at` (int64), Z (contiguous) and the bias; address of
-    C, its stride of i; the number of k.
+    Arguments: address of X, its stride of i; addresses of `at` (int64) and Z, its stride of k; addresses of the bias
+    and C, its stride of i; the number of k.
     """
 
     @intrinsic
-    def kernel(_, x, x_row, at, z, bias, c, c_row, count):  # type: ignore[no-untyped-def]
+    def kernel(_, x, x_row, at, z, z_k, bias, c, c_row, count):  # type: ignore[no-untyped-def]
         def emit(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
-            x, x_row, at, z, bias, c, c_row, count = arguments
-            x_row, c_row = (builder.mul(stride, _constant(FLOAT)) for stride in (x_row, c_row))
+            x, x_row, at, z, z_k, bias, c, c_row, count = arguments
+            x_row, z_k, c_row = (builder.mul(stride, _constant(FLOAT)) for stride in (x_row, z_k, c_row))
             starts = [_shifted(builder, x, x_row, i) for i in range(rows)]
             parts = [_constant(part * LANES * FLOAT) for part in range(vectors)]
 
             def body(k: Any, totals: list[Any]) -> list[Any]:
-                row = builder.add(z, builder.mul(k, _constant(vectors * LANES * FLOAT)))
+                row = builder.add(z, builder.mul(k, z_k))
                 columns = [load(builder, builder.add(row, part)) for part in parts]
                 column = builder.mul(_index(builder, at, k), _constant(FLOAT))
                 factors = [_broadcast(builder, builder.add(start, column)) for start in starts]
@@ -271,7 +271,7 @@ def _picked_kernel(rows: int, vectors: int) -> Any:
             _store_sums(builder, bias, parts, c, c_row, _sum_loop(builder, count, rows * vectors, body))
             return context.get_dummy_value()
 
-        return types.void(*([types.intp] * 8)), emit
+        return types.void(*([types.intp] * 9)), emit
 
     return kernel
 
@@ -411,33 +411,33 @@ def inner(p, p_k, p_row, q, q_k, q_row, c, c_row, rows, columns, count):  # type
 
 
 @njit(error_model="numpy", nogil=True)
-def gathered(a, at, z, c, c_row, rows, count):  # type: ignore[no-untyped-def]
-    """C[i, :WIDTH] = sum_k A[i, k] Z[at[k], :WIDTH] for any number of rows of A, (rows, count); count >= 1."""
+def gathered(a, a_row, a_k, at, z, c, c_row, rows, count):  # type: ignore[no-untyped-def]
+    """C[i, :WIDTH] = sum_k A[i, k] Z[at[k], :WIDTH] for any number of rows of A with these strides; count >= 1."""
     whole = rows - rows % ROWS
     fours = rows - rows % 4
     for i in range(0, whole, ROWS):
-        _gathered_many(a + FLOAT * i * count, count, at, z, c + FLOAT * i * c_row, c_row, count)
+        _gathered_many(a + FLOAT * i * a_row, a_row, a_k, at, z, c + FLOAT * i * c_row, c_row, count)
     for i in range(whole, fours, 4):
-        _gathered_four(a + FLOAT * i * count, count, at, z, c + FLOAT * i * c_row, c_row, count)
+        _gathered_four(a + FLOAT * i * a_row, a_row, a_k, at, z, c + FLOAT * i * c_row, c_row, count)
     for i in range(fours, rows):
-        _gathered_one(a + FLOAT * i * count, count, at, z, c + FLOAT * i * c_row, c_row, count)
+        _gathered_one(a + FLOAT * i * a_row, a_row, a_k, at, z, c + FLOAT * i * c_row, c_row, count)
 
 
 @njit(error_model="numpy", nogil=True)
 def picked(x, x_row, at, z, columns, bias, c, c_row, rows, count):  # type: ignore[no-untyped-def]
     """C[i, :columns] = bias + sum_k X[i, at[k]] Z[k, :columns] for any number of rows; columns in whole LANES.
 
-    Z is in panels of WIDTH columns, the last perhaps of LANES, (count, WIDTH) each.
+    Z is (count, columns), contiguous.
     """
     whole = rows - rows % ROWS
     for first in range(0, columns, WIDTH):
         wide = first + WIDTH <= columns
-        panel, own, place = z + FLOAT * first * count, bias + FLOAT * first, c + FLOAT * first
+        panel, own, place = z + FLOAT * first, bias + FLOAT * first, c + FLOAT * first
         i = 0
         while i < rows:
             many = i < whole
             source, target = x + FLOAT * i * x_row, place + FLOAT * i * c_row
-            _picked_part(many, wide, source, x_row, at, panel, own, target, c_row, count)
+            _picked_part(many, wide, source, x_row, at, panel, columns, own, target, c_row, count)
             i += ROWS if many else 1
 
 

@@ -126,19 +126,20 @@ def _dense(x: Tensor, scaled: Tensor, B: Tensor) -> Tensor:
     return x @ kron_weight(scaled, B).T
 
 
-def _array(tensor: Tensor) -> Any:
+def as_array(tensor: Tensor) -> Any:
+    """The tensor's own memory, or a C-contiguous copy, as NumPy knows it."""
     return tensor.detach().contiguous().numpy()
 
 
 @torch.library.custom_op("kronflow::kpd", mutates_args=(), device_types="cpu")
 def _fused(x: Tensor, scaled: Tensor, B: Tensor) -> Tensor:
-    y = fused.forward(_array(x), _array(scaled), _array(B), torch.get_num_threads())
+    y = fused.forward(as_array(x), as_array(scaled), as_array(B), torch.get_num_threads())
     return torch.from_numpy(y)
 
 
 @torch.library.custom_op("kronflow::kpd_backward", mutates_args=(), device_types="cpu")
 def _fused_backward(dy: Tensor, x: Tensor, scaled: Tensor, B: Tensor, needs_dx: bool) -> tuple[Tensor, Tensor, Tensor]:
-    arrays = (_array(dy), _array(x), _array(scaled), _array(B))
+    arrays = (as_array(dy), as_array(x), as_array(scaled), as_array(B))
     dx, d_scaled, dB = fused.backward(*arrays, torch.get_num_threads(), needs_dx)
     return torch.from_numpy(dx), torch.from_numpy(d_scaled).contiguous(), torch.from_numpy(dB)
 

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.errors import InputError
 from pipeline.kernels.vector import (
     FLOAT,
     LANES,
@@ -40,6 +41,7 @@ from pipeline.kpd import team
 compiled = cached()
 
 Array = npt.NDArray[np.float32]
+Places = npt.NDArray[np.int64]
 T = TypeVar("T")
 
 TILE = 2 * ROWS  # rows done together without transposition
@@ -107,99 +109,102 @@ def backward(dy: Array, x: Array, scaled: Array, B: Array, threads: int, needs_d
     return dx, d_outer[:, : r * n1].reshape(m1, r, n1).transpose(1, 0, 2), d_blocks
 
 
-class BlockRows(NamedTuple):
-    """A block-sparse weight (m, n) without its zero blocks, and a bias, packed for :func:`block_rows`."""
-
-    values: Array  #: flat, block row after block row: its used columns, see `along_outputs`
-    at: npt.NDArray[np.int64]  #: the used columns, block row after block row
-    starts: npt.NDArray[np.int64]  #: (m1 + 1,): where each block row's columns start in `at`
-    bias: Array  #: (m,)
-    along_outputs: bool  #: vectors hold outputs of one row, and no input is transposed; otherwise rows of one output
-
-    @classmethod
-    def of(cls, rows: Sequence[Array], columns: Sequence[npt.NDArray[np.int64]], bias: Array) -> BlockRows:
-        """Pack ``rows[a]`` (m2, used columns), the part of block row a in the columns ``columns[a]`` of W.
-
-        Along outputs the values are those of panels of up to WIDTH outputs, (used columns, outputs) each;
-        otherwise (m2, used columns).
-        """
-        m2 = len(rows[0])
-        along_outputs = m2 % LANES == 0
-        values = np.concatenate([part.ravel() for part in (_panels(rows) if along_outputs else rows)])
-        starts = np.cumsum([0, *map(len, columns)], dtype=np.int64)
-        packed = values.astype(np.float32), np.concatenate(columns).astype(np.int64), starts, bias.astype(np.float32)
-        return cls(*packed, along_outputs)
-
-
-def block_rows(x: Array, weight: BlockRows, y: Array, threads: int) -> None:
-    """Fill y (N, m) with x W^T + bias for x (N, n), float32, C-contiguous; rows are shared among that many threads.
+def block_rows(x: Array, values: Array, at: Places, starts: Places, bias: Array, y: Array, threads: int) -> None:
+    """Fill y (N, m) with x W^T + bias for x (N, n) and W without its zero blocks; rows are shared among the threads.
 
     Where a block has whole vectors of outputs, each output vector of a row is a sum over the used columns. With
     lower blocks a tile of WIDTH rows is transposed and a vector holds one output for all of them.
+
+    Parameters
+    ----------
+    x, y
+        Float32, C-contiguous.
+    values
+        (used columns of all block rows, m2): the column of W within its block row, block row after block row.
+    at, starts
+        The used columns, and (m1 + 1,) where each block row's start in `at`.
+    bias
+        (m,).
     """
-    m = len(weight.bias)
-    m2 = m // (len(weight.starts) - 1)
+    check_places(at, starts, x.shape[1])
+    (m,), m2 = bias.shape, values.shape[1]
 
     def rows(start: int, stop: int) -> None:
-        if weight.along_outputs:
-            _block_rows_along_outputs(x, *weight[:4], m2, y, start, stop)
+        if m2 % LANES == 0:
+            _block_rows_along_outputs(x, values, at, starts, bias, y, start, stop)
         else:
             with _scratch((x.shape[1], WIDTH), (m, WIDTH)) as tiles:
-                _block_rows(x, *weight[:4], m2, y, start, stop, *tiles)
+                _block_rows(x, values, at, starts, bias, y, start, stop, *tiles)
 
     _share(len(x), threads, _pieces(threads), rows)
 
 
-class Factors(NamedTuple):
-    """A weight sum_i scaled_i kron B_i with few non-zeros in `scaled`, and a bias, packed for :func:`factored`."""
-
-    coefficients: Array  #: flat: the non-zeros of scaled, block row after block row
-    at: npt.NDArray[np.int64]  #: for each coefficient the row i n1 + b of the inner product it multiplies
-    starts: npt.NDArray[np.int64]  #: (m1 + 1,): where each block row's coefficients start
-    B: Array  #: flat: term after term its panels of up to WIDTH outputs, (n2, outputs) each, or its (m2, n2)
-    used: npt.NDArray[np.int64]  #: columns b of blocks that are used at all
-    bias: Array  #: (m,)
-    zeros: Array  #: (m2 and at least WIDTH,): for sums without a bias
-    block: tuple[int, int]
-    along_outputs: bool  #: as in :class:`BlockRows`
-
-    @classmethod
-    def of(cls, scaled: Array, B: Array, bias: Array) -> Factors:
-        """Pack `scaled` (r, m1, n1) and B (r, m2, n2), float32."""
-        m1, (m2, n2) = scaled.shape[1], B.shape[1:]
-        outer = _outer(scaled)
-        rows, at = np.nonzero(outer)
-        starts = np.searchsorted(rows, np.arange(m1 + 1)).astype(np.int64)
-        used = np.flatnonzero(scaled.any(axis=(0, 1))).astype(np.int64)
-        along_outputs = m2 % LANES == 0
-        factors = np.concatenate([part.ravel() for part in (_panels(B) if along_outputs else B)])
-        zeros = np.zeros(max(m2, WIDTH), dtype=np.float32)
-        return cls(outer[rows, at], at.astype(np.int64), starts, factors, used, bias, zeros, (m2, n2), along_outputs)
-
-
-def factored(x: Array, weight: Factors, y: Array, threads: int) -> None:
-    """Fill y (N, m) with x W^T + bias for x (N, n), float32, C-contiguous: B_i first, then the non-zeros of scaled.
+def factored(
+    x: Array, B: Array, coefficients: Array, at: Places, starts: Places, bias: Array, y: Array, threads: int
+) -> None:
+    """Fill y (N, m) with x W^T + bias for x (N, n): B_i first, then the non-zeros of `scaled`.
 
     Rows are shared among that many threads. Vectors hold outputs or rows as in :func:`block_rows`.
+
+    Parameters
+    ----------
+    x, y
+        Float32, C-contiguous.
+    B
+        (r, m2, n2).
+    coefficients
+        The non-zeros of `scaled` (r, m1, n1), block row after block row.
+    at, starts
+        For each coefficient the row i n1 + b of the inner product it multiplies, and (m1 + 1,) where each block
+        row's start in `at`.
+    bias
+        (m,).
     """
-    (m2, n2), m, n = weight.block, len(weight.bias), x.shape[1]
-    products = len(weight.B) // (m2 * n2) * (n // n2)  # r n1
+    (r, m2, n2), n, m = B.shape, x.shape[1], len(bias)
+    n1 = n // n2
+    check_places(at, starts, r * n1)
+    used, zeros = _used(at, n1), np.zeros(max(m2, WIDTH), dtype=np.float32)
+    along_outputs = m2 % LANES == 0
+    factors = np.ascontiguousarray(B.transpose(0, 2, 1)) if along_outputs else B
     work, shapes = (
-        (_factored_along_outputs, [(products, TILE, m2)])
-        if weight.along_outputs
-        else (_factored, [(n, WIDTH), (m2, products, WIDTH), (m, WIDTH)])
+        (_factored_along_outputs, [(r * n1, TILE, m2)])
+        if along_outputs
+        else (_factored, [(n, WIDTH), (m2, r * n1, WIDTH), (m, WIDTH)])
     )
 
     def rows(start: int, stop: int) -> None:
         with _scratch(*shapes) as arrays:
-            work(x, *weight[:7], m2, n2, y, start, stop, *arrays)
+            work(x, coefficients, at, starts, factors, used, bias, zeros, m2, n2, y, start, stop, *arrays)
 
     _share(len(x), threads, _pieces(threads), rows)
 
 
-def _panels(rows: Sequence[Array] | Array) -> list[Array]:
-    """(outputs, k) matrices, each cut into panels of up to WIDTH outputs, (k, outputs)."""
-    return [row[first : first + WIDTH].T for row in rows for first in range(0, len(row), WIDTH)]
+def check_places(at: Places, starts: Places, limit: int) -> None:
+    """Refuse places outside 0 .. limit - 1, and starts that do not rise from 0 to the number of places."""
+    if not _are_places(at, starts, limit):
+        raise InputError(
+            f"buffers 'columns' and 'starts': columns must lie in 0 .. {limit - 1}, and starts rise from 0 to "
+            f"{len(at)}; load the state of a deployed network into it"
+        )
+
+
+@compiled
+def _are_places(at, starts, limit):  # type: ignore[no-untyped-def]
+    good = starts[0] == 0 and starts[-1] == len(at)
+    for a in range(len(starts) - 1):
+        good &= starts[a] <= starts[a + 1]
+    for place in at:
+        good &= 0 <= place < limit
+    return good
+
+
+@compiled
+def _used(at, n1):  # type: ignore[no-untyped-def]
+    """The columns b of blocks that occur in places i n1 + b, rising."""
+    occurs = np.zeros(n1, dtype=np.bool_)
+    for place in at:
+        occurs[place % n1] = True
+    return np.flatnonzero(occurs)
 
 
 def _outer(scaled: Array) -> Array:
@@ -363,8 +368,9 @@ def _backward_rows(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _block_rows(x, values, at, starts, bias, m2, y, start, stop, xt, yt):  # type: ignore[no-untyped-def]
+def _block_rows(x, values, at, starts, bias, y, start, stop, xt, yt):  # type: ignore[no-untyped-def]
     """Rows start..stop of :func:`block_rows` by transposed tiles; the last two are scratch."""
+    m2 = values.shape[1]
     for first in range(start, stop, WIDTH):
         rows = min(WIDTH, stop - first)
         _to_lanes(x, first, rows, xt)
@@ -373,7 +379,7 @@ def _block_rows(x, values, at, starts, bias, m2, y, start, stop, xt, yt):  # typ
             source, columns = values.ctypes.data + FLOAT * low * m2, at.ctypes.data + 8 * low
             target = yt[a * m2 : (a + 1) * m2]
             if count > 0:
-                gathered(source, columns, xt.ctypes.data, target.ctypes.data, WIDTH, m2, count)
+                gathered(source, 1, m2, columns, xt.ctypes.data, target.ctypes.data, WIDTH, m2, count)
             else:
                 target[:] = np.float32(0.0)
             for i in range(m2):
@@ -383,9 +389,9 @@ def _block_rows(x, values, at, starts, bias, m2, y, start, stop, xt, yt):  # typ
 
 
 @compiled
-def _block_rows_along_outputs(x, values, at, starts, bias, m2, y, start, stop):  # type: ignore[no-untyped-def]
+def _block_rows_along_outputs(x, values, at, starts, bias, y, start, stop):  # type: ignore[no-untyped-def]
     """Rows start..stop of :func:`block_rows`, a vector being outputs of one row."""
-    n, m = x.shape[1], y.shape[1]
+    n, m, m2 = x.shape[1], y.shape[1], values.shape[1]
     for first in range(start, stop, TILE):
         rows = min(TILE, stop - first)
         source, target = x.ctypes.data + FLOAT * first * n, y.ctypes.data + FLOAT * first * m

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,26 +21,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import register_flop_formula
 
 from pipeline.core.files import atomic_path
 from pipeline.errors import InputError, nearest
 from pipeline.kpd.blocks import BlockLayer, block_layers, layer_inputs, replaced
-from pipeline.kpd.functional import HAS_FUSED, kron_weight, side_by_side
-from pipeline.kpd.layer import KPDLinear, check_width
+from pipeline.kpd.functional import HAS_FUSED, as_array, kron_weight, side_by_side
+from pipeline.kpd.layer import KPDLinear, check_width, keep_called, map_nested
 
 if HAS_FUSED:
     from pipeline.kpd import fused
 
 
 class InferenceLayer(nn.Module):
-    """Base of the sparse forms: no parameters, no gradients; a layer without bias gets zeros for one."""
+    """Base of the sparse forms: no parameters, no gradients; a layer without bias gets zeros for one.
+
+    The buffers are all that a form knows, so that whatever is loaded or written into them is what it computes.
+    """
 
     bias: Tensor
     form = ""  #: name in :data:`FORMS`
-    has_kernel = False  #: whether :meth:`fill_rows` serves float32 on a CPU where Numba is there
 
     def __init__(self, layer: BlockLayer) -> None:
         super().__init__()
@@ -54,6 +57,7 @@ class InferenceLayer(nn.Module):
         self.block, self.grid = layer.block, layer.grid
         bias = parameter.new_zeros(self.out_features) if layer.bias is None else layer.bias
         self.register_buffer("bias", bias.detach().clone())
+        keep_called(self)
 
     @property
     def weight(self) -> Tensor:
@@ -61,26 +65,19 @@ class InferenceLayer(nn.Module):
         raise NotImplementedError
 
     def map_rows(self, x: Tensor) -> Tensor:
-        """(N, n) -> (N, m), with the bias, by torch's own products."""
-        raise NotImplementedError
-
-    def fill_rows(self, x: npt.NDArray[Any], y: npt.NDArray[Any], threads: int) -> None:
-        """Fill y with what :meth:`map_rows` returns for x, both C-contiguous float32, by kernels of ours."""
+        """(N, n) -> (N, m), with the bias, by one operator that torch knows, from the buffers as they are."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n) to (..., m); under autocast in the layer's own type, and then lowered."""
+        if x.is_nested:
+            return map_nested(self.forward, x)
         check_width(x, self.in_features)
         kind, lower = x.device.type, None
         if torch.is_autocast_enabled(kind) and self.bias.dtype != torch.float64:
             lower, x = torch.get_autocast_dtype(kind), x.to(self.bias.dtype)
         rows = x if x.dim() == 2 else x.reshape(-1, self.in_features)
-        if self.has_kernel and self.bias.is_cpu and self.bias.dtype == torch.float32 and _takes_fused(rows):
-            y = torch.empty((len(rows), self.out_features))
-            self.fill_rows(rows.detach().contiguous().numpy(), y.numpy(), torch.get_num_threads())
-        else:
-            with torch.no_grad(), torch.autocast(kind, enabled=False):
-                y = self.map_rows(rows)
+        y = self.map_rows(rows.detach())
         y = y if x.dim() == 2 else y.view(*x.shape[:-1], self.out_features)
         return y if lower is None else y.to(lower)
 
@@ -97,14 +94,14 @@ class BSRLinear(InferenceLayer):
         super().__init__(layer)
         with _no_beta_warnings():
             matrix = layer.weight.detach().to_sparse_bsr(layer.block)
-        self.register_buffer("starts", matrix.crow_indices())
-        self.register_buffer("columns", matrix.col_indices())
-        self.register_buffer("values", matrix.values())
+        # clones, since torch.export takes no views of a sparse tensor
+        self.register_buffer("starts", matrix.crow_indices().clone())
+        self.register_buffer("columns", matrix.col_indices().clone())
+        self.register_buffer("values", matrix.values().clone())
 
     def matrix(self) -> Tensor:
         """W in torch's form, on the storage of the buffers."""
-        size = (self.out_features, self.in_features)
-        return torch.sparse_bsr_tensor(self.starts, self.columns, self.values, size, check_invariants=False)
+        return _bsr_matrix(self.values, self.columns, self.starts, self.in_features)
 
     @property
     def weight(self) -> Tensor:
@@ -113,51 +110,42 @@ class BSRLinear(InferenceLayer):
 
     def map_rows(self, x: Tensor) -> Tensor:
         """Multiply by torch's own kernel."""
-        return (self.matrix() @ x.T).T + self.bias
+        y: Tensor = _bsr(x, self.values, self.columns, self.starts, self.bias)
+        return y
 
 
 class BlockRowsLinear(InferenceLayer):
     """The used columns of each block row, packed: one pass over all, or a gather and a product of torch's for each."""
 
     form = "block-rows"
-    has_kernel = True
     values: Tensor
     columns: Tensor
+    starts: Tensor
 
     def __init__(self, layer: BlockLayer) -> None:
         super().__init__(layer)
-        used = (~layer.zero_blocks()).repeat_interleave(self.block[1], dim=1)
+        used = (~layer.zero_blocks()).repeat_interleave(self.block[1], dim=1)  # (m1, n)
+        row, columns = used.nonzero(as_tuple=True)
+        starts = columns.new_zeros(self.grid[0] + 1)
+        starts[1:] = used.sum(dim=1).cumsum(dim=0)
         weight = layer.weight.detach().view(self.grid[0], self.block[0], -1)
-        columns = [row.nonzero().flatten() for row in used]
-        rows = [weight[a][:, at] for a, at in enumerate(columns)]
-        self.counts = [len(at) for at in columns]
-        self.register_buffer("values", torch.cat([row.flatten() for row in rows]))
-        self.register_buffer("columns", torch.cat(columns))
-        if HAS_FUSED:
-            self.packed = fused.BlockRows.of(_arrays(rows), _arrays(columns), _arrays([self.bias])[0])
-
-    def parts(self) -> list[tuple[Tensor, Tensor]]:
-        """Of each block row its used columns and W there, (m2, used columns)."""
-        m2 = self.block[0]
-        rows = torch.split(self.values, [m2 * count for count in self.counts])
-        columns = torch.split(self.columns, self.counts)
-        return [(at, row.view(m2, len(at))) for at, row in zip(columns, rows, strict=True)]
+        self.register_buffer("values", weight.transpose(1, 2)[row, columns])  # (used columns, m2)
+        self.register_buffer("columns", columns)
+        self.register_buffer("starts", starts)
 
     @property
     def weight(self) -> Tensor:
         """The dense W, (m, n), made anew on every access."""
-        weight = self.values.new_zeros(self.grid[0], self.block[0], self.in_features)
-        for a, (at, row) in enumerate(self.parts()):
-            weight[a][:, at] = row
-        return weight.view(self.out_features, self.in_features)
+        weight = self.values.new_zeros(self.grid[0], self.in_features, self.block[0])
+        counts = self.starts.diff()
+        row = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+        weight[row, self.columns] = self.values
+        return weight.transpose(1, 2).reshape(self.out_features, self.in_features)
 
     def map_rows(self, x: Tensor) -> Tensor:
-        """Multiply block row by block row."""
-        return torch.cat([x[:, at] @ row.T for at, row in self.parts()], dim=1) + self.bias
-
-    def fill_rows(self, x: npt.NDArray[Any], y: npt.NDArray[Any], threads: int) -> None:
-        """Multiply in one pass."""
-        fused.block_rows(x, self.packed, y, threads)
+        """Multiply in one pass, or block row by block row."""
+        y: Tensor = _block_rows(x, self.values, self.columns, self.starts, self.bias)
+        return y
 
 
 class FactoredLinear(InferenceLayer):
@@ -177,16 +165,13 @@ class FactoredLinear(InferenceLayer):
         with _no_beta_warnings():
             outer = side_by_side(scaled).to_sparse_csr()
         self.register_buffer("B", factors.B.detach().clone())
-        self.register_buffer("starts", outer.crow_indices())
-        self.register_buffer("columns", outer.col_indices())
-        self.register_buffer("values", outer.values())
-        if HAS_FUSED:
-            self.packed = fused.Factors.of(*_arrays([scaled, self.B, self.bias]))
+        self.register_buffer("starts", outer.crow_indices().clone())
+        self.register_buffer("columns", outer.col_indices().clone())
+        self.register_buffer("values", outer.values().clone())
 
     def outer(self) -> Tensor:
         """S * A_i side by side, (m1, r n1), on the storage of the buffers."""
-        size = (self.grid[0], len(self.B) * self.grid[1])
-        return torch.sparse_csr_tensor(self.starts, self.columns, self.values, size, check_invariants=False)
+        return _outer_matrix(self.values, self.columns, self.starts, len(self.B) * self.grid[1])
 
     @property
     def weight(self) -> Tensor:
@@ -195,15 +180,9 @@ class FactoredLinear(InferenceLayer):
         return kron_weight(self.outer().to_dense().view(m1, -1, n1).transpose(0, 1), self.B)
 
     def map_rows(self, x: Tensor) -> Tensor:
-        """Multiply by the factors."""
-        (r, m2, n2), (m1, n1), N = self.B.shape, self.grid, len(x)
-        z = x.reshape(-1, n2) @ self.B.reshape(-1, n2).T  # (N n1, r m2)
-        z = z.view(N, n1, r, m2).permute(2, 1, 0, 3).reshape(r * n1, N * m2)
-        return (self.outer() @ z).view(m1, N, m2).transpose(0, 1).reshape(N, self.out_features) + self.bias
-
-    def fill_rows(self, x: npt.NDArray[Any], y: npt.NDArray[Any], threads: int) -> None:
-        """Multiply by B and the coefficients tile by tile."""
-        fused.factored(x, self.packed, y, threads)
+        """Multiply by B and the coefficients, on a CPU tile by tile."""
+        y: Tensor = _factored(x, self.B, self.values, self.columns, self.starts, self.bias)
+        return y
 
 
 @contextmanager
@@ -213,8 +192,74 @@ def _no_beta_warnings() -> Iterator[None]:
         yield
 
 
-def _arrays(tensors: list[Tensor]) -> list[npt.NDArray[Any]]:
-    return [tensor.cpu().float().numpy() if tensor.is_floating_point() else tensor.cpu().numpy() for tensor in tensors]
+def _bsr_matrix(values: Tensor, columns: Tensor, starts: Tensor, n: int) -> Tensor:
+    size = ((len(starts) - 1) * values.shape[1], n)
+    return torch.sparse_bsr_tensor(starts, columns, values, size, check_invariants=False)
+
+
+def _outer_matrix(values: Tensor, columns: Tensor, starts: Tensor, width: int) -> Tensor:
+    return torch.sparse_csr_tensor(starts, columns, values, (len(starts) - 1, width), check_invariants=False)
+
+
+@torch.library.custom_op("kronflow::bsr", mutates_args=())
+def _bsr(x: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias: Tensor) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        return (_bsr_matrix(values, columns, starts, x.shape[1]) @ x.T).add_(bias[:, None]).T
+
+
+@torch.library.custom_op("kronflow::block_rows", mutates_args=())
+def _block_rows(x: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias: Tensor) -> Tensor:
+    if _takes_fused(x, values, bias):
+        y = x.new_empty(len(x), len(bias))
+        weight = as_array(values), as_array(columns), as_array(starts), as_array(bias)
+        fused.block_rows(as_array(x), *weight, y.numpy(), torch.get_num_threads())
+        return y
+    counts = starts.diff().tolist()
+    parts = zip(torch.split(columns, counts), torch.split(values, counts), strict=True)
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.cat([x.index_select(1, at) @ part for at, part in parts], dim=1) + bias
+
+
+@torch.library.custom_op("kronflow::factored", mutates_args=())
+def _factored(x: Tensor, B: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias: Tensor) -> Tensor:
+    if _takes_fused(x, values, bias):
+        y = x.new_empty(len(x), len(bias))
+        weight = as_array(B), as_array(values), as_array(columns), as_array(starts), as_array(bias)
+        fused.factored(as_array(x), *weight, y.numpy(), torch.get_num_threads())
+        return y
+    (r, m2, n2), m1, N = B.shape, len(starts) - 1, len(x)
+    n1 = x.shape[1] // n2
+    with torch.autocast(x.device.type, enabled=False):
+        z = x.reshape(-1, n2) @ B.reshape(-1, n2).T  # (N n1, r m2)
+        z = z.view(N, n1, r, m2).permute(2, 1, 0, 3).reshape(r * n1, N * m2)
+        outer = _outer_matrix(values, columns, starts, r * n1)
+        return (outer @ z).view(m1, N, m2).transpose(0, 1).reshape(N, m1 * m2) + bias
+
+
+@_bsr.register_fake
+def _(x: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias: Tensor) -> Tensor:
+    return x.new_empty(bias.shape[0], x.shape[0]).T
+
+
+@_block_rows.register_fake
+def _(x: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], bias.shape[0])
+
+
+@_factored.register_fake
+def _(x: Tensor, B: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], bias.shape[0])
+
+
+@register_flop_formula([torch.ops.kronflow.bsr, torch.ops.kronflow.block_rows])
+def _blocks_flops(x: list[int], values: list[int], *_: Any, **__: Any) -> int:
+    return 2 * x[0] * math.prod(values)
+
+
+@register_flop_formula(torch.ops.kronflow.factored)
+def _factored_flops(x: list[int], B: list[int], values: list[int], *_: Any, **__: Any) -> int:
+    # From the sizes alone: as if every column of blocks were used.
+    return 2 * x[0] * (x[1] * B[0] * B[1] + values[0] * B[1])
 
 
 FORMS: dict[str, Callable[[BlockLayer], nn.Module]] = {
@@ -241,8 +286,8 @@ def forms_of(layer: BlockLayer) -> list[str]:
     return [name for name in FORMS if name not in absent]
 
 
-def _takes_fused(x: Tensor) -> bool:
-    if not x.is_cpu or x.dtype != torch.float32:
+def _takes_fused(*tensors: Tensor) -> bool:
+    if not all(tensor.is_cpu and tensor.dtype == torch.float32 for tensor in tensors):
         return False
     if not HAS_FUSED:
         warnings.warn("Numba is missing: sparse layers use torch's own products, which are slower", stacklevel=2)

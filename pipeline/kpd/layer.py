@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any, Literal
 
@@ -104,6 +104,7 @@ class KPDLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_features, **where)) if bias else None
         self.register_buffer("support", torch.ones(grid, dtype=torch.bool, device=device))
         self.reset_parameters()
+        keep_called(self)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -194,6 +195,8 @@ class KPDLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n) to (..., m)."""
+        if x.is_nested:
+            return map_nested(self.forward, x)
         check_width(x, self.in_features)
         scaled: Tensor = self.scaled()
         B: Tensor = self.B
@@ -286,6 +289,26 @@ class KPDLinear(nn.Module):
             f"bias={self.bias is not None}, {variant}parameters={own} (dense: {dense}), "
             f"flops={flops} (dense: {2 * self.in_features * self.out_features})"
         )
+
+
+def keep_called(layer: nn.Module) -> None:
+    """Have `layer` called wherever it stands, by a hook that does nothing.
+
+    In evaluation without gradients :class:`torch.nn.TransformerEncoderLayer` multiplies by its layers' ``weight``
+    and calls none of them, unless one has a hook: a dense W would be made anew for each batch.
+    """
+    layer.register_forward_pre_hook(_called)
+
+
+def _called(_: nn.Module, __: tuple[Any, ...]) -> None:
+    """Do nothing; at module level, so that the layer can be copied and pickled."""
+
+
+def map_nested(of_rows: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Map the nested tensor that :class:`torch.nn.TransformerEncoder` makes of padded sequences, all rows at once."""
+    parts = x.unbind()
+    y = of_rows(torch.cat(parts))
+    return torch.nested.as_nested_tensor(list(torch.split(y, [len(part) for part in parts])))
 
 
 def check_width(x: Tensor, features: int) -> None:
