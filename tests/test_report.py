@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -68,6 +69,9 @@ def write_params(root: Path, folder: Path, edit: dict[str, Any] | None = None) -
     return path
 
 
+MODEL = b"stands for a model"
+
+
 def common(run: Run, seconds: float, epochs: int, parameters: int) -> dict[str, Any]:
     return {
         "dataset": run.dataset,
@@ -84,6 +88,7 @@ def common(run: Run, seconds: float, epochs: int, parameters: int) -> dict[str, 
         "versions": {"python": "3.11.2", "kronflow": "0.1.0", "numpy": "2.3.0"},
         "params_sha256": params_digest(run.method, run.seed, parse_settings(setting_arguments(run.settings)[1::2])),
         "data_sha256": f"{sum(map(ord, run.dataset)):064x}",
+        "model_sha256": hashlib.sha256(MODEL).hexdigest(),
     }
 
 
@@ -181,6 +186,7 @@ def write_runs(params: Path, runs_dir: Path) -> list[Run]:
         folder = aggregate.run_folder(runs_dir, run)
         write_history(folder / "history.parquet", history)
         write_metrics(folder / "metrics.json", metrics)
+        (folder / "model.safetensors").write_bytes(MODEL)
     return runs
 
 
@@ -444,6 +450,7 @@ def test_partial_report_says_so(world: tuple[Path, Path, list[Run]], tmp_path: P
             target = aggregate.run_folder(tmp_path / "runs", run)
             write_history(target / "history.parquet", history)
             write_metrics(target / "metrics.json", metrics)
+            (target / "model.safetensors").write_bytes(MODEL)
     partial = make_report(params, tmp_path / "runs", tmp_path / "demo", "--partial")
     text = (partial / "report.html").read_text()
     assert "56 of 65 runs of this experiment are missing" in text
