@@ -180,6 +180,50 @@ def test_a_lost_model_is_made_again(made: Path, tmp_path: Path) -> None:
     assert "train_neukron" in dry_run_jobs(folder)
 
 
+def make(folder: Path, *targets: str, status: int = 0) -> str:
+    """Run targets of the Makefile with this environment in place of one of their own."""
+    return run(folder, "make", "--silent", "-o", "setup", *targets, status=status)
+
+
+def test_a_loss_is_not_shared(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "loss"
+    shutil.copytree(made, folder, symlinks=True)
+    lock = (folder / "dvc.lock").read_bytes()
+    runs = folder / "results/runs"
+    (runs / "flights/neukron/h4-s0/model.safetensors").unlink()
+    shutil.rmtree(runs / "digits/kpd")
+    refused = make(folder, "commit", status=2)
+    assert "results/runs/flights/neukron/h4-s0/model.safetensors is missing" in refused
+    assert refused.count("results/runs/digits/kpd/") == 3 * sum(
+        wanted.dataset == "digits" and wanted.method == "kpd" for wanted in load_config(folder / "params.yaml").runs()
+    )
+    assert (folder / "dvc.lock").read_bytes() == lock
+
+
+def test_what_is_not_planned_or_not_what_was_measured_is_not_shared(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "extra"
+    shutil.copytree(made, folder, symlinks=True)
+    lock = (folder / "dvc.lock").read_bytes()
+    cell = folder / "results/runs/flights/neukron"
+    shutil.copytree(cell / "h4-s0", cell / "h4-s77")
+    (cell / "h4-s0/.model.safetensors.x1y2").write_bytes(b"half")
+    model = folder / "results/runs/flights/t-svd/r1-s0/model.safetensors"
+    model.write_bytes(model.read_bytes()[:-1])
+    refused = make(folder, "commit", status=2)
+    assert "results/runs/flights/neukron/h4-s77 is in no experiment" in refused
+    assert "h4-s0/.model.safetensors.x1y2 is no file of a run" in refused
+    assert "flights/t-svd/r1-s0/model.safetensors: damaged or exchanged" in refused
+    assert (folder / "dvc.lock").read_bytes() == lock
+
+
+def test_what_is_whole_is_recorded(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "whole"
+    shutil.copytree(made, folder, symlinks=True)
+    (folder / "dvc.lock").unlink()
+    assert "runs of experiment 'smoke' are whole" in make(folder, "commit")
+    assert yaml.safe_load((folder / "dvc.lock").read_text()) == yaml.safe_load((made / "dvc.lock").read_text())
+
+
 def test_changed_code_reruns_its_step_only(made: Path, tmp_path: Path) -> None:
     folder = tmp_path / "code"
     shutil.copytree(made, folder, symlinks=True)
