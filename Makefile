@@ -55,6 +55,7 @@ mirror: setup ## make mirror TO=folder: pack what has been fetched as a KRONFLOW
 	python -m pipeline.mirror $(or $(TO),mirror)
 
 commit: setup ## record with DVC what snakemake has made, without running it again
+	@python -m pipeline.share whole
 	@snakemake --dry-run --quiet all > /dev/null && snakemake --dry-run | grep -q 'Nothing to be done' \
 	  || { echo "error: results are not up to date; run snakemake first" >&2; exit 2; }
 	dvc commit --force

@@ -25,6 +25,7 @@ from pipeline.config import load_config, setting_arguments
 from pipeline.core.closure import code_files
 from pipeline.errors import InputError
 from pipeline.reporting.outputs import report_files
+from pipeline.runs.metrics import FILES
 
 try:
     CONFIG = load_config(Path(workflow.basedir) / "params.yaml")
@@ -95,6 +96,11 @@ def artifacts(name, runs):
     return [f"{run.folder}/{name}" for run in runs]
 
 
+def whole(runs):
+    """All files of each run."""
+    return [f"{run.folder}/{file}" for run in runs for file in FILES]
+
+
 wildcard_constraints:
     dataset=r"[a-z0-9][a-z0-9._-]*",
     setting=r"[a-z0-9][a-z0-9._-]*",
@@ -119,11 +125,7 @@ rule all:
     default_target: True
     input:
         f"results/{EXPERIMENT}/report.html",
-        [
-            f"{run.folder}/{file}"
-            for run in RUNS[EXPERIMENT]
-            for file in ("model.safetensors", "metrics.json", "history.parquet")
-        ],
+        whole(RUNS[EXPERIMENT]),
 
 
 rule download:
@@ -329,6 +331,7 @@ for name, runs in RUNS.items():
             f"aggregate_{name}"
         input:
             artifacts("metrics.json", runs),
+            artifacts("model.safetensors", runs),
         output:
             [
                 f"results/{name}/{file}"
@@ -374,7 +377,7 @@ for (dataset, method), runs in groupby(
         name:
             f"{dataset}.{method}"
         input:
-            artifacts("metrics.json", runs),
+            whole(runs),
         log:
             f"logs/{dataset}.{method}.log",
         localrule: True

@@ -13,7 +13,7 @@ try:
 except PackageNotFoundError:  # a bare checkout on a machine that only has the methods' libraries
     __version__ = "0+unknown"
 
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "load", "pull"]
 
 
 def load(path: str | Path) -> Any:
@@ -37,6 +37,32 @@ def load(path: str | Path) -> Any:
 
     tensors, metadata = read_artifact(path)
     return restored(path, _class_of(metadata.get("method"), path), tensors, metadata)
+
+
+def pull(repository: str, run: str, to: str | Path) -> Path:
+    """Fetch the model of one run from a repository that shares its results, and return its path, `to`.
+
+    Parameters
+    ----------
+    repository
+        ``REPO`` or ``REPO@REV``: a folder or what ``git clone`` takes, and a branch, tag or commit.
+    run
+        ``<data set>/<method>/<setting>-s<seed>``, for example ``flights/neukron/h15-s0``.
+    to
+        The ``.safetensors`` file to write; it is written whole and checked, or not at all.
+
+    Raises
+    ------
+    pipeline.errors.InputError
+        No such repository, revision, run or object; or the file is not the one that ``metrics.json`` was
+        measured on.
+    """
+    from pathlib import Path
+
+    from pipeline.commands.shared import SharedRuns
+
+    SharedRuns(repository).pull(run, Path(to))
+    return Path(to)
 
 
 def _class_of(method: Any, path: str | Path) -> Any:

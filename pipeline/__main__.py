@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline import __version__
-from pipeline.commands import ask, compress, decompress, grid, import_reference, info
+from pipeline.commands import ask, compress, decompress, grid, import_reference, info, list_runs, pull
 from pipeline.core import step
 
 EXAMPLES = """examples:
@@ -15,8 +15,10 @@ EXAMPLES = """examples:
   kronflow query matrix.safetensors --file coords.csv
   kronflow query matrix.safetensors --top 10 --at 0=3
   kronflow decompress matrix.safetensors top.parquet --top 1000 --among matrix.parquet
+  kronflow list https://host/group/models.git@v1
+  kronflow pull https://host/group/models.git@v1 flights/neukron/h15-s0 -o m.safetensors
 """
-COMMANDS = (compress, grid, info, ask, decompress, import_reference)
+COMMANDS = (compress, grid, info, ask, decompress, list_runs, pull, import_reference)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from pipeline.config import Run, load_config, setting_arguments
 from pipeline.core import step
 from pipeline.core.files import atomic_path, write_json
 from pipeline.errors import InputError
-from pipeline.runs.metrics import CompressionMetrics, Metrics, NetworkMetrics, read_metrics
+from pipeline.runs.metrics import CompressionMetrics, Metrics, NetworkMetrics, check_model, read_metrics
 from pipeline.runs.record import params_digest
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def collect(runs: Sequence[Run], runs_dir: Path, experiment: str, partial: bool 
     ------
     InputError
         Runs are missing (all are listed); a file breaks the schema, names another run or was made with
-        other settings; two runs of one data set were fitted to different data.
+        other settings; a model is missing or not the one that was measured; two runs of one data set were
+        fitted to different data.
     """
     paths = [(run, run_folder(runs_dir, run) / "metrics.json") for run in runs]
     missing = [run_folder(Path(), run).as_posix() for run, path in paths if not path.is_file()]
@@ -70,6 +71,7 @@ def collect(runs: Sequence[Run], runs_dir: Path, experiment: str, partial: bool 
         raise InputError(f"{runs_dir}: no run of experiment '{experiment}' is there yet; nothing to aggregate")
     for run, path, metrics in found:
         _check_identity(run, path, metrics)
+        check_model(path, metrics)
     _check_data([(path, metrics) for _, path, metrics in found])
     return [metrics for _, _, metrics in found]
 

@@ -158,6 +158,7 @@ def _write(
     """Leave the run's three files in its folder."""
     import torch
 
+    from pipeline.core.files import sha256_file
     from pipeline.kpd.artifact import NetworkArtifact
     from pipeline.kpd.cost import inference_flops, inference_parameters, measured_costs, training_flops
     from pipeline.kpd.methods import make
@@ -212,6 +213,7 @@ def _write(
             "peak_gpu_bytes": torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else 0,
             "device": device,
             "file_bytes": path.stat().st_size,
+            "model_sha256": sha256_file(path),
             "versions": library_versions("torch", "numpy"),
         },
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import subprocess
@@ -54,6 +55,10 @@ def params(root: Path, tmp_path: Path) -> Path:
     return path
 
 
+def model_of(run: Run) -> bytes:
+    return f"the model of {run.folder}".encode()
+
+
 def metrics_of(run: Run) -> dict[str, Any]:
     common = {
         "dataset": run.dataset,
@@ -70,6 +75,7 @@ def metrics_of(run: Run) -> dict[str, Any]:
         "versions": {"python": "3.11.2", "numpy": "2.3.0"},
         "params_sha256": params_digest(run.method, run.seed, parse_settings(setting_arguments(run.settings)[1::2])),
         "data_sha256": "ab" * 32,
+        "model_sha256": hashlib.sha256(model_of(run)).hexdigest(),
     }
     if run.dataset == "pictures":
         return common | {
@@ -93,6 +99,7 @@ def runs_dir(params: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "runs"
     for run in load_config(params).runs("small"):
         write_metrics(aggregate.run_folder(folder, run) / "metrics.json", metrics_of(run))
+        (aggregate.run_folder(folder, run) / "model.safetensors").write_bytes(model_of(run))
     return folder
 
 
@@ -221,6 +228,23 @@ def test_runs_on_different_data_are_refused(params: Path, runs_dir: Path) -> Non
     edit(runs_dir / "toy/t-svd/r2-s0/metrics.json", data_sha256="cd" * 32)
     with pytest.raises(InputError, match=r"r2-s0/metrics\.json: data_sha256: cdcdcdcdcdcd differs from abababababab"):
         call(params, runs_dir)
+
+
+@pytest.mark.parametrize("run", ["toy/cp/r1-s1", "pictures/dense/default-s0"])
+def test_a_damaged_exchanged_or_lost_model_is_named(params: Path, runs_dir: Path, run: str) -> None:
+    path = runs_dir / run / "model.safetensors"
+    whole = path.read_bytes()
+    for wrong in (
+        whole[:-1],
+        whole[:-1] + bytes([whole[-1] ^ 1]),
+        (runs_dir / "toy/cp/r1-s2" / path.name).read_bytes(),
+    ):
+        path.write_bytes(wrong)
+        with pytest.raises(InputError, match=rf"{run}/model\.safetensors: damaged or exchanged"):
+            call(params, runs_dir)
+    path.unlink()
+    with pytest.raises(InputError, match=rf"{run}/model\.safetensors: no such file"):
+        call(params, runs_dir, "--partial")
 
 
 @pytest.mark.parametrize(

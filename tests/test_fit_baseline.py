@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def test_leaves_model_metrics_and_history(tensor: Path, tmp_path: Path, capsys: 
     assert metrics.kind == "compression"
     assert (metrics.bytes, metrics.bytes_equal, metrics.parameters) == (112, 56, 14)
     assert metrics.file_bytes == (folder / "model.safetensors").stat().st_size
+    assert metrics.model_sha256 == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     history = pd.read_parquet(folder / "history.parquet")
     assert len(history) == metrics.epochs <= 7
     assert {"epoch", "error", "seconds"} <= set(history.columns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -21,6 +22,7 @@ from pipeline import aggregate, report
 from pipeline.config import Run, load_config, setting_arguments
 from pipeline.core.step import parse_settings
 from pipeline.errors import InputError
+from pipeline.methods import METHODS
 from pipeline.reporting.outputs import report_files
 from pipeline.reporting.statistics import standard_error
 from pipeline.runs.metrics import write_metrics
@@ -68,6 +70,9 @@ def write_params(root: Path, folder: Path, edit: dict[str, Any] | None = None) -
     return path
 
 
+MODEL = b"stands for a model"
+
+
 def common(run: Run, seconds: float, epochs: int, parameters: int) -> dict[str, Any]:
     return {
         "dataset": run.dataset,
@@ -84,6 +89,7 @@ def common(run: Run, seconds: float, epochs: int, parameters: int) -> dict[str, 
         "versions": {"python": "3.11.2", "kronflow": "0.1.0", "numpy": "2.3.0"},
         "params_sha256": params_digest(run.method, run.seed, parse_settings(setting_arguments(run.settings)[1::2])),
         "data_sha256": f"{sum(map(ord, run.dataset)):064x}",
+        "model_sha256": hashlib.sha256(MODEL).hexdigest(),
     }
 
 
@@ -177,10 +183,11 @@ def network(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def write_runs(params: Path, runs_dir: Path) -> list[Run]:
     runs = load_config(params).runs("demo")
     for run in runs:
-        metrics, history = network(run) if run.dataset == "digits" else compression(run)
+        metrics, history = network(run) if METHODS[run.method].kind == "network" else compression(run)
         folder = aggregate.run_folder(runs_dir, run)
         write_history(folder / "history.parquet", history)
         write_metrics(folder / "metrics.json", metrics)
+        (folder / "model.safetensors").write_bytes(MODEL)
     return runs
 
 
@@ -446,6 +453,7 @@ def test_partial_report_says_so(world: tuple[Path, Path, list[Run]], tmp_path: P
             target = aggregate.run_folder(tmp_path / "runs", run)
             write_history(target / "history.parquet", history)
             write_metrics(target / "metrics.json", metrics)
+            (target / "model.safetensors").write_bytes(MODEL)
     partial = make_report(params, tmp_path / "runs", tmp_path / "demo", "--partial")
     text = (partial / "report.html").read_text()
     assert "56 of 65 runs of this experiment are missing" in text
@@ -479,6 +487,44 @@ def test_experiments_of_any_extent_have_a_report(root: Path, tmp_path: Path, edi
     assert tags.wrong == []
     assert "nan" not in (folder / "headlines.txt").read_text()
     assert not re.search(r"\bnan\b", (folder / "report.html").read_text())
+
+
+def test_a_data_set_may_have_compressors_and_networks(root: Path, tmp_path: Path) -> None:
+    nothing: dict[str, Any] = {"datasets": [], "methods": []}
+    mixed = {
+        "neukron": {"h8": {"hidden": 8, "max_epochs": 20}},
+        "truncation": {"k10": {"keep": 0.1}},
+        "dense": {"default": {}},
+        "kpd": {"b2x2": {"block": [2, 2]}},
+    }
+    edit = {
+        "seeds": [0],
+        "neukron": {"datasets": ["flights"]},
+        "matrix_baselines": {"datasets": ["flights"], "methods": ["truncation"]},
+        "tensor_baselines": nothing,
+        "networks": {"datasets": ["flights"], "methods": ["dense", "kpd"]},
+        "scaling": {"datasets": [], "fractions": []},
+        "settings": {"flights": mixed},
+    }
+    params = write_params(root, tmp_path, edit)
+    content = yaml.safe_load(params.read_text())
+    content["datasets"]["flights"]["labels"] = [1]
+    params.write_text(yaml.safe_dump(content, sort_keys=False))
+    runs = write_runs(params, tmp_path / "runs")
+    folder = make_report(params, tmp_path / "runs", tmp_path / "demo")
+    written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert written == {*report_files(runs), "metrics.parquet", "metrics.csv", "summary.json"}
+    curves = pd.read_csv(folder / "figures/error-epochs-flights.csv")
+    assert set(curves["method"]) == {"neukron"}  # truncation has no epochs
+    last = curves[curves["method"] == "neukron"].sort_values("epoch").iloc[-1]
+    assert last["relative_error"] == pytest.approx(EASE["flights"] + 1.4 / 8)
+    assert set(pd.read_csv(folder / "figures/accuracy-epochs-flights.csv")["method"]) == {"dense", "kpd"}
+    assert pd.read_csv(folder / "tables/datasets.csv")["nnz"].tolist() == [SHAPES["flights"][1]]
+    page = (folder / "report.html").read_text()
+    assert Tags(page).wrong == []
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert "<dt>data set</dt><dd>1</dd>" in page
 
 
 def test_missing_and_damaged_inputs_are_named(world: tuple[Path, Path, list[Run]], tmp_path: Path) -> None:

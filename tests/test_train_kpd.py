@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import importlib.util
 import json
 from pathlib import Path
@@ -55,6 +56,7 @@ def run(digits: tuple[Path, Path], folder: Path, *more: str) -> NetworkMetrics:
 def test_kpd_run_leaves_model_metrics_and_history(digits, tmp_path: Path) -> None:
     metrics = run(digits, tmp_path, "--setting", "b2x2", "--set", "block=[2,2]", "--set", "epochs=12")
     assert (metrics.dataset, metrics.method, metrics.setting, metrics.seed) == ("digits", "kpd", "b2x2", 0)
+    assert metrics.model_sha256 == hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
     assert metrics.block_sparsity == 0.5
     assert metrics.accuracy > 0.7
     assert metrics.parameters == metrics.train_parameters == 3 * 160 + 2 * 4 + 10

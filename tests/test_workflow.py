@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -124,6 +125,56 @@ def test_a_colleague_pulls_and_has_nothing_to_do(made: Path, tmp_path: Path) -> 
     assert float(answer.splitlines()[-1]) >= 0
 
 
+def test_a_consumer_lists_and_pulls_one_model(made: Path, tmp_path: Path) -> None:
+    # the models lie in a remote of their own, as objects that can be lost and damaged
+    run(tmp_path, "git", "clone", "-q", str(made), "shared")
+    shared = tmp_path / "shared"
+    remote = tmp_path / "remote"
+    run(shared, "dvc", "remote", "add", "-q", "-f", "-d", "kept", str(remote))
+    run(shared, "git", "commit", "-q", "-am", "remote")
+    run(shared, "git", "tag", "v1")
+    shutil.copytree(made / ".dvc/cache/files", remote / "files")
+    kronflow = [sys.executable, "-m", "pipeline"]
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(made)}
+    name = "flights/neukron/h4-s0"
+
+    def ask(*command: str, status: int = 0) -> str:
+        done = subprocess.run(
+            [*kronflow, *command], cwd=tmp_path, env=environment, stdout=-1, stderr=-2, text=True, timeout=100
+        )
+        assert done.returncode == status, done.stdout
+        return done.stdout
+
+    listed = ask("list", f"file://{shared}@v1", "--json")
+    listed = json.loads(listed[listed.index("{") :])
+    assert set(listed) == {
+        each.folder.removeprefix("results/runs/") for each in load_config(made / "params.yaml").runs()
+    }
+    measured = json.loads((made / "results/runs" / name / "metrics.json").read_text())
+    assert listed[name] == {key: measured[key] for key in ("relative_error", "bytes", "file_bytes")}
+
+    original = made / "results/runs" / name / "model.safetensors"
+    shown = ask("pull", f"file://{shared}@v1", name, "-o", "m.safetensors")
+    assert (tmp_path / "m.safetensors").read_bytes() == original.read_bytes()
+    assert f"{measured['model_sha256']} (checked)" in shown
+
+    to = ["-o", "other.safetensors"]
+    assert "did you mean 'flights/neukron/h4-s0'" in ask("pull", str(shared), "flights/neukron/h4-s1", *to, status=2)
+    assert "unknown Git revision 'v7'" in ask("pull", f"{shared}@v7", name, *to, status=2)
+    assert "no Git repository" in ask("list", str(tmp_path / "nothing"), status=2)
+    assert "no checkout" in ask("list", str(tmp_path), status=2)
+    digest = hashlib.md5(original.read_bytes(), usedforsecurity=False).hexdigest()
+    stored = remote / "files/md5" / digest[:2] / digest[2:]
+    stored.chmod(0o644)
+    stored.write_bytes(stored.read_bytes()[:-1])
+    assert "damaged or exchanged" in ask("pull", f"file://{shared}@v1", name, *to, status=2)
+    stored.unlink()
+    assert "no storage has the object" in ask("pull", f"file://{shared}@v1", name, *to, status=2)
+    shutil.rmtree(remote)
+    assert "no storage has or gives" in ask("list", f"file://{shared}@v1", status=2)
+    assert not (tmp_path / "other.safetensors").exists()
+
+
 def test_a_changed_parameter_reruns_what_depends_on_it(made: Path, tmp_path: Path) -> None:
     folder = tmp_path / "changed"
     shutil.copytree(made, folder, symlinks=True)
@@ -178,6 +229,50 @@ def test_a_lost_model_is_made_again(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, folder, symlinks=True)
     (folder / "results/runs/flights/neukron/h4-s0/model.safetensors").unlink()
     assert "train_neukron" in dry_run_jobs(folder)
+
+
+def make(folder: Path, *targets: str, status: int = 0) -> str:
+    """Run targets of the Makefile with this environment in place of one of their own."""
+    return run(folder, "make", "--silent", "-o", "setup", *targets, status=status)
+
+
+def test_a_loss_is_not_shared(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "loss"
+    shutil.copytree(made, folder, symlinks=True)
+    lock = (folder / "dvc.lock").read_bytes()
+    runs = folder / "results/runs"
+    (runs / "flights/neukron/h4-s0/model.safetensors").unlink()
+    shutil.rmtree(runs / "digits/kpd")
+    refused = make(folder, "commit", status=2)
+    assert "results/runs/flights/neukron/h4-s0/model.safetensors is missing" in refused
+    assert refused.count("results/runs/digits/kpd/") == 3 * sum(
+        wanted.dataset == "digits" and wanted.method == "kpd" for wanted in load_config(folder / "params.yaml").runs()
+    )
+    assert (folder / "dvc.lock").read_bytes() == lock
+
+
+def test_what_is_not_planned_or_not_what_was_measured_is_not_shared(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "extra"
+    shutil.copytree(made, folder, symlinks=True)
+    lock = (folder / "dvc.lock").read_bytes()
+    cell = folder / "results/runs/flights/neukron"
+    shutil.copytree(cell / "h4-s0", cell / "h4-s77")
+    (cell / "h4-s0/.model.safetensors.x1y2").write_bytes(b"half")
+    model = folder / "results/runs/flights/t-svd/r1-s0/model.safetensors"
+    model.write_bytes(model.read_bytes()[:-1])
+    refused = make(folder, "commit", status=2)
+    assert "results/runs/flights/neukron/h4-s77 is in no experiment" in refused
+    assert "h4-s0/.model.safetensors.x1y2 is no file of a run" in refused
+    assert "flights/t-svd/r1-s0/model.safetensors: damaged or exchanged" in refused
+    assert (folder / "dvc.lock").read_bytes() == lock
+
+
+def test_what_is_whole_is_recorded(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "whole"
+    shutil.copytree(made, folder, symlinks=True)
+    (folder / "dvc.lock").unlink()
+    assert "runs of experiment 'smoke' are whole" in make(folder, "commit")
+    assert yaml.safe_load((folder / "dvc.lock").read_text()) == yaml.safe_load((made / "dvc.lock").read_text())
 
 
 def test_changed_code_reruns_its_step_only(made: Path, tmp_path: Path) -> None:

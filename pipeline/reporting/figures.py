@@ -163,21 +163,20 @@ def error_seconds(results: Results, dataset: str) -> Drawing:
 def _error_curves(results: Results, dataset: str) -> pd.DataFrame:
     norm2 = float(results.first(dataset)["norm2"])
     frames = []
-    for (name, method, setting, seed), history in results.histories.items():
-        if name == dataset:
-            thin = _thinned(history)
-            frames.append(
-                pd.DataFrame(
-                    {
-                        "method": method,
-                        "setting": setting,
-                        "seed": seed,
-                        "epoch": thin["epoch"].astype("int64"),
-                        "seconds": thin["seconds"].astype(float),
-                        "relative_error": thin["error"].astype(float) / norm2,
-                    }
-                )
+    for method, setting, seed, history in results.histories_of(dataset, "compression"):
+        thin = _thinned(history)
+        frames.append(
+            pd.DataFrame(
+                {
+                    "method": method,
+                    "setting": setting,
+                    "seed": seed,
+                    "epoch": thin["epoch"].astype("int64"),
+                    "seconds": thin["seconds"].astype(float),
+                    "relative_error": thin["error"].astype(float) / norm2,
+                }
             )
+        )
     return pd.concat(frames, ignore_index=True).dropna().reset_index(drop=True)
 
 
@@ -406,14 +405,13 @@ def _ratio_axis(axes: Axes, ratios: pd.Series) -> None:
 def accuracy_epochs(results: Results, dataset: str) -> Drawing:
     """Validation accuracy against the epoch, one curve a run of every network."""
     frames = []
-    for (name, method, setting, seed), history in results.histories.items():
-        if name == dataset:
-            columns = ["epoch", "seconds", "loss", "validation_accuracy", "block_sparsity"]
-            thin = _thinned(history)[columns].reset_index(drop=True)
-            thin.insert(0, "seed", seed)
-            thin.insert(0, "setting", setting)
-            thin.insert(0, "method", method)
-            frames.append(thin)
+    for method, setting, seed, history in results.histories_of(dataset, "network"):
+        columns = ["epoch", "seconds", "loss", "validation_accuracy", "block_sparsity"]
+        thin = _thinned(history)[columns].reset_index(drop=True)
+        thin.insert(0, "seed", seed)
+        thin.insert(0, "setting", setting)
+        thin.insert(0, "method", method)
+        frames.append(thin)
     data = pd.concat(frames, ignore_index=True)
 
     def paint(pen: Pen) -> None:

@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from pipeline.methods import METHODS
 from pipeline.reporting.figures import scaling_laws
-from pipeline.reporting.results import ACCOUNTINGS, Accounting, Record, Results
+from pipeline.reporting.results import ACCOUNTINGS, Accounting, Kind, Record, Results
 from pipeline.reporting.statistics import PowerLaw, frontier
 from pipeline.reporting.style import ABOUT, PLUS_MINUS, look, point_name, significant, times, with_prefix
 
@@ -124,11 +125,11 @@ def error_notes(results: Results, dataset: str) -> list[str]:
     return notes
 
 
-def settings_note(results: Results, dataset: str) -> str:
-    """What the settings' names on a data set stand for: the values that differ from the method's defaults."""
+def settings_note(results: Results, dataset: str, kind: Kind) -> str:
+    """What the names of compressors' or networks' settings on a data set stand for: what differs from defaults."""
     meanings: dict[str, str] = {}
     for run in results.planned:
-        if run.dataset == dataset:
+        if run.dataset == dataset and (METHODS[run.method].kind == "network") == (kind == "network"):
             defaults = results.config.method_defaults(run.method)
             own = [f"{key} {value}" for key, value in run.settings.items() if value != defaults.get(key)]
             if own:

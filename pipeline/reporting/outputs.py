@@ -17,10 +17,9 @@ TABLES = ["datasets", "compression", "smallest", "networks", "scaling", "runs"]
 def figure_names(runs: Iterable[Run]) -> list[str]:
     """Names of the figures of an experiment with these runs, in the order of the page."""
     runs = list(runs)
-    kinds = {run.dataset: METHODS[run.method].kind for run in runs}
     names = []
-    for dataset, kind in kinds.items():
-        if kind == "network":
+    for dataset, network in dict.fromkeys((run.dataset, METHODS[run.method].kind == "network") for run in runs):
+        if network:
             names += [f"{figure}-{dataset}" for figure in ("accuracy-sparsity", "cost", "accuracy-epochs")]
         elif ".f" not in dataset:
             names += [f"size-error-{accounting}-{dataset}" for accounting in ("equal", "with-orders", "published")]

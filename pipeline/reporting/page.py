@@ -70,7 +70,7 @@ def context(results: Results, drawings: Mapping[str, Drawing]) -> dict[str, Any]
 def facts(results: Results, methods: list[str]) -> list[tuple[str, str]]:
     """The experiment's extent: a number and what it counts."""
     seeds = results.runs["seed"].nunique()
-    sets = len(results.compression_datasets()) + len(results.network_datasets())
+    sets = len({*results.compression_datasets(), *results.network_datasets()})
     return [
         (str(sets), "data set" if sets == 1 else "data sets"),
         (str(len(methods)), "method" if len(methods) == 1 else "methods"),
@@ -91,7 +91,7 @@ def _compression_section(results: Results, dataset: str, drawings: Mapping[str, 
         "methods": list(dict.fromkeys(cells["method"])),
         "comparisons": findings.compare(results, dataset),
         "frontier": findings.on_frontier(results, dataset),
-        "notes": [findings.settings_note(results, dataset), *findings.error_notes(results, dataset)],
+        "notes": [findings.settings_note(results, dataset, "compression"), *findings.error_notes(results, dataset)],
         "beyond": [look(name).shown for name in findings.beyond(results, dataset)],
         "sizes": [drawings[f"size-error-{item.slug}-{dataset}"] for item in ACCOUNTINGS],
         "curves": [drawings[f"error-epochs-{dataset}"], drawings[f"error-seconds-{dataset}"]],
@@ -107,7 +107,7 @@ def _network_section(results: Results, dataset: str, drawings: Mapping[str, Draw
         "methods": list(dict.fromkeys(cells["method"])),
         "figures": [drawings[f"{figure}-{dataset}"] for figure in ("accuracy-sparsity", "cost", "accuracy-epochs")],
         "table": tables.network_table(results, dataset),
-        "notes": [findings.settings_note(results, dataset)],
+        "notes": [findings.settings_note(results, dataset, "network")],
     }
 
 

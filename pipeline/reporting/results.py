@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -45,6 +45,7 @@ NETWORK = [
 ]
 
 
+Kind = Literal["compression", "network"]  # of a run, in ``metrics.json``
 Record = dict[Hashable, Any]  # one row of a table, by column
 
 
@@ -125,8 +126,15 @@ class Results:
         return list(dict.fromkeys(self.networks["dataset"]))
 
     def first(self, dataset: str) -> pd.Series:
-        """Return any run of a data set, for what all its runs share."""
-        return self.runs[self.runs["dataset"] == dataset].iloc[0]
+        """Return any run of a data set, a compressor's if there is one, for what all its runs share."""
+        runs = self.runs[self.runs["dataset"] == dataset]
+        return runs.sort_values("kind", kind="stable").iloc[0]  # compression, network
+
+    def histories_of(self, dataset: str, kind: Kind) -> Iterator[tuple[str, str, int, pd.DataFrame]]:
+        """Method, setting, seed and history of each compressor (``compression``) or network on a data set."""
+        runs = self.runs[(self.runs["dataset"] == dataset) & (self.runs["kind"] == kind)]
+        for method, setting, seed in zip(runs["method"], runs["setting"], runs["seed"], strict=True):
+            yield method, setting, int(seed), self.histories[dataset, method, setting, int(seed)]
 
     def _of_kind(self, kind: str, samples: bool) -> pd.DataFrame:
         wanted = np.asarray([is_sample(name) == samples for name in self.runs["dataset"]], dtype=bool)

@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from pipeline.core.files import write_json
+from pipeline.core.files import sha256_file, write_json
 from pipeline.errors import InputError
+
+FILES = ("model.safetensors", "metrics.json", "history.parquet")  # of a run
 
 Count = Annotated[int, Field(ge=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -23,7 +25,7 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class RunMetrics(BaseModel):
-    """What every run reports, whatever it trains."""
+    """What every run reports, whatever it trains; the digests are of its settings, its data and its model's file."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -41,6 +43,7 @@ class RunMetrics(BaseModel):
     versions: dict[str, str]
     params_sha256: Digest
     data_sha256: Digest
+    model_sha256: Digest
 
 
 class CompressionMetrics(RunMetrics):
@@ -114,6 +117,28 @@ def read_metrics(path: str | Path) -> Metrics:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         key = ".".join(str(part) for part in first["loc"][1:]) or "content"
         raise InputError(f"{path}: {key}: {first['msg']}; run the step that makes it again") from error
+
+
+def check_model(metrics_path: Path, metrics: Metrics) -> None:
+    """Refuse the model beside `metrics_path` if it is not, byte for byte, the one that `metrics` was measured on.
+
+    Raises
+    ------
+    InputError
+        It is missing, damaged or another one; the message names the file.
+    """
+    path = metrics_path.with_name("model.safetensors")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, though {metrics_path.name} beside it tells of it; {_remedy(path)}")
+    if (found := sha256_file(path)) != metrics.model_sha256:
+        raise InputError(
+            f"{path}: damaged or exchanged: its SHA-256 is {found[:12]}, metrics.json beside it was measured on "
+            f"{metrics.model_sha256[:12]}; {_remedy(path)}"
+        )
+
+
+def _remedy(path: Path) -> str:
+    return f"fetch it again with 'dvc checkout --force {path}', or delete {path.parent} and make the run again"
 
 
 def peak_rss_bytes() -> int:

@@ -12,10 +12,8 @@ from pipeline.core.settings import SEEDS
 from pipeline.core.step import WholeNumber, add_settings
 from pipeline.errors import InputError
 from pipeline.runs.compressor import Compressor
-from pipeline.runs.metrics import library_versions, peak_rss_bytes, write_metrics
+from pipeline.runs.metrics import FILES, library_versions, peak_rss_bytes, write_metrics
 from pipeline.sparse import SparseTensor
-
-FILES = ("model.safetensors", "metrics.json", "history.parquet")  # of a run
 
 
 def add_run_arguments(arguments: argparse.ArgumentParser) -> None:
@@ -87,6 +85,7 @@ def record_compression(
         "fitness": 1.0 - (error["error"] / X.norm2) ** 0.5,
         **model.size(),
         "file_bytes": path.stat().st_size,
+        "model_sha256": sha256_file(path),
         "parameters": model.parameter_count(),
         "epochs": epochs,
         "seconds": seconds,

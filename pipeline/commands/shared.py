@@ -1,0 +1,130 @@
+"""The runs that a repository shares at a revision: resolved by name, fetched one file at a time through DVC."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.core.files import atomic_path, sha256_file
+from pipeline.errors import InputError, nearest
+from pipeline.runs.metrics import Metrics, read_metrics
+
+ROOT = PurePosixPath("results/runs")  # of the runs in a repository
+
+
+class SharedRuns:
+    """The runs of one repository at one revision.
+
+    Parameters
+    ----------
+    address
+        ``REPO`` or ``REPO@REV``: a folder or what ``git clone`` takes, and a branch, tag or commit. A folder
+        without a revision is taken as it lies there; a remote repository at its default branch.
+
+    Raises
+    ------
+    InputError
+        There is no such repository or revision, or it shares no runs.
+    """
+
+    def __init__(self, address: str) -> None:
+        from dvc.api import DVCFileSystem
+
+        self.address = address
+        repository, revision = split_address(address)
+        folder = Path(repository)
+        if folder.is_dir() and not (folder / ".dvc").is_dir() and not _is_bare(folder):
+            raise InputError(f"{address}: the folder is no checkout that DVC records (no .dvc in it)")
+        with self._clear_errors("the repository"):
+            self.files = DVCFileSystem(repository, rev=revision)
+            found = self.files.find(str(ROOT))
+        self.names = sorted(str(PurePosixPath(path).parent.relative_to(ROOT)) for path in found
+                            if path.endswith("/metrics.json"))  # fmt: skip
+        if not self.names:
+            raise InputError(f"{address}: no runs are recorded there ({ROOT} in dvc.lock); run 'make commit' there")
+
+    def metrics(self, name: str) -> Metrics:
+        """Return the metrics of the run ``<data set>/<method>/<setting>-s<seed>``."""
+        if name not in self.names:
+            raise InputError(f"{self.address}: no run '{name}'{nearest(name, self.names)}")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "metrics.json"
+            self._fetch(f"{ROOT}/{name}/metrics.json", path)
+            try:
+                return read_metrics(path)
+            except InputError as error:
+                raise InputError(f"{self.address}: {name}/metrics.json{str(error).removeprefix(str(path))}") from error
+
+    def pull(self, name: str, to: Path) -> Metrics:
+        """Write the model of a run to `to`, whole and checked or not at all, and return the run's metrics."""
+        metrics = self.metrics(name)
+        with atomic_path(to) as temporary:
+            self._fetch(f"{ROOT}/{name}/model.safetensors", temporary)
+            if (found := sha256_file(temporary)) != metrics.model_sha256:
+                raise InputError(
+                    f"{self.address}: {name}/model.safetensors: damaged or exchanged: its SHA-256 is {found[:12]}, "
+                    f"metrics.json says {metrics.model_sha256[:12]}; nothing is written; tell who shared it"
+                )
+        return metrics
+
+    def _fetch(self, path: str, to: Path) -> None:
+        with self._clear_errors(path):
+            try:
+                self.files.get_file(path, str(to))
+            except FileNotFoundError as error:
+                raise InputError(
+                    f"{self.address}: {path}: recorded, but no storage has the object; who made it runs 'make push'"
+                ) from error
+
+    @contextmanager
+    def _clear_errors(self, what: str) -> Iterator[None]:
+        """Say in one line what a repository or its storage refuses."""
+        from dvc.exceptions import DvcException
+        from dvc.scm import CloneError, RevError
+        from dvc_data.index import DataIndexDirError
+
+        try:
+            yield
+        except RevError as error:
+            raise InputError(f"{self.address}: {error}; name a branch, tag or commit after the last @") from error
+        except CloneError as error:
+            raise InputError(f"{self.address}: no Git repository can be read there") from error
+        except DataIndexDirError as error:
+            raise InputError(
+                f"{self.address}: {what}: recorded, but no storage has or gives the list of a folder's files; who made "
+                "it runs 'make push', who reads it needs the storage's credentials"
+            ) from error
+        except (DvcException, OSError) as error:
+            raise InputError(f"{self.address}: {what}: cannot be read ({type(error).__name__}: {error})") from error
+
+
+def split_address(address: str) -> tuple[str, str | None]:
+    """Split ``REPO@REV``; an @ of a user before a host, or in the name of a folder that exists, splits nothing.
+
+    >>> split_address("git@host:group/models.git@v1.2")
+    ('git@host:group/models.git', 'v1.2')
+    >>> split_address("ssh://git@host/models.git")
+    ('ssh://git@host/models.git', None)
+    """
+    repository, separator, revision = address.rpartition("@")
+    is_user = ":" in revision or repository.endswith("://") or ("://" in repository and "/" not in
+                                                                repository.partition("://")[2])  # fmt: skip
+    if not separator or Path(address).exists() or is_user:
+        return address, None
+    if not repository or not revision:
+        raise InputError(f"{address}: write REPO or REPO@REV")
+    return repository, revision
+
+
+def _is_bare(folder: Path) -> bool:
+    return (folder / "HEAD").is_file() and (folder / "objects").is_dir()
+
+
+def result_of(metrics: Metrics) -> dict[str, Any]:
+    """What a run reached, by name: the error of a compressor and its bytes, the accuracy of a network."""
+    if metrics.kind == "compression":
+        return {"relative_error": metrics.relative_error, "bytes": metrics.bytes, "file_bytes": metrics.file_bytes}
+    return {"accuracy": metrics.accuracy, "parameters": metrics.inference_parameters, "file_bytes": metrics.file_bytes}
