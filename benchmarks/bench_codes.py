@@ -3,8 +3,8 @@
 `--tensors` is a folder of Parquet tensors (``snakemake data/tensors/kjv-3gram.parquet``). Every code is decoded and
 compared with the tensor before its row is stored; data sets that are not run keep what was measured before. General
 compressors get the sorted coordinates as 4-byte integers, one mode after the other, as differences from the row
-before, and the values as our gap code writes them. Codes of matrices with free orders are in the first column, those
-that answer in the tensor's own indices (with packed orders where they need them) in the second.
+before, and the values as our gap code writes them. ``free`` and ``stored`` are lossless's code with orders free, and
+with all that is needed to answer in the tensor's own indices; ``mixed`` is one of the codes it tries.
 
     python -m benchmarks.bench_codes --tensors data/tensors --datasets flights kjv-3gram
 """
@@ -64,7 +64,8 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 def measured(path: Path) -> dict[str, Any]:
     """All figures of a data set."""
-    from pipeline.baselines.coding import exact, mixed
+    from pipeline.baselines.coding import mixed
+    from pipeline.baselines.lossless import Lossless
     from pipeline.sparse import SparseTensor
 
     X = SparseTensor.read_parquet(path)
@@ -79,8 +80,8 @@ def measured(path: Path) -> dict[str, Any]:
         found["mixed"] = len(mixture)
         found["mixed_encode_per_second"] = round(X.nnz / encoding)
         found["mixed_decode_per_second"] = round(X.nnz / decoding)
-    (code, _), labelled = exact.shortest(*cells)
-    found |= {"free": len(code), "stored": labelled.bytes}
+    size = Lossless().fit(X).size()
+    found |= {"free": size["bytes"], "stored": size["bytes_with_order"]}
     content = plain(X)
     found |= {"gzip": len(gzip.compress(content, 9)), "xz": len(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))}
     found |= {name: by_program(name, content) for name in PROGRAMS}

@@ -17,9 +17,6 @@ from pipeline.sparse.orders import pack_integers, unpack_integers
 GAPS_AT_MOST = 1 << 18  # non-zeros of a tensor of three modes or more
 
 
-FreeCode = tuple[bytes, list[Integers]]  # a code, and by mode the order (position -> index) it was made in
-
-
 class Labelled(NamedTuple):
     """A code and the orders that lead from its positions back to the tensor's indices.
 
@@ -43,7 +40,7 @@ class Coded(Baseline):
     Attributes after ``fit``
     ------------------------
     free_bytes_
-        Length of the code in orders of its own choice.
+        Length of the shortest code that tells the tensor up to the orders of its modes.
     labelled_
         The cheapest code together with orders that give the tensor's own indices.
     """
@@ -51,17 +48,41 @@ class Coded(Baseline):
     free_bytes_: int
     labelled_: Labelled
     cells_: CellTable
+    _free_code: bytes | None = None  # of length `free_bytes_`; None where the model was loaded
 
     def _store(self, coords: Integers, values: Reals) -> None:
-        """Code the given cells, and make sure that the code gives them back."""
-        (code, orders), self.labelled_ = shortest(coords, values, self.inner_shape_)
-        self.free_bytes_ = len(code)
+        """Code the given cells, and make sure that the codes give them back."""
+        candidates = self._candidates(coords, values)
+        free = min(candidates, key=lambda candidate: len(candidate.code))
+        self._free_code, self.free_bytes_ = free.code, len(free.code)
+        self.labelled_ = min(candidates, key=lambda candidate: candidate.bytes)
         kept = SparseTensor(coords, values, self.inner_shape_)
-        places, found, shape = decode(code)
-        for again in (SparseTensor(_unmove(places, orders), found, shape), _decode_labelled(self.labelled_)):
-            if again != kept:
+        for chosen in (free, self.labelled_):
+            if _decode_labelled(chosen) != kept:
                 raise RuntimeError(f"{self.name}: the code does not give back what was coded")
         self.cells_ = CellTable(kept.coords, kept.values)
+
+    def _candidates(self, coords: Integers, values: Reals) -> list[Labelled]:
+        """All orders stored, the top mode left as it is, all modes left as they are; by every code able to.
+
+        The code of each tells the tensor up to the orders of its modes.
+        """
+        code, orders = free_code(coords, values, self.inner_shape_)
+        top = gaps.top_mode(self.inner_shape_)
+        candidates = [Labelled(code, *_pack(dict(enumerate(orders)), coords))]
+        kept_orders = [{mode: order for mode, order in enumerate(orders) if mode != top}, dict[int, Integers]()]
+        for kept in kept_orders if gaps_pay(coords, self.inner_shape_) else []:
+            moved = _move(coords, [kept.get(mode, np.arange(size)) for mode, size in enumerate(self.inner_shape_)])
+            candidates.append(Labelled(gaps.encode(moved, values, self.inner_shape_), *_pack(kept, coords)))
+        if columns.able(coords, self.inner_shape_):
+            kept_columns, stored = columns.pack(coords, values, self.inner_shape_, free=False)
+            candidates.append(Labelled(kept_columns, *_pack(stored, coords)))
+        if fibres.able(coords, self.inner_shape_):
+            candidates.append(Labelled(fibres.pack(coords, values, self.inner_shape_, free=False)[0], {}, {}))
+        mixture = mixed.pack(coords, values, self.inner_shape_)
+        if mixture is not None:
+            candidates.append(Labelled(mixture, {}, {}))
+        return candidates
 
     def _predict(self, index: Integers) -> Reals:
         """Exact where they were coded and 0 elsewhere."""
@@ -86,12 +107,18 @@ class Coded(Baseline):
         """None: a combinatorial code."""
         return 0
 
+    def _least_arrays(self, shape: tuple[int, ...], orders: bool) -> dict[str, int]:
+        """The code's kind and the shape."""
+        return {"code": 1 + len(shape)}
+
     def _contents(self, orders: bool) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         """Without `orders` it is smaller and answers in the code's own indices."""
         chosen = self.labelled_
         if not orders and self.own_indices_:
-            (code, _), _ = shortest(self.cells_.coords, self.cells_.values, self.inner_shape_)
-            chosen = Labelled(code, {}, {})
+            if self._free_code is None:
+                codes = [one.code for one in self._candidates(self.cells_.coords, self.cells_.values)]
+                self._free_code = min(codes, key=len)
+            chosen = Labelled(self._free_code, {}, {})
         tensors: dict[str, npt.NDArray[Any]] = {"code": np.frombuffer(chosen.code, dtype=np.uint8)}
         tensors |= {f"order_{mode}": packed for mode, packed in chosen.orders.items()}
         used = {str(mode): count for mode, count in chosen.used.items()}
@@ -155,48 +182,14 @@ class CellTable:
         return np.where(known, self.values[number], 0.0), np.where(known, number, -1)
 
 
-def shortest(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[FreeCode, Labelled]:
-    """Shortest code of the cells in any orders, with these (position -> index), and the cheapest with orders stored.
-
-    What a labelled code says without its orders tells the tensor up to orders, so that the first is never longer.
-    """
-    free = free_codes(coords, values, shape)
-    labelled = [Labelled(code, *_pack(dict(enumerate(orders)), coords)) for code, orders in free]
-    known = kept_codes(coords, values, shape)
-    labelled += [Labelled(code, *_pack(orders, coords)) for code, orders in known]
-    plain = [np.arange(size) for size in shape]
-    free += [(code, [orders.get(mode, same) for mode, same in enumerate(plain)]) for code, orders in known]
-    return min(free, key=lambda one: len(one[0])), min(labelled, key=lambda one: one.bytes)
-
-
-def free_codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[FreeCode]:
-    """Codes of the cells in orders of their own choice."""
+def free_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[bytes, list[Integers]]:
+    """Shortest code of the cells in orders of its own choice, and those orders (position -> index)."""
     candidates = [gap_code(coords, values, shape)] if gaps_pay(coords, shape) else []
     for coder in (columns, fibres):
         if coder.able(coords, shape):
             code, chosen = coder.pack(coords, values, shape, free=True)
             candidates.append((code, [chosen[mode] for mode in range(len(shape))]))
-    return candidates
-
-
-def kept_codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[tuple[bytes, dict[int, Integers]]]:
-    """Codes of the cells with the top mode or all modes left as they are, and the orders of the modes that are not."""
-    candidates: list[tuple[bytes, dict[int, Integers]]] = []
-    if gaps_pay(coords, shape):
-        orders = gaps.free_orders(coords, shape)
-        top = gaps.top_mode(shape)
-        others = {mode: order for mode, order in enumerate(orders) if mode != top}
-        for kept in (others, dict[int, Integers]()):
-            moved = _move(coords, [kept.get(mode, np.arange(size)) for mode, size in enumerate(shape)])
-            candidates.append((gaps.encode(moved, values, shape), kept))
-    if columns.able(coords, shape):
-        candidates.append(columns.pack(coords, values, shape, free=False))
-    if fibres.able(coords, shape):
-        candidates.append((fibres.pack(coords, values, shape, free=False)[0], {}))
-    mixture = mixed.pack(coords, values, shape)
-    if mixture is not None:
-        candidates.append((mixture, {}))
-    return candidates
+    return min(candidates, key=lambda candidate: len(candidate[0]))
 
 
 def quick_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> bytes:
