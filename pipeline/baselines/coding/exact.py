@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.baselines.base import Baseline, Integers, Reals
-from pipeline.baselines.coding import columns, fibres, gaps
+from pipeline.baselines.coding import columns, fibres, gaps, mixed
 from pipeline.errors import InputError
 from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
@@ -79,6 +79,9 @@ class Coded(Baseline):
             candidates.append(Labelled(kept_columns, *_pack(stored, coords)))
         if fibres.able(coords, self.inner_shape_):
             candidates.append(Labelled(fibres.pack(coords, values, self.inner_shape_, free=False)[0], {}, {}))
+        mixture = mixed.pack(coords, values, self.inner_shape_)
+        if mixture is not None:
+            candidates.append(Labelled(mixture, {}, {}))
         return candidates
 
     def _predict(self, index: Integers) -> Reals:
@@ -211,6 +214,8 @@ def decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     """Coordinates, values and shape from a code of any kind."""
     if code[:1] == gaps.KIND:
         return gaps.decode(code)
+    if code[:1] == mixed.CODE:
+        return mixed.unpack(code)
     return fibres.unpack(code) if code[:1] in (fibres.FREE, fibres.KEPT) else columns.unpack(code)
 
 

@@ -1,0 +1,130 @@
+"""Exact codes beside general compressors: bytes, and seconds both ways. Writes codes.json and codes.md.
+
+`--tensors` is a folder of Parquet tensors (``snakemake data/tensors/kjv-3gram.parquet``). Every code is decoded and
+compared with the tensor before its row is stored; data sets that are not run keep what was measured before. General
+compressors get the sorted coordinates as 4-byte integers, one mode after the other, as differences from the row
+before, and the values as our gap code writes them. ``free`` and ``stored`` are lossless's code with orders free, and
+with all that is needed to answer in the tensor's own indices; ``mixed`` is one of the codes it tries.
+
+    python -m benchmarks.bench_codes --tensors data/tensors --datasets flights kjv-3gram
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import gzip
+import json
+import lzma
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core import step
+
+RESULTS = Path(__file__).parent / "results"
+PROGRAMS = {"zstd": ["zstd", "-q", "--ultra", "-22", "-f", "-o"], "zpaq": ["zpaq", "a"]}
+
+
+def plain(X: Any) -> bytes:
+    """Coordinates as differences of 4 bytes, mode by mode, and the values."""
+    from pipeline.baselines.coding import gaps
+
+    steps = np.diff(X.coords, axis=0, prepend=0).astype("<i4")
+    _, constant, numbers = gaps.encode_values(X.values)
+    return np.ascontiguousarray(steps.T).tobytes() + constant + numbers.tobytes()
+
+
+def by_program(name: str, content: bytes) -> int | None:
+    """Bytes by a program of the system; None where it is not installed."""
+    if shutil.which(name) is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "plain", Path(folder) / f"packed.{name}"
+        source.write_bytes(content)
+        tail = ["-method", "5"] if name == "zpaq" else []
+        subprocess.run([*PROGRAMS[name], str(target), str(source), *tail], check=True, capture_output=True)
+        return target.stat().st_size
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """Result and seconds."""
+    start = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - start
+
+
+def measured(path: Path) -> dict[str, Any]:
+    """All figures of a data set."""
+    from pipeline.baselines.coding import mixed
+    from pipeline.baselines.lossless import Lossless
+    from pipeline.sparse import SparseTensor
+
+    X = SparseTensor.read_parquet(path)
+    cells = X.coords, X.values, X.shape
+    mixed.pack(X.coords[:2], X.values[:2], X.shape)  # compile
+    mixture, encoding = timed(lambda: mixed.pack(*cells))
+    found: dict[str, Any] = {"nnz": X.nnz}
+    if mixture is not None:
+        again, decoding = timed(lambda: mixed.unpack(mixture))
+        if SparseTensor(*again) != X:
+            raise RuntimeError(f"{path}: the code does not give back what was coded")
+        found["mixed"] = len(mixture)
+        found["mixed_encode_per_second"] = round(X.nnz / encoding)
+        found["mixed_decode_per_second"] = round(X.nnz / decoding)
+    size = Lossless().fit(X).size()
+    found |= {"free": size["bytes"], "stored": size["bytes_with_order"]}
+    content = plain(X)
+    found |= {"gzip": len(gzip.compress(content, 9)), "xz": len(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))}
+    found |= {name: by_program(name, content) for name in PROGRAMS}
+    return found
+
+
+def table(stored: dict[str, Any]) -> str:
+    """The Markdown table."""
+    columns = ["nnz", "free", "stored", "mixed", "gzip", "xz", *PROGRAMS]
+    columns += ["mixed_encode_per_second", "mixed_decode_per_second"]
+    lines = ["# Exact codes, bytes", "", "`" + __doc__.split("\n\n")[-1].strip() + "`", ""]
+    lines += ["| data set | " + " | ".join(columns) + " |", "|---|" + "--:|" * len(columns)]
+    for name, row in sorted(stored.items()):
+        cells = ["not installed" if row.get(key) is None else f"{row[key]:,}" for key in columns]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "Speeds are non-zeros a second, one thread; encoding includes every sequence of modes tried.", ""]
+    lines += [f"- {name}: {row['date']}, {row['machine']}, {row['load']}" for name, row in sorted(stored.items())]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tensors", type=Path, default=Path("data/tensors"))
+    parser.add_argument("--datasets", nargs="*", default=["flights", "flights-month", "kjv-3gram", "email"])
+    options = parser.parse_args()
+    step.limit_threads(1)
+    at = RESULTS / "codes.json"
+    stored: dict[str, Any] = json.loads(at.read_text()) if at.exists() else {}
+    for name in options.datasets:
+        path = options.tensors / f"{name}.parquet"
+        if not path.exists():
+            print(f"{name}: left out, no {path}")
+            continue
+        load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores before"
+        stored[name] = measured(path) | {
+            "date": datetime.date.today().isoformat(),
+            "machine": f"{platform.machine()}, Python {platform.python_version()}",
+            "load": load,
+        }
+        at.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
+    (RESULTS / "codes.md").write_text(table(stored))
+
+
+if __name__ == "__main__":
+    main()
