@@ -10,7 +10,7 @@ COMPACT := sed -un -e '/^Finished jobid/ {s/.*Rule: \(.*\))/\1/; h; d;}' \
 	-e '/^[0-9]* of [0-9]* steps/ {s/ steps (\(.*\)) done/ (\1)/; G; s/\n/  /; p; d;}' \
 	-e '/^\(Select jobs\|Execute [0-9]\|Using \|Assuming \|Building \|Conda \|\[\|$$\)/ d' -e p
 
-.PHONY: help setup demo test lint format bench bench-gpu mirror commit experiment lock clean
+.PHONY: help setup demo test lint format bench bench-gpu mirror commit push pull status experiment lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -59,6 +59,19 @@ commit: setup ## record with DVC what snakemake has made, without running it aga
 	@snakemake --dry-run --quiet all > /dev/null && snakemake --dry-run | grep -q 'Nothing to be done' \
 	  || { echo "error: results are not up to date; run snakemake first" >&2; exit 2; }
 	dvc commit --force
+
+push: setup ## send what DVC has recorded to the remote
+	@python -m pipeline.share recorded
+	dvc push
+
+pull: setup ## fetch what this commit records from the remote
+	@python -m pipeline.share recorded
+	dvc pull
+
+status: setup ## what differs from the record, here and on the remote
+	@python -m pipeline.share recorded
+	dvc status
+	dvc status --cloud
 
 experiment: setup ## make experiment NAME=paper: point params.yaml and dvc.yaml at another experiment
 	python -m pipeline.config --use $(NAME)

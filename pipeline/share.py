@@ -1,4 +1,4 @@
-"""What is shared is whole: the run folders compared with the plan before DVC records them."""
+"""Before DVC is called: are the run folders as planned, is there a record of them, is there a remote?"""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pipeline.runs.metrics import FILES, check_model, read_metrics
 SHOWN = 10  # problems that a message names one by one
 EXAMPLE = """example:
   python -m pipeline.share whole
+  python -m pipeline.share recorded
 """
 
 
@@ -82,15 +83,37 @@ def whole(options: argparse.Namespace) -> None:
     print(f"{check_whole(config, options.params.parent)} runs of experiment '{config.experiment}' are whole")
 
 
-ACTIONS = {"whole": whole}
+def recorded(options: argparse.Namespace) -> None:
+    """Refuse where DVC has no record or no remote: it would say that everything is up to date."""
+    from dvc.config import Config as DvcConfig
+
+    root = options.params.parent
+    lock = root / "dvc.lock"
+    if not lock.is_file():
+        raise InputError(
+            f"{lock}: no such file, DVC has recorded nothing here; who has the results runs 'snakemake', "
+            "'make commit' and 'git commit'; who wants them takes that commit with 'git pull'"
+        )
+    if not DvcConfig(dvc_dir=str(root / ".dvc"))["core"].get("remote"):
+        raise InputError(
+            f"{root / '.dvc/config'}: names no remote; add one with 'dvc remote add --default NAME URL', where the "
+            "results go to or come from"
+        )
+
+
+ACTIONS = {"whole": whole, "recorded": recorded}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of this module."""
     arguments = step.parser(
-        "Say whether what is to be shared is whole: every file of every planned run, and no other.", EXAMPLE
+        "Say whether what is to be shared is whole (every file of every planned run, no other) and recorded.", EXAMPLE
     )
-    arguments.add_argument("action", choices=ACTIONS, help="whole: compare the run folders with the plan")
+    arguments.add_argument(
+        "action",
+        choices=ACTIONS,
+        help="whole: run folders against the plan; recorded: a record, a remote",
+    )
     arguments.add_argument(
         "--params", type=Path, default=Path("params.yaml"), help="the configuration (default: params.yaml)"
     )

@@ -125,6 +125,21 @@ def test_a_colleague_pulls_and_has_nothing_to_do(made: Path, tmp_path: Path) -> 
     assert float(answer.splitlines()[-1]) >= 0
 
 
+@pytest.mark.parametrize("target", ["push", "pull", "status"])
+def test_sharing_without_a_record_or_a_remote_says_so(root: Path, tmp_path: Path, target: str) -> None:
+    (tmp_path / "pipeline").symlink_to(root / "pipeline")
+    for name in ("Makefile", "params.yaml"):
+        shutil.copy(root / name, tmp_path / name)
+    run(tmp_path, "git", "init", "-q")
+    run(tmp_path, "dvc", "init", "-q")
+    assert "dvc.lock: no such file, DVC has recorded nothing here" in make(tmp_path, target, status=2)
+    (tmp_path / "dvc.lock").write_text("schema: '2.0'\n")
+    assert "names no remote" in make(tmp_path, target, status=2)
+    (tmp_path / "remote").mkdir()
+    run(tmp_path, "dvc", "remote", "add", "-q", "-d", "shared", str(tmp_path / "remote"))
+    assert "error" not in make(tmp_path, target).lower()
+
+
 def test_a_consumer_lists_and_pulls_one_model(made: Path, tmp_path: Path) -> None:
     # the models lie in a remote of their own, as objects that can be lost and damaged
     run(tmp_path, "git", "clone", "-q", str(made), "shared")
