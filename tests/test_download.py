@@ -27,6 +27,10 @@ CONTENT = bytes(range(256)) * 40
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
+def ranged(start: int) -> str:
+    return f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"
+
+
 class Server(http.server.ThreadingHTTPServer):
     """Answers by the last part of the path; keeps what was asked."""
 
@@ -56,18 +60,29 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(200, CONTENT, len(CONTENT) if times else 1000)
         elif behaviour == "hang":
             start = int((wanted or "0-").removeprefix("bytes=").removesuffix("-"))
-            self.answer(206 if start else 200, CONTENT[start:], None if times else 1000, hang=not times)
+            told = ranged(start) if start else None
+            self.answer(206 if start else 200, CONTENT[start:], None if times else 1000, hang=not times, told=told)
+        elif behaviour == "other-start":
+            self.answer(206 if wanted else 200, CONTENT, told=ranged(0) if wanted else None)
+        elif behaviour == "unasked":
+            self.answer(206, CONTENT[500:], told=ranged(500))
+        elif behaviour == "empty":
+            self.answer(200, b"")
         elif wanted:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
             if start >= len(CONTENT):
-                self.send_error(416)
+                self.answer(416, b"", told=f"bytes */{len(CONTENT)}")
             else:
-                self.answer(206, CONTENT[start:])
+                self.answer(206, CONTENT[start:], told=ranged(start))
         else:
             self.answer(200, CONTENT, 1000 if behaviour == "breaks-off" else len(CONTENT))
 
-    def answer(self, status: int, content: bytes, sent: int | None = None, hang: bool = False) -> None:
+    def answer(
+        self, status: int, content: bytes, sent: int | None = None, hang: bool = False, told: str | None = None
+    ) -> None:
         self.send_response(status)
+        if told is not None:
+            self.send_header("Content-Range", told)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content[:sent])
@@ -121,6 +136,30 @@ def test_absent_page_is_asked_for_once(server: Server, target: Path) -> None:
     with pytest.raises(InputError, match=r"x.bin: cannot be fetched: http.*/404: HTTP 404 Not Found"):
         fetch(target, [server.url("404")], DIGEST, Path())
     assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "problem"),
+    [
+        ("unasked", "gave the part 'bytes 500-"),
+        ("empty", "gave an empty file"),
+        ("204", "HTTP 204 No Content: no file"),
+    ],
+)
+def test_what_is_no_whole_file_is_refused_without_a_checksum(
+    server: Server, target: Path, behaviour: str, problem: str
+) -> None:
+    with pytest.raises(InputError, match=f"x.bin: cannot be fetched: .*{problem}"):
+        fetch(target, [server.url(behaviour)], None, Path())
+    assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(("behaviour", "have"), [("other-start", 1000), ("x.bin", len(CONTENT) + 5)])
+def test_a_part_that_does_not_go_on_is_dropped(server: Server, target: Path, behaviour: str, have: int) -> None:
+    target.parent.mkdir()
+    target.with_name(".x.bin.part").write_bytes(bytes(have))
+    fetch(target, [server.url(behaviour)], None, Path())
+    assert target.read_bytes() == CONTENT
 
 
 def test_failing_server_is_asked_again(server: Server, target: Path) -> None:

@@ -226,12 +226,21 @@ class _Resuming:
         have = self.part.stat().st_size if self.part.exists() else 0
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            if response.status_code == requests.codes.requested_range_not_satisfiable:
-                return  # all of it is here already; the checksum tells
+            told = response.headers.get("Content-Range", "")
+            if response.status_code == requests.codes.requested_range_not_satisfiable and have:
+                if told == f"bytes */{have}":
+                    return  # all of it is here already; the checksum tells
+                self.part.unlink()
+                raise requests.ConnectionError(f"no file of {have:,} bytes or more; starting anew")
             if response.status_code in LASTING:
                 raise SourceError(f"HTTP {response.status_code} {response.reason}")
             response.raise_for_status()
             resumed = response.status_code == requests.codes.partial_content
+            if resumed and not (have and told.startswith(f"bytes {have}-")):
+                self.part.unlink(missing_ok=True)
+                raise requests.ConnectionError(f"gave the part '{told}' where that from byte {have:,} on is wanted")
+            if not resumed and response.status_code != requests.codes.ok:
+                raise SourceError(f"HTTP {response.status_code} {response.reason}: no file")
             rest = int(response.headers.get("Content-Length", 0))
             start, received = have if resumed else 0, 0
             with (
@@ -254,3 +263,6 @@ class _Resuming:
                     raise requests.ConnectionError(f"broke off after {start + received:,} bytes: {error}") from error
             if received < rest:
                 raise requests.ConnectionError(f"broke off after {start + received:,} of {start + rest:,} bytes")
+            if start + received == 0:
+                self.part.unlink()
+                raise SourceError("gave an empty file")
