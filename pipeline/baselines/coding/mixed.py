@@ -21,7 +21,7 @@ from __future__ import annotations
 import decimal
 from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -72,7 +72,7 @@ class Model:
     def __init__(self, bits: int, code: bytes | None, room: int = 0) -> None:
         from pipeline.baselines.coding import mixed_loops
 
-        self._loops = mixed_loops
+        self._loops: Any = mixed_loops
         self.slots = np.full(1 << bits, mixed_loops.FRESH, dtype=np.uint32)
         self.weights = np.full((mixed_loops.SETS, mixed_loops.INPUTS), mixed_loops.FIRST_WEIGHT, dtype=np.int64)
         self.decoding = code is not None
@@ -90,7 +90,7 @@ class Model:
         """Code (n,) whole numbers of at least 0 with (n, 5) contexts, filled in when decoding."""
         self._loops.code_numbers(*self._common(), level, contexts, numbers)
 
-    def _common(self) -> tuple[object, ...]:
+    def _common(self) -> tuple[Any, ...]:
         return (self.slots, self.weights, self.state, self.buffer, self.decoding, *tables())
 
     def finished(self) -> bytes | None:
