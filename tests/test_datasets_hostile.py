@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import gzip
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,8 +19,9 @@ import pytest
 
 from pipeline import convert
 from pipeline.core import step
+from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
-from pipeline.sparse.stream import TensorWriter
+from pipeline.sparse.stream import TensorReader, TensorWriter
 
 TABLE = ["--set", "columns=[user,item]"]
 VALUED = [*TABLE, "--set", "value=n"]
@@ -177,7 +180,9 @@ def test_disk_that_fills_while_entries_wait_in_a_file(tmp_path: Path) -> None:
     """Entries beyond the memory go to a file; the operating system refuses to let it grow."""
     program = f"""
 import resource, signal, numpy as np
+import json
 from pathlib import Path
+from typing import Any
 from pipeline.core import step
 from pipeline.datasets.assemble import assemble
 from pipeline.datasets.raw import Mode, RawTensor
@@ -192,3 +197,27 @@ step.run(lambda argv: assemble(raw, {{}}, Path({str(tmp_path)!r}), in_memory=100
     assert "File too large" in result.stderr
     assert result.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "norm2", "problem"),
+    [
+        ({"mode_0": [0.5, 1.0]}, 5, "column 'mode_0' is of type double, an index is a whole number"),
+        ({"mode_1": ["0", "1"]}, 5, "column 'mode_1' is of type string, an index is a whole number"),
+        ({"mode_0": [False, True]}, 5, "column 'mode_0' is of type bool, an index is a whole number"),
+        ({"value": ["1", "2"]}, 5, "column 'value' is of type string, a value is a number"),
+        ({"value": [True, False]}, 1, "column 'value' is of type bool, a value is a number"),
+        ({"value": [1, 3]}, 5, "norm2 10.0, its metadata says 5.0"),
+    ],
+)
+def test_a_tensor_whose_columns_contradict_it(
+    tmp_path: Path, columns: dict[str, Any], norm2: float, problem: str
+) -> None:
+    header = {"version": 1, "shape": [2, 2], "nnz": 2, "norm2": norm2}
+    table = pa.table({"mode_0": [0, 1], "mode_1": [0, 1], "value": [1, 2]} | columns)
+    pq.write_table(table.replace_schema_metadata({"kronflow": json.dumps(header)}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=problem):
+        SparseTensor.read_parquet(tmp_path / "x.parquet")
+    if "norm2" not in problem:
+        with pytest.raises(InputError, match=problem):
+            TensorReader(tmp_path / "x.parquet")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pipeline.core.files import atomic_path
 from pipeline.errors import InputError
-from pipeline.sparse.tensor import FORMAT_VERSION, ROW_GROUP
+from pipeline.sparse.tensor import FORMAT_VERSION, ROW_GROUP, check_columns
 
 Block = tuple[npt.NDArray[np.int64], npt.NDArray[Any]]  # coords (n, D) and values (n,)
 
@@ -54,12 +54,10 @@ class TensorReader:
             raise InputError(f"{path}: not a Parquet sparse tensor ({error}); convert the raw data again") from error
         if version > FORMAT_VERSION:
             raise InputError(f"{path}: format version {version}, this program reads up to {FORMAT_VERSION}; update it")
-        columns = [*(f"mode_{mode}" for mode in range(len(self.shape))), "value"]
-        if names != columns:
-            raise InputError(f"{path}: columns {names} where {columns} belong; convert it again")
+        check_columns(self.path, names, self._file.schema_arrow.types, len(self.shape))
         if self._file.metadata.num_rows != self.nnz:
             raise InputError(f"{path}: {self._file.metadata.num_rows} rows, its metadata says {self.nnz}")
-        self.mode_names: tuple[str, ...] = tuple(header.get("mode_names") or columns[:-1])
+        self.mode_names: tuple[str, ...] = tuple(header.get("mode_names") or names[:-1])
         self.source: dict[str, Any] = header.get("source") or {}
         self.value_type = np.dtype(self._file.schema_arrow.field("value").type.to_pandas_dtype())
 

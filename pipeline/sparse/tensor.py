@@ -17,6 +17,7 @@ from pipeline.errors import InputError
 if TYPE_CHECKING:
     from scipy.sparse import coo_array
 
+NORM2_TOLERANCE = 1e-9  # relative; sums of squares in another order differ by rounding
 FORMAT_VERSION = 1
 ROW_GROUP = 1 << 20
 EXACT_INTEGER = 2.0**53  # above this float64 skips integers
@@ -207,9 +208,7 @@ class SparseTensor:
             raise InputError(f"{path}: not a readable Parquet file ({error}); make it again") from error
         metadata = _read_metadata(path, table.schema.metadata)
         shape = metadata["shape"]
-        expected = [f"mode_{mode}" for mode in range(len(shape))] + ["value"]
-        if names != expected:
-            raise InputError(f"{path}: columns {names} where {expected} belong; convert it again")
+        check_columns(path, names, table.schema.types, len(shape))
         if any(column.null_count for column in table.columns):
             raise InputError(f"{path}: missing values in a column; a sparse tensor has none")
         coords = np.empty((table.num_rows, len(shape)), dtype=np.int64)
@@ -222,7 +221,23 @@ class SparseTensor:
             raise InputError(f"{path}: {error}") from error
         if tensor.nnz != metadata["nnz"]:
             raise InputError(f"{path}: {tensor.nnz} distinct non-zeros, its metadata says {metadata['nnz']}")
+        norm2 = metadata["norm2"]
+        if not math.isclose(tensor.norm2, norm2, rel_tol=NORM2_TOLERANCE):
+            raise InputError(f"{path}: norm2 {tensor.norm2!r}, its metadata says {norm2!r}; convert it again")
         return tensor
+
+
+def check_columns(path: Path, names: list[str], kinds: list[Any], order: int) -> None:
+    """Refuse a Parquet file whose columns are not `order` of whole numbers, then one of numbers."""
+    from pyarrow import types
+
+    expected = [f"mode_{mode}" for mode in range(order)] + ["value"]
+    if names != expected:
+        raise InputError(f"{path}: columns {names} where {expected} belong; convert it again")
+    for name, kind in zip(names, kinds, strict=True):
+        if not (types.is_integer(kind) or (name == "value" and types.is_floating(kind))):
+            wanted = "a value is a number" if name == "value" else "an index is a whole number"
+            raise InputError(f"{path}: column '{name}' is of type {kind}, {wanted}; convert it again")
 
 
 def narrowest_exact_type(values: npt.NDArray[np.float64]) -> np.dtype[Any]:
@@ -325,6 +340,7 @@ def _read_metadata(path: Path, raw: dict[bytes, bytes] | None) -> dict[str, Any]
         metadata: dict[str, Any] = json.loads((raw or {})[b"kronflow"])
         _checked_shape(metadata["shape"])
         metadata["nnz"] = int(metadata["nnz"])
+        metadata["norm2"] = float(metadata["norm2"])
         version = int(metadata["version"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
