@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     with distributed.joined(distributed.available_device(options.device)) as device:
         is_first = distributed.is_first()
         model = NeuKron(seed=options.seed, device=device, threads=options.threads, **settings)
+        model.listener = progress.tell
         with progress.epochs(X.norm2, model.max_epochs) as after_epoch, checkpoint.stopping_on_signals():
             model.fit(X, after_epoch, checkpoint)
     if not is_first:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import scipy.sparse
 import torch
 
@@ -24,7 +25,7 @@ from pipeline.neukron.model import SequenceModel
 from pipeline.neukron.weights import CELL_NAMES, weight_shapes
 from pipeline.runs import frame
 from pipeline.runs.about import coded_labels, decoded_labels
-from pipeline.runs.artifact import read_artifact, write_artifact
+from pipeline.runs.artifact import read_artifact, signed, write_artifact
 from pipeline.runs.checkpoint import Checkpoint
 from pipeline.runs.compressor import Compressor, clipped_error
 from pipeline.runs.contents import Contents
@@ -176,13 +177,18 @@ def test_values_whose_squares_are_no_numbers_are_refused_but_where_they_are_not_
     ("name", "settings", "message"),
     [
         ("kronfit", {"seed_power": 30}, "needs about 618 GB of memory"),
-        ("cp", {"rank": 10**6}, "TB of memory"),
-        ("accams", {"clusters": 10**8}, "PB of memory"),
+        ("t-svd", {"rank": 10**30}, "has rank 8 at most"),
+        ("cp", {"rank": 9}, "of shape .8, 8. with 27 non-zeros has rank 8 at most"),
+        ("accams", {"clusters": 10**8}, "clusters=100000000: needs .* at most 65,536"),
+        ("accams", {"clusters": 9}, "clusters=9: of 8 rows and 8 columns"),
+        ("baccams", {"clusters": 5000}, "clusters=5,000: of 8 rows"),
         ("baccams", {"stencils": 10**9}, "TB of memory"),
         ("cur", {"rows": 10**9}, "rows=1,000,000,000: of 8 rows at most 1,048,576"),
         ("cmd", {"columns": 10**7}, "columns=10,000,000: of 8 columns"),
         ("neukron", {"hidden": 10**6}, "TB of memory"),
+        ("neukron", {"hidden": 10**30}, "more than 1,000 EB"),
         ("neukron", {"lr": 1e300}, "lr=1e[+]300"),
+        ("neukron", {"lr": np.inf}, "lr=inf"),
     ],
 )
 def test_settings_beyond_the_tensor_and_the_memory_are_refused_before_the_fit(
@@ -197,6 +203,24 @@ def test_modes_beyond_what_a_tree_can_hold_are_refused() -> None:
         X = SparseTensor(np.stack([np.zeros(order, int), np.ones(order, int)]), [1.0, 2.0], (2,) * order)
         with pytest.raises(InputError, match=f"{order} modes makes trees of {2**order:,} children"):
             make("neukron").fit(X)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("shape", [(2**62 + 1, 9), (2,) * 64])
+def test_a_shape_that_no_artifact_holds_is_refused_before_the_fit(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="artifacts hold up to 63 modes of"):
+        make(name).fit(SparseTensor(np.zeros((1, len(shape)), dtype=np.int64), [1.0], shape))
+
+
+@pytest.mark.parametrize("name", ["cp", "neukron", "kpd"])
+@pytest.mark.parametrize("wrong", [np.nan, -np.inf])
+def test_a_file_of_numbers_that_are_none_is_refused(name: str, wrong: float, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    arrays = {"weights": np.full(3, wrong, dtype=np.float32)}
+    text = json.dumps({"v": 2, "m": name})
+    path.write_bytes(safetensors.numpy.save(arrays, metadata={"kronflow": signed(text, arrays)}))
+    with pytest.raises(InputError, match="'weights' has a number that is not finite"):
+        pipeline.load(path)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -268,6 +292,15 @@ def test_the_smaller_of_two_short_forms_is_the_one_of_fewer_bits() -> None:
     assert len(model.artifact()) - 4 * model.parameter_count() < 650
 
 
+def test_the_shorter_of_int8_and_float16_is_chosen(caplog: pytest.LogCaptureFixture) -> None:
+    for hidden in (1, 3, 8, 20):
+        model = make("neukron", hidden=hidden, max_epochs=1).fit(small())
+        chosen, short = model.quantised("int8"), model.quantised("float16")
+        assert chosen.size()["bytes"] <= short.size()["bytes"]
+        assert (chosen.weights_ == "float16") == ("float16 is chosen" in caplog.text)
+        caplog.clear()
+
+
 def test_a_frame_is_taken_where_it_is_needed_only() -> None:
     assert frame.Frame.of(small(), values=True).plain
     wide = SparseTensor([[0, 0], [2**21, 1]], [1.0, 2.0], (2**21 + 1, 2))
@@ -280,7 +313,7 @@ def test_contents_check_numbers_and_arrays() -> None:
     contents = Contents({"i": np.array([0, 3]), "f": np.array([1.0, np.nan])}, {"n": True, "s": [2, 0], "x": 2**63})
     for wrong in (
         lambda: contents.whole("n"), lambda: contents.whole("x"), lambda: contents.whole("none"), contents.shape,
-        lambda: contents.indices("i", 3), lambda: contents.reals("f", (2,)), lambda: contents.reals("i", (2,)),
+        lambda: contents.indices("i", 3), lambda: contents.reals("f", (3,)), lambda: contents.reals("i", (2,)),
         lambda: contents.pointers("i", 1, 2), lambda: contents.counts("i", 2, total=4), lambda: contents.code("i"),
         lambda: contents.flag("s"), lambda: contents.choice("n", ["a"]), lambda: contents.permitted(1e12, "it"),
     ):  # fmt: skip

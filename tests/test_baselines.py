@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -97,6 +98,49 @@ def test_a_fit_records_its_course_and_its_size(method: str) -> None:
     size = model.size()
     assert set(size) == {"bytes", "bytes_equal", "bytes_with_order"}
     assert 0 < size["bytes_equal"] <= min(size["bytes"], size["bytes_with_order"])
+
+
+def banded(size: int, width: int) -> SparseTensor:
+    row, column = np.indices((size, size))
+    return SparseTensor.from_dense((1 + row * column % 3) * (np.abs(row - column) <= width))
+
+
+def graph(nodes: int, edges: int, order: int, seed: int) -> SparseTensor:
+    random = np.random.default_rng(seed)
+    coords = np.unique(random.integers(0, nodes, (edges, order)), axis=0)
+    return SparseTensor(coords, random.integers(1, 4, len(coords)), (nodes,) * order)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_orders_never_cost_less_than_none(method: str, tmp_path: Path) -> None:
+    tensors = [banded(size, width) for size in (5, 40, 90) for width in (0, 1, 3)]
+    tensors += [graph(8, 10, 2, 0), graph(60, 150, 2, 1), graph(9, 40, 3, 2), graph(5, 60, 4, 3)]
+    for X in tensors:
+        if X.order > 2 and METHODS[method].matrices_only:
+            continue
+        for settings in ({"keep": 0.5}, {"keep": 1.0}) if method == "truncation" else ({},):
+            few = {"max_sweeps": 2} if "max_sweeps" in METHODS[method].declared else {}
+            model = METHODS[method](**settings, **few).fit(X)
+            size = model.size()
+            assert size["bytes_equal"] <= size["bytes_with_order"], X
+            assert len(model.artifact(orders=False)) <= len(model.artifact()) + 8, X  # a header's length is in eights
+            if method in ("lossless", "truncation"):
+                model.save(tmp_path / "free.safetensors", orders=False)
+                free = pipeline.load(tmp_path / "free.safetensors")
+                assert free.size() == size | {"bytes_with_order": size["bytes"]}
+                assert np.array_equal(np.sort(free.held_cells()[1]), np.sort(model.held_cells()[1]))
+
+
+@pytest.mark.parametrize("name", ["USAir97", "YeastS", "Erdos"])
+def test_orders_never_cost_less_than_none_on_real_graphs(name: str, mirror: Path) -> None:
+    if not (mirror / "szip-graphs").is_dir():
+        pytest.skip(f"no szip-graphs in {mirror}")
+    with ZipFile(mirror / "szip-graphs" / f"{name}.zip") as archive:
+        edges = np.loadtxt(archive.open(f"{name}/{name}_A.txt"), delimiter=",", dtype=np.int64) - 1
+    X = SparseTensor(edges, np.ones(len(edges)), (int(edges.max()) + 1,) * 2)
+    for method in (METHODS["lossless"](), METHODS["truncation"](keep=0.3)):
+        size = method.fit(X).size()
+        assert size["bytes"] == size["bytes_equal"] <= size["bytes_with_order"]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -194,7 +194,18 @@ def test_a_grid_for_a_users_data_goes_into_params_yaml(
 def test_a_size_that_nothing_meets_names_the_smallest_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "my.mtx").write_text(MATRIX)
     text = refuse(capsys, "compress", str(tmp_path / "my.mtx"), str(tmp_path / "o.safetensors"), "--bytes", "1")
-    assert "at most 1 bytes; allow more; the smallest tried: truncation(keep=0.25): " in text
+    assert re.search(r"at most 1 bytes; allow more; none of these methods can make one below \d+ bytes", text)
+
+
+def test_whole_numbers_beyond_64_bit_reals_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    matrix, artifact = tmp_path / "my.mtx", tmp_path / "my.safetensors"
+    head = "%%MatrixMarket matrix coordinate integer general\n3 3 3\n1 1 1234567891\n2 2 3\n"
+    for last, told in ((2**53 + 1, True), (2**53 - 1, False)):
+        matrix.write_text(f"{head}3 3 {last}\n")
+        cli.main(["compress", str(matrix), str(artifact), "--method", "lossless"])
+        assert ("1 values of size 2^53 or more" in capsys.readouterr().err) == told
+        answers = [call(capsys, "query", str(artifact), at, at).strip() for at in "012"]
+        assert answers[:2] == ["1234567891", "3"] and float(answers[2]) == float(last)
 
 
 def test_import_reference(mirror: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

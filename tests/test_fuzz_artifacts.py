@@ -82,7 +82,9 @@ def originals() -> dict[str, bytes]:
         model = NeuKron(hidden=3, cell=cell, max_epochs=1, threads=1, device="cpu").fit(X)
         found[f"neukron {cell}"] = model.artifact()
         if cell == "lstm":
-            found["neukron int8"] = model.quantised("int8").artifact()
+            wider = NeuKron(hidden=16, max_epochs=1, threads=1, device="cpu").fit(X).quantised("int8")
+            assert wider.weights_ == "int8"
+            found["neukron int8"] = wider.artifact()
             found["neukron float16, no orders"] = model.quantised("float16").artifact(orders=False)
     wide = SparseTensor([[1, 5], [10**8, 7 * 10**7], [3 * 10**8 - 1, 0]], [1e100, 2e100, 3e100], (3 * 10**8, 10**8))
     found["t-svd, framed"] = METHODS["t-svd"](rank=1).fit(wide).artifact()

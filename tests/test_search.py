@@ -11,6 +11,8 @@ from pipeline.baselines import METHODS
 from pipeline.commands import search as searching
 from pipeline.core.settings import settings_of
 from pipeline.errors import InputError
+from pipeline.methods import COMPRESSORS
+from pipeline.methods import METHODS as TABLE
 from pipeline.sparse import SparseTensor
 
 CHEAP = ["lossless", "truncation", "accams", "cmd", "t-svd", "cp"]
@@ -69,7 +71,7 @@ def test_neukron_is_a_candidate_like_any_other(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("pipeline.neukron.NeuKron", Quick)
     found = searching.search(blocks(), max_bytes=6000, methods=["neukron"], neukron={"max_epochs": 1}, seed=5)
     assert found.best.method == "neukron"
-    assert given[0] == {"seed": 5, "max_epochs": 1, **found.attempts[0].settings}
+    assert {"seed": 5, "max_epochs": 1, **found.attempts[0].settings} in given
 
 
 def test_neukron_has_a_time_limit_and_the_search_says_which() -> None:
@@ -101,6 +103,77 @@ def test_a_size_too_small_for_a_method_ends_its_search(method: str, limit: int) 
         assert "allow more" in str(error) and lines[-1].startswith(f"{method}: none within {limit} bytes")
     else:
         assert found.best.file_bytes <= limit
+
+
+def tensors() -> list[SparseTensor]:
+    rng = np.random.default_rng(3)
+    found = [SparseTensor([[0, 0], [3, 1], [2, 5]], [1.0, 2.0, 3.0], (4, 6)), blocks()]
+    for shape in ((1, 1), (7,), (5, 6, 7), (2, 3, 2, 2), (10**7, 10**6)):
+        coords = np.unique(rng.integers(0, shape, (20, len(shape))), axis=0)
+        found.append(SparseTensor(coords, rng.uniform(size=len(coords)), shape))
+    return found
+
+
+LEAST: dict[str, dict[str, object]] = {
+    **{name: {"rank": 1} for name in ("t-svd", "cp", "tucker")},
+    **{name: {"rows": 1, "columns": 1} for name in ("cur", "cmd")},
+    **{name: {"stencils": 1, "clusters": 1} for name in ("accams", "baccams")},
+    "truncation": {"keep": 1e-9},
+    "neukron": {"hidden": 1, "max_epochs": 1, "threads": 1},
+}
+
+
+@pytest.mark.parametrize("method", COMPRESSORS)
+def test_no_file_is_smaller_than_what_a_method_is_passed_over_for(method: str) -> None:
+    kind = TABLE[method].load()
+    for X in tensors():
+        if not kind.takes_order(X.order):
+            continue
+        for orders in (True, False):
+            for settings in (LEAST.get(method, {}), {"seed_power": 5, "max_sweeps": 1} if method == "kronfit" else {}):
+                if method == "neukron" and settings is not LEAST[method]:
+                    continue
+                model = kind(**settings).fit(X)
+                size, least = searching.file_bytes(model, orders), model.least_file_bytes(X, orders)
+                assert least <= size, (X, settings)
+                assert not orders or settings is not LEAST.get(method) or least >= 0.4 * size, (X, size)
+
+
+def test_what_cannot_be_is_passed_over_without_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    X = SparseTensor([[0, 0], [1, 1], [2, 4], [3, 3]], [3.0, 1.0, -2.0, 1.0], (4, 5))
+    lines: list[str] = []
+    monkeypatch.setattr("pipeline.neukron.NeuKron.fit", None)
+    monkeypatch.setattr(METHODS["kronfit"], "fit", None)
+    found = searching.search(X, max_error=0.2, tell=lines.append)
+    assert {"kronfit", "neukron"}.isdisjoint(attempt.method for attempt in found.attempts)
+    assert any(line.startswith("neukron: ") and "passed over" in line for line in lines)
+    lines.clear()
+    searching.search(X, max_error=0.2, methods=["neukron", "truncation", "kronfit"], tell=lines.append)
+    wanted = "passed over, 26.7% of the squared norm is in negative values, which it cannot answer, and 20.0% is"
+    wide = SparseTensor(X.coords, X.values, (4000, 5))
+    with pytest.raises(InputError, match="no candidate reaches"):
+        searching.search(wide, max_error=0.2, methods=["neukron"], tell=lines.append)
+    assert any(line.startswith(f"neukron: {wanted} looked for") for line in lines)
+    lines.clear()
+    with pytest.raises(InputError, match=r"at most 100 bytes; allow more; none .* below \d+ bytes"):
+        searching.search(X, max_bytes=100)
+    near = SparseTensor([[0, 0], [11, 1], [29, 29]], [3.0, -2.0, 0.1], (30, 30))
+    searching.search(near, max_bytes=1000, methods=["t-svd", "neukron"], tell=lines.append)
+    assert any(line.startswith("neukron: passed over, 30.7%") and line.endswith("0.1% is reached") for line in lines)
+
+
+def test_a_method_that_refuses_a_tensor_does_not_end_the_search() -> None:
+    one = SparseTensor([[5], [9], [2]], [2.0, 1.0, 3.0], (10,))
+    assert "cp" not in searching.automatic_grid(one, 256, 5000)
+    found = searching.search(one, max_error=0.3, methods=["lossless", "truncation", "cp", "tucker"])
+    assert found.best.method == "lossless"
+    lines: list[str] = []
+    huge = SparseTensor([[0, 0], [1, 1]], [1e200, -1e200], (4, 5))
+    found = searching.search(huge, max_error=0.3, methods=["lossless", "truncation", "t-svd"], tell=lines.append)
+    assert found.best.method == "lossless"
+    assert [line for line in lines if line.startswith("truncation: passed over, values of size up to 1e+200")]
+    with pytest.raises(InputError, match="multiply them by a number"):
+        searching.search(huge, max_error=0.3, methods=["truncation"])
 
 
 def test_equal_settings_are_fitted_once() -> None:

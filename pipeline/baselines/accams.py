@@ -33,7 +33,7 @@ class ACCAMS(Stencils):
     stencils
         s at most. None: as many as fit into a fourth of the coordinate list (8 bytes a non-zero), within 1..50.
     clusters
-        k, for rows and for columns. None: 16.
+        k, for rows and for columns. None: 16, or the longer side where that is less.
     max_sweeps
         Sweeps over the stencils at most, the first fit included.
     tolerance

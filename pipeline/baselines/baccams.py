@@ -36,7 +36,7 @@ class BACCAMS(Stencils):
     stencils
         s at most. None: as many as fit into a fourth of the coordinate list (8 bytes a non-zero), within 1..50.
     clusters
-        k at most, for rows and for columns. None: 16.
+        k at most, for rows and for columns. None: 16, or the longer side where that is less.
     max_sweeps
         Gibbs sweeps over the stencils, the first fit included.
     tolerance

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from pipeline.baselines.base import Reals, at_least_one, automatic_rank, whole_o
 from pipeline.baselines.kruskal import Kruskal
 from pipeline.baselines.mode_views import ModeView
 from pipeline.core.settings import seed, setting
+from pipeline.errors import InputError
 from pipeline.runs.compressor import clipped_error
 from pipeline.sparse import SparseTensor
 
@@ -59,7 +62,8 @@ class CP(Kruskal):
         return at_least_one("rank", min(size / 4 // sum(X.shape), 256))
 
     def _fit(self, X: SparseTensor) -> None:
-        rank = automatic_rank(X, LARGEST_AUTOMATIC_RANK) if self.rank is None else self.rank
+        most = min(LARGEST_AUTOMATIC_RANK, largest_rank(X.shape, X.nnz))
+        rank = automatic_rank(X, most) if self.rank is None else self.rank
         random = np.random.default_rng(self.seed)
         self._solve(X, [random.uniform(size=(size, rank)) for size in X.shape])
 
@@ -90,10 +94,21 @@ class CP(Kruskal):
 
     def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
         """Factors, their products and views of the tensor by mode."""
-        rank = whole_or(self.rank, 1)
+        rank, most = whole_or(self.rank, 1), largest_rank(shape, nnz)
+        if rank > most:
+            raise InputError(f"rank={rank}: a tensor of shape {shape} with {nnz:,} non-zeros has rank {most:,} at most")
         reals = 3.0 * rank * sum(shape) + (len(shape) + 3.0) * rank**2 + 4 * len(shape) * nnz
         return 8 * reals, "choose a smaller rank"
 
     def parameter_count(self) -> int:
         """R sum N_d."""
         return self.rank_ * sum(self.inner_shape_)
+
+
+def largest_rank(shape: Sequence[int], nnz: int) -> int:
+    """No tensor of this shape needs more rank-one terms: one a non-zero, or one a fibre of the longest mode.
+
+    >>> largest_rank((8, 9), 30), largest_rank((8, 9, 10), 30)
+    (8, 30)
+    """
+    return min(nnz, math.prod(shape) // max(shape))

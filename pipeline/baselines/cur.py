@@ -173,6 +173,12 @@ class CUR(Baseline):
         draws = 3.0 * sum(counts)
         return 8 * (draws + 6.0 * max(drawn) ** 2 + 6 * nnz + 2 * sum(shape)), "choose fewer rows and columns"
 
+    def _least_arrays(self, shape: tuple[int, ...], orders: bool) -> dict[str, int]:
+        """One row and one column with an entry each."""
+        least = {"columns": 1, "rows": 1, "column_copies": 1, "row_copies": 1, "middle": 4}
+        return least | {f"{name}_{part}": size for name in ("left", "right")
+                        for part, size in (("values", 4), ("index", 1), ("start", 2))}  # fmt: skip
+
     def _contents(self, orders: bool) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         """Identities are part of C and R: with or without orders it answers in the matrix's own indices."""
         tensors: dict[str, npt.NDArray[Any]] = {

@@ -70,6 +70,7 @@ class KronFit(Baseline):
     name = "kronfit"
     stochastic = True
     matrices_only = True
+    answers_negative = False  # the seed's entries are above 0
 
     seed_power: int | None = setting(None, at_least=2)
     gamma: float = setting(10.0, at_least=0)
@@ -160,6 +161,11 @@ class KronFit(Baseline):
         sides = (root(shape[0], power), root(shape[1], power))
         padded = sum(side**power for side in sides)
         return 8.0 * ((power + 6) * padded + (3 * power + 4) * nnz), "choose a seed_power that pads less"
+
+    def _least_arrays(self, shape: tuple[int, ...], orders: bool) -> dict[str, int]:
+        """A seed of one entry, and orders over what is least padded."""
+        packed = {f"positions_{mode}": (size * _bits(size) + 7) // 8 for mode, size in enumerate(shape)}
+        return {"seed": 4} | (packed if orders else {})
 
     def _contents(self, orders: bool) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         """Without `orders` it answers over the padded grid, in positions."""

@@ -47,6 +47,9 @@ class Kruskal(Baseline):
         reals = self.parameter_count()
         return {"bytes": 8 * reals, "bytes_equal": 4 * reals, "bytes_with_order": 4 * reals}
 
+    def _least_arrays(self, shape: tuple[int, ...], orders: bool) -> dict[str, int]:
+        return {"weights": 8} | {f"factor_{mode}": 4 * size for mode, size in enumerate(shape)}
+
     def _contents(self, orders: bool) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         """It has no orders: with or without, it answers in the tensor's own indices."""
         tensors: dict[str, npt.NDArray[Any]] = {"weights": self.weights_}

@@ -28,6 +28,7 @@ from pipeline.baselines.base import (
     whole_or,
 )
 from pipeline.core.settings import seed, setting
+from pipeline.errors import InputError
 from pipeline.runs.compressor import clipped_error
 from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
@@ -68,7 +69,7 @@ class Stencils(Baseline):
     stochastic = True
 
     stencils: int | None = setting(None, at_least=1)
-    clusters: int | None = setting(None, at_least=1)
+    clusters: int | None = setting(None, at_least=1, at_most=LARGEST_CLUSTERS)
     max_sweeps: int = setting(20, at_least=1)
     tolerance: float = setting(1.0e-4, at_least=0)
     seed: int = seed()
@@ -88,7 +89,7 @@ class Stencils(Baseline):
         return None
 
     def _fit(self, X: SparseTensor) -> None:
-        self.clusters_ = AUTOMATIC_CLUSTERS if self.clusters is None else self.clusters
+        self.clusters_ = min(AUTOMATIC_CLUSTERS, max(X.shape)) if self.clusters is None else self.clusters
         count = _automatic_stencils(X, self.clusters_) if self.stencils is None else self.stencils
         by_row: Sparse = X.to_scipy().tocsr()
         self.stencils_ = []
@@ -134,8 +135,14 @@ class Stencils(Baseline):
     def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
         """Sums by cluster and distances to them for every row and column, blocks and clusters of all stencils."""
         clusters, count = whole_or(self.clusters, AUTOMATIC_CLUSTERS), whole_or(self.stencils, 1)
+        if self.clusters is not None and clusters > max(shape):
+            raise InputError(f"clusters={clusters:,}: of {shape[0]:,} rows and {shape[1]:,} columns, at most so many")
         reals = 3.0 * clusters * max(shape) + 2.0 * count * (sum(shape) + clusters**2) + 4 * nnz
         return 8 * reals, "choose fewer clusters or stencils"
+
+    def _least_arrays(self, shape: tuple[int, ...], orders: bool) -> dict[str, int]:
+        """One stencil of one cluster."""
+        return {"rows_counts_0": 4, "columns_counts_0": 4, "rows_0": 0, "columns_0": 0, "blocks_0": 4}
 
     def _contents(self, orders: bool) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         """Assignments are by index: with or without orders it answers in the tensor's own."""

@@ -45,10 +45,7 @@ class TSVD(Kruskal):
         return at_least_one("rank", min(size / 4 // (sum(X.shape) + 1), min(X.shape)))
 
     def _fit(self, X: SparseTensor) -> None:
-        limit = min(X.shape)
-        rank = automatic_rank(X, limit) if self.rank is None else self.rank
-        if rank > limit:
-            raise InputError(f"rank={rank}: a matrix of shape {X.shape} has rank {limit} at most")
+        rank = automatic_rank(X, min(X.shape)) if self.rank is None else self.rank
         left, sigma, right = decompose(X, rank)
         self._store(sigma, [left, right])
         self._record(clipped_error(X.norm2 - float(sigma @ sigma), X.norm2), rank=rank)
@@ -56,6 +53,8 @@ class TSVD(Kruskal):
     def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
         """Factors and Lanczos vectors, or the whole matrix for its full decomposition."""
         rank = whole_or(self.rank, 1)
+        if rank > min(shape):
+            raise InputError(f"rank={rank}: a matrix of shape {shape} has rank {min(shape)} at most")
         whole = 3.0 * min(shape) * max(shape) if rank >= min(shape) else 0.0
         return 8 * (whole + 4.0 * rank * sum(shape) + 3 * nnz), "choose a smaller rank"
 

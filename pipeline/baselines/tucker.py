@@ -129,6 +129,9 @@ class Tucker(Baseline):
         product = max(size * math.prod(ranks) // rank for size, rank in zip(shape, ranks, strict=True))
         return 8.0 * (3 * product + 4 * len(shape) * nnz), "choose a smaller rank"
 
+    def _least_arrays(self, shape: tuple[int, ...], orders: bool) -> dict[str, int]:
+        return {"core": 4} | {f"factor_{mode}": 4 * size for mode, size in enumerate(shape)}
+
     def _contents(self, orders: bool) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         """It has no orders: with or without, it answers in the tensor's own indices."""
         tensors = {"core": stored_type(self.core_)}

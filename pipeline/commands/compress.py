@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,7 @@ def _run(options: argparse.Namespace) -> None:
     X, labels = read_labelled(options.tensor, reading)
     X.source |= _origin(options.tensor)  # before the fit: it is part of the file that a search measures
     print(X)
+    _tell_rounding(X)
     started = time.perf_counter()
     state = None
     if limits:
@@ -108,6 +110,20 @@ def _check_output(tensor: Path, artifact: Path) -> None:
         except InputError:
             return
         raise InputError(f"{artifact}: an ending of {known} data, and an artifact is none; name it .safetensors")
+
+
+def _tell_rounding(X: SparseTensor) -> None:
+    """Say where whole numbers of the file may have been rounded."""
+    import numpy as np
+
+    from pipeline.sparse.tensor import EXACT_INTEGER
+
+    large = int(np.count_nonzero(np.abs(X.values) >= EXACT_INTEGER))
+    if large:
+        print(
+            f"{large:,} values of size 2^53 or more: a whole number so large is kept as the nearest 64-bit real",
+            file=sys.stderr,
+        )
 
 
 def _origin(path: Path) -> dict[str, str]:
@@ -232,6 +248,7 @@ def _fit_neukron(
 
     check_given(NeuKron, settings, NeuKron.name, also=NO_SETTINGS)
     neukron = NeuKron(seed=seed, threads=threads, **settings)
+    neukron.listener = progress.tell
     with progress.epochs(X.norm2, neukron.max_epochs) as after_epoch, state.stopping_on_signals():
         return neukron.fit(X, after_epoch, state)
 

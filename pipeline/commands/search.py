@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,14 @@ import numpy as np
 
 from pipeline.errors import InputError, nearest
 from pipeline.methods import COMPRESSORS, METHODS
-from pipeline.runs.compressor import Compressor, order_bytes
+from pipeline.runs import progress
+from pipeline.runs.compressor import Compressor, negative_share, order_bytes
 from pipeline.sparse import SparseTensor
 
 CLOSE = 0.92  # a file of this share of the limit is large enough
 BISECTIONS = 5  # steps between the smallest and the largest size that may meet an error
 SMALLEST = 256  # bytes below which no search for an error goes
 GRID_SIZES = 64  # sizes at which an automatic grid looks for settings
-NEUKRON_HEADER = 1400  # bytes of its file that are neither weights nor orders
 NEUKRON_SECONDS = 60.0  # that NeuKron may fit, unless told otherwise
 
 
@@ -120,7 +121,7 @@ def _candidates(X: SparseTensor, methods: Sequence[str] | None) -> list[str]:
         if name not in COMPRESSORS:
             raise InputError(f"method '{name}' does not exist{nearest(name, COMPRESSORS)}")
     promising = sorted(COMPRESSORS, key=lambda name: METHODS[name].place)  # cheap and strong first
-    able = [name for name in promising if X.order == 2 or not METHODS[name].matrices_only]
+    able = [name for name in promising if METHODS[name].load().takes_order(X.order)]
     chosen = [name for name in able if methods is None or name in methods]
     if not chosen:
         raise InputError(f"none of {', '.join(methods or ())} can handle a tensor of {X.order} modes")
@@ -135,11 +136,42 @@ class _Hunt:
     ) -> None:
         self.X, self.orders, self.neukron, self.seed, self.tell = X, orders, neukron, seed, tell
         self.attempts: list[Attempt] = []
+        self.wanted_error = False  # or a size
+        self.only: str | None = None  # the one candidate, where there is but one
+        self.least = sys.maxsize  # bytes below which no candidate's file can be
+        self._told: set[str] = set()
+
+    def _each(self, names: list[str]) -> Iterator[str]:
+        """Candidates in turn; remembers which one is tried, for the progress bar."""
+        self.only = names[0] if len(names) == 1 else None
+        for number, name in enumerate(names, start=1):
+            self._turn = f"{number} of {len(names)}"
+            yield name
+
+    def _hopeless(self, name: str, limit: int, error: float) -> bool:
+        """Whether no file of a method takes at most `limit` bytes, or none has at most so large an error.
+
+        Found without fitting it, and told.
+        """
+        model = self._make(name, {})
+        least = model.least_file_bytes(self.X, self.orders)
+        below = 0.0 if model.answers_negative else negative_share(self.X)
+        self.least = min(self.least, least)
+        if least > limit:
+            self.tell(f"{self._why_not(name, limit)}; passed over, a file takes at least {least:,}")
+        elif below > error:
+            self.tell(
+                f"{name}: passed over, {below:.1%} of the squared norm is in negative values, which it cannot answer, "
+                f"and {error:.1%} is {'looked for' if self.wanted_error else 'reached'}"
+            )
+        return least > limit or below > error
 
     def within_bytes(self, names: list[str], limit: int) -> Found:
         """Every candidate at the largest size that fits; the least error wins."""
         best: Attempt | None = None
-        for name in names:
+        for name in self._each(names):
+            if self._hopeless(name, limit, best.relative_error if best else 1.0):
+                continue
             attempt = self.fit_within(name, limit)
             if attempt and (best is None or attempt.relative_error < best.relative_error):
                 best = attempt
@@ -147,7 +179,11 @@ class _Hunt:
                 return Found(best, self.attempts, "it is exact and within the size, so the rest was not tried")
         if best is None:
             least = min(self.attempts, key=lambda attempt: attempt.file_bytes, default=None)
-            hint = f"; the smallest tried: {least}" if least else ""
+            hint = (
+                f"; the smallest tried: {least}"
+                if least
+                else f"; none of these methods can make one below {self.least:,} bytes"
+            )
             raise InputError(f"no method makes a file of at most {limit:,} bytes; allow more{hint}")
         fitting = [attempt for attempt in self.attempts if attempt.file_bytes <= limit]
         reason = f"the least error of {len(fitting)} fits of at most {limit:,} bytes"
@@ -155,8 +191,9 @@ class _Hunt:
 
     def within_error(self, names: list[str], limit: float) -> Found:
         """Every candidate at ever smaller sizes while it meets the error and is smaller than the best so far."""
+        self.wanted_error = True
         best: Attempt | None = None
-        for name in names:
+        for name in self._each(names):
             attempt = self._truncation(limit) if name == "truncation" else self._smallest(name, limit, best)
             if attempt and (best is None or attempt.file_bytes < best.file_bytes):
                 best = attempt
@@ -170,15 +207,18 @@ class _Hunt:
 
     def _truncation(self, limit: float) -> Attempt | None:
         """Truncation's share for an error is known without a search: keep the largest until enough is explained."""
-        explained = np.cumsum(np.sort(self.X.values**2)[::-1])
+        with np.errstate(over="ignore"):
+            explained = np.cumsum(np.sort(self.X.values**2)[::-1])
         count = int(np.searchsorted(explained, (1 - limit) * explained[-1] * (1 - 1e-12))) + 1
-        attempt = self.fit("truncation", {"keep": min(1.0, count / self.X.nnz)})
-        return attempt if attempt.relative_error <= limit * (1 + 1e-9) else None
+        attempt = self.try_to_fit("truncation", {"keep": min(1.0, count / self.X.nnz)})
+        return attempt if attempt and attempt.relative_error <= limit * (1 + 1e-9) else None
 
     def _smallest(self, name: str, limit: float, best: Attempt | None) -> Attempt | None:
         ceiling = best.file_bytes - 1 if best else 16 * self.X.nnz + 4 * sum(self.X.shape) + 4096
         if ceiling < SMALLEST:
             self.tell(f"{name}: passed over, no smaller file than {ceiling + 1} bytes is looked for")
+            return None
+        if self._hopeless(name, ceiling, limit):
             return None
         found = self.fit_within(name, ceiling)
         if found is None or found.relative_error > limit:
@@ -195,12 +235,13 @@ class _Hunt:
 
     def fit_within(self, name: str, limit: int) -> Attempt | None:
         """Fit a method so that its file has at most `limit` bytes, but close to it; None if it cannot be."""
-        nominal, best = float(limit), None
+        kind = METHODS[name].load()
+        overhead = self._make(name, {}).file_overhead(self.X, self.orders)
+        nominal, best = limit - min(overhead, limit / 2), None
         if name == "neukron":
-            nominal -= min(NEUKRON_HEADER, nominal / 2)
+            self._tell_once(f"neukron: {kind.fits_to_meet_a_size} fits at most, each within {self.bounds()}")
         tried: list[dict[str, Any]] = []
         share = 1.0
-        kind = METHODS[name].load()
         while len(tried) < kind.fits_to_meet_a_size:
             settings = kind.settings_within(self.X, nominal, self.orders)
             if settings is None or (settings in tried and (share <= 1 or nominal < limit / 4)):
@@ -209,7 +250,9 @@ class _Hunt:
                 nominal *= 0.9
                 continue
             tried.append(settings)
-            attempt = self.fit(name, settings)
+            attempt = self.try_to_fit(name, settings)
+            if attempt is None:
+                return best
             share = attempt.file_bytes / limit
             if share <= 1 and (best is None or attempt.relative_error < best.relative_error):
                 best = attempt
@@ -226,24 +269,56 @@ class _Hunt:
             text += f", its orders alone take {order_bytes(self.X.shape):,}; without them it could be tried"
         return text
 
+    def try_to_fit(self, name: str, settings: dict[str, Any]) -> Attempt | None:
+        """Fit; where a method refuses the tensor, say so and go on without it, unless it is the only one."""
+        try:
+            return self.fit(name, settings)
+        except InputError as error:
+            if self.only == name:
+                raise
+            self.tell(f"{name}: passed over, {error}")
+            return None
+
     def fit(self, name: str, settings: dict[str, Any]) -> Attempt:
         """Fit, measure the file, and remember the attempt; what was fitted before is not fitted again."""
         for earlier in self.attempts:
             if (earlier.method, earlier.settings) == (name, settings):
                 return earlier
+        model = self._make(name, settings)
+        model.listener = self._tell_once
         started = time.perf_counter()
-        model = self._make(name, settings).fit(self.X)
-        relative = float(model.error(self.X)["error"]) / self.X.norm2
+        self._fit(model, f"{self._turn}: {name}")
+        error = float(model.error(self.X)["error"])
+        relative = error / self.X.norm2 if error else 0.0
         size = file_bytes(model, self.orders)
         attempt = Attempt(name, settings, size, relative, time.perf_counter() - started, model)
         self.attempts.append(attempt)
         self.tell(str(attempt) + (self._course(model) if name == "neukron" else ""))
         return attempt
 
+    def _fit(self, model: Compressor, label: str) -> None:
+        """Fit with a progress bar over what bounds the fit."""
+        if model.name == "neukron":
+            epochs = self.neukron.get("max_epochs")
+            total, unit = (epochs, "epoch") if epochs else (self.neukron["max_seconds"], "s")
+            with progress.towards(label, total, unit) as reached:
+                model.fit(self.X, lambda state: reached(state.epoch if epochs else round(state.seconds, 1)))  # type: ignore[call-arg]
+        else:
+            with progress.towards(label, getattr(model, "max_sweeps", None), "sweep") as reached:
+                model.fit(self.X, lambda row: reached(row["epoch"]))  # type: ignore[call-arg]
+
+    def _tell_once(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            self.tell(line)
+
     def _course(self, model: Compressor) -> str:
         """What bounded NeuKron's fit."""
-        limits = ", ".join(f"{key}={_rounded(self.neukron[key])}" for key in _LIMITS if key in self.neukron)
-        return f"; {len(model.history_)} epochs, allowed {limits}"
+        return f"; {len(model.history_)} epochs, allowed {self.bounds()}"
+
+    def bounds(self) -> str:
+        """The limits of one of NeuKron's fits."""
+        return ", ".join(f"{key}={_rounded(self.neukron[key])}" for key in _LIMITS if key in self.neukron)
 
     def _make(self, name: str, settings: dict[str, Any]) -> Compressor:
         if name == "neukron":

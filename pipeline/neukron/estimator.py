@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 import os
 import time
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from pipeline.neukron.trainer import Options, State
     from pipeline.neukron.walk import Mass
     from pipeline.runs.checkpoint import Checkpoint
-
-log = logging.getLogger(__name__)
 
 LARGEST_WIDTH = 1 << 20
 FEW_CELLS = 1 << 16
@@ -106,6 +103,8 @@ class NeuKron(Compressor):
     name: ClassVar[str] = "neukron"
     stochastic: ClassVar[bool] = True
     scales_itself: ClassVar[bool] = True
+    largest_order: ClassVar[int] = LARGEST_ORDER
+    answers_negative: ClassVar[bool] = False  # softplus factors times a scale above 0
 
     levels_: Levels
     head_alphabets_: tuple[int, ...]
@@ -176,12 +175,12 @@ class NeuKron(Compressor):
         if self.lr is not None and self.lr > LARGEST_RATE:
             raise InputError(f"lr={self.lr!r}: needs a positive number of at most {LARGEST_RATE:g}")
         X = self._taken(X)
-        self._tell(_about_signs(X))
         mode_order = _ascending(X.shape)
         coords = np.ascontiguousarray(X.coords[:, mode_order])
         levels = Levels(tuple(X.shape[mode] for mode in mode_order))
         engine = shared(self._engine(levels, self.precision))
-        self._tell(slower_because(engine.device.type, self.cell, self.precision))
+        if slower := slower_because(engine.device.type, self.cell, self.precision):
+            self._tell(slower)
         options = self._options()
         trainer = Trainer(levels, engine, coords, X.values, options)
         model = SequenceModel(levels, self.hidden, self.seed, cell=self.cell)
@@ -221,13 +220,24 @@ class NeuKron(Compressor):
         self._keep(X, state, engine)
         return self
 
-    def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
-        """Weights with their gradients and moments, tables of positions, keys, and the nodes of a chunk."""
-        if len(shape) > LARGEST_ORDER:
+    def check_order(self, X: SparseTensor) -> None:
+        """Refuse a tensor whose trees would be too wide."""
+        super().check_order(X)
+        if X.order > LARGEST_ORDER:
             raise InputError(
-                f"neukron: a tensor of {len(shape)} modes makes trees of {2 ** len(shape):,} children a node; "
+                f"neukron: a tensor of {X.order} modes makes trees of {2**X.order:,} children a node; "
                 f"it takes up to {LARGEST_ORDER} modes, {2**LARGEST_ORDER:,} children"
             )
+
+    def _least_arrays(self, shape: tuple[int, ...], orders: bool) -> dict[str, int]:
+        """Weights of width 1."""
+        levels = Levels(tuple(sorted(shape)))
+        weights = {"weights": 4 * count(weight_shapes(levels, 1, levels.head_alphabets, self.cell))}
+        packed = sum((size * bits + 7) // 8 for size, bits in zip(levels.shape, levels.bits, strict=True))
+        return weights | ({"order": packed} if orders else {})
+
+    def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
+        """Weights with their gradients and moments, tables of positions, keys, and the nodes of a chunk."""
         levels = Levels(tuple(sorted(shape)))
         weights = count(weight_shapes(levels, self.hidden, levels.head_alphabets, self.cell))
         positions = levels.words * sum(2**bits for bits in levels.bits)
@@ -268,12 +278,11 @@ class NeuKron(Compressor):
             fine = self._padded_error(X, self._predict(X.coords))
             self._tell(f"error over the padded grid: {state.best_error:.6g} in {self.precision}, {fine:.6g} in float32")
 
-    @staticmethod
-    def _tell(message: str | None) -> None:
+    def _tell(self, message: str) -> None:
         from pipeline.runs import distributed
 
-        if message and distributed.is_first():
-            log.warning(message)
+        if distributed.is_first():
+            super()._tell(message)
 
     @property
     def model_(self) -> SequenceModel:
@@ -388,6 +397,8 @@ class NeuKron(Compressor):
     def quantised(self, weights: str) -> NeuKron:
         """The same model with weights rounded to ``float16`` or ``int8``: what it answers is what a file gives.
 
+        So few weights that their codes and scales take more than ``float16`` are rounded to that, with a line.
+
         Raises
         ------
         InputError
@@ -400,8 +411,9 @@ class NeuKron(Compressor):
         result.shape_, result.history_, result._frame = self.shape_, self.history_, self.frame_
         result._about, result.own_indices_ = dataclasses.replace(self.about_, error=None), self.own_indices_
         result.weights_ = weights
-        if weights == "int8" and result.size()["bytes"] > 2 * self.parameter_count():
-            self._tell(f"int8 takes {result.size()['bytes']:,} bytes for so few weights, float16 {2 * count(shapes):,}")
+        if weights == "int8" and (size := result.size()["bytes"]) >= (short := 2 * count(shapes) + 8):
+            self._tell(f"int8 takes {size:,} bytes for so few weights, float16 {short:,}: float16 is chosen")
+            return self.quantised("float16")
         return result
 
     def _weight_shapes(self) -> Shapes:
@@ -519,17 +531,6 @@ def _orders(contents: Contents, levels: Levels) -> list[Order]:
         _completed(unpack_integers(part, bits, size), 2**bits)
         for part, size, bits in zip(parts, levels.shape, levels.bits, strict=True)
     ]
-
-
-def _about_signs(X: SparseTensor) -> str | None:
-    """What is lost where there are negative values."""
-    below = float(np.sum(X.values[X.values < 0] ** 2)) / X.norm2
-    if below == 0:
-        return None
-    return (
-        f"{below:.1%} of the squared norm is in negative values, which NeuKron cannot answer: its values are at least "
-        "0, so that at best this share stays as error; take t-svd, cp, tucker, truncation or lossless"
-    )
 
 
 def _ascending(shape: tuple[int, ...]) -> list[int]:

@@ -40,9 +40,8 @@ def artifact_bytes(method: str, tensors: dict[str, npt.NDArray[Any]], metadata: 
     from safetensors.numpy import save
 
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    for name, array in arrays.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise InputError(f"{method}: '{name}' has a number that is not finite; the fit failed, nothing was saved")
+    if (name := _not_finite(arrays)) is not None:
+        raise InputError(f"{method}: '{name}' has a number that is not finite; the fit failed, nothing was saved")
     header: dict[str, Any] = {"version": FORMAT_VERSION, "method": method}
     header |= {key: value for key, value in metadata.items() if key not in header}
     short = {SHORT.get(key, key): value for key, value in header.items()}
@@ -112,7 +111,15 @@ def read_artifact(path: str | Path) -> tuple[dict[str, npt.NDArray[Any]], dict[s
         if match is None or match[1] != _digest(text[: match.start()] + "}", tensors):
             raise InputError(f"{path}: its content is not what was written (checksum differs); fetch or make it again")
         del metadata["digest"]
+    if (damaged := _not_finite(tensors)) is not None:
+        raise InputError(f"{path}: array '{damaged}' has a number that is not finite; make it again")
     return tensors, metadata
+
+
+def _not_finite(arrays: dict[str, npt.NDArray[Any]]) -> str | None:
+    """Name of the first array with NaN or infinity: a model of it would answer such numbers."""
+    found = (name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all())
+    return next(found, None)
 
 
 def _parsed(text: str) -> dict[str, Any]:

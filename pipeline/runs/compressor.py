@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -16,13 +17,16 @@ from pipeline.core.files import atomic_path
 from pipeline.core.settings import Configured
 from pipeline.errors import InputError
 from pipeline.runs.about import About
-from pipeline.runs.contents import Contents
+from pipeline.runs.contents import LARGEST_SIZE, MODES, Contents
 from pipeline.runs.frame import Frame
 from pipeline.runs.memory import check_memory
 from pipeline.sparse import SparseTensor
 
+log = logging.getLogger(__name__)
+
 SCAN_CELLS = 1 << 16  # a slice of so few cells is looked at whole
 SMALLEST_SQUARE = 1e-290  # sums of squares below lose digits to underflow
+ARRAY_HEADER = 48  # bytes at least, beside its name, that an array takes in an artifact's header
 
 
 def cells_within(ranges: Sequence[range]) -> npt.NDArray[np.int64]:
@@ -59,6 +63,8 @@ class Compressor(Configured, ABC):
     stochastic: ClassVar[bool] = False
     matrices_only: ClassVar[bool] = False
     least_order: ClassVar[int] = 1
+    largest_order: ClassVar[int] = MODES
+    answers_negative: ClassVar[bool] = True  # whether its values may be below 0
     takes_any_values: ClassVar[bool] = False  # it computes no sums of squares
     scales_itself: ClassVar[bool] = False  # it works with values of size one whatever they are
     fits_to_meet_a_size: ClassVar[int] = 2  # of a search; more where the file's size depends on the data
@@ -66,6 +72,7 @@ class Compressor(Configured, ABC):
     shape_: tuple[int, ...]
     history_: list[dict[str, Any]]
     own_indices_: bool = True
+    listener: Callable[[str], None] | None = None  # told what to know about a fit; the log is where there is none
     _frame: Frame | None = None
     _about: About | None = None
 
@@ -117,6 +124,11 @@ class Compressor(Configured, ABC):
         self.own_indices_ = True
         self._about = About.of(X)
         self._check_memory(self.inner_shape_, X.nnz)
+        if not self.answers_negative and (below := negative_share(X)):
+            self._tell(
+                f"{below:.1%} of the squared norm is in negative values, which {self.name} cannot answer: at best this "
+                "share stays as error; take t-svd, cp, tucker, truncation or lossless"
+            )
         inner, _ = self.frame_.inner(X)
         assert inner is not None  # noqa: S101 - its indices are those of X
         return inner
@@ -134,6 +146,9 @@ class Compressor(Configured, ABC):
         if self._about is None:
             self._about = About()
         return self._about
+
+    def _tell(self, message: str) -> None:
+        (self.listener or log.warning)(message)
 
     def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
         """About the memory that a fit takes beside the tensor, and what would lower it."""
@@ -256,6 +271,26 @@ class Compressor(Configured, ABC):
     def _size(self) -> dict[str, int]:
         raise NotImplementedError
 
+    def least_file_bytes(self, X: SparseTensor, orders: bool = True) -> int:
+        """No file of this method for a tensor is smaller, whatever its settings that trade size for error."""
+        return self.file_overhead(X, orders) + sum(self._least_arrays(self._inner_shape(X), orders).values())
+
+    def file_overhead(self, X: SparseTensor, orders: bool = True) -> int:
+        """About what its file takes beside the arrays: their names, what is told about the tensor, the digest."""
+        from pipeline.runs.artifact import artifact_bytes
+
+        frame = Frame.of(X, values=False)
+        bare = len(artifact_bytes(self.name, {}, {"about": About.of(X).stored()}))
+        names = self._least_arrays(frame.inner_shape, orders)
+        return bare + (frame.bytes if orders else 0) + sum(ARRAY_HEADER + len(name) for name in names)
+
+    def _inner_shape(self, X: SparseTensor) -> tuple[int, ...]:
+        return Frame.of(X, values=False).inner_shape
+
+    def _least_arrays(self, shape: tuple[int, ...], orders: bool) -> dict[str, int]:
+        """Arrays of the smallest artifact for a tensor of a shape, by name, and at least so many bytes of each."""
+        return {}
+
     @abstractmethod
     def parameter_count(self) -> int:
         """Number of reals the fitted model holds (0 for a purely combinatorial code)."""
@@ -319,8 +354,18 @@ class Compressor(Configured, ABC):
         """Rebuild the method's own part and set `shape_` to the shape of its tensor."""
         raise NotImplementedError
 
+    @classmethod
+    def takes_order(cls, order: int) -> bool:
+        """Whether it can be fitted to a tensor of so many modes."""
+        return order == 2 if cls.matrices_only else cls.least_order <= order <= cls.largest_order
+
     def check_order(self, X: SparseTensor) -> None:
-        """Refuse a tensor of an order that the method does not know."""
+        """Refuse a tensor of an order that the method does not know, or of a shape that no artifact holds."""
+        if X.order > MODES or max(X.shape) > LARGEST_SIZE:
+            raise InputError(
+                f"a tensor of {X.order} modes with up to {max(X.shape):,} indices: artifacts hold up to {MODES} modes "
+                f"of {LARGEST_SIZE:,} indices"
+            )
         if self.matrices_only and X.order != 2:
             raise InputError(f"{self.name} needs a matrix; this tensor has {X.order} modes: use cp or neukron")
         if X.order < self.least_order:
@@ -376,6 +421,13 @@ def as_tensor(X: Any) -> SparseTensor:
     raise InputError(
         f"a {type(X).__name__} where a SparseTensor belongs, or an array of SciPy, NumPy, torch or pydata/sparse"
     )
+
+
+def negative_share(X: SparseTensor) -> float:
+    """Share of the squared norm in values below 0: the least relative error of a model that has none."""
+    with np.errstate(over="ignore"):
+        below = float(np.sum(X.values[X.values < 0] ** 2))
+    return below / X.norm2 if below else 0.0
 
 
 def clipped_error(value: float, scale: float) -> float:

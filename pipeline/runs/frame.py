@@ -21,7 +21,7 @@ from pipeline.errors import InputError
 from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
 
-SPARSE_RANGE = 1 << 20  # a mode of at most so many indices is left as it is
+SPARSE_RANGE = 1 << 16  # a mode of at most so many indices is left as it is
 SPARSE_SHARE = 16  # and one of which more than a sixteenth occur
 LARGEST_EXPONENT = 1100
 EXTREME = 200  # powers of two from one beyond which values are brought back

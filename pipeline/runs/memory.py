@@ -47,7 +47,11 @@ def in_words(size: float) -> str:
 
     >>> in_words(1536), in_words(2.5e10)
     ('1.5 kB', '25 GB')
+    >>> in_words(10**40)
+    'more than 1,000 EB'
     """
+    if size >= 1e21:
+        return "more than 1,000 EB"
     for unit, name in ((1e18, "EB"), (1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if size >= unit:
             return f"{size / unit:.2g} {name}" if size < 10 * unit else f"{size / unit:,.0f} {name}"

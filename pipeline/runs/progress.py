@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.neukron.trainer import State
+
+
+def tell(line: str) -> None:
+    """Print a line on standard error, above a progress bar where there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)
 
 
 @contextmanager
@@ -24,3 +32,12 @@ def epochs(norm2: float, max_epochs: int | None) -> Iterator[Any]:
             bar.update(state.epoch - bar.n)  # a resumed run starts above zero
 
         yield after_epoch
+
+
+@contextmanager
+def towards(label: str, total: float | None, unit: str) -> Iterator[Callable[[float], None]]:
+    """Show how much of `total` is reached and the time left, on a terminal only; gives what to call with the former."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=unit, desc=label, leave=False, disable=None) as bar:
+        yield lambda reached: bar.update(reached - bar.n) and None

@@ -40,7 +40,7 @@ class Coded(Baseline):
     Attributes after ``fit``
     ------------------------
     free_bytes_
-        Length of the code in orders of its own choice.
+        Length of the shortest code that tells the tensor up to the orders of its modes.
     labelled_
         The cheapest code together with orders that give the tensor's own indices.
     """
@@ -48,21 +48,26 @@ class Coded(Baseline):
     free_bytes_: int
     labelled_: Labelled
     cells_: CellTable
+    _free_code: bytes | None = None  # of length `free_bytes_`; None where the model was loaded
 
     def _store(self, coords: Integers, values: Reals) -> None:
-        """Code the given cells, and make sure that the code gives them back."""
-        code, orders = free_code(coords, values, self.inner_shape_)
-        self.free_bytes_ = len(code)
-        self.labelled_ = self._cheapest_labelled(coords, values, code, orders)
+        """Code the given cells, and make sure that the codes give them back."""
+        candidates = self._candidates(coords, values)
+        free = min(candidates, key=lambda candidate: len(candidate.code))
+        self._free_code, self.free_bytes_ = free.code, len(free.code)
+        self.labelled_ = min(candidates, key=lambda candidate: candidate.bytes)
         kept = SparseTensor(coords, values, self.inner_shape_)
-        places, found, shape = decode(code)
-        for again in (SparseTensor(_unmove(places, orders), found, shape), _decode_labelled(self.labelled_)):
-            if again != kept:
+        for chosen in (free, self.labelled_):
+            if _decode_labelled(chosen) != kept:
                 raise RuntimeError(f"{self.name}: the code does not give back what was coded")
         self.cells_ = CellTable(kept.coords, kept.values)
 
-    def _cheapest_labelled(self, coords: Integers, values: Reals, code: bytes, orders: list[Integers]) -> Labelled:
-        """Best of: all orders stored, the top mode left as it is, all modes left as they are; by every code able to."""
+    def _candidates(self, coords: Integers, values: Reals) -> list[Labelled]:
+        """All orders stored, the top mode left as it is, all modes left as they are; by every code able to.
+
+        The code of each tells the tensor up to the orders of its modes.
+        """
+        code, orders = free_code(coords, values, self.inner_shape_)
         top = gaps.top_mode(self.inner_shape_)
         candidates = [Labelled(code, *_pack(dict(enumerate(orders)), coords))]
         kept_orders = [{mode: order for mode, order in enumerate(orders) if mode != top}, dict[int, Integers]()]
@@ -74,7 +79,7 @@ class Coded(Baseline):
             candidates.append(Labelled(kept_columns, *_pack(stored, coords)))
         if fibres.able(coords, self.inner_shape_):
             candidates.append(Labelled(fibres.pack(coords, values, self.inner_shape_, free=False)[0], {}, {}))
-        return min(candidates, key=lambda candidate: candidate.bytes)
+        return candidates
 
     def _predict(self, index: Integers) -> Reals:
         """Exact where they were coded and 0 elsewhere."""
@@ -99,11 +104,18 @@ class Coded(Baseline):
         """None: a combinatorial code."""
         return 0
 
+    def _least_arrays(self, shape: tuple[int, ...], orders: bool) -> dict[str, int]:
+        """The code's kind and the shape."""
+        return {"code": 1 + len(shape)}
+
     def _contents(self, orders: bool) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         """Without `orders` it is smaller and answers in the code's own indices."""
         chosen = self.labelled_
         if not orders and self.own_indices_:
-            chosen = Labelled(free_code(self.cells_.coords, self.cells_.values, self.inner_shape_)[0], {}, {})
+            if self._free_code is None:
+                codes = [one.code for one in self._candidates(self.cells_.coords, self.cells_.values)]
+                self._free_code = min(codes, key=len)
+            chosen = Labelled(self._free_code, {}, {})
         tensors: dict[str, npt.NDArray[Any]] = {"code": np.frombuffer(chosen.code, dtype=np.uint8)}
         tensors |= {f"order_{mode}": packed for mode, packed in chosen.orders.items()}
         used = {str(mode): count for mode, count in chosen.used.items()}
