@@ -23,6 +23,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	test ! -e .git || git config merge.dvc-lock.driver '$(BIN)/python -m pipeline.merge_lock %O %A %B'
 	touch $@
 
 demo: setup ## run the default experiment and show its most telling lines
