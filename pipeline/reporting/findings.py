@@ -330,7 +330,7 @@ def _scaling_line(base: str, setting: str, law: PowerLaw) -> tuple[str, ...]:
     return (
         base,
         "seconds an epoch",
-        f"{setting}: proportional to nnz^({law})",
+        f"{setting}: proportional to nnz^{law}",
         f"{law.sizes} sizes, fitted",
         law.verdict,
     )

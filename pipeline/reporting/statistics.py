@@ -81,7 +81,7 @@ class PowerLaw(NamedTuple):
     def __str__(self) -> str:
         """The slope with its interval."""
         if not math.isfinite(self.halfwidth):
-            return f"{self.slope:.2f} (no interval from {self.sizes} sizes)"
+            return f"{self.slope:.2f} (no interval)"
         return f"{self.slope:.2f} \N{PLUS-MINUS SIGN} {self.halfwidth:.2f}"
 
 
@@ -90,7 +90,7 @@ def fit_power_law(x: Sequence[float], y: Sequence[float]) -> PowerLaw | None:
 
     >>> law = fit_power_law([1, 10, 100, 1000], [2, 21, 190, 2050])
     >>> print(law, law.verdict, sep=": ")
-    1.00 \N{PLUS-MINUS SIGN} 0.05: too few sizes to tell
+    1.00 \N{PLUS-MINUS SIGN} 0.04: too few sizes to tell
     """
     sizes = len(set(x))
     if sizes < 2:
