@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -328,7 +327,12 @@ def test_a_killed_step_leaves_nothing_and_the_rerun_works(made: Path, tmp_path: 
     command = [sys.executable, "-m", "pipeline.train_neukron", "data/tensors/flights.parquet", str(tmp_path / "run")]
     command += ["--set", "hidden=4", "--set", "max_epochs=100000"]
     started = subprocess.Popen(command, cwd=made, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    time.sleep(8)
+    assert started.stdout is not None
+    shown = b""
+    while b"error " not in shown:  # until an epoch is done
+        piece = os.read(started.stdout.fileno(), 4096)
+        assert piece, f"it ended by itself: {shown.decode()}"
+        shown += piece
     started.send_signal(signal.SIGKILL)
     started.communicate()
     assert not list((tmp_path / "run").rglob("*"))
