@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.baselines import patterns
 from pipeline.baselines.base import Integers, Reals
 from pipeline.baselines.coding import gaps
-from pipeline.baselines.coding.exact import Coded, free_code
+from pipeline.baselines.coding.exact import Coded
 from pipeline.core.settings import setting
 from pipeline.errors import InputError
 from pipeline.runs.contents import Contents
@@ -61,7 +61,7 @@ class RateDistortion(Coded):
     """
 
     name = "rate-distortion"
-    fits_to_meet_a_size = 4
+    fits_to_meet_a_size = 2
 
     max_bytes: float | None = setting(None, at_least=1)
     max_error: float | None = setting(None, at_least=0, at_most=1)
@@ -93,10 +93,9 @@ class RateDistortion(Coded):
         self._record(self._squared_error(X), kept=len(choice.values), step=choice.step)
 
     def _length(self, choice: Choice) -> int:
-        """Bytes of the code that counts."""
-        if not self.orders:
-            return len(free_code(choice.coords, choice.values, self.inner_shape_)[0])
-        return min(candidate.bytes for candidate in self._candidates(choice.coords, choice.values))
+        """Bytes of the code that counts; that with the orders free is never longer than that with them stored."""
+        candidates = self._candidates(choice.coords, choice.values)
+        return min(each.bytes if self.orders else len(each.code) for each in candidates)
 
     def _within_bytes(self, X: SparseTensor, chooser: Callable[[float], Choice], limit: float) -> tuple[float, Choice]:
         """The least error of a code within the limit; the shortest code where none is."""
