@@ -77,6 +77,8 @@ METHODS: dict[str, Method] = {
         ("tucker", "baseline", "Tucker", "#3d7ea6", "#8fd0f0", "v", "core tensor times one factor matrix a mode", 8),
         ("truncation", "baseline", "truncation", "#b0487f", "#ee94c4", "D",
          "keeps the largest part exactly and drops the rest", 1),
+        ("rate-distortion", "baseline", "rate-distortion", "#8a5a44", "#dba88f", "p",
+         "keeps, fills in and rounds cells by what their bits are worth", 1),
         ("lossless", "baseline", "lossless", "#555b63", "#c3cad3", "*", "every non-zero, entropy-coded: no error", 0),
         ("cur", "baseline", "CUR", "#a87500", "#efc04d", "P", "sampled columns and rows of the matrix itself", 5),
         ("cmd", "baseline", "CMD", "#7f6a00", "#d8cb4a", "X", "CUR without duplicate columns and rows", 4),

@@ -194,7 +194,12 @@ class _Hunt:
         self.wanted_error = True
         best: Attempt | None = None
         for name in self._each(names):
-            attempt = self._truncation(limit) if name == "truncation" else self._smallest(name, limit, best)
+            if name == "truncation":
+                attempt = self._truncation(limit)
+            elif name == "rate-distortion":
+                attempt = self._rate_distortion(limit)
+            else:
+                attempt = self._smallest(name, limit, best)
             if attempt and (best is None or attempt.file_bytes < best.file_bytes):
                 best = attempt
         if best is None:
@@ -211,6 +216,11 @@ class _Hunt:
             explained = np.cumsum(np.sort(self.X.values**2)[::-1])
         count = int(np.searchsorted(explained, (1 - limit) * explained[-1] * (1 - 1e-12))) + 1
         attempt = self.try_to_fit("truncation", {"keep": min(1.0, count / self.X.nnz)})
+        return attempt if attempt and attempt.relative_error <= limit * (1 + 1e-9) else None
+
+    def _rate_distortion(self, limit: float) -> Attempt | None:
+        """Rate-distortion takes the error itself as a setting."""
+        attempt = self.try_to_fit("rate-distortion", {"max_error": limit, "orders": self.orders})
         return attempt if attempt and attempt.relative_error <= limit * (1 + 1e-9) else None
 
     def _smallest(self, name: str, limit: float, best: Attempt | None) -> Attempt | None:

@@ -1,0 +1,111 @@
+"""Rate-distortion: cells by what their bits are worth."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.baselines import patterns
+from pipeline.baselines.rate_distortion import RateDistortion, by_cells
+from pipeline.baselines.truncation import Truncation
+from pipeline.errors import InputError
+from pipeline.sparse import SparseTensor
+
+
+def groups(seed: int = 0) -> SparseTensor:
+    """600 columns of 40 rows: each a copy of one of six patterns, with cells left out and added at random."""
+    random = np.random.default_rng(seed)
+    dense = (random.uniform(size=(6, 40)) < 0.15)[random.integers(0, 6, 600)].T
+    return SparseTensor.from_dense(dense ^ (random.uniform(size=dense.shape) < 0.02))
+
+
+def weighted(seed: int = 0, shape: tuple[int, ...] = (20, 30, 10)) -> SparseTensor:
+    random = np.random.default_rng(seed)
+    coords = np.unique(np.stack([random.zipf(1.5, 800) % size for size in shape], axis=1), axis=0)
+    return SparseTensor(coords, np.ceil(random.pareto(1.0, len(coords)) * 5 + 1), shape)
+
+
+@pytest.mark.parametrize(("make", "orders"), [(groups, False), (weighted, False), (weighted, True)])
+def test_the_code_is_within_its_size_and_errs_less_than_truncation(make: object, orders: bool) -> None:
+    X = make()  # type: ignore[operator]
+    old = Truncation(keep=0.6).fit(X)
+    kind = "bytes_with_order" if orders else "bytes"
+    limit = old.size()[kind]
+    model = RateDistortion(max_bytes=float(limit), orders=orders).fit(X)
+    assert model.size()[kind] <= limit + 8  # 8 bytes of the step
+    assert model.size()["bytes"] <= model.size()["bytes_with_order"]
+    assert model.error(X)["error"] <= 0.9 * old.error(X)["error"]
+
+
+@pytest.mark.parametrize("orders", [False, True])
+@pytest.mark.parametrize("make", [groups, weighted])
+@pytest.mark.parametrize("limit", [0.0, 0.05, 0.4])
+def test_the_error_is_met_and_is_that_of_the_cells(make: object, orders: bool, limit: float) -> None:
+    X = make(1)  # type: ignore[operator]
+    model = RateDistortion(max_error=limit, orders=orders).fit(X)
+    cells = np.argwhere(np.ones(X.shape))
+    dense = np.zeros(X.shape)
+    dense[tuple(X.coords.T)] = X.values
+    brute = float(np.sum((dense.ravel() - model.predict(cells)) ** 2))
+    assert np.isclose(model.error(X)["error"], brute, rtol=1e-12)
+    assert brute <= limit * X.norm2
+    if limit:
+        exact = RateDistortion(max_error=0.0, orders=orders).fit(X)
+        kind = "bytes_with_order" if orders else "bytes"
+        assert model.size()[kind] < exact.size()[kind]
+
+
+def test_all_of_it_is_kept_where_it_fits() -> None:
+    X = groups(2)
+    assert RateDistortion(max_bytes=1e6).fit(X).error(X)["error"] == 0.0
+
+
+def test_cells_are_filled_in() -> None:
+    X = groups(3)
+    model = RateDistortion(max_error=0.4).fit(X)
+    coords, values = model.held_cells()
+    dense = np.zeros(X.shape)
+    dense[tuple(X.coords.T)] = 1.0
+    assert np.all(values == 1.0) and np.count_nonzero(dense[tuple(coords.T)] == 0) > 0
+
+
+def test_another_process_gives_the_same_answers(tmp_path: Path) -> None:
+    X = weighted(4)
+    model = RateDistortion(max_error=0.1, orders=True).fit(X)
+    model.save(tmp_path / "m.safetensors")
+    np.save(tmp_path / "cells.npy", X.coords)
+    code = (
+        "import sys, numpy as np, pipeline; "
+        "np.save(sys.argv[3], pipeline.load(sys.argv[1]).predict(np.load(sys.argv[2])))"
+    )
+    paths = [str(tmp_path / name) for name in ("m.safetensors", "cells.npy", "answers.npy")]
+    subprocess.run([sys.executable, "-c", code, *paths], check=True)
+    assert np.array_equal(np.load(tmp_path / "answers.npy"), model.predict(X.coords))
+
+
+def test_distinct_columns_by_hand() -> None:
+    found, which = patterns.distinct(np.array([0, 0, 2, 3, 3]), np.array([1, 0, 1, 0, 1]), 4)
+    assert found.rows.tolist() == [0, 1, 1] and found.start.tolist() == [0, 2, 3]
+    assert found.times.tolist() == [2, 1] and which.tolist() == [0, -1, 1, 0]
+
+
+def test_what_many_columns_share_stays_and_what_one_has_goes() -> None:
+    columns = patterns.Columns(np.array([0, 1, 0, 1, 2]), np.array([0, 2, 5]), np.array([100, 1]))
+    rows, start, which = patterns.quantised(columns, 3, 1.0)
+    assert rows.tolist() == [0, 1] and start.tolist() == [0, 2] and which.tolist() == [0, 0]
+
+
+def test_a_higher_price_keeps_fewer_cells() -> None:
+    X = weighted(5)
+    choose = by_cells(X, orders=False)
+    kept = [len(choose(price).values) for price in (0.0, 1.0, 30.0, 1000.0)]
+    assert kept[0] == X.nnz and kept == sorted(kept, reverse=True) and kept[-1] < X.nnz / 2
+
+
+def test_two_limits_are_refused() -> None:
+    with pytest.raises(InputError, match="give one of them"):
+        RateDistortion(max_bytes=100.0, max_error=0.5).fit(groups())
