@@ -74,6 +74,11 @@ class RateDistortion(Coded):
         """The size itself."""
         return {"max_bytes": size, "orders": orders} if size >= 1 else None
 
+    @classmethod
+    def settings_for_error(cls, X: SparseTensor, error: float, orders: bool) -> dict[str, Any] | None:
+        """The error itself."""
+        return {"max_error": error, "orders": orders}
+
     def _fit(self, X: SparseTensor) -> None:
         if self.max_bytes is not None and self.max_error is not None:
             raise InputError("rate-distortion: max_bytes and max_error are given; give one of them")

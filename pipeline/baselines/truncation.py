@@ -48,6 +48,14 @@ class Truncation(Coded):
         bits = max(1.0, math.log2(max(X.shape)) * (1.0 if orders else 0.5))
         return {"keep": float(np.clip(8 * size / (X.nnz * bits), 1 / X.nnz, 1.0))}
 
+    @classmethod
+    def settings_for_error(cls, X: SparseTensor, error: float, orders: bool) -> dict[str, Any] | None:
+        """The share that explains enough, the largest kept first."""
+        with np.errstate(over="ignore"):
+            explained = np.cumsum(np.sort(X.values**2)[::-1])
+        count = int(np.searchsorted(explained, (1 - error) * explained[-1] * (1 - 1e-12))) + 1
+        return {"keep": min(1.0, count / X.nnz)}
+
     def _fit(self, X: SparseTensor) -> None:
         share = AUTOMATIC_KEEP if self.keep is None else self.keep
         count = max(1, round(share * X.nnz))

@@ -194,12 +194,8 @@ class _Hunt:
         self.wanted_error = True
         best: Attempt | None = None
         for name in self._each(names):
-            if name == "truncation":
-                attempt = self._truncation(limit)
-            elif name == "rate-distortion":
-                attempt = self._rate_distortion(limit)
-            else:
-                attempt = self._smallest(name, limit, best)
+            known = METHODS[name].load().settings_for_error(self.X, limit, self.orders)
+            attempt = self._smallest(name, limit, best) if known is None else self._meeting(name, known, limit)
             if attempt and (best is None or attempt.file_bytes < best.file_bytes):
                 best = attempt
         if best is None:
@@ -210,17 +206,9 @@ class _Hunt:
         reason = f"the smallest of {len(meeting)} fits of a relative error up to {limit}"
         return Found(best, self.attempts, reason + _next_best(best, meeting, lambda one: one.file_bytes))
 
-    def _truncation(self, limit: float) -> Attempt | None:
-        """Truncation's share for an error is known without a search: keep the largest until enough is explained."""
-        with np.errstate(over="ignore"):
-            explained = np.cumsum(np.sort(self.X.values**2)[::-1])
-        count = int(np.searchsorted(explained, (1 - limit) * explained[-1] * (1 - 1e-12))) + 1
-        attempt = self.try_to_fit("truncation", {"keep": min(1.0, count / self.X.nnz)})
-        return attempt if attempt and attempt.relative_error <= limit * (1 + 1e-9) else None
-
-    def _rate_distortion(self, limit: float) -> Attempt | None:
-        """Rate-distortion takes the error itself as a setting."""
-        attempt = self.try_to_fit("rate-distortion", {"max_error": limit, "orders": self.orders})
+    def _meeting(self, name: str, settings: dict[str, Any], limit: float) -> Attempt | None:
+        """A fit with given settings, if its error is within the limit."""
+        attempt = self.try_to_fit(name, settings)
         return attempt if attempt and attempt.relative_error <= limit * (1 + 1e-9) else None
 
     def _smallest(self, name: str, limit: float, best: Attempt | None) -> Attempt | None:

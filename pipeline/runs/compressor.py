@@ -101,6 +101,14 @@ class Compressor(Configured, ABC):
         """
         return {}
 
+    @classmethod
+    def settings_for_error(cls, X: SparseTensor, error: float, orders: bool) -> dict[str, Any] | None:
+        """Settings of the smallest file whose relative error is at most `error`, where they are known without a search.
+
+        None where only fits of several sizes tell.
+        """
+        return None
+
     def _taken(self, X: Any) -> SparseTensor:
         """What there is to fit, after checks that all methods share; sets `shape_`, `frame_` and `about_`.
 
