@@ -17,10 +17,11 @@ from pipeline.core.files import atomic_path
 from pipeline.core.settings import Configured
 from pipeline.errors import InputError
 from pipeline.runs.about import About
-from pipeline.runs.contents import LARGEST_SIZE, MODES, Contents
+from pipeline.runs.contents import MODES, Contents
 from pipeline.runs.frame import Frame
 from pipeline.runs.memory import check_memory
 from pipeline.sparse import SparseTensor
+from pipeline.sparse.grid import LARGEST_SIZE
 
 log = logging.getLogger(__name__)
 
