@@ -233,7 +233,7 @@ def main(argv: list[str] | None = None) -> None:
     add_reading(arguments)
     options = arguments.parse_args(argv)
     output: Path = options.output
-    marks = {".csv": _line(DISTRIBUTIONS), ".svg": CREATOR.encode(), ".summary.csv": _line(SUMMARY)}
+    marks = {".csv": _line(DISTRIBUTIONS), ".svg": CREATOR.encode(), ".summary.csv": _line(SUMMARY[:9]).rstrip()}
     refuse_clashes([options.tensor], [output], {output.with_suffix(suffix): mark for suffix, mark in marks.items()})
     blocks, shape, names = _opened(
         options.tensor, Reading.of(options.format, options.read, options.columns, options.value)

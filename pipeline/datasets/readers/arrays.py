@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def read_npy(files: Files) -> RawTensor:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except (*DAMAGE, ValueError, OSError, SyntaxError) as error:
+    except (*DAMAGE, ValueError, OSError, SyntaxError, TokenError, MemoryError, OverflowError) as error:
         raise InputError(f"{path}: not a readable .npy file of numbers ({error})") from error
     return dense_tensor(path, array)
 
