@@ -5,6 +5,8 @@ snakemake -n                          what would be done, and why
 snakemake results/demo/report.html    one experiment
 snakemake partial                     a report of the runs that are there, in results/<experiment>-partial/
 snakemake descriptions                a page about each data set of the default experiment
+snakemake paper-small                 the evidence of both papers, as far as two cores get, and RESULTS.md
+snakemake fig3                        the runs of one of its figures or tables, and what is published beside ours
 snakemake flights.neukron             all runs of one data set and method of the default experiment
 """
 
@@ -25,6 +27,7 @@ from pipeline.config import load_config, setting_arguments
 from pipeline.core.closure import code_files
 from pipeline.errors import InputError
 from pipeline.reporting.outputs import report_files
+from pipeline.reporting.targets import EVIDENCE, TARGETS, expectation, runs_of
 from pipeline.runs.metrics import FILES
 
 try:
@@ -383,6 +386,56 @@ for (dataset, method), runs in groupby(
         localrule: True
         conda:
             "environment.yaml"
+
+
+# The evidence of both papers: all of it, or what one figure or table needs.
+WANTED = {
+    EVIDENCE: RUNS[EVIDENCE],
+    **{name: runs_of(name, RUNS[EVIDENCE]) for name in TARGETS},
+}
+
+for name in sorted(WANTED.keys() & set(sys.argv)):
+    todo = [run for run in WANTED[name] if not Path(run.folder, FILES[1]).exists()]
+    hours = CONFIG.experiments[EVIDENCE].hours
+    share = len(WANTED[name]) / len(RUNS[EVIDENCE])
+    print(f"{name}:", expectation(hours * share, WANTED[name], len(todo)))
+
+
+rule:
+    name:
+        EVIDENCE
+    input:
+        f"results/{EVIDENCE}/report.html",
+        whole(RUNS[EVIDENCE]),
+    log:
+        f"logs/{EVIDENCE}.log",
+    localrule: True
+    conda:
+        "environment.yaml"
+    params:
+        experiment=EVIDENCE,
+    shell:
+        "python -m pipeline.report --experiment {params.experiment} --results RESULTS.md 2> {log}"
+
+
+for name in TARGETS:
+
+    rule:
+        name:
+            name
+        input:
+            whole(WANTED[name]),
+        log:
+            f"logs/targets/{name}.log",
+        localrule: True
+        conda:
+            "environment.yaml"
+        params:
+            experiment=EVIDENCE,
+        shell:
+            "(python -m pipeline.aggregate results/{params.experiment}-partial --experiment {params.experiment} --partial"
+            " && python -m pipeline.report results/{params.experiment}-partial --experiment {params.experiment})"
+            " > {log} 2>&1"
 
 
 rule partial:
