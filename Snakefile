@@ -388,54 +388,46 @@ for (dataset, method), runs in groupby(
             "environment.yaml"
 
 
-# The evidence of both papers: all of it, or what one figure or table needs.
+# The evidence of both papers: all of it, or what one figure or table needs, where params.yaml has the experiment.
 WANTED = {
-    EVIDENCE: RUNS[EVIDENCE],
-    **{name: runs_of(name, RUNS[EVIDENCE]) for name in TARGETS},
+    name: (target.experiment, runs_of(name, RUNS[target.experiment]))
+    for name, target in TARGETS.items()
+    if target.experiment in RUNS
 }
+if EVIDENCE in RUNS:
+    WANTED[EVIDENCE] = (EVIDENCE, RUNS[EVIDENCE])
 
-for name in sorted(WANTED.keys() & set(sys.argv)):
-    todo = [run for run in WANTED[name] if not Path(run.folder, FILES[1]).exists()]
-    hours = CONFIG.experiments[EVIDENCE].hours
-    share = len(WANTED[name]) / len(RUNS[EVIDENCE])
-    print(f"{name}:", expectation(hours * share, WANTED[name], len(todo)))
+for name in sorted(WANTED.keys() & set(sys.argv[1:])):
+    plan, runs = WANTED[name]
+    if not runs:
+        raise WorkflowError(f"{name}: {TARGETS[name].what}: no run here measures it")
+    if "--target-jobs" not in sys.argv:
+        todo = [run for run in runs if not Path(run.folder, "metrics.json").exists()]
+        hours = (CONFIG.experiments[plan].hours or 0) * len(runs) / len(RUNS[plan])
+        print(f"{name}:", expectation(hours, runs, len(todo)), file=sys.stderr)
 
-
-rule:
-    name:
-        EVIDENCE
-    input:
-        f"results/{EVIDENCE}/report.html",
-        whole(RUNS[EVIDENCE]),
-    log:
-        f"logs/{EVIDENCE}.log",
-    localrule: True
-    conda:
-        "environment.yaml"
-    params:
-        experiment=EVIDENCE,
-    shell:
-        "python -m pipeline.report --experiment {params.experiment} --results RESULTS.md 2> {log}"
-
-
-for name in TARGETS:
+for name, (plan, runs) in WANTED.items():
 
     rule:
         name:
             name
         input:
-            whole(WANTED[name]),
+            whole(runs),
+            [f"results/{plan}/report.html"] if name == EVIDENCE else [],
         log:
             f"logs/targets/{name}.log",
         localrule: True
         conda:
             "environment.yaml"
         params:
-            experiment=EVIDENCE,
+            command=(
+                f"python -m pipeline.report --experiment {plan} --results RESULTS.md"
+                if name == EVIDENCE
+                else f"python -m pipeline.aggregate results/{plan}-partial --experiment {plan} --partial"
+                f" && python -m pipeline.report results/{plan}-partial --experiment {plan}"
+            ),
         shell:
-            "(python -m pipeline.aggregate results/{params.experiment}-partial --experiment {params.experiment} --partial"
-            " && python -m pipeline.report results/{params.experiment}-partial --experiment {params.experiment})"
-            " > {log} 2>&1"
+            "({params.command}) > {log} 2>&1"
 
 
 rule partial:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from importlib.resources import files
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from pipeline.reporting.figures import scaling_laws
+from pipeline.reporting.literature import METHOD_NAMES, published
 from pipeline.reporting.results import Results, is_sample
 from pipeline.reporting.statistics import fit_power_law
 from pipeline.reporting.style import PLUS_MINUS, duration, point_name, significant
@@ -20,10 +20,6 @@ from pipeline.reporting.targets import EVIDENCE, TARGETS, runs_of
 
 READ_OFF = 0.01  # what reading a figure may be wrong by, of the number read
 NEAR = 0.05  # two sizes that differ by no more are one setting
-METHOD_NAMES = {
-    "NeuKron": "neukron", "T-SVD": "t-svd", "KronFit": "kronfit", "CMD": "cmd", "CUR": "cur", "ACCAMS": "accams",
-    "bACCAMS": "baccams", "CP": "cp", "Tucker": "tucker", "CSF (lossless)": "lossless",
-}  # fmt: skip
 WATCHED = ("pairs", "cell", "scale", "order_init")  # the settings that the variants change
 VARIANTS = {
     "N-H": ("pairs", "uniform"),
@@ -50,13 +46,6 @@ class Line(NamedTuple):
     seeds: int
     verdict: str
     why: str
-
-
-def published(name: str) -> pd.DataFrame:
-    """A table of published numbers, see the README beside it."""
-    with (files("pipeline.reporting") / "published" / f"{name}.csv").open(encoding="utf-8") as file:
-        frame: pd.DataFrame = pd.read_csv(file)
-    return frame
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

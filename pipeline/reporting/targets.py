@@ -18,12 +18,13 @@ class Target(NamedTuple):
     """One figure or table.
 
     `chooses` says whether a run belongs to it; None where no run here measures what it shows. `needs` is what one
-    must have for all of it.
+    must have for all of it, `experiment` the one that its runs are of.
     """
 
     what: str
     chooses: Callable[[Run], bool] | None
     needs: str
+    experiment: str = EVIDENCE
 
 
 def _compressor(run: Run) -> bool:
@@ -88,11 +89,11 @@ TARGETS: dict[str, Target] = {
     "kpd-linear": Target("a linear layer: accuracy, exact sparsity, parameters and FLOPs",
                          lambda run: _network()(run) and run.settings["network"] == "linear", "MNIST"),
     "kpd-lenet": Target("LeNet-5", lambda run: _network()(run) and run.settings["network"] == "lenet5",
-                        "MNIST; the experiment mnist has its settings"),
+                        "MNIST", "mnist"),
     "kpd-vit": Target("ViT and Swin on CIFAR-100",
                       lambda run: _network()(run) and run.settings["network"] not in ("linear", "lenet5"),
-                      "CIFAR-100 and days of a GPU; the experiment cifar has its settings"),
-    "kpd-blocks": Target("choice of the block", _network("kpd-choice"), "MNIST; a run of kpd-choice"),
+                      "CIFAR-100 and days of a GPU", "cifar"),
+    "kpd-blocks": Target("choice of the block", _network("kpd-choice"), "MNIST"),
     "kpd-flops": Target("parameters and FLOPs: formula, counted, wall time", _network("kpd", "dense"), "MNIST"),
 }  # fmt: skip
 
@@ -103,7 +104,7 @@ def runs_of(target: str, runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if chooses and chooses(run)]
 
 
-def expectation(hours: float | None, runs: Sequence[Run], missing: int) -> str:
+def expectation(hours: float, runs: Sequence[Run], missing: int) -> str:
     """What is about to be run, how long that is expected to take, and how much of it is there, in a line."""
     share = missing / len(runs) if runs else 0.0
     time = f"about {hours * share:.1f} hours on two cores" if hours else "no expected time is known"
