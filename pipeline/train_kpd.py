@@ -209,6 +209,8 @@ def _write(
             "epochs": epochs,
             "seconds": seconds,
             "seconds_per_epoch": seconds / epochs,
+            "setup_seconds": trained.setup_seconds,
+            "cpu_seconds": sum(entry["cpu_seconds"] for entry in trained.history),
             "peak_rss_bytes": peak_rss_bytes(),
             "peak_gpu_bytes": torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else 0,
             "device": device,

@@ -17,6 +17,8 @@ import numpy.typing as npt
 from llvmlite import ir
 from numba.extending import intrinsic
 
+from pipeline.kernels import compiling  # noqa: F401 - says so where it has to compile
+
 Table = npt.NDArray[np.uint32] | npt.NDArray[np.int64]
 
 WORD = 8  # digits that one word holds

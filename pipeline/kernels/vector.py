@@ -20,6 +20,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from pipeline.kernels import compiling  # noqa: F401 - says so where it has to compile
+
 
 def _features() -> set[str]:
     return {name for name, present in llvm.get_host_cpu_features().items() if present}

@@ -50,7 +50,9 @@ class Trained:
     network
         The one of the best validation accuracy among the epochs with the final support.
     history
-        One dict an epoch: ``epoch, loss, validation_accuracy, block_sparsity, seconds``.
+        One dict an epoch: ``epoch, loss, validation_accuracy, block_sparsity, seconds, cpu_seconds``.
+    setup_seconds
+        Wall time before the first epoch, for compiling kernels.
     report
         Which layers were swapped; None for a dense network.
     """
@@ -62,6 +64,7 @@ class Trained:
     train_loss: float
     block_sparsity: float
     report: Report | None
+    setup_seconds: float = 0.0
 
 
 class Trainer:
@@ -103,11 +106,15 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(seed)
         self.step = 0
         self.history: list[dict[str, Any]] = []
+        self.setup_seconds = 0.0
         self.best: dict[str, Any] | None = None
 
     def run(self, progress: Callable[[dict[str, Any]], None] | None = None, state: State | None = None) -> Trained:
         """Train to the end, from an earlier `state` if there is one; tell `progress` each epoch's entry."""
         earlier = distributed.from_first(state.load() if state is not None and self.rank == 0 else None)
+        started = time.perf_counter()
+        self.warm_up()
+        self.setup_seconds = time.perf_counter() - started
         if earlier is not None:
             try:
                 self.load_state_dict(earlier)
@@ -126,6 +133,13 @@ class Trainer:
                     self.keep(state)
         return self.finish()
 
+    def warm_up(self) -> None:
+        """A step of a copy, so that no epoch's time holds imports and the compiling of kernels."""
+        copied = copy.deepcopy(self.network).train()
+        first = torch.from_numpy(self.data.train[: self.method.batch]).to(self.images.device)
+        with torch.random.fork_rng([self.images.device] if self.images.is_cuda else []):
+            cross_entropy(copied(self.images[first]), self.labels[first]).backward()  # type: ignore[no-untyped-call]
+
     def keep(self, state: State) -> None:
         """Leave the present state; stop, all processes at once, where one was asked to."""
         stops = distributed.any_process(state.asked_to_stop)
@@ -136,7 +150,7 @@ class Trainer:
 
     def epoch(self) -> None:
         """Pass over the training part once and add an entry to the history."""
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         self.network.train()
         total = torch.zeros((), dtype=torch.float64)
         for index in self.batches():
@@ -165,6 +179,7 @@ class Trainer:
             "validation_accuracy": validation,
             "block_sparsity": block_sparsity(self.network),
             "seconds": time.perf_counter() - started,
+            "cpu_seconds": distributed.total(time.process_time() - busy),
         }
         self.history.append(entry)
         is_final = self.method.is_final(number / self.method.epochs)
@@ -218,6 +233,7 @@ class Trainer:
             train_loss=self.history[-1]["loss"],
             block_sparsity=block_sparsity(self.network),
             report=self.report,
+            setup_seconds=self.setup_seconds,
         )
 
     def state_dict(self) -> dict[str, Any]:

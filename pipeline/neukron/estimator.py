@@ -19,6 +19,7 @@ from pipeline.neukron.quantise import KINDS, LARGEST_LOG, decode, encode, restor
 from pipeline.neukron.weights import CELL_NAMES, Arrays, PlainWeights, Shapes, count, weight_shapes
 from pipeline.runs.compressor import Compressor, clipped_error, order_bytes
 from pipeline.runs.contents import Contents
+from pipeline.runs.times import Times
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.orders import Order, pack_integers, unpack_integers
 
@@ -166,10 +167,12 @@ class NeuKron(Compressor):
         InputError
             A setting is unknown or out of range, or the squared norm of `X` is no positive number.
         """
-        from pipeline.neukron.dispatch import shared, slower_because
-        from pipeline.neukron.model import SequenceModel
-        from pipeline.neukron.trainer import Trainer, choose_orders
-        from pipeline.runs import distributed
+        self.times_ = Times()
+        with self.times_.setting_up():
+            from pipeline.neukron.dispatch import shared, slower_because
+            from pipeline.neukron.model import SequenceModel
+            from pipeline.neukron.trainer import Trainer, choose_orders
+            from pipeline.runs import distributed
 
         self.check_settings()
         if self.lr is not None and self.lr > LARGEST_RATE:
@@ -181,6 +184,8 @@ class NeuKron(Compressor):
         engine = shared(self._engine(levels, self.precision))
         if slower := slower_because(engine.device.type, self.cell, self.precision):
             self._tell(slower)
+        with self.times_.setting_up():
+            self.warm_up(2)  # its kernels are the same for all numbers of modes
         options = self._options()
         trainer = Trainer(levels, engine, coords, X.values, options)
         model = SequenceModel(levels, self.hidden, self.seed, cell=self.cell)
@@ -199,10 +204,11 @@ class NeuKron(Compressor):
                     checkpoint.set_aside(str(error))
                 model = SequenceModel(levels, self.hidden, self.seed, cell=self.cell)
         if state is None:
-            started = time.perf_counter()
+            started, busy = time.perf_counter(), time.process_time()
             orders = choose_orders(levels, engine, coords, X.values, self.hidden, options, self.order_init, stop_early)
             state = trainer.start(model, orders)
-            state.seconds = distributed.from_first(time.perf_counter() - started)
+            state.seconds = state.order_seconds = distributed.from_first(time.perf_counter() - started)
+            state.cpu_seconds = distributed.total(time.process_time() - busy)
 
         def each(state: State) -> None:
             if not math.isfinite(state.best_error):
@@ -219,6 +225,11 @@ class NeuKron(Compressor):
         trainer.run(state, each)
         self._keep(X, state, engine)
         return self
+
+    def _trial(self) -> NeuKron:
+        """One epoch of the least width."""
+        how = {"cell": self.cell, "precision": self.precision, "device": self.device, "threads": 1}
+        return NeuKron(hidden=1, max_epochs=1, order_init="degree", **how)
 
     def check_order(self, X: SparseTensor) -> None:
         """Refuse a tensor whose trees would be too wide."""
@@ -273,6 +284,8 @@ class NeuKron(Compressor):
         self.device_ = engine.device.type
         self.peak_gpu_bytes_ = torch.cuda.max_memory_allocated() if self.device_ == "cuda" else 0
         self.history_ = state.history
+        self.times_.seconds, self.times_.order_seconds = state.seconds, state.order_seconds
+        self.times_.cpu_seconds = state.cpu_seconds
         self.training_error_ = state.best_error
         if self.precision != "float32":
             fine = self._padded_error(X, self._predict(X.coords))

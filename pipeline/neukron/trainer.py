@@ -47,7 +47,7 @@ FAST_RATE = 0.1  # over the square root of the hidden size
 SMALLEST_SCALE = 1.0e-6  # as a share of ||X||, where the best scale is not positive
 LEAST_DIVISOR = 0.01  # of a mini-batch's gradient, as a share of ||X||: Adam's moments would overflow
 TRIAL_SHARE = 0.1  # of a limit in seconds that a trial of one initial order may take
-PLAIN_STATE = ("error", "best_error", "epoch", "stale", "seconds", "history")
+PLAIN_STATE = ("error", "best_error", "epoch", "stale", "seconds", "order_seconds", "cpu_seconds", "history")
 TRIAL_EPOCHS = (3, 8)  # of a trial of initial orders, within these a third of the run's; a small model needs eight
 TRIAL_ORDERS = ("degree", "lexicographic", "bisection")
 BISECTION_ENTRIES = 1 << 17  # non-zeros times other modes: with more, trying bisection takes longer than it gains
@@ -86,6 +86,8 @@ class State:
     epoch: int = 0
     stale: int = 0  # epochs without progress, for stopping
     seconds: float = 0.0
+    order_seconds: float = 0.0  # of these, of choosing and searching orders
+    cpu_seconds: float = 0.0  # of all threads and processes
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -175,10 +177,11 @@ class Trainer:
         """
         epoch = self.paper_epoch if self.options.schedule == "paper" else self.fast_epoch
         while not self.finished(state):
-            started = time.perf_counter()
+            started, busy = time.perf_counter(), time.process_time()
             epoch(state)
             state.epoch += 1
             state.seconds += distributed.from_first(time.perf_counter() - started)  # may end the run: for all alike
+            state.cpu_seconds += distributed.total(time.process_time() - busy)
             self._keep_best(state)
             state.history.append(
                 {
@@ -241,6 +244,7 @@ class Trainer:
 
     def reorder(self, state: State, modes: Iterable[int]) -> None:
         """Improve the order of each of `modes` once."""
+        started = time.perf_counter()
         weights = self._weights(state)
         gain = 2.0 * state.model.scale() * self.values
         for mode in modes:
@@ -257,6 +261,7 @@ class Trainer:
                 self.options.by_shingle,
             )
         self._measure(state)
+        state.order_seconds += time.perf_counter() - started
 
     # ------------------------------------------------------------------ schedules
 

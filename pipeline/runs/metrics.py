@@ -25,7 +25,11 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class RunMetrics(BaseModel):
-    """What every run reports, whatever it trains; the digests are of its settings, its data and its model's file."""
+    """What every run reports, whatever it trains; the digests are of its settings, its data and its model's file.
+
+    `seconds` is the wall time of the fit, `cpu_seconds` the processor time of its threads and processes, and
+    `setup_seconds` what preceded it, imports and compiling; older files lack the last two.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,6 +41,8 @@ class RunMetrics(BaseModel):
     epochs: Count
     seconds: NonNegative
     seconds_per_epoch: NonNegative
+    setup_seconds: NonNegative | None = None
+    cpu_seconds: NonNegative | None = None
     peak_rss_bytes: Count
     peak_gpu_bytes: Count
     device: str
@@ -53,7 +59,8 @@ class CompressionMetrics(RunMetrics):
     the 95 % interval where `error` was sampled, `error_padded_training` what a fit in short numbers took
     `error_padded` for. `bytes` follows the method's own publication,
     `bytes_equal` charges every method 4 bytes a real, `bytes_with_order` adds the stored orders to that,
-    and `file_bytes` is the artifact on disk.
+    and `file_bytes` is the artifact on disk. `order_seconds` of `seconds` went into choosing and searching the
+    orders and `model_seconds` into the rest, where a method searches any.
     """
 
     kind: Literal["compression"] = "compression"
@@ -64,6 +71,8 @@ class CompressionMetrics(RunMetrics):
     error_padded: NonNegative | None = None
     error_interval: tuple[NonNegative, NonNegative] | None = None
     error_padded_training: NonNegative | None = None
+    order_seconds: NonNegative | None = None
+    model_seconds: NonNegative | None = None
     relative_error: NonNegative
     fitness: Finite
     bytes: Count

@@ -56,7 +56,6 @@ def record_compression(
     X: SparseTensor,
     names: dict[str, Any],
     *,
-    seconds: float,
     device: str = "cpu",
     peak_gpu_bytes: int = 0,
     training_error: float | None = None,
@@ -64,14 +63,14 @@ def record_compression(
 ) -> dict[str, Any]:
     """Write a fitted compressor's three files into `folder` and return its metrics.
 
-    `names` comes from :func:`identity`; `seconds` is the wall time of ``fit``; `training_error` is
-    ``error_padded_training``; `libraries` are the distributions whose versions decide the result.
+    `names` comes from :func:`identity`; `training_error` is ``error_padded_training``; `libraries` are the
+    distributions whose versions decide the result.
     """
     path = folder / "model.safetensors"
     error = model.error(X)
     model.about_.file, model.about_.sha256 = names["dataset"], names["data_sha256"]
     model.save(path)
-    history = model.history_
+    history, times = model.history_, model.times_
     epochs = int(history[-1]["epoch"])
     metrics = {
         "kind": "compression",
@@ -88,8 +87,12 @@ def record_compression(
         "model_sha256": sha256_file(path),
         "parameters": model.parameter_count(),
         "epochs": epochs,
-        "seconds": seconds,
-        "seconds_per_epoch": _epoch_seconds(history, seconds),
+        "seconds": times.seconds,
+        "seconds_per_epoch": _epoch_seconds(history, times.seconds),
+        "setup_seconds": times.setup_seconds,
+        "order_seconds": times.order_seconds,
+        "model_seconds": times.model_seconds,
+        "cpu_seconds": times.cpu_seconds,
         "peak_rss_bytes": peak_rss_bytes(),
         "peak_gpu_bytes": peak_gpu_bytes,
         "device": device,

@@ -12,6 +12,8 @@ from pipeline.baselines.base import Integers, Reals
 try:
     import numba
     from numba import prange
+
+    from pipeline.kernels import compiling  # noqa: F401 - says so where it has to compile
 except ImportError:
     numba = None  # type: ignore[assignment]
     prange = range  # type: ignore[misc]
