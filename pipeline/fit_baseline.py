@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     names = identity(options, options.method, settings)
     with _ProgressBar(model, X.norm2) as bar:
         model.fit(X, progress=bar.update)
-    metrics = record_compression(options.folder, model, X, names, libraries=LIBRARIES)
+    metrics = record_compression(options.folder, model, X, names, threads=options.threads, libraries=LIBRARIES)
     print(
         f"{options.method} on {names['dataset']}: error {metrics['error']:,.6g} "
         f"({metrics['relative_error']:.2%} of the squared norm), {metrics['bytes']:,} bytes as published, "

@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         model,
         X,
         names,
+        threads=options.threads,
         device=model.device_,
         peak_gpu_bytes=model.peak_gpu_bytes_,
         training_error=None if model.precision == "float32" else model.training_error_,

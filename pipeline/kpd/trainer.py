@@ -50,9 +50,10 @@ class Trained:
     network
         The one of the best validation accuracy among the epochs with the final support.
     history
-        One dict an epoch: ``epoch, loss, validation_accuracy, block_sparsity, seconds, cpu_seconds``.
+        One dict an epoch: ``epoch, loss, validation_accuracy, block_sparsity``, and ``seconds`` and ``cpu_seconds``
+        (processor time) since the start.
     setup_seconds
-        Wall time before the first epoch, for compiling kernels.
+        Wall time before that, for compiling kernels.
     report
         Which layers were swapped; None for a dense network.
     """
@@ -173,13 +174,14 @@ class Trainer:
             )
         validation = accuracy(self.network, self.images, self.labels, self.data.validation)
         number = len(self.history) + 1
+        before = self.history[-1] if self.history else {"seconds": 0.0, "cpu_seconds": 0.0}
         entry = {
             "epoch": number,
             "loss": float(total) / len(self.data.train),
             "validation_accuracy": validation,
             "block_sparsity": block_sparsity(self.network),
-            "seconds": time.perf_counter() - started,
-            "cpu_seconds": distributed.total(time.process_time() - busy),
+            "seconds": before["seconds"] + time.perf_counter() - started,
+            "cpu_seconds": before["cpu_seconds"] + distributed.total(time.process_time() - busy),
         }
         self.history.append(entry)
         is_final = self.method.is_final(number / self.method.epochs)

@@ -188,6 +188,7 @@ class Trainer:
                     "epoch": state.epoch,
                     "error": state.error,
                     "seconds": state.seconds,
+                    "order_seconds": state.order_seconds,
                     "learning_rate": float(state.optimiser.param_groups[0]["lr"]),
                 }
             )

@@ -12,7 +12,7 @@ from pipeline.core.settings import SEEDS
 from pipeline.core.step import WholeNumber, add_settings
 from pipeline.errors import InputError
 from pipeline.runs.compressor import Compressor
-from pipeline.runs.metrics import FILES, library_versions, peak_rss_bytes, write_metrics
+from pipeline.runs.metrics import FILES, circumstances, library_versions, peak_rss_bytes, write_metrics
 from pipeline.sparse import SparseTensor
 
 
@@ -56,6 +56,7 @@ def record_compression(
     X: SparseTensor,
     names: dict[str, Any],
     *,
+    threads: int,
     device: str = "cpu",
     peak_gpu_bytes: int = 0,
     training_error: float | None = None,
@@ -63,8 +64,8 @@ def record_compression(
 ) -> dict[str, Any]:
     """Write a fitted compressor's three files into `folder` and return its metrics.
 
-    `names` comes from :func:`identity`; `training_error` is ``error_padded_training``; `libraries` are the
-    distributions whose versions decide the result.
+    `names` comes from :func:`identity`; the fit was given so many `threads`; `training_error` is
+    ``error_padded_training``; `libraries` are the distributions whose versions decide the result.
     """
     path = folder / "model.safetensors"
     error = model.error(X)
@@ -88,11 +89,12 @@ def record_compression(
         "parameters": model.parameter_count(),
         "epochs": epochs,
         "seconds": times.seconds,
-        "seconds_per_epoch": _epoch_seconds(history, times.seconds),
+        "seconds_per_epoch": epoch_seconds(history, times.seconds),
         "setup_seconds": times.setup_seconds,
         "order_seconds": times.order_seconds,
         "model_seconds": times.model_seconds,
         "cpu_seconds": times.cpu_seconds,
+        **circumstances(threads),
         "peak_rss_bytes": peak_rss_bytes(),
         "peak_gpu_bytes": peak_gpu_bytes,
         "device": device,
@@ -103,7 +105,7 @@ def record_compression(
     return metrics
 
 
-def _epoch_seconds(history: list[dict[str, Any]], seconds: float) -> float:
+def epoch_seconds(history: list[dict[str, Any]], seconds: float) -> float:
     """Mean time of the epochs after the first, which bears all that precedes it; of a single one the whole fit's."""
     first, last = history[0], history[-1]
     later = last["epoch"] - first["epoch"]
@@ -111,7 +113,7 @@ def _epoch_seconds(history: list[dict[str, Any]], seconds: float) -> float:
 
 
 def write_history(path: Path, history: list[dict[str, Any]]) -> None:
-    """Write one row an epoch or sweep as Parquet, whole or not at all."""
+    """Write one row an epoch or sweep as Parquet, whole or not at all; ``seconds`` is since the start of the fit."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
