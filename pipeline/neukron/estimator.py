@@ -332,9 +332,14 @@ class NeuKron(Compressor):
     def _predict(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Without orders in the artifact, indices are positions in the model's own order."""
         from pipeline.neukron.dispatch import products_at
+        from pipeline.neukron.numpy_engine import FEW, NumpyEngine
 
-        # few cells are answered before a GPU is looked for, which takes seconds
-        engine = self._engine(self.levels_, device="cpu" if self.device == "auto" and len(index) <= FEW_CELLS else None)
+        engine: Engine
+        on_cpu = self.device in ("auto", "cpu")
+        if on_cpu and self.cell == "lstm" and len(index) <= FEW:
+            engine = NumpyEngine(self.levels_, self.hidden)
+        else:  # few cells are answered before a GPU is looked for, which takes seconds
+            engine = self._engine(self.levels_, device="cpu" if on_cpu and len(index) <= FEW_CELLS else None)
         ascending = index[:, _ascending(self.inner_shape_)]
         if not engine.uses_torch:
             plain = PlainWeights.of(self.arrays_, self.head_alphabets_)
