@@ -66,6 +66,20 @@ def test_no_use_compiles_what_setup_has_not(capsys: pytest.CaptureFixture[str]) 
     assert {name: new for name, new in added.items() if new} == {}
 
 
+def test_what_is_imported_first_does_not_change_what_is_compiled_for() -> None:
+    show = "import sys, importlib, numba; importlib.import_module(sys.argv[1]); "
+    show += "print(numba.config.CPU_NAME, numba.config.CPU_FEATURES)"
+    modules = sorted({name.rpartition(".")[0] for name in kept_kernels()})
+    assert {"pipeline.baselines.coding.loops", "pipeline.neukron.tree_kernels", "pipeline.datasets.sums"} <= set(
+        modules
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", show, module], stdout=subprocess.PIPE, text=True) for module in modules
+    ]
+    assert len({process.communicate()[0] for process in running}) == 1
+    assert all(process.returncode == 0 for process in running)
+
+
 def test_the_first_compilation_says_so_and_is_counted(tmp_path: Path) -> None:
     (tmp_path / "cold.py").write_text(
         "import numba\nfrom pipeline.kernels import compiling\n"

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from pipeline.kernels import compiling  # noqa: F401 - says so where it has to compile
+from pipeline.kernels import compiling  # noqa: F401 - the processor to compile for, and a line that says so
 
 Table = npt.NDArray[np.uint32] | npt.NDArray[np.int64]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numba
 
-from pipeline.kernels import compiling  # noqa: F401 - says so where it has to compile
+from pipeline.kernels import compiling  # noqa: F401 - the processor to compile for, and a line that says so
 
 
 @numba.njit(cache=True, nogil=True)

@@ -13,7 +13,7 @@ try:
     import numba
     from numba import prange
 
-    from pipeline.kernels import compiling  # noqa: F401 - says so where it has to compile
+    from pipeline.kernels import compiling  # noqa: F401 - the processor to compile for, and a line that says so
 except ImportError:
     numba = None  # type: ignore[assignment]
     prange = range  # type: ignore[misc]
