@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.files import atomic_path, refuse_clashes, sha256_file, sha256_json
+from pipeline.core.names import plain_name
 from pipeline.core.settings import SEEDS
 from pipeline.core.step import WholeNumber, add_settings
 from pipeline.errors import InputError
@@ -35,8 +36,10 @@ def identity(options: argparse.Namespace, method: str, settings: dict[str, Any])
     Refuses a tensor that the run would write over.
     """
     refuse_clashes([options.tensor], [options.folder / name for name in FILES])
+    dataset = options.dataset or options.tensor.stem.encode(errors="replace").decode()
+    plain_name(options.setting, "--setting")
     return {
-        "dataset": options.dataset or options.tensor.stem,
+        "dataset": plain_name(dataset, "--dataset"),
         "method": method,
         "setting": options.setting,
         "seed": options.seed,
