@@ -20,7 +20,6 @@ from numba.extending import intrinsic
 
 from pipeline.kernels import compiling
 
-
 LANES = 16 if {"avx512f", "avx512vl"} <= compiling.features() else 8
 WIDTH = 2 * LANES  # columns of a product computed at once: two vectors
 ROWS = 8 if LANES == 16 else 4  # rows of a product computed at once: as many sums as fit into registers
