@@ -24,6 +24,12 @@ from pipeline.sparse import SparseTensor
 
 KERNELS = ("pipeline.neukron", "pipeline.baselines", "pipeline.kpd", "pipeline.datasets", "pipeline.kernels")
 
+SETTINGS: dict[str, dict[str, Any]] = {
+    "neukron": {"max_epochs": 3, "hidden": 4},
+    "accams": {"stencils": 3, "clusters": 3},
+    "baccams": {"stencils": 3, "clusters": 3},
+}
+
 
 def kept_kernels() -> dict[str, Dispatcher]:
     """Every function whose machine code is kept between processes."""
@@ -51,10 +57,9 @@ def test_no_use_compiles_what_setup_has_not(capsys: pytest.CaptureFixture[str]) 
     before = {name: set(kernel.signatures) for name, kernel in kernels.items()}
     assert len(before) > 30
     for method in COMPRESSORS:
-        settings: dict[str, Any] = {"max_epochs": 3, "hidden": 4} if method == "neukron" else {}
         for order, values in ((2, "whole"), (3, "real"), (4, "ones")):
             if order == 2 or not METHODS[method].load().matrices_only:
-                model = METHODS[method].load()(**settings).fit(random_tensor(order, order, values))
+                model = METHODS[method].load()(**SETTINGS.get(method, {})).fit(random_tensor(order, order, values))
                 model.error(random_tensor(order, order, values))
     import torch
 
@@ -104,7 +109,7 @@ def test_the_first_compilation_says_so_and_is_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", COMPRESSORS)
 def test_a_warm_up_leaves_no_trace_in_a_fit(method: str) -> None:
     X = random_tensor(1, 2, "whole")
-    settings: dict[str, Any] = {"max_epochs": 2, "hidden": 4} if method == "neukron" else {}
+    settings = SETTINGS.get(method, {})
     first, second = (METHODS[method].load()(**settings).fit(X) for _ in range(2))  # the second without a warm-up
     assert np.array_equal(first.predict(X.coords), second.predict(X.coords))
     assert len(first.history_) == len(second.history_)

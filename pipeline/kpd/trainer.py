@@ -273,7 +273,8 @@ class Trainer:
             It is of another method or network, or a number is not finite.
         """
         fresh = self.state_dict()
-        entry = {"epoch": 0, "loss": 0.0, "validation_accuracy": 0.0, "block_sparsity": 0.0, "seconds": 0.0}
+        entry = {"epoch": 0, "loss": 0.0, "validation_accuracy": 0.0, "block_sparsity": 0.0}
+        entry |= {"seconds": 0.0, "cpu_seconds": 0.0}
         check_like(state["method"], fresh["method"], "method")
         check_like(state["history"], [entry] * len(state["history"]), "history")
         for name in ("generator", "schedule", "step"):

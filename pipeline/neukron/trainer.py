@@ -162,7 +162,7 @@ class Trainer:
             "model": model.state_dict(), "optimiser": saved.get("optimiser"), "orders": identity,
             "products": torch.zeros(len(self.values), dtype=torch.float64), "rng": rng.bit_generator.state,
             "best_weights": model.state_dict(), "best_orders": identity, "error": 0.0, "best_error": 0.0,
-            "epoch": 0, "stale": 0, "seconds": 0.0, "order_seconds": 0.0,
+            "epoch": 0, "stale": 0, "seconds": 0.0, "order_seconds": 0.0, "cpu_seconds": 0.0,
             "history": [entry] * len(saved.get("history", ())),
         }  # fmt: skip
         check_like(saved, fresh, "state")
