@@ -6,9 +6,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline import describe
+from pipeline.sparse import SparseTensor
 from tests.browser import Browser, axe, chromium
 from tests.test_report import make_report, write_params, write_runs
 
@@ -289,3 +292,23 @@ def test_print_splits_no_figure_and_hides_controls(browser: Browser, folder: Pat
     assert browser.run("[...document.querySelectorAll('.tools, .controls, nav')].every((e) => !e.offsetParent)")
     inside = "[...document.querySelectorAll('figure')].map((f) => getComputedStyle(f).breakInside)"
     assert set(browser.run(inside)) == {"avoid"}
+
+
+def test_the_page_about_a_data_set_fits_a_phone_in_both_schemes(browser: Browser, tmp_path: Path) -> None:
+    coords = np.stack(np.meshgrid(np.arange(9), np.arange(7), np.arange(3)), axis=-1).reshape(-1, 3)
+    tensor = SparseTensor(coords, 1.0 + coords.sum(axis=1) ** 3, (9, 7, 3))
+    tensor.write_parquet(tmp_path / "cubes.parquet")
+    describe.main([str(tmp_path / "cubes.parquet"), str(tmp_path / "cubes.html")])
+    grounds = set()
+    for dark in (False, True):
+        browser.look(390, 800, dark=dark)
+        browser.open(tmp_path / "cubes.html")
+        assert browser.run("document.documentElement.scrollWidth") <= 390
+        grounds.add(browser.run("getComputedStyle(document.body).backgroundColor"))
+        sizes = browser.run(
+            "[...document.querySelectorAll('svg text')].map((t) =>"
+            " parseFloat(getComputedStyle(t).fontSize) * Math.hypot(t.getScreenCTM().a, t.getScreenCTM().b))"
+        )
+        assert min(sizes) >= 11
+        assert browser.complaints == []
+    assert len(grounds) == 2

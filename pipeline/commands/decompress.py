@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,14 +48,16 @@ def _run(options: argparse.Namespace) -> None:
         raise InputError("--block and --among: give one of them")
     if not str(options.output).lower().endswith(ENDINGS):
         raise InputError(f"{options.output}: its ending is none of {', '.join(ENDINGS)}")
-    refuse_clashes([options.artifact, options.among], [options.output])
+    refuse_clashes([options.artifact, options.among], [options.output])  # files of labels: write_parquet
     model = load_compressor(options.artifact)
     coords, values = _wanted(model, options.block, options.among, options.top, options.limit)
     if not values.any():
         raise InputError(f"{options.output}: all {len(values):,} cells are zero, and a file of no entries is none")
     names = model.about_.mode_names or None
-    X = SparseTensor(coords, values, model.shape_, mode_names=names, source={"artifact": options.artifact.name})
-    _write(X, options.output, Naming(model, options.index))
+    naming = Naming(model, options.index)
+    source = {"artifact": options.artifact.name}
+    X = SparseTensor(coords, values, model.shape_, mode_names=names, source=source, labels=naming.labels)
+    _write(X, options.output, naming)
     print(f"{options.output}: {X}")
 
 
@@ -96,6 +99,8 @@ def _write(X: SparseTensor, path: Path, naming: Naming) -> None:
         from pipeline.sparse.formats import write
 
         write(X, path)
+        if X.labels:
+            print(f"{path}: holds no labels, only indices; .csv and .parquet hold both", file=sys.stderr)
 
 
 def _write_csv(X: SparseTensor, path: Path, naming: Naming) -> None:

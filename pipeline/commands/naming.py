@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    from pipeline.runs.about import Label
     from pipeline.runs.compressor import Compressor
+    from pipeline.sparse.labels import Label
 
 INDEX = 2**63  # indices are below
 
@@ -133,8 +133,8 @@ def _words(line: str) -> list[str]:
 def number(value: float) -> str:
     """The shortest text that gives a value back.
 
-    >>> number(1234567891.0), number(0.1), number(1e300)
-    ('1234567891', '0.1', '1e+300')
+    >>> number(1234567891.0), number(0.1), number(1e300), number(2.0**64)
+    ('1234567891', '0.1', '1e+300', '18446744073709551616')
     """
     value = float(value)
-    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    return min([str(int(value))] * value.is_integer() + [repr(value)], key=len)
