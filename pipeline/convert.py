@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.core import step
 from pipeline.core.files import refuse_clashes, sha256_file
-from pipeline.datasets import READERS, files_of, read_raw, text_options
+from pipeline.datasets import READERS, files_of, kind_of, read_raw, text_options
 from pipeline.datasets.assemble import Assembled, assemble
 from pipeline.datasets.columns import with_columns
 from pipeline.datasets.labels import Labels
@@ -160,6 +160,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--output", type=Path, help="default: data/tensors/DATASET.parquet")
     arguments.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
     options = arguments.parse_args(argv)
+    if options.output is not None and kind_of(options.output) not in ("", "columnar data"):
+        raise InputError(f"{options.output}: an ending of {kind_of(options.output)}; what is written is .parquet")
     if (options.dataset is None) == (options.file is None):
         raise InputError("name either a data set or a file with --file")
     if options.file is not None:

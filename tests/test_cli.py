@@ -456,3 +456,36 @@ def test_without_orders_in_a_large_range(tmp_path: Path, capsys: pytest.CaptureF
     assert "no orders to leave out" in call(
         capsys, "compress", str(tmp_path / "far.parquet"), out, "--method", "cp", "--no-orders"
     )
+
+
+def test_a_file_of_cells_may_have_a_header(clicks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content in ("user,item\nann,book\n", "# cells\nuser\titem\nann\tbook\n", "ann;book\n", "ann book\n"):
+        (tmp_path / "cells").write_text(content)
+        assert call(capsys, "query", str(clicks), "--file", str(tmp_path / "cells")) == "3\n"
+    (tmp_path / "cells").write_text("ann,book\nuser,item\n")
+    assert "cells:2: user 'user': no such label" in refuse(
+        capsys, "query", str(clicks), "--file", str(tmp_path / "cells")
+    )
+    (tmp_path / "t.csv").write_text("user, item, n\nuser, item, 4\nann, book, 5\n")
+    out = str(tmp_path / "t.safetensors")
+    call(capsys, "compress", str(tmp_path / "t.csv"), out, "--method", "lossless")
+    assert call(capsys, "query", out, "ann", "book") == "5\n"
+    assert call(capsys, "query", out, "--top", "1", "--at", "item=book") == "ann  book 5\n"
+    (tmp_path / "cells").write_text("user,item\n")  # a cell of this tensor
+    assert call(capsys, "query", out, "--file", str(tmp_path / "cells")) == "4\n"
+
+
+def test_what_is_written_is_what_its_ending_says(
+    clicks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(tmp_path / "clicks.csv")
+    call(capsys, "decompress", str(clicks), str(tmp_path / "o.TSV"))
+    assert (tmp_path / "o.TSV").read_text().splitlines()[:2] == ["user\titem\tvalue", "ann\tbook\t3"]
+    for name in ("o.npy", "o.h5ad", "o.tar.gz", "o.zst", "o.ttx.xz"):
+        assert "name it .safetensors" in refuse(capsys, "compress", data, str(tmp_path / name), "--method", "lossless")
+    for name in ("o.csv", "o.mtx.gz", "o.gz"):
+        with pytest.raises(InputError, match=r"what is written is \.parquet"):
+            step_convert.main(["--file", data, "--output", str(tmp_path / name)])
+    for command in ("info", "query", "decompress"):
+        more = {"query": ["0", "0"], "decompress": [str(tmp_path / "o.csv")]}.get(command, [])
+        assert "csv data by its name, no artifact" in refuse(capsys, command, data, *more)

@@ -94,17 +94,13 @@ def _run(options: argparse.Namespace) -> None:
 
 def _check_output(tensor: Path, artifact: Path) -> None:
     """Refuse to write over the input, or what its name would say is something else."""
-    from pipeline.datasets import format_of
+    from pipeline.datasets import kind_of
 
     refuse_clashes([tensor], [artifact])
     if artifact.is_dir():
         raise InputError(f"{artifact}: is a folder; name the .safetensors file to write")
-    if artifact.suffix != ".safetensors":
-        try:
-            known = format_of(artifact.name)
-        except InputError:
-            return
-        raise InputError(f"{artifact}: an ending of {known} data, and an artifact is none; name it .safetensors")
+    if known := kind_of(artifact):
+        raise InputError(f"{artifact}: an ending of {known}, and an artifact is none; name it .safetensors")
 
 
 def _origin(path: Path) -> dict[str, str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.runs.compressor import Compressor
     from pipeline.sparse import SparseTensor
 
-ENDINGS = (".parquet", ".csv", ".mtx", ".mtx.gz", ".tns", ".tns.gz", ".npz")
+ENDINGS = (".parquet", ".csv", ".tsv", ".mtx", ".mtx.gz", ".tns", ".tns.gz", ".npz")
 LIMIT = 1 << 24
 
 
@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--block", help="ranges of every mode, for example 0:10,5:25 (default: everything)")
     command.add_argument("--top", type=int, help="keep only so many largest values")
     command.add_argument("--among", type=Path, help="tensor whose non-zeros are the cells to look at")
-    command.add_argument("--index", action="store_true", help=".csv: indices from 0 also where there are labels")
+    command.add_argument("--index", action="store_true", help="indices from 0 also where there are labels")
     command.add_argument("--limit", type=int, default=LIMIT, help=f"refuse to look at more cells (default: {LIMIT:,})")
 
 
@@ -91,9 +91,10 @@ def _wanted(model: Compressor, block: str | None, among: Path | None, top: int |
 
 
 def _write(X: SparseTensor, path: Path, naming: Naming) -> None:
-    if path.suffix == ".parquet":
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
         X.write_parquet(path)
-    elif path.suffix == ".csv":
+    elif suffix in (".csv", ".tsv"):
         _write_csv(X, path, naming)
     else:
         from pipeline.sparse.formats import write
@@ -109,7 +110,7 @@ def _write_csv(X: SparseTensor, path: Path, naming: Naming) -> None:
 
     columns = [naming.column(mode, X.coords[:, mode]) for mode in range(X.order)]
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", lineterminator="\n")
         writer.writerow([*naming.names, "value"])
         writer.writerows(zip(*columns, map(number, X.values), strict=True))
 

@@ -35,13 +35,10 @@ def refuse_data(path: Path) -> None:
         It is.
     """
     if path.is_file() and path.suffix != ".safetensors":
-        from pipeline.datasets import format_of
+        from pipeline.datasets import kind_of
 
-        try:
-            known = format_of(path.name)
-        except InputError:
-            return
-        raise InputError(f"{path}: {known} data by its name, no artifact; make one with 'kronflow compress'")
+        if known := kind_of(path):
+            raise InputError(f"{path}: {known} by its name, no artifact; make one with 'kronflow compress'")
 
 
 NO_ORDERS = "no orders stored, indices are positions in the model's own order"

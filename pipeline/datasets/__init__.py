@@ -93,6 +93,17 @@ def format_of(name: str) -> str:
     return SUFFIXES[suffix]
 
 
+def kind_of(path: Path) -> str:
+    """What a file is by its name: data of a format, or packed; empty where the ending says neither.
+
+    >>> kind_of(Path("a.MTX.gz")), kind_of(Path("a.tar.gz")), kind_of(Path("a.safetensors"))
+    ('mtx data', 'packed data', '')
+    """
+    plain = unpacked_name(path.name)
+    known = SUFFIXES.get(PurePath(plain).suffix)
+    return f"{known} data" if known else "packed data" if plain != path.name.lower() else ""
+
+
 def files_of(path: Path, format_name: str | None = None) -> tuple[str, dict[str, Path]]:
     """Format and files of what a user names: a file, by its ending or by what its archive holds, or a folder of 10x's.
 

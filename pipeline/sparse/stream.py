@@ -43,7 +43,8 @@ class TensorReader:
 
         self.path = Path(path)
         if not self.path.is_file():
-            raise InputError(f"{path}: no such file; make it with 'snakemake {path}'")
+            what = "is a folder" if self.path.is_dir() else f"no such file; make it with 'snakemake {path}'"
+            raise InputError(f"{path}: {what}")
         with telling_damage(self.path):
             self._file = pq.ParquetFile(self.path, page_checksum_verification=True)
             schema = self._file.schema_arrow

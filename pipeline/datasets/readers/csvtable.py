@@ -220,7 +220,7 @@ class Layout:
                 name = int(name)
             if names.count(name) != 1:
                 times = names.count(name)
-                hint = f" stands there {times} times" if times else f"{nearest(str(name), map(str, names))}"
+                hint = f"; it stands there {times} times" if times else f"{nearest(str(name), map(str, names))}"
                 if self.header and isinstance(wanted, int):
                     hint += "; set the option header=false if the first line is an entry"
                 raise InputError(f"{self.name}:1: no single column '{wanted}'{hint}")
