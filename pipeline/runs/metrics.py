@@ -19,7 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pipeline.core.files import sha256_file, write_json
 from pipeline.errors import InputError
 
-FILES = ("model.safetensors", "metrics.json", "history.parquet")  # of a run
+FILES = {  # of a run, each with what is in every one of them
+    "model.safetensors": b"kronflow",
+    "metrics.json": b'"params_sha256"',
+    "history.parquet": b"seconds",
+}
 
 Count = Annotated[int, Field(ge=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]

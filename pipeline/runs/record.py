@@ -33,9 +33,9 @@ def add_run_arguments(arguments: argparse.ArgumentParser) -> None:
 def identity(options: argparse.Namespace, method: str, settings: dict[str, Any]) -> dict[str, Any]:
     """The part of ``metrics.json`` that names a run: data, method, setting, seed and their digests.
 
-    Refuses a tensor that the run would write over.
+    Refuses a tensor that the run would write over, and files in its folder that are no run's.
     """
-    refuse_clashes([options.tensor], [options.folder / name for name in FILES])
+    refuse_clashes([options.tensor], [options.folder], {options.folder / name: mark for name, mark in FILES.items()})
     dataset = options.dataset or options.tensor.stem.encode(errors="replace").decode()
     plain_name(options.setting, "--setting")
     return {
