@@ -345,3 +345,22 @@ def test_double_precision_uses_torch() -> None:
     assert functional.available(x) == ["inner", "outer", "dense"]
     for name in FORMS:
         torch.testing.assert_close(FORMS[name](layer)(x), layer.to_dense()(x))
+
+
+def test_networks_of_several_inputs_are_deployed_from_a_tuple_or_a_mapping() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = KPDLinear(16, 8, (4, 4)), KPDLinear(8, 8, (4, 4))
+
+        def forward(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+            return self.second(self.first(x) + shift)
+
+    network, given = Two(), {"x": torch.randn(5, 16), "shift": torch.randn(8)}
+    expected = network(**given)
+    for inputs in (given, tuple(given.values()), list(given.values())):
+        deployed, taken = deploy(network, inputs)
+        assert list(taken) == ["first", "second"]
+        torch.testing.assert_close(deployed(**given), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="the weight is made of"):
+        FORMS["block-rows"](network.first).weight.zero_()
