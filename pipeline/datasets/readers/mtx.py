@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.datasets.places import check_range
-from pipeline.datasets.raw import Block, Files, Mode, RawTensor, only_file, open_raw
-from pipeline.datasets.text import line_of_entry, read_numbers
+from pipeline.datasets.raw import Block, Files, Mode, RawTensor, only_file, open_lines
+from pipeline.datasets.text import MOST_WITHOUT, line_of_entry, read_numbers
 from pipeline.errors import InputError
 
 FIELDS = ("pattern", "integer", "real")
@@ -45,7 +45,7 @@ def read_header(path: Path) -> Header:
     InputError
         No Matrix Market file, or one that holds a dense, complex or hermitian matrix.
     """
-    with open_raw(path) as stream:
+    with open_lines(path) as stream:
         words = stream.readline().decode("utf-8", "replace").lower().split()
         if len(words) != 5 or words[:2] != ["%%matrixmarket", "matrix"]:
             raise InputError(f"{path}:1: no Matrix Market file; the first line starts with '%%MatrixMarket matrix'")
@@ -53,8 +53,15 @@ def read_header(path: Path) -> Header:
         for given, allowed in ((layout, ("coordinate",)), (field, FIELDS), (symmetry, SYMMETRIES)):
             if given not in allowed:
                 raise InputError(f"{path}:1: '{given}' is none of: {', '.join(allowed)}")
-        lines = ((number, line) for number, line in enumerate(stream, start=2) if line.strip() and line[:1] != b"%")
-        number, line = next(lines, (1, b""))
+        number, line, without = 1, b"", 0
+        for number, line in enumerate(stream, start=2):
+            if line.strip() and line[:1] != b"%":
+                break
+            without += len(line)
+            if without > MOST_WITHOUT:
+                raise InputError(f"{path}:{number}: comments of more than {MOST_WITHOUT:,} bytes above the sizes")
+        else:
+            number, line = 1, b""
     sizes = line.split()
     if len(sizes) != 3 or not all(size.isdigit() and len(size) < 19 for size in sizes):
         raise InputError(f"{path}:{number}: needs the numbers of rows, columns and entries")
