@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
+
+MARKED = 1 << 16  # bytes at either end in which a mark is looked for
 
 
 @contextmanager
@@ -42,21 +44,42 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def refuse_clashes(reads: Sequence[str | Path | None], writes: Sequence[str | Path]) -> None:
+def refuse_clashes(
+    reads: Sequence[str | Path | None], writes: Sequence[str | Path], beside: Mapping[Path, bytes] | None = None
+) -> None:
     """Refuse to write over a file that is read, or twice into one; to be called with every path of a command.
+
+    Parameters
+    ----------
+    beside
+        What is written beside what the user named, each with the mark of such a file (:func:`has_mark`): one that
+        stands there without it is somebody else's.
 
     Raises
     ------
     InputError
-        Two paths are one file, under whatever names.
+        Two paths are one file, under whatever names, or a file beside would be lost.
     """
-    outputs = [Path(path) for path in writes]
+    for path, mark in (beside or {}).items():
+        if path.exists() and not has_mark(path, mark):
+            raise InputError(f"{path}: would be written beside {writes[0]}, and is there already; name another output")
+    outputs = [Path(path) for path in (*writes, *(beside or ()))]
     for number, output in enumerate(outputs):
         for path in (Path(path) for path in reads if path is not None):
             if output.exists() and path.exists() and output.samefile(path):
                 raise InputError(f"{output}: is a file that is read, {path}; name another one to write")
         if output.resolve() in [other.resolve() for other in outputs[:number]]:
             raise InputError(f"{output}: would be written twice; name another one")
+
+
+def has_mark(path: Path, mark: bytes) -> bool:
+    """Whether a file has a mark in its first or its last 64 KiB."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(MARKED)
+        file.seek(max(0, path.stat().st_size - MARKED))
+        return mark in head or mark in file.read()
 
 
 def _umask() -> int:

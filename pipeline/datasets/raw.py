@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import bz2
+import codecs
 import errno
-import gzip
 import io
-import lzma
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +14,15 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.datasets.archive import DAMAGE, is_archive, member_names, open_member, open_members
+from pipeline.datasets.archive import (
+    DAMAGE,
+    OPENERS,
+    is_archive,
+    main_member,
+    member_names,
+    open_member,
+    open_members,
+)
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +34,6 @@ Files = Mapping[str, Path]  # the entry's file names -> where they lie
 Block = tuple[list[Keys], Array]  # one array of keys a mode, and the values
 
 
-PACKED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 UNPACKED = 1 << 27  # bytes that a file of any size may unpack to
 EXPANSION = 200  # and how many times its own size beyond that
 LONGEST_LINE = 1 << 22  # bytes
@@ -95,14 +100,14 @@ def file_named(files: Files, *parts: str) -> Path:
 
 @contextmanager
 def open_raw(path: Path, member: str | None = None, *, lines: bool = False) -> Iterator[IO[bytes]]:
-    """Open a raw file for reading, unpacking ``.gz``, ``.bz2``, ``.xz`` and an archive with one file.
+    """Open a raw file for reading, unpacking ``.gz``, ``.bz2``, ``.xz``, ``.zst`` and a file of an archive.
 
     Damage that shows while reading becomes an :class:`InputError` that names the file.
 
     Parameters
     ----------
     member
-        Which file of an archive; None: the only one.
+        Which file of an archive; None: the only one, or that of the archive's own name.
     lines
         Whether it is text, whose lines have a bound.
     """
@@ -156,11 +161,8 @@ def telling_damage(path: Path) -> Iterator[None]:
 
 def _open_packed(path: Path, member: str | None) -> AbstractContextManager[IO[bytes]]:
     if is_archive(path):
-        names = [member] if member is not None else member_names(path, "*")
-        if len(names) != 1:
-            raise InputError(f"{path}: an archive of {len(names)} files where one belongs")
-        return open_member(path, names[0])
-    opened: AbstractContextManager[IO[bytes]] = PACKED.get(path.suffix, Path.open)(path, "rb")
+        return open_member(path, main_member(path) if member is None else member)
+    opened: AbstractContextManager[IO[bytes]] = OPENERS.get(path.suffix.lower(), Path.open)(path, "rb")
     return opened
 
 
@@ -170,7 +172,7 @@ class _Bounded(io.RawIOBase):
     def __init__(self, path: Path, stream: IO[bytes], lines: bool) -> None:
         self._path, self._stream, self._lines = path, stream, lines
         self._count, self._since = 0, 0  # bytes so far, and those after the last line feed
-        packed = is_archive(path) or path.suffix in PACKED
+        packed = is_archive(path) or path.suffix.lower() in OPENERS
         self._most = max(UNPACKED, EXPANSION * path.stat().st_size) if packed else None
 
     def readable(self) -> bool:
@@ -205,8 +207,16 @@ def open_lines(path: Path, member: str | None = None) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def open_text(path: Path, encoding: str = "utf-8", member: str | None = None) -> Iterator[io.TextIOWrapper]:
-    """Open a raw text file as :func:`open_raw` does; text in another encoding is an InputError."""
-    with open_lines(path, member) as stream, io.TextIOWrapper(stream, encoding=encoding, newline="") as text:
+    """Open a raw text file as :func:`open_raw` does; text in another encoding is an InputError.
+
+    A byte order mark at its start is no part of it.
+    """
+    try:
+        codecs.lookup(encoding)
+    except LookupError as error:
+        raise InputError(f"option encoding: Python knows no encoding '{encoding}'") from error
+    known = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+    with open_lines(path, member) as stream, io.TextIOWrapper(stream, encoding=known, newline="") as text:
         try:
             yield text
         except UnicodeDecodeError as error:

@@ -26,6 +26,7 @@ from pipeline.errors import InputError
 
 BLOCK_BYTES = 1 << 22
 NEWLINE = ord("\n")
+MARK = b"\xef\xbb\xbf"  # the byte order mark that some programs put before UTF-8
 COMMENT = re.compile(rb"^[ \t]*[#%][^\n]*\n?", re.MULTILINE)
 RUNS_OF_SPACES = re.compile(rb" *\n *| {2,}")
 SEPARATORS = bytes.maketrans(b"\t,;\r", b"    ")
@@ -78,27 +79,44 @@ def read_numbers(path: Path, order: int | None, *, values: bool = True, skip: in
                     _fail(path, line + comments, "needs at least one index" + " and a value" * values)
                 blocks = itertools.chain([block], blocks)
                 break
-            without = _check_without(path, line, without, block)
+            without = check_without(path, line, without + len(block))
             line += _newlines(block)
     if order is not None:
         without = 0
         for block, table, lines in in_order(partial(_parse, order, values), blocks):
             found = table or parse_lines(path, line, block, order, values=values)
-            without = 0 if len(found[1]) else _check_without(path, line, without, block)
+            without = 0 if len(found[1]) else check_without(path, line, without + len(block))
             yield found
             line += lines
 
 
-def first_fields(path: Path) -> tuple[int, list[bytes]]:
-    """Number and fields of the first line that has any; no fields where there is none."""
-    line, without = 1, 0
-    for block in _blocks_of_lines(path, 0):
-        above, fields = _first_fields(block)
-        if fields:
-            return line + above, fields
-        without = _check_without(path, line, without, block)
-        line += _newlines(block)
-    return line, []
+def first_lines(path: Path, count: int) -> list[tuple[int, list[bytes]]]:
+    """Number and fields of the first lines that have any, comments aside; fewer where there are fewer."""
+    found: list[tuple[int, list[bytes]]] = []
+    read = 0
+    with open_lines(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            read = check_without(path, number, read + len(line))
+            fields = line.removeprefix(MARK).translate(SEPARATORS).split()
+            if fields and fields[0][:1] not in b"#%":
+                found.append((number, fields))
+            if len(found) == count:
+                break
+    return found
+
+
+def comments_above(path: Path) -> list[bytes]:
+    """The comments before the first line with fields, without the signs that make them comments."""
+    found: list[bytes] = []
+    read = 0
+    with open_lines(path) as stream:
+        for line in stream:
+            read = check_without(path, len(found) + 1, read + len(line))
+            text = line.removeprefix(MARK).strip()
+            if text and text[:1] not in b"#%":
+                break
+            found.append(text.lstrip(b"#% "))
+    return found
 
 
 def is_integer(field: bytes) -> bool:
@@ -115,15 +133,17 @@ def _blocks_of_lines(path: Path, skip: int) -> Iterator[bytes]:
     with open_lines(path) as stream:
         for _ in range(skip):
             stream.readline()
+        first = skip == 0
         while block := stream.read(BLOCK_BYTES):
-            yield block + stream.readline()
+            yield block.removeprefix(MARK * first) + stream.readline()
+            first = False
 
 
-def _check_without(path: Path, line: int, without: int, block: bytes) -> int:
-    """Bytes in a row without an entry, now that a block has none either; very many are no table."""
-    if without + len(block) > MOST_WITHOUT:
+def check_without(path: Path, line: int, count: int) -> int:
+    """Return how many bytes in a row have had no entry; very many are no table."""
+    if count > MOST_WITHOUT:
         _fail(path, line, f"comments and empty lines of more than {MOST_WITHOUT:,} bytes without an entry")
-    return without + len(block)
+    return count
 
 
 def _newlines(block: bytes) -> int:
