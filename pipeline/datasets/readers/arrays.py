@@ -189,7 +189,9 @@ def _npz_array(path: Path, archive: zipfile.ZipFile, name: str) -> Array:
         if version not in read_header:
             raise InputError(f"{path}: array '{name}' has a header of version {version}")
         shape, fortran, kind = read_header[version](stream, max_header_size=LARGEST_HEADER)
-        if kind.hasobject or math.prod(shape) * kind.itemsize > entry.file_size or min(shape, default=0) < 0:
+        if kind.hasobject:
+            raise InputError(f"{path}: not a readable .npz file (array '{name}' holds objects, which are not loaded)")
+        if math.prod(shape) * kind.itemsize > entry.file_size or min(shape, default=0) < 0:
             raise InputError(f"{path}: array '{name}' of shape {shape} and type {kind} is more than what is stored")
         content = stream.read(math.prod(shape) * kind.itemsize + 1)
     if len(content) != math.prod(shape) * kind.itemsize:
