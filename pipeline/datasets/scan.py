@@ -17,6 +17,8 @@ import numpy.typing as npt
 from llvmlite import ir
 from numba.extending import intrinsic
 
+from pipeline.kernels import compiling  # noqa: F401 - the processor to compile for, and a line that says so
+
 Table = npt.NDArray[np.uint32] | npt.NDArray[np.int64]
 
 WORD = 8  # digits that one word holds

@@ -6,6 +6,8 @@ from typing import Any
 
 import numba
 
+from pipeline.kernels import compiling  # noqa: F401 - the processor to compile for, and a line that says so
+
 
 @numba.njit(cache=True, nogil=True)
 def sum_packed(numbers: Any, bits: int, sums: Any) -> int:

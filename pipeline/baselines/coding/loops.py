@@ -12,6 +12,8 @@ from pipeline.baselines.base import Integers, Reals
 try:
     import numba
     from numba import prange
+
+    from pipeline.kernels import compiling  # noqa: F401 - the processor to compile for, and a line that says so
 except ImportError:
     numba = None  # type: ignore[assignment]
     prange = range  # type: ignore[misc]
