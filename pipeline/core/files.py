@@ -60,9 +60,6 @@ def refuse_clashes(
     InputError
         Two paths are one file, under whatever names, or a file beside would be lost.
     """
-    for path, mark in (beside or {}).items():
-        if path.exists() and not has_mark(path, mark):
-            raise InputError(f"{path}: would be written beside {writes[0]}, and is there already; name another output")
     outputs = [Path(path) for path in (*writes, *(beside or ()))]
     for number, output in enumerate(outputs):
         for path in (Path(path) for path in reads if path is not None):
@@ -71,6 +68,9 @@ def refuse_clashes(
                 raise InputError(f"{output}: is a file that is read{other}; name another one to write")
         if output.resolve() in [other.resolve() for other in outputs[:number]]:
             raise InputError(f"{output}: would be written twice; name another one")
+    for path, mark in (beside or {}).items():
+        if path.exists() and not has_mark(path, mark):
+            raise InputError(f"{path}: would be written beside {writes[0]}, and is there already; name another output")
 
 
 def has_mark(path: Path, mark: bytes) -> bool:
