@@ -23,6 +23,7 @@ sys.path.insert(0, workflow.basedir)
 
 from pipeline.config import load_config, setting_arguments
 from pipeline.core.closure import code_files
+from pipeline.core.locks import release_stale
 from pipeline.errors import InputError
 from pipeline.reporting.outputs import report_files
 from pipeline.runs.metrics import FILES
@@ -33,6 +34,12 @@ try:
     RUNS = {name: CONFIG.runs(name) for name in {*CONFIG.experiments, EXPERIMENT}}
 except InputError as error:
     raise WorkflowError(str(error)) from None
+
+if workflow.is_main_process and release_stale():
+    print(
+        "the last snakemake here was killed: its locks are released, what it left half done is made again",
+        file=sys.stderr,
+    )
 
 # The data sets of the default experiment.
 DATASETS = sorted({run.dataset.partition(".f")[0] for run in RUNS[EXPERIMENT]})
@@ -156,7 +163,7 @@ for name, entry in CONFIG.datasets.items():
         name:
             f"download_{name}"
         input:
-            entry.own_files(),
+            entry.own_files(Path("data/raw") / name),
             code=code_files("download"),
         output:
             [f"data/raw/{name}/{file}" for file in entry.files],

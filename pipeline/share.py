@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.config import Config, load_config
 from pipeline.core import step
+from pipeline.core.files import PARTIAL
 from pipeline.errors import InputError
 from pipeline.runs.metrics import FILES, check_model, read_metrics
 
@@ -73,8 +74,12 @@ def _extra(config: Config, root: Path) -> Iterator[str]:
             if path.name not in known:
                 yield f"{cell}/{path.name} is in no experiment of params.yaml"
             elif path.is_dir():
-                others = sorted(each.name for each in path.iterdir() if each.name not in FILES)
+                others = sorted(each.name for each in path.iterdir() if not _is_known(each.name))
                 yield from (f"{cell}/{path.name}/{name} is no file of a run" for name in others)
+
+
+def _is_known(name: str) -> bool:
+    return name in FILES or name.startswith(PARTIAL)  # which DVC ignores and the next run removes
 
 
 def whole(options: argparse.Namespace) -> None:

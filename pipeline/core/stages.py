@@ -69,7 +69,9 @@ def _stage(target: str, deps: Iterable[str], outs: Iterable[str], params: Iterab
 
 def _download(config: Config, dataset: str) -> dict[str, Any]:
     code = code_paths(code_files("download"))
-    own = config.datasets[dataset].own_files()
+    entry = config.datasets[dataset]
+    # files that need registration lie under a checksum, and a mirror may have them in their place
+    own = [path for paths in entry.sources_on_disk().values() for path in paths if entry.registration is None]
     return _stage(f"download_{dataset}", [*code, *own], [f"data/raw/{dataset}"], [f"datasets.{dataset}.files"])
 
 

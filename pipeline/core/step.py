@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -120,7 +121,7 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
     except RecursionError as error:
         _fail(f"nested too deeply ({error})")
     except OSError as error:
-        if error.filename is None and error.errno != errno.ENOSPC:
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         _fail(f"{error.filename or 'output'}: {error.strerror}")
     except KeyboardInterrupt:
@@ -131,7 +132,8 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
 def _fail(message: str) -> None:
     line = " ".join(message.split())
     shown = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line)
-    print(f"error: {shown}", file=sys.stderr)
+    with suppress(OSError):  # the log may lie on the disk that is full
+        print(f"error: {shown}", file=sys.stderr, flush=True)
     raise SystemExit(2)
 
 

@@ -13,9 +13,10 @@ import importlib.metadata
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from tqdm import tqdm
@@ -35,8 +36,8 @@ class SourceError(Exception):
     """One source did not give the file; the next one may."""
 
 
-class _ChecksumError(ValueError):
-    """A finished transfer with another checksum; a ValueError so that pooch tries again from the start."""
+class _ChecksumError(Exception):
+    """A finished transfer with another checksum; the next attempt starts anew."""
 
 
 def fetch(target: Path, sources: list[str], sha256: str | None, root: Path, size: int | None = None) -> str:
@@ -78,6 +79,7 @@ def fetch(target: Path, sources: list[str], sha256: str | None, root: Path, size
             if len(failures) < len(sources):
                 print(f"{target.name}: {failures[-1]}; going on to the next source", file=sys.stderr)
         else:
+            part_of(target).unlink(missing_ok=True)  # of a source that broke off before
             return source
     raise InputError(f"{target}: cannot be fetched: {'; '.join(failures)}")
 
@@ -154,21 +156,27 @@ def _mismatch(found: str, expected: str) -> str:
 
 
 def _from_web(source: str, target: Path, sha256: str | None, root: Path) -> None:
-    """Download with pooch: several attempts, each of which goes on where the one before broke off."""
-    import pooch
+    """Download in several attempts, each of which goes on where the one before broke off."""
     import requests
 
-    pooch.get_logger().setLevel("WARNING")
-    known = None if sha256 is None else f"sha256:{sha256}"
-    store = pooch.create(
-        target.parent, "", registry={target.name: known}, urls={target.name: source}, retry_if_failed=ATTEMPTS - 1
-    )
-    try:
-        store.fetch(target.name, downloader=_Resuming(target.with_name(f".{target.name}.part"), sha256))
-    except (_ChecksumError, requests.RequestException) as error:
-        raise SourceError(" ".join(str(error).split())) from error
-    except OSError as error:
-        raise InputError(f"{target}: cannot write: {error.strerror or error}") from error
+    transfer = _Resuming(part_of(target), sha256)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            transfer(source, target)
+        except (_ChecksumError, requests.RequestException) as error:
+            if attempt == ATTEMPTS:
+                raise SourceError(" ".join(str(error).split())) from error
+            print(f"{target.name}: {error}; trying again", file=sys.stderr)
+            time.sleep(attempt)
+        except OSError as error:
+            raise InputError(f"{target}: cannot write: {error.strerror or error}") from error
+        else:
+            return
+
+
+def part_of(target: Path) -> Path:
+    """Where what has arrived of a file lies until it is complete, and for the next attempt; DVC ignores the name."""
+    return target.with_name(f".{target.name}.part")
 
 
 def _from_google_drive(source: str, target: Path, sha256: str | None, root: Path) -> None:
@@ -177,7 +185,7 @@ def _from_google_drive(source: str, target: Path, sha256: str | None, root: Path
         import gdown
     except ImportError as error:
         raise SourceError("needs the package gdown; run 'pip install gdown'") from error
-    part = target.with_name(f".{target.name}.part")
+    part = part_of(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     place, _, name = source.removeprefix("gdrive:").partition("/")
     try:
@@ -201,7 +209,7 @@ def _from_google_drive(source: str, target: Path, sha256: str | None, root: Path
 
 
 class _Resuming:
-    """A pooch downloader that keeps what has arrived in `part` and asks for the rest.
+    """A download that keeps what has arrived in `part` and asks for the rest.
 
     The part survives a broken transfer or an interrupted step; it is gone once the file is complete, whether
     its checksum is right or wrong.
@@ -211,8 +219,8 @@ class _Resuming:
         self.part = part
         self.sha256 = sha256
 
-    def __call__(self, url: str, output: str, pooch: Any) -> None:
-        """Download `url` to the path `output`."""
+    def __call__(self, url: str, output: Path) -> None:
+        """Download `url` to `output`."""
         self._transfer(url)
         if self.sha256 is not None and (found := sha256_file(self.part)) != self.sha256:
             self.part.unlink()

@@ -20,6 +20,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from pipeline.core.compiled import compiled
+
 
 def _features() -> set[str]:
     return {name for name, present in llvm.get_host_cpu_features().items() if present}
@@ -60,7 +62,7 @@ def cached(*parts: ModuleType | str, **options: Any) -> Callable[[Callable[..., 
     digest = hashlib.sha256(b"\0".join(Path(file).read_bytes() for file in files)).hexdigest()
 
     def decorate(function: Callable[..., Any]) -> Any:
-        dispatcher = njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+        dispatcher = compiled(error_model="numpy", **options)(function)
         file = dispatcher._cache._cache_file
         file._source_stamp = (file._source_stamp, digest)
         return dispatcher
