@@ -40,6 +40,7 @@ class Dataset(Section):
     format: str
     options: dict[str, Any] = {}
     labels: list[Annotated[int, Field(ge=0)]] = []  # modes whose labels become a file
+    push: bool = True  # false where the licence forbids to pass on: DVC keeps raw files, tensor and samples here
     mirror: str | None = None  # folder in a mirror; default: the data set's name
     registration: str | None = None  # where to get files that need an account
     files: Annotated[dict[Annotated[str, AfterValidator(_plain_name)], RawFile], Field(min_length=1)]
