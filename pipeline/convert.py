@@ -17,7 +17,7 @@ from pipeline.datasets.columns import with_columns
 from pipeline.datasets.labels import Labels
 from pipeline.datasets.registry import Dataset, read_entry
 from pipeline.errors import InputError
-from pipeline.sparse.tensor import NORM2_TOLERANCE
+from pipeline.sparse.grid import NORM2_TOLERANCE
 
 
 def convert(dataset: str, entry: Dataset, raw: Path, output: Path) -> Assembled:

@@ -22,7 +22,7 @@ from pipeline import aggregate
 from pipeline.config import Run, load_config, setting_arguments
 from pipeline.core.step import parse_settings
 from pipeline.errors import InputError
-from pipeline.reporting.statistics import fit_power_law, frontier, over_seeds, standard_error
+from pipeline.reporting.statistics import fit_power_law, frontier, over_seeds
 from pipeline.runs.metrics import write_metrics
 from pipeline.runs.record import params_digest
 
@@ -299,8 +299,11 @@ def test_import_is_light(root: Path) -> None:
 
 
 def test_standard_error_by_hand() -> None:
-    assert standard_error([10.0, 14.0, 18.0]) == pytest.approx(4 / 3**0.5)
-    assert np.isnan(standard_error([3.0]))
+    runs = pd.DataFrame({"dataset": "d", "method": ["a"] * 3 + ["b"] + ["c"] * 2, "setting": "s"})
+    cells = over_seeds(runs.assign(x=[10.0, 14.0, 18.0, 3.0, 1.0, np.nan]), ["x"])
+    assert cells["seeds"].tolist() == [3, 1, 2]
+    assert cells["x"].tolist() == pytest.approx([14.0, 3.0, np.nan], nan_ok=True)
+    assert cells["x_stderr"].tolist() == pytest.approx([4 / 3**0.5, np.nan, np.nan], nan_ok=True)
 
 
 def test_over_seeds_keeps_the_plan_order() -> None:

@@ -13,6 +13,7 @@ from scipy import stats
 from pipeline.baselines.coding import exact, fibres, loops
 from pipeline.baselines.lossless import Lossless
 from pipeline.errors import InputError
+from pipeline.runs.entropy_coder import Decoder, Encoder
 from pipeline.sparse import SparseTensor
 
 VALUES = {
@@ -87,7 +88,7 @@ def test_the_smallest_of_some_draws() -> None:
 def test_a_set_costs_its_choice_without_a_sequence() -> None:
     random = np.random.default_rng(0)
     flat = np.concatenate([np.sort(random.choice(256, 16, replace=False)) for _ in range(200)])
-    coder = fibres.Encoder()
+    coder = Encoder()
     fibres.code_sets(np.full(200, 16), np.zeros(200, dtype=np.int64), flat, np.full(256, 13), coder)
     ideal = 200 * math.log2(math.comb(256, 16))
     assert 8 * len(coder.words().tobytes()) == pytest.approx(ideal, rel=0.01)
@@ -109,10 +110,10 @@ def test_numbers_survive_their_code(numbers: list[int], seed: int) -> None:
     given = np.array(numbers, dtype=np.int64)
     contexts = np.random.default_rng(seed).integers(0, 3, len(given))
     histogram = fibres.histogram_of(given, contexts)
-    coder = fibres.Encoder()
+    coder = Encoder()
     fibres.code_numbers(given.copy(), contexts, histogram, coder)
     found = np.zeros_like(given)
-    fibres.code_numbers(found, contexts, histogram, fibres.Decoder(coder.words().tobytes()))
+    fibres.code_numbers(found, contexts, histogram, Decoder(coder.words().tobytes()))
     assert np.array_equal(found, given)
 
 

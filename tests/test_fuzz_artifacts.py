@@ -1,27 +1,13 @@
 """Artifacts of every method, damaged by chance and by design: a model or an InputError, never anything else.
 
-Each damaged file is loaded and asked in a process of its own kind, with limits of memory and time, and its outcome
-counted. With the digest kept no answer may change; with the digest made anew none may crash, hang, raise anything
-but an InputError, take more than 1 GiB or answer what is not finite. KRONFLOW_FUZZ_SECONDS is the time for all
-tests here beyond the least number of files (KRONFLOW_FUZZ_SEED chooses other damage); as a program it prints the
-table: ``python -m tests.test_fuzz_artifacts 600``.
+With the digest kept no answer may change; with the digest made anew none may crash, hang, raise anything but an
+InputError, take more than 1 GiB or answer what is not finite. How that is counted: :mod:`tests.fuzz`.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import pickle
-import resource
-import select
-import signal
-import struct
-import sys
 import tempfile
-import time
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +20,6 @@ from safetensors.numpy import save
 import pipeline
 from pipeline.baselines import METHODS
 from pipeline.commands.info import _artifact_info
-from pipeline.errors import InputError
 from pipeline.kpd.artifact import NetworkArtifact
 from pipeline.kpd.layer import KPDLinear
 from pipeline.kpd.networks import build
@@ -42,15 +27,9 @@ from pipeline.neukron import NeuKron
 from pipeline.runs.artifact import read_artifact, signed
 from pipeline.runs.compressor import Compressor
 from pipeline.sparse import SparseTensor
+from tests.fuzz import Target, check
 
-FILES = int(os.environ.get("KRONFLOW_FUZZ", "25"))
-SECONDS = float(os.environ.get("KRONFLOW_FUZZ_SECONDS", "0"))
-SEED = int(os.environ.get("KRONFLOW_FUZZ_SEED", "0"))
-MEMORY = 1 << 30  # bytes above what the process had
-TIME = 20.0  # seconds for one file
 CELLS = 50
-BATCH = 25  # files a process
-GOOD = {"refused", "same", "changed"}
 OLD = Path(__file__).parent / "artifacts"
 NUMBERS = [0, 1, -1, 2, 3, 12, 40000, 10**9, 2**31, 2**33, 2**62, 2**63, 2**64, 10**30, 0.5, -0.0, 1e308]
 OTHERS = [None, True, "", "a", [], {}, [1], {"0": 1}, [2**33, 2**33], [[[[]]]], "\u0000", ["a", "b"]]
@@ -206,150 +185,36 @@ def change_entry(metadata: Any, rng: np.random.Generator) -> None:
         node[key] = NUMBERS[int(rng.integers(len(NUMBERS)))]
 
 
-# ------------------------------------------------------------------------------------------- in another process
+# ------------------------------------------------------------------------------------------------------ asking
 
 
-def asked(path: Path) -> tuple[str, Any]:
-    """Load a file and ask it all that a user may: the outcome, and what it answered."""
-    try:
-        model = pipeline.load(path)
-        if isinstance(model, NetworkArtifact):
-            images = np.random.default_rng(1).random((3, *model.image_shape))
-            json.dumps(_artifact_info(path), allow_nan=False)
-            return "answered", (model.image_shape, model.logits(images), model.classes, model.scale)
-        rng = np.random.default_rng(1)
-        coords = np.stack([rng.integers(0, size, CELLS) for size in model.shape_], axis=1)
-        values = model.predict(coords)
-        info = json.dumps(_artifact_info(path), allow_nan=False)
-        for mode in range(len(model.shape_)):
-            model.about_.labels_of(mode)
-        model.held_cells()
-    except InputError as error:
-        return ("refused" if "\n" not in str(error) else "more than a line"), str(error)
-    if not np.isfinite(values).all():
-        return "not finite", None
-    return "answered", (model.shape_, values, model.size(), len(info) and json.loads(info).get("error"))
+def asked(paths: dict[str, Path]) -> Any:
+    """Load a file and ask it all that a user may."""
+    (path,) = paths.values()
+    model = pipeline.load(path)
+    info = json.loads(json.dumps(_artifact_info(path), allow_nan=False))
+    if isinstance(model, NetworkArtifact):
+        images = np.random.default_rng(1).random((3, *model.image_shape))
+        return model.image_shape, model.logits(images), model.classes, model.scale
+    rng = np.random.default_rng(1)
+    coords = np.stack([rng.integers(0, size, CELLS) for size in model.shape_], axis=1)
+    values = model.predict(coords)
+    labels = [model.about_.labels_of(mode) for mode in range(len(model.shape_))]
+    return model.shape_, values, model.size(), info.get("error"), labels, model.held_cells()
 
 
-def attend(files: list[bytes], place: Path, report: int) -> None:
-    """In a child: ask each file and report its outcome."""
-    torch.set_num_threads(1)  # a child has no threads of its parent's pools, and would wait for them
-    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    for content in files:
-        place.write_bytes(content)
-        try:
-            outcome = asked(place)
-        except MemoryError as error:
-            outcome = ("memory", repr(error))
-        except BaseException as error:
-            outcome = ("traceback", repr(error))
-        message = pickle.dumps(outcome)
-        os.write(report, struct.pack("<q", len(message)) + message)
-    os._exit(0)
+def targets() -> list[Target]:
+    """Each artifact twice: with its digest kept, which version 1 has not, and made anew."""
+    found = []
+    for name, content in originals().items():
+        files, old = {"a.safetensors": content}, "version 1" in name
+        found += [
+            Target(f"artifact, {'no digest' if old else 'digest kept'}", name, files, damaged_bytes, asked, not old),
+            Target("artifact, digest made anew", name, files, damaged_content, asked),
+        ]
+    return found
 
 
-def outcomes(files: list[bytes], place: Path) -> Iterator[tuple[str, Any]]:
-    """The outcome of each file; a child that dies or hangs is replaced after the file that it was at."""
-    done = 0
-    while done < len(files):
-        read_end, write_end = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                attend(files[done:], place, write_end)
-            finally:
-                os._exit(1)
-        os.close(write_end)
-        while done < len(files):
-            found = _message(read_end)
-            done += 1
-            yield found
-            if found[0] in ("hang", "crash"):
-                break
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        os.close(read_end)
-
-
-def _message(pipe: int) -> tuple[str, Any]:
-    head = _read(pipe, 8)
-    body = _read(pipe, struct.unpack("<q", head)[0]) if isinstance(head, bytes) else head
-    if isinstance(body, str):
-        return body, None
-    result: tuple[str, Any] = pickle.loads(body)  # noqa: S301 - of our own child
-    return result
-
-
-def _read(pipe: int, count: int) -> bytes | str:
-    """So many bytes, or why there are none."""
-    data = b""
-    while len(data) < count:
-        if not select.select([pipe], [], [], TIME)[0]:
-            return "hang"
-        part = os.read(pipe, count - len(data))
-        if not part:
-            return "crash"
-        data += part
-    return data
-
-
-def alike(one: Any, other: Any) -> bool:
-    return bool(one[0] == other[0] and np.array_equal(one[1], other[1]) and one[2] == other[2] and one[3] == other[3])
-
-
-def count(
-    name: str, damage: Callable[[bytes, np.random.Generator], bytes], at_least: int, seconds: float, place: Path
-) -> tuple[Counter[str], list[str]]:
-    """Outcomes of one artifact's damaged files, and a line for each that is wrong."""
-    original = originals()[name]
-    kept = damage is damaged_bytes
-    ((state, whole),) = outcomes([original], place)
-    assert state == "answered", (name, state, whole)
-    found: Counter[str] = Counter()
-    wrong = []
-    end, batch = time.monotonic() + seconds, 0
-    while batch * BATCH < at_least or time.monotonic() < end:
-        files = []
-        for number in range(batch * BATCH, (batch + 1) * BATCH):
-            rng = np.random.default_rng([SEED, zlib.crc32(f"{name}{damage.__name__}".encode()), number])
-            files.append(damage(original, rng))
-        for number, (outcome, detail) in enumerate(outcomes(files, place), start=batch * BATCH):
-            state = outcome
-            if outcome == "answered":
-                state = "same" if alike(detail, whole) else "changed"
-            found[state] += 1
-            if state not in GOOD or (kept and state == "changed" and "version 1" not in name):
-                wrong.append(f"{name}, {damage.__name__}, seed {SEED}, number {number}: {state} {str(detail)[:300]}")
-        batch += 1
-    return found, wrong
-
-
-@pytest.mark.parametrize("damage", [damaged_bytes, damaged_content])
-def test_damaged_artifacts_are_refused_or_answer(damage: Any, tmp_path: Path) -> None:
-    names = sorted(originals())
-    wrong = []
-    for name in names:
-        wrong += count(name, damage, FILES, SECONDS / 2 / len(names), tmp_path / "a.safetensors")[1]
-    assert not wrong, "\n".join(wrong)
-
-
-def main(seconds: float) -> None:
-    """Print outcomes by artifact and damage."""
-    with tempfile.TemporaryDirectory() as folder:
-        totals: dict[str, Counter[str]] = {}
-        for damage in (damaged_bytes, damaged_content):
-            for name in sorted(originals()):
-                share = seconds / 2 / len(originals())
-                found, wrong = count(name, damage, FILES, share, Path(folder) / "a.safetensors")
-                print(f"{damage.__name__:<16} {name:<28} {dict(found)}", flush=True)
-                print(*wrong[:5], sep="\n", end="\n" if wrong else "", flush=True)
-                totals.setdefault(damage.__name__, Counter()).update(found)
-        for name, total in totals.items():
-            print(f"{name}: {sum(total.values()):,} files: {dict(total)}")
-
-
-if __name__ == "__main__":
-    main(float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS)
+@pytest.mark.parametrize("name", sorted(originals()))
+def test_damaged_artifacts_are_refused_or_answer(name: str) -> None:
+    check([target for target in targets() if target.name == name])

@@ -1,19 +1,16 @@
 """Every reader against damaged files: a tensor or an InputError, never another exception, never a wrong tensor.
 
-The number of files for each format is KRONFLOW_FUZZ (default 40), more where KRONFLOW_FUZZ_SECONDS, the time for
-all tests here, leaves room for them. KRONFLOW_FUZZ_SEED chooses other damage. A failure names seed and number.
+How that is counted: :mod:`tests.fuzz`. A failure names seed and number.
 """
 
 from __future__ import annotations
 
 import gzip
 import io
-import itertools
-import os
 import sqlite3
 import struct
 import tarfile
-import time
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -32,11 +29,8 @@ from pipeline.datasets.assemble import assemble
 from pipeline.datasets.readers import csvtable
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
-from pipeline.sparse.stream import TensorReader
+from tests.fuzz import CASES, SEED, Ask, Damage, Target, check
 
-FILES = int(os.environ.get("KRONFLOW_FUZZ", "40"))
-SECONDS = float(os.environ.get("KRONFLOW_FUZZ_SECONDS", "0"))
-SEED = int(os.environ.get("KRONFLOW_FUZZ_SEED", "0"))
 TEXT = b"# head\n1 2 3 4\n2 1 1 0.5\n\n3 3 3 -2e1\n1 2 3 1\n"
 TABLE = b'user,item,n\nann,"x, 1",2\nbob,y,1.5\nann,y,3\n'
 TOKENS = [
@@ -58,13 +52,10 @@ TOKENS = [
 ]
 
 
-def rounds(test: str, at_least: int = FILES) -> Iterator[tuple[str, np.random.Generator]]:
-    """Yield a name for messages, and a generator that this name alone decides."""
-    end = time.monotonic() + SECONDS / (len(READERS) + 4)
-    for number in itertools.count():
-        if number >= at_least and time.monotonic() >= end:
-            return
-        yield f"seed {SEED}, {test}, number {number}", np.random.default_rng([SEED, zlib.crc32(test.encode()), number])
+def rounds(test: str) -> Iterator[np.random.Generator]:
+    """Yield generators that this name alone decides."""
+    for number in range(8 * CASES):
+        yield np.random.default_rng([SEED, zlib.crc32(test.encode()), number])
 
 
 def packed(content: bytes) -> bytes:
@@ -186,29 +177,38 @@ def test_every_format_has_a_seed(tmp_path: Path) -> None:
         assert assemble(read_raw(name, paths, options), {}).nnz > 0
 
 
-@pytest.mark.filterwarnings("ignore")
+def targets() -> list[Target]:
+    """The files of every reader."""
+
+    def asking(name: str, options: dict[str, Any]) -> Ask:
+        def ask(paths: dict[str, Path]) -> Any:
+            assembled = assemble(read_raw(name, paths, options), {})
+            tensor = assembled.tensor
+            assert SparseTensor(tensor.coords, tensor.values, tensor.shape) == tensor
+            return tensor.shape, tensor.coords, tensor.values, str(assembled.labels)
+
+        return ask
+
+    with tempfile.TemporaryDirectory() as folder:
+        given = seeds(Path(folder))
+    return [Target("file of a reader", name, *_parts(given[name], asking, name)) for name in sorted(given)]
+
+
+def _parts(
+    given: tuple[dict[str, bytes], dict[str, Any]], asking: Callable[[str, dict[str, Any]], Ask], name: str
+) -> tuple[dict[str, bytes], Damage, Ask]:
+    files, options = given
+    return files, damaged, asking(name.partition(",")[0], options)
+
+
 @pytest.mark.parametrize("name", sorted(READERS))
-def test_damaged_files(name: str, tmp_path: Path) -> None:
-    files, options = seeds(tmp_path)[name]
-    paths = {file: tmp_path / file for file in files}
-    for number, rng in rounds(name):
-        hit = list(files)[int(rng.integers(0, len(files)))]
-        for file, content in files.items():
-            paths[file].write_bytes(damaged(content, rng) if file == hit else content)
-        try:
-            tensor = assemble(read_raw(name, paths, options), {}).tensor
-        except InputError as error:
-            assert "\n" not in str(error).strip(), number
-        except Exception as error:
-            error.add_note(number)
-            raise
-        else:
-            assert SparseTensor(tensor.coords, tensor.values, tensor.shape) == tensor, number
+def test_damaged_files(name: str) -> None:
+    check([target for target in targets() if target.name == name])
 
 
 def test_damaged_text_gives_what_careful_parsing_gives(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
-    for _, rng in rounds("text", 4 * FILES):
+    for rng in rounds("text"):
         content = damaged(TEXT.replace(b"# head\n", b""), rng)
         path.write_bytes(content)
         outcomes = []
@@ -228,7 +228,7 @@ def test_damaged_text_gives_what_careful_parsing_gives(tmp_path: Path) -> None:
 
 def test_damaged_csv_gives_what_careful_parsing_gives(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
-    for _, rng in rounds("table", 4 * FILES):
+    for rng in rounds("table"):
         content = b"user,item,n\n" + damaged(TABLE.partition(b"\n")[2], rng)
         path.write_bytes(content)
         layout = csvtable.Layout(path, width=3, keys=(0, 1), value=2)
@@ -240,19 +240,3 @@ def test_damaged_csv_gives_what_careful_parsing_gives(tmp_path: Path) -> None:
             except InputError as error:
                 outcomes.append(str(error))
         assert outcomes[0] == outcomes[1], content
-
-
-def test_damaged_tensor_files(tmp_path: Path) -> None:
-    tensor = SparseTensor([[0, 1], [1, 0], [2, 1]], [1, 2, 3], (3, 2))
-    tensor.write_parquet(tmp_path / "x.parquet")
-    content = (tmp_path / "x.parquet").read_bytes()
-    for _, rng in rounds("tensor"):
-        (tmp_path / "x.parquet").write_bytes(damaged(content, rng))
-        for read in (
-            lambda: SparseTensor.read_parquet(tmp_path / "x.parquet"),
-            lambda: list(TensorReader(tmp_path / "x.parquet").blocks()),
-        ):
-            try:
-                read()
-            except InputError as error:
-                assert "x.parquet" in str(error)

@@ -175,8 +175,8 @@ class TestStream:
         import pyarrow as pa
 
         pq.write_table(pa.table({"a": [1]}), tmp_path / "x.parquet")
-        with pytest.raises(InputError, match="not a Parquet sparse tensor"):
+        with pytest.raises(InputError, match="no usable 'kronflow' metadata"):
             TensorReader(tmp_path / "x.parquet")
         (tmp_path / "x.parquet").write_bytes(b"PAR1 but no more")
-        with pytest.raises(InputError, match="not a Parquet sparse tensor"):
+        with pytest.raises(InputError, match="not a readable Parquet file"):
             TensorReader(tmp_path / "x.parquet")

@@ -126,7 +126,11 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         SparseTensor.read_parquet(path)
     metadata = json.loads(table.schema.metadata[b"kronflow"]) | {"shape": [1, 2]}
     pq.write_table(table.replace_schema_metadata({"kronflow": json.dumps(metadata)}), path)
-    with pytest.raises(InputError, match=r"x\.parquet: entry 1: index 1 in mode 0"):
+    with pytest.raises(InputError, match=r"x\.parquet: its metadata is not what was written"):
+        SparseTensor.read_parquet(path)
+    del metadata["digest"]
+    pq.write_table(table.replace_schema_metadata({"kronflow": json.dumps(metadata)}), path)
+    with pytest.raises(InputError, match=r"x\.parquet: row 1: index 1 in mode 0 is outside 0..0"):
         SparseTensor.read_parquet(path)
     with pytest.raises(InputError, match="no such file"):
         SparseTensor.read_parquet(tmp_path / "none.parquet")

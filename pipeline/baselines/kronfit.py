@@ -12,8 +12,9 @@ from pipeline.baselines.coding import gaps
 from pipeline.core.settings import seed, setting
 from pipeline.errors import InputError
 from pipeline.runs.compressor import clipped_error, order_bytes
-from pipeline.runs.contents import LARGEST_SIZE, Contents
+from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
+from pipeline.sparse.grid import LARGEST_SIZE
 from pipeline.sparse.orders import accept, matched_swaps, pack_integers, shingles, unpack_integers
 
 ROUNDS = 2  # of {reorder rows, reorder columns} in a sweep

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.baselines.base import Integers, Reals
 from pipeline.sparse import SparseTensor
-from pipeline.sparse.tensor import linear_index
+from pipeline.sparse.grid import linear_index
 
 WORKING_REALS = 1 << 22  # doubles that one batch of the SciPy path may take
 HAS_NUMBA = importlib.util.find_spec("numba") is not None

@@ -31,6 +31,7 @@ from pipeline.core.settings import seed, setting
 from pipeline.errors import InputError
 from pipeline.runs.compressor import clipped_error
 from pipeline.runs.contents import Contents
+from pipeline.runs.entropy_coder import Decoder, Encoder
 from pipeline.sparse import SparseTensor
 
 AUTOMATIC_CLUSTERS = 16
@@ -297,26 +298,18 @@ def entropy_bits(clusters: Integers, count: int) -> float:
 
 def encode_clusters(clusters: Integers, counts: Integers) -> npt.NDArray[np.uint32]:
     """Range-code an assignment with the cluster sizes as model."""
-    import constriction
-
-    coder = constriction.stream.queue.RangeEncoder()
+    coder = Encoder()
     if len(counts) > 1:
-        coder.encode(clusters.astype(np.int32), _sizes_model(counts))
-    return np.asarray(coder.get_compressed(), dtype=np.uint32)
+        coder.repeat(_shares(counts), clusters)
+    return coder.words()
 
 
 def decode_clusters(code: npt.NDArray[np.uint32], counts: Integers) -> Integers:
     """Undo :func:`encode_clusters`."""
-    import constriction
-
     if len(counts) == 1:
         return np.zeros(int(counts[0]), dtype=np.int64)
-    coder = constriction.stream.queue.RangeDecoder(code.astype(np.uint32))
-    return np.asarray(coder.decode(_sizes_model(counts), int(counts.sum()))).astype(np.int64)
+    return Decoder(code.astype("<u4").tobytes()).repeat(_shares(counts), np.zeros(int(counts.sum()), dtype=np.int64))
 
 
-def _sizes_model(counts: Integers) -> Any:
-    import constriction
-
-    share = counts.astype(np.float32) / np.float32(counts.sum())
-    return constriction.stream.model.Categorical(share, perfect=False)
+def _shares(counts: Integers) -> npt.NDArray[np.float32]:
+    return counts.astype(np.float32) / np.float32(counts.sum())

@@ -89,10 +89,9 @@ def _options(path: Path, format_name: str, given: dict[str, Any]) -> dict[str, A
 
 def is_sparse_tensor(path: Path) -> bool:
     """Whether a Parquet file carries the metadata of a sparse tensor; other tables are converted."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    from pipeline.sparse.header import telling_damage
+
+    with telling_damage(path):
         return b"kronflow" in (pq.read_schema(path).metadata or {})
-    except pa.ArrowException as error:
-        raise InputError(f"{path}: not a readable Parquet file ({error})") from error

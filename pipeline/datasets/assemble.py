@@ -268,7 +268,8 @@ def _sort(result: Assembled, place: Callable[[list[Array]], Places], store: _Sto
         if len(values) == 0:
             continue
         result.nnz += len(values)
-        result.norm2 += float(np.sum(np.square(values, dtype=np.float64)))
+        with np.errstate(over="ignore"):
+            result.norm2 += float(np.sum(np.square(values, dtype=np.float64)))
         low, high = min(low, float(values.min())), max(high, float(values.max()))
         narrow = _narrow(values)
         whole = whole and (narrow.dtype.kind in "iu" or bool(np.all(values == np.rint(values))))

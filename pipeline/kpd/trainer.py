@@ -20,6 +20,7 @@ from pipeline.kpd.data import LabelledImages, augmented, mixed
 from pipeline.kpd.methods import Dense, KPDChoice
 from pipeline.kpd.networks import build
 from pipeline.runs import distributed
+from pipeline.runs.checkpoint import UNFIT, check_like, check_optimiser
 
 EVALUATION_BATCH = 2048
 
@@ -111,12 +112,24 @@ class Trainer:
         if earlier is not None:
             try:
                 self.load_state_dict(earlier)
-            except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-                if state is not None and self.rank == 0:
-                    state.set_aside(str(error))
-                raise InputError("the state of an earlier run does not fit; give the command again") from error
+            except UNFIT as error:
+                raise self._unfit(state, str(error)) from error
             for entry in self.history if progress is not None else []:
                 progress(entry)  # type: ignore[misc]
+        try:
+            return self._run_on(progress, state)
+        except UNFIT as error:
+            if earlier is None:
+                raise
+            raise self._unfit(state, f"the run that went on from it failed: {error}") from error
+
+    def _unfit(self, state: State | None, reason: str) -> InputError:
+        """Put away a state that would fail each time."""
+        if state is not None and self.rank == 0:
+            state.set_aside(reason)
+        return InputError("the state of an earlier run does not fit; give the command again, which starts anew")
+
+    def _run_on(self, progress: Callable[[dict[str, Any]], None] | None, state: State | None) -> Trained:
         with torch.random.fork_rng([self.images.device] if self.images.is_cuda else []):
             while len(self.history) < self.method.epochs:
                 self.epoch()
@@ -234,8 +247,31 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo :meth:`state_dict`."""
+        """Undo :meth:`state_dict`.
+
+        Raises
+        ------
+        pipeline.runs.checkpoint.UNFIT
+            It is of another method or network, or a number is not finite.
+        """
+        fresh = self.state_dict()
+        entry = {"epoch": 0, "loss": 0.0, "validation_accuracy": 0.0, "block_sparsity": 0.0, "seconds": 0.0}
+        check_like(state["method"], fresh["method"], "method")
+        check_like(state["history"], [entry] * len(state["history"]), "history")
+        for name in ("generator", "schedule", "step"):
+            check_like(state[name], fresh[name], name)
+        epochs, step = len(state["history"]), state["step"]
+        if not 1 <= epochs <= self.method.epochs or step * self.method.epochs != epochs * self.steps:
+            raise ValueError(f"{step} steps in {epochs} epochs")
+        rates = state["schedule"]
+        if rates["base_lrs"] != fresh["schedule"]["base_lrs"] or rates["last_epoch"] != step:
+            raise ValueError("its learning rates are others")
+        check_optimiser(state["optimizer"], self.optimizer)
         self.method.load_state_dict(state["method"])  # first: it may take candidates out of the network
+        network = self.network.state_dict()
+        check_like(state["network"], network, "network")
+        if state["best"] is not None:
+            check_like(state["best"], {"validation_accuracy": 0.0, "network": network}, "best")
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])

@@ -170,6 +170,7 @@ class NeuKron(Compressor):
         from pipeline.neukron.model import SequenceModel
         from pipeline.neukron.trainer import Trainer, choose_orders
         from pipeline.runs import distributed
+        from pipeline.runs.checkpoint import UNFIT
 
         self.check_settings()
         if self.lr is not None and self.lr > LARGEST_RATE:
@@ -194,7 +195,7 @@ class NeuKron(Compressor):
         if saved is not None:
             try:
                 state = trainer.restore(model, saved)
-            except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            except UNFIT as error:
                 if checkpoint and distributed.is_first():
                     checkpoint.set_aside(str(error))
                 model = SequenceModel(levels, self.hidden, self.seed, cell=self.cell)
@@ -216,7 +217,12 @@ class NeuKron(Compressor):
                 if stops:
                     raise KeyboardInterrupt
 
-        trainer.run(state, each)
+        try:
+            trainer.run(state, each)
+        except UNFIT:
+            if saved is not None and checkpoint and distributed.is_first():
+                checkpoint.set_aside("the run that went on from it failed")  # it would each time
+            raise
         self._keep(X, state, engine)
         return self
 

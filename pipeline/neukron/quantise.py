@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pipeline.errors import InputError, nearest
 from pipeline.neukron.weights import Arrays, Shapes, count, joined, split
 from pipeline.runs.contents import Contents
+from pipeline.runs.entropy_coder import decode_stack, encode_stack
 
 KINDS = ("float32", "float16", "int8")
 LEVELS = 127  # int8 codes are -127 .. 127
@@ -23,7 +24,7 @@ def encode(weights: Arrays, kind: str, names: Sequence[str]) -> Arrays:
 
     ``float16`` rounds each weight; ``int8`` rounds to 127 steps either side of zero, with one float16 scale for
     each row of a matrix and for each vector, and codes all steps by their frequencies (asymmetric numeral
-    systems, ``constriction``).
+    systems).
 
     Parameters
     ----------
@@ -41,17 +42,13 @@ def encode(weights: Arrays, kind: str, names: Sequence[str]) -> Arrays:
         return {"weights": joined(weights, names).astype(np.dtype(kind))}
     scales = {name: _row_scales(weights[name]) for name in names}
     steps = {name: _steps(weights[name], scales[name]) for name in names}
-    symbols = joined(steps, names).astype(np.int32) + LEVELS
+    symbols = joined(steps, names).astype(np.int64) + LEVELS
     counts = np.bincount(symbols, minlength=2 * LEVELS + 1)
     kind_of_frequencies, largest = (np.uint8, 255) if symbols.size < FEW_WEIGHTS else (np.uint16, 65535)
     frequencies = np.maximum(counts * (largest / counts.max()), counts > 0).astype(kind_of_frequencies)
-    import constriction
-
-    coder = constriction.stream.stack.AnsCoder()
-    coder.encode_reverse(symbols, _model(frequencies))
     low, high = np.flatnonzero(frequencies)[[0, -1]]
     return {
-        "codes": coder.get_compressed(),
+        "codes": encode_stack(symbols, frequencies),
         "frequencies": np.concatenate(([low], frequencies[low : high + 1])).astype(kind_of_frequencies),
         "scales": joined(scales, names),
     }
@@ -108,10 +105,7 @@ def _first_version(contents: Contents, kind: str, shapes: Shapes) -> Arrays:
 def _from_steps(codes: npt.NDArray[Any], frequencies: npt.NDArray[Any], scales: Arrays, shapes: Shapes) -> Arrays:
     if not frequencies.any() or codes.dtype != np.uint32:
         raise InputError(f"codes of type {codes.dtype} with {np.count_nonzero(frequencies)} frequencies")
-    import constriction
-
-    coder = constriction.stream.stack.AnsCoder(codes)
-    symbols = np.asarray(coder.decode(_model(frequencies), count(shapes))) - LEVELS
+    symbols = decode_stack(codes, frequencies, count(shapes)) - LEVELS
     steps = split(symbols.astype(np.float32), shapes)
     return {name: (part * scales[name].astype(np.float32)).astype(np.float32) for name, part in steps.items()}
 
@@ -134,9 +128,3 @@ def _row_scales(array: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
 
 def _steps(array: npt.NDArray[Any], scale: npt.NDArray[np.float16]) -> npt.NDArray[Any]:
     return np.clip(np.rint(array / scale.astype(np.float32)), -LEVELS, LEVELS)
-
-
-def _model(frequencies: npt.NDArray[np.uint16]) -> Any:
-    import constriction
-
-    return constriction.stream.model.Categorical(frequencies.astype(np.float32), perfect=False)

@@ -28,6 +28,7 @@ from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel, Weights
 from pipeline.neukron.order_search import initial_orders, reorder_mode
 from pipeline.runs import distributed
+from pipeline.runs.checkpoint import check_like, check_optimiser
 from pipeline.sparse.orders import Order
 
 IMPROVEMENT = 1.0e-5  # smallest relative gain that counts as progress
@@ -121,12 +122,14 @@ class Trainer:
         """State before the first epoch: the scale starts at ||X||."""
         model.set_scale(math.sqrt(self.norm2))
         model.log_q.requires_grad_(self.options.learn_scale)
-        fast = FAST_RATE * CELLS[model.cell].rate / math.sqrt(model.hidden)
-        default = PAPER_RATE if self.options.schedule == "paper" else fast
-        optimiser = torch.optim.Adam(model.parameters(), lr=self.options.lr or default)
-        state = State(model, optimiser, orders, np.empty(0), np.random.default_rng([self.options.seed, 1]))
+        state = State(model, self._optimiser(model), orders, np.empty(0), np.random.default_rng([self.options.seed, 1]))
         self.refresh(state)
         return state
+
+    def _optimiser(self, model: SequenceModel) -> torch.optim.Adam:
+        fast = FAST_RATE * CELLS[model.cell].rate / math.sqrt(model.hidden)
+        default = PAPER_RATE if self.options.schedule == "paper" else fast
+        return torch.optim.Adam(model.parameters(), lr=self.options.lr or default)
 
     def snapshot(self, state: State) -> dict[str, Any]:
         """Everything of a state as tensors and plain values."""
@@ -146,20 +149,30 @@ class Trainer:
 
         Raises
         ------
-        KeyError, TypeError, ValueError, RuntimeError, AttributeError
-            It is of another model or tensor, its orders are none, or its weights are not finite.
+        pipeline.runs.checkpoint.UNFIT
+            It is of another model or tensor, its orders are none, or a number is not finite.
         """
+        entry = {"epoch": 0, "error": 0.0, "seconds": 0.0, "learning_rate": 0.0}
+        identity = [torch.arange(2**bits) for bits in self.levels.bits]
+        rng = np.random.default_rng()
+        optimiser = self._optimiser(model)
+        fresh = {
+            "model": model.state_dict(), "optimiser": saved.get("optimiser"), "orders": identity,
+            "products": torch.zeros(len(self.values), dtype=torch.float64), "rng": rng.bit_generator.state,
+            "best_weights": model.state_dict(), "best_orders": identity, "error": 0.0, "best_error": 0.0,
+            "epoch": 0, "stale": 0, "seconds": 0.0, "history": [entry] * len(saved.get("history", ())),
+        }  # fmt: skip
+        check_like(saved, fresh, "state")
+        for order in (*saved["orders"], *saved["best_orders"]):
+            if not torch.equal(order.sort().values, torch.arange(len(order))):
+                raise ValueError(f"an order of {len(order)} positions that is none")
+        if not 1 <= saved["epoch"] == len(saved["history"]) or not 0 <= saved["stale"] <= saved["epoch"]:
+            raise ValueError("its epochs are not those of its history")
+        check_optimiser(saved["optimiser"], optimiser)
         model.load_state_dict(saved["model"])
         model.log_q.requires_grad_(self.options.learn_scale)
-        optimiser = torch.optim.Adam(model.parameters())
         optimiser.load_state_dict(saved["optimiser"])
-        rng = np.random.default_rng()
         rng.bit_generator.state = saved["rng"]
-        for order, bits in zip((*saved["orders"], *saved["best_orders"]), self.levels.bits * 2, strict=True):
-            if order.shape != (2**bits,) or not torch.equal(order.sort().values, torch.arange(2**bits)):
-                raise ValueError(f"an order of {2**bits} positions that is none")
-        if not all(bool(torch.isfinite(weights).all()) for weights in saved["best_weights"].values()):
-            raise ValueError("a weight is not finite")
         orders = [order.numpy() for order in saved["orders"]]
         state = State(model, optimiser, orders, saved["products"].numpy(), rng)
         state.best_weights = saved["best_weights"]

@@ -15,33 +15,17 @@ FEWEST_SIZES = 5  # below which no exponent is judged
 CELL = ["dataset", "method", "setting"]
 
 
-def standard_error(values: Sequence[float]) -> float:
-    """Standard error of the mean, ``s / sqrt(n)`` with the sample deviation s; NaN for fewer than two values.
-
-    >>> standard_error([1.0, 3.0])
-    1.0
-    """
-    if len(values) < 2:
-        return math.nan
-    return float(np.std(np.asarray(values, dtype=np.float64), ddof=1)) / math.sqrt(len(values))
-
-
 def over_seeds(runs: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
     """One row a data set, method and setting: ``seeds``, the mean of each quantity and its ``<quantity>_stderr``.
 
-    The rows keep the order in which the cells first appear. The standard error is NaN where there is one seed.
+    The rows keep the order in which the cells first appear. The standard error of the mean, s / sqrt(n) with the
+    sample deviation s, is NaN where there is one seed. A quantity that a seed lacks has no mean.
     """
-    rows = []
-    for key, group in runs.groupby(CELL, sort=False):
-        row: dict[str, object] = dict(zip(CELL, key, strict=True))
-        row["seeds"] = len(group)
-        for name in quantities:
-            values = group[name].to_numpy(dtype=np.float64, na_value=np.nan)
-            row[name] = float(values.mean())
-            row[f"{name}_stderr"] = standard_error(values.tolist())
-        rows.append(row)
-    columns = [*CELL, "seeds", *(column for name in quantities for column in (name, f"{name}_stderr"))]
-    return pd.DataFrame(rows, columns=columns)
+    names = list(quantities)
+    groups = runs[CELL].join(runs[names].astype(np.float64)).groupby(CELL, sort=False)
+    means, errors = groups[names].mean(skipna=False), groups[names].sem(skipna=False).add_suffix("_stderr")
+    cells = groups.size().rename("seeds").to_frame().join([means, errors]).reset_index()
+    return cells[[*CELL, "seeds", *(column for name in names for column in (name, f"{name}_stderr"))]]
 
 
 def frontier(sizes: Sequence[float], errors: Sequence[float]) -> list[bool]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import pickle
 import signal
 import sys
@@ -25,6 +26,9 @@ from pipeline.core.files import atomic_path, sha256_json
 from pipeline.errors import InputError
 
 ROOT = Path(".cache/checkpoints")
+UNFIT = (  # what a state that is of something else, or was changed, makes of its reader and of the run
+    AssertionError, AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 
 
 class Checkpoint:
@@ -60,7 +64,9 @@ class Checkpoint:
             if digest.decode() != hashlib.sha256(content).hexdigest():
                 raise ValueError("its content is not what was written")
             state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+            if not isinstance(state, dict):
+                raise TypeError(f"it holds a {type(state).__name__}")
+        except (*UNFIT, EOFError, OSError, RecursionError, MemoryError, pickle.UnpicklingError) as error:
             self.set_aside(str(error))
             return None
         return state
@@ -124,3 +130,67 @@ class Checkpoint:
         self.path.with_suffix(".unusable").unlink(missing_ok=True)
         if self.path.parent.is_dir() and not any(self.path.parent.iterdir()):
             self.path.parent.rmdir()
+
+
+def check_like(saved: Any, fresh: Any, name: str) -> None:
+    """Refuse a part of a saved state that is of another kind than the same part of a fresh one.
+
+    Names, types, lengths, shapes and types of numbers are the same, reals are finite. Lists of texts or reals may be
+    shorter, and a text is one of the fresh ones: candidates drop out in the course of a run.
+
+    Raises
+    ------
+    ValueError
+        With the name of the first that differs.
+    """
+    if isinstance(fresh, torch.Tensor):
+        if not isinstance(saved, torch.Tensor) or (saved.shape, saved.dtype) != (fresh.shape, fresh.dtype):
+            raise ValueError(f"'{name}' is no {fresh.dtype} of shape {tuple(fresh.shape)}")
+        if saved.is_floating_point() and not bool(torch.isfinite(saved).all()):
+            raise ValueError(f"'{name}' has a number that is not finite")
+    elif isinstance(fresh, dict):
+        if not isinstance(saved, dict) or saved.keys() != fresh.keys():
+            raise ValueError(f"'{name}' has not the entries {list(fresh)}")
+        for key, value in fresh.items():
+            check_like(saved[key], value, f"{name}.{key}")
+    elif isinstance(fresh, list | tuple):
+        texts = all(isinstance(one, str) for one in fresh)
+        shorter = isinstance(fresh, list) and (texts or all(isinstance(one, float) for one in fresh))
+        if type(saved) is not type(fresh) or len(saved) > len(fresh) or (len(saved) < len(fresh) and not shorter):
+            raise ValueError(f"'{name}' is no {type(fresh).__name__} of {len(fresh)}")
+        if texts and not all(isinstance(one, str) and one in fresh for one in saved):
+            raise ValueError(f"'{name}' has what is none of {fresh}")
+        for one, other in zip(saved, fresh, strict=False):
+            check_like(one, other, name)
+    elif isinstance(fresh, float):
+        if not isinstance(saved, float) or not math.isfinite(saved):
+            raise ValueError(f"'{name}' is no finite number")
+    elif type(saved) is not type(fresh):
+        raise ValueError(f"'{name}' is no {type(fresh).__name__}")
+
+
+def check_optimiser(saved: Any, optimiser: torch.optim.Optimizer) -> None:
+    """Refuse the state of an Adam or AdamW that is not of the same parameters, with moments and rates as they may be.
+
+    Raises
+    ------
+    ValueError
+        With what differs; a learning rate may be lower than that of `optimiser`, which is fresh.
+    """
+    fresh = optimiser.state_dict()
+    check_like(saved, {"state": saved.get("state"), "param_groups": fresh["param_groups"]}, "optimiser")
+    for group, other in zip(saved["param_groups"], fresh["param_groups"], strict=True):
+        most = max(other["lr"], other.get("initial_lr", 0.0))
+        if group | {"lr": 0} != other | {"lr": 0} or not 0 <= group["lr"] <= most:
+            raise ValueError("the optimiser is another one")
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    moments = saved["state"]
+    if not isinstance(moments, dict):
+        raise TypeError("the optimiser has no moments")
+    for place, entry in moments.items():
+        if type(place) is not int or not 0 <= place < len(parameters):
+            raise ValueError("the optimiser has moments of something else")
+        alike = {"step": torch.zeros(()), **dict.fromkeys(("exp_avg", "exp_avg_sq"), parameters[place].detach())}
+        check_like(entry, alike, "optimiser")
+        if float(entry["step"]) < 0 or bool((entry["exp_avg_sq"] < 0).any()):
+            raise ValueError("the optimiser's moments are none")

@@ -17,7 +17,7 @@ from pipeline.core.files import atomic_path
 from pipeline.core.settings import Configured
 from pipeline.errors import InputError
 from pipeline.runs.about import About
-from pipeline.runs.contents import LARGEST_SIZE, MODES, Contents
+from pipeline.runs.contents import MODES, Contents
 from pipeline.runs.frame import Frame
 from pipeline.runs.memory import check_memory
 from pipeline.sparse import SparseTensor
@@ -368,12 +368,9 @@ class Compressor(Configured, ABC):
         return order == 2 if cls.matrices_only else cls.least_order <= order <= cls.largest_order
 
     def check_order(self, X: SparseTensor) -> None:
-        """Refuse a tensor of an order that the method does not know, or of a shape that no artifact holds."""
-        if X.order > MODES or max(X.shape) > LARGEST_SIZE:
-            raise InputError(
-                f"a tensor of {X.order} modes with up to {max(X.shape):,} indices: artifacts hold up to {MODES} modes "
-                f"of {LARGEST_SIZE:,} indices"
-            )
+        """Refuse a tensor of an order that the method does not know, or of more modes than an artifact holds."""
+        if X.order > MODES:
+            raise InputError(f"a tensor of {X.order} modes: artifacts hold up to {MODES}")
         if self.matrices_only and X.order != 2:
             raise InputError(f"{self.name} needs a matrix; this tensor has {X.order} modes: use cp or neukron")
         if X.order < self.least_order:

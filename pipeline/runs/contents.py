@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from pipeline.errors import InputError, is_whole, nearest
 from pipeline.runs.memory import in_words
+from pipeline.sparse.grid import LARGEST_SIZE
 
-LARGEST_SIZE = 2**62  # of a mode: positions and their sums stay within 64 bits
 MODES = 63
 UNPACKED = 3 << 28  # bytes that a file of any size may unpack to
 EXPANSION = 1000  # and how many times its own size beyond that

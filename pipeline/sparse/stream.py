@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,7 +14,9 @@ import numpy.typing as npt
 
 from pipeline.core.files import atomic_path
 from pipeline.errors import InputError
-from pipeline.sparse.tensor import FORMAT_VERSION, ROW_GROUP, check_columns
+from pipeline.sparse.grid import LARGEST_SIZE
+from pipeline.sparse.header import Header, Rows, telling_damage
+from pipeline.sparse.tensor import ROW_GROUP
 
 Block = tuple[npt.NDArray[np.int64], npt.NDArray[Any]]  # coords (n, D) and values (n,)
 
@@ -37,29 +38,19 @@ class TensorReader:
     """
 
     def __init__(self, path: str | Path) -> None:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         self.path = Path(path)
         if not self.path.is_file():
             raise InputError(f"{path}: no such file; make it with 'snakemake {path}'")
-        try:
-            self._file = pq.ParquetFile(self.path)
-            header = json.loads(self._file.schema_arrow.metadata[b"kronflow"])
-            self.shape: tuple[int, ...] = tuple(int(size) for size in header["shape"])
-            self.nnz = int(header["nnz"])
-            version = int(header["version"])
-            names = self._file.schema_arrow.names
-        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: not a Parquet sparse tensor ({error}); convert the raw data again") from error
-        if version > FORMAT_VERSION:
-            raise InputError(f"{path}: format version {version}, this program reads up to {FORMAT_VERSION}; update it")
-        check_columns(self.path, names, self._file.schema_arrow.types, len(self.shape))
-        if self._file.metadata.num_rows != self.nnz:
-            raise InputError(f"{path}: {self._file.metadata.num_rows} rows, its metadata says {self.nnz}")
-        self.mode_names: tuple[str, ...] = tuple(header.get("mode_names") or names[:-1])
-        self.source: dict[str, Any] = header.get("source") or {}
-        self.value_type = np.dtype(self._file.schema_arrow.field("value").type.to_pandas_dtype())
+        with telling_damage(self.path):
+            self._file = pq.ParquetFile(self.path, page_checksum_verification=True)
+            schema = self._file.schema_arrow
+            self.header = Header.parsed(self.path, schema.metadata)
+            self.header.check_columns(self.path, schema.names, schema.types, self._file.metadata.num_rows)
+            self.value_type = np.dtype(schema.field("value").type.to_pandas_dtype())
+        self.shape, self.nnz, self.mode_names = self.header.shape, self.header.nnz, self.header.mode_names
+        self.source = self.header.source
 
     def blocks(self, size: int = ROW_GROUP) -> Iterator[Block]:
         """Yield the non-zeros in order, at most `size` at a time.
@@ -67,26 +58,28 @@ class TensorReader:
         Raises
         ------
         InputError
-            A damaged file, missing values, an index outside the shape.
+            A damaged file; missing values; rows that are not sorted and distinct or lie outside the shape; a value
+            that is zero or not finite; after the last block, another number of rows or norm2 than the metadata's.
         """
-        import pyarrow as pa
-
+        rows = Rows(self.path, self.header)
         batches = self._file.iter_batches(batch_size=size)
         while True:
-            try:
+            with telling_damage(self.path):
                 batch = next(batches, None)
-            except (pa.ArrowException, OSError) as error:
-                raise InputError(f"{self.path}: damaged Parquet file ({error}); make it again") from error
-            if batch is None:
-                return
-            if any(column.null_count for column in batch.columns):
-                raise InputError(f"{self.path}: missing values in a column; a sparse tensor has none")
-            coords = np.empty((batch.num_rows, len(self.shape)), dtype=np.int64)
-            for mode in range(len(self.shape)):
-                coords[:, mode] = batch.column(mode).to_numpy()
-            if len(coords) and (coords.min() < 0 or np.any(coords.max(axis=0) >= self.shape)):
-                raise InputError(f"{self.path}: an index outside its shape {self.shape}; make it again")
-            yield coords, batch.column(len(self.shape)).to_numpy()
+                if batch is None:
+                    break
+                if any(column.null_count for column in batch.columns):
+                    raise InputError(f"{self.path}: missing values in a column; a sparse tensor has none")
+                coords = np.empty((batch.num_rows, len(self.shape)), dtype=np.int64)
+                for mode in range(len(self.shape)):
+                    column = batch.column(mode).to_numpy()
+                    if column.dtype == np.uint64 and len(column) and column.max() > LARGEST_SIZE:
+                        raise InputError(f"{self.path}: index {column.max()} in mode {mode} is outside its shape")
+                    coords[:, mode] = column
+                values = batch.column(len(self.shape)).to_numpy()
+            rows.check(coords, values)
+            yield coords, values
+        rows.finish()
 
 
 class TensorWriter:
@@ -146,6 +139,7 @@ class TensorWriter:
                 store_schema=False,
                 use_dictionary=False,
                 column_encoding=self._encodings(),
+                write_page_checksum=True,
             )
         )
         self._stack.enter_context(self._thread)  # left first: nothing is written when the file is closed
@@ -160,17 +154,10 @@ class TensorWriter:
                 return
             if self.nnz == 0:
                 raise InputError(f"{self.path}: empty tensor of shape {self.shape}: it has no non-zero entry")
-            header = {
-                "version": FORMAT_VERSION,
-                "shape": list(self.shape),
-                "nnz": self.nnz,
-                "norm2": self.norm2,
-                "mode_names": self.mode_names,
-                "source": self.source,
-            }
             self._flush()
             self._wait()
-            self._writer.add_key_value_metadata({"kronflow": json.dumps(header)})
+            header = Header(self.shape, self.nnz, self.norm2, tuple(self.mode_names), self.source)
+            self._writer.add_key_value_metadata({"kronflow": header.text()})
 
     def write(self, coords: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
         """Append non-zeros: (n, D) indices, sorted and after everything written before, and (n,) values.
@@ -202,7 +189,8 @@ class TensorWriter:
                 self._flush()
         self._last = tuple(int(index[-1]) for index in indices)
         self.nnz += len(values)
-        self.norm2 += float(np.sum(np.square(values, dtype=np.float64)))
+        with np.errstate(over="ignore"):
+            self.norm2 += float(np.sum(np.square(values, dtype=np.float64)))
 
     def _encodings(self) -> dict[str, str]:
         """Differences of whole numbers in sorted data take less room and time than the default."""

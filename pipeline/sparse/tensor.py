@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +12,12 @@ import numpy.typing as npt
 
 from pipeline.core.files import atomic_path
 from pipeline.errors import InputError
+from pipeline.sparse.grid import LARGEST_SIZE, linear_index
+from pipeline.sparse.header import Header
 
 if TYPE_CHECKING:
     from scipy.sparse import coo_array
 
-NORM2_TOLERANCE = 1e-9  # relative; sums of squares in another order differ by rounding
-FORMAT_VERSION = 1
 ROW_GROUP = 1 << 20
 EXACT_INTEGER = 2.0**53  # above this float64 skips integers
 
@@ -174,17 +173,10 @@ class SparseTensor:
             for mode, size in enumerate(self.shape)
         }
         columns["value"] = self.values.astype(narrowest_exact_type(self.values))
-        metadata = {
-            "version": FORMAT_VERSION,
-            "shape": list(self.shape),
-            "nnz": self.nnz,
-            "norm2": self.norm2,
-            "mode_names": list(self.mode_names),
-            "source": self.source,
-        }
-        table = pa.table(columns).replace_schema_metadata({"kronflow": json.dumps(metadata)})
+        header = Header(self.shape, self.nnz, self.norm2, self.mode_names, self.source)
+        table = pa.table(columns).replace_schema_metadata({"kronflow": header.text()})
         with atomic_path(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
+            pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True)
 
     @classmethod
     def read_parquet(cls, path: str | Path) -> SparseTensor:
@@ -193,51 +185,23 @@ class SparseTensor:
         Raises
         ------
         InputError
-            No Parquet file, no ``kronflow`` metadata, or contents that contradict it.
+            No Parquet file, no ``kronflow`` metadata, or contents that contradict it; rows that are not sorted and
+            distinct, or values that are zero or not finite.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        from pipeline.sparse.stream import TensorReader
 
-        path = Path(path)
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; make it with 'snakemake {path}'")
-        try:
-            table = pq.read_table(path)
-            names = table.column_names
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not a readable Parquet file ({error}); make it again") from error
-        metadata = _read_metadata(path, table.schema.metadata)
-        shape = metadata["shape"]
-        check_columns(path, names, table.schema.types, len(shape))
-        if any(column.null_count for column in table.columns):
-            raise InputError(f"{path}: missing values in a column; a sparse tensor has none")
-        coords = np.empty((table.num_rows, len(shape)), dtype=np.int64)
-        for mode in range(len(shape)):
-            coords[:, mode] = table.column(mode).to_numpy()
-        values = table.column("value").to_numpy().astype(np.float64)
-        try:
-            tensor = cls(coords, values, shape, mode_names=metadata.get("mode_names"), source=metadata.get("source"))
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-        if tensor.nnz != metadata["nnz"]:
-            raise InputError(f"{path}: {tensor.nnz} distinct non-zeros, its metadata says {metadata['nnz']}")
-        norm2 = metadata["norm2"]
-        if not math.isclose(tensor.norm2, norm2, rel_tol=NORM2_TOLERANCE):
-            raise InputError(f"{path}: norm2 {tensor.norm2!r}, its metadata says {norm2!r}; convert it again")
+        reader = TensorReader(path)
+        coords, values, start = np.empty((0, len(reader.shape)), dtype=np.int64), np.empty(0), 0
+        for part, entries in reader.blocks():
+            if start == 0:  # what the first rows are found to be comes before room for all of them
+                coords, values = np.empty((reader.nnz, len(reader.shape)), dtype=np.int64), np.empty(reader.nnz)
+            coords[start : start + len(part)], values[start : start + len(part)] = part, entries
+            start += len(part)
+        tensor = cls.__new__(cls)  # the reader has checked what the constructor does
+        tensor.shape, tensor.coords, tensor.values = reader.shape, coords, values
+        tensor.duplicates_summed = tensor.zeros_dropped = 0
+        tensor.mode_names, tensor.source = reader.mode_names, dict(reader.source)
         return tensor
-
-
-def check_columns(path: Path, names: list[str], kinds: list[Any], order: int) -> None:
-    """Refuse a Parquet file whose columns are not `order` of whole numbers, then one of numbers."""
-    from pyarrow import types
-
-    expected = [f"mode_{mode}" for mode in range(order)] + ["value"]
-    if names != expected:
-        raise InputError(f"{path}: columns {names} where {expected} belong; convert it again")
-    for name, kind in zip(names, kinds, strict=True):
-        if not (types.is_integer(kind) or (name == "value" and types.is_floating(kind))):
-            wanted = "a value is a number" if name == "value" else "an index is a whole number"
-            raise InputError(f"{path}: column '{name}' is of type {kind}, {wanted}; convert it again")
 
 
 def narrowest_exact_type(values: npt.NDArray[np.float64]) -> np.dtype[Any]:
@@ -249,17 +213,6 @@ def narrowest_exact_type(values: npt.NDArray[np.float64]) -> np.dtype[Any]:
     if low >= 0:
         return np.min_scalar_type(int(high))
     return np.promote_types(np.min_scalar_type(int(low)), np.min_scalar_type(-int(high) - 1 if high > 0 else -1))
-
-
-def linear_index(coords: npt.NDArray[np.int64], shape: Sequence[int]) -> npt.NDArray[np.int64] | None:
-    """Return each coordinate's row-major cell number, or None where the grid has 2^63 cells or more."""
-    if math.prod(shape) >= 2**63:
-        return None
-    number = coords[:, 0].copy()
-    for mode in range(1, len(shape)):
-        number *= shape[mode]
-        number += coords[:, mode]
-    return number
 
 
 def _sort_and_sum(
@@ -287,9 +240,15 @@ def _sort_and_sum(
 
 
 def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    sizes = tuple(int(size) for size in shape)
-    if not sizes or any(size < 1 or size != given for size, given in zip(sizes, shape, strict=True)):
-        raise InputError(f"shape {tuple(shape)}: needs one whole number of at least 1 for each mode")
+    try:
+        sizes = tuple(int(size) for size in shape)
+        usable = bool(sizes) and all(1 <= size == given for size, given in zip(sizes, shape, strict=True))
+    except (TypeError, ValueError, OverflowError):
+        usable = False
+    if not usable:
+        raise InputError(f"shape {str(shape)[:60]}: needs one whole number of at least 1 for each mode")
+    if max(sizes) > LARGEST_SIZE:
+        raise InputError(f"shape {str(sizes)[:60]}: a mode has at most {LARGEST_SIZE:,} indices")
     return sizes
 
 
@@ -333,19 +292,3 @@ def _checked_mode_names(names: Sequence[str] | None, order: int) -> tuple[str, .
     if len(names) != order:
         raise InputError(f"{len(names)} mode names {list(names)} for {order} modes")
     return tuple(names)
-
-
-def _read_metadata(path: Path, raw: dict[bytes, bytes] | None) -> dict[str, Any]:
-    try:
-        metadata: dict[str, Any] = json.loads((raw or {})[b"kronflow"])
-        _checked_shape(metadata["shape"])
-        metadata["nnz"] = int(metadata["nnz"])
-        metadata["norm2"] = float(metadata["norm2"])
-        version = int(metadata["version"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: no usable 'kronflow' metadata; convert the raw data with 'python -m pipeline.convert'"
-        ) from error
-    if version > FORMAT_VERSION:
-        raise InputError(f"{path}: format version {version}, this program reads up to {FORMAT_VERSION}; update it")
-    return metadata

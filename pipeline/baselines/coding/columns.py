@@ -7,19 +7,18 @@ order out of the code. Chances of rows come from the rows' degrees (stored) and 
 columns coded so far: with the rows of the prefix (each by itself, and all together) and over one row between.
 
 Everything that decides a chance uses +, -, * and / on doubles in a fixed sequence, so that every machine
-decodes alike. The range coder is constriction's.
+decodes alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.baselines.base import Integers, Reals
 from pipeline.baselines.coding import gaps
+from pipeline.runs.entropy_coder import Coder, Decoder, Encoder
 
 FREE, KEPT = b"\x01", b"\x02"  # first byte of a code whose order of columns is free, or kept
 MOST_ROWS = 3000  # of the model, which remembers all pairs of them
@@ -28,46 +27,6 @@ MOST_COLUMNS = 1 << 20  # that the range coder can tell apart
 SHARES = np.array([0.05, 0.4, 0.35, 0.2])  # of the chance of a row: degree, prefix singly, prefix jointly, two steps
 FLOOR = 0.1  # in the joint chance, the share of a row that has not met a row of the prefix
 CONCENTRATION = 100.0  # of the beta-binomial number of columns that have the row
-
-
-class Coder(Protocol):
-    """Either direction: an encoder takes the symbol and gives it back, a decoder ignores it and finds it."""
-
-    def choose(self, chances: Reals, symbol: int) -> int:
-        """Code one of ``len(chances)`` symbols."""
-
-
-class Encoder:
-    """Range encoder."""
-
-    def __init__(self) -> None:
-        import constriction
-
-        self._coder = constriction.stream.queue.RangeEncoder()
-        self._model = constriction.stream.model.Categorical
-
-    def choose(self, chances: Reals, symbol: int) -> int:
-        """Encode `symbol`."""
-        self._coder.encode(symbol, self._model(chances, perfect=False))
-        return symbol
-
-    def words(self) -> npt.NDArray[np.uint32]:
-        """The code so far."""
-        return np.asarray(self._coder.get_compressed(), dtype=np.uint32)
-
-
-class Decoder:
-    """Range decoder."""
-
-    def __init__(self, words: npt.NDArray[np.uint32]) -> None:
-        import constriction
-
-        self._coder = constriction.stream.queue.RangeDecoder(words)
-        self._model = constriction.stream.model.Categorical
-
-    def choose(self, chances: Reals, symbol: int) -> int:
-        """Decode a symbol."""
-        return int(self._coder.decode(self._model(chances, perfect=False)))
 
 
 class Meetings:
@@ -127,11 +86,11 @@ def walk(content: Integers, model: Meetings, coder: Coder) -> None:
         start, end, depth, low = stack.pop()
         prefix, remaining = content[start, :depth], size - depth
         chances = model.next_row(prefix, low, remaining, end - start)
-        row = low + coder.choose(chances, int(content[start, depth]) - low) if len(chances) > 1 else low
+        row = low + coder.one(chances, int(content[start, depth]) - low) if len(chances) > 1 else low
         having = 1
         if end - start > 1:
             known = int(np.searchsorted(content[start:end, depth], row, side="right"))
-            having = 1 + coder.choose(model.columns_with(row, remaining, end - start), known - 1)
+            having = 1 + coder.one(model.columns_with(row, remaining, end - start), known - 1)
         content[start : start + having, depth] = row
         content[start : start + having, :depth] = prefix
         model.learn(prefix, row, having)
@@ -142,17 +101,17 @@ def walk(content: Integers, model: Meetings, coder: Coder) -> None:
             stack.append((start, start + having, depth + 1, row + 1))
 
 
-def encode(classes: list[Integers], degrees: Integers) -> npt.NDArray[np.uint32]:
+def encode(classes: list[Integers], degrees: Integers) -> bytes:
     """Code groups of columns, each (n, size) and sorted, given the rows' degrees."""
     coder, model = Encoder(), Meetings(degrees)
     for content in classes:
         walk(content.copy(), model, coder)
-    return coder.words()
+    return coder.words().tobytes()
 
 
-def decode(words: npt.NDArray[np.uint32], sizes: Sequence[Sequence[int]], degrees: Integers) -> list[Integers]:
+def decode(code: bytes, sizes: Sequence[Sequence[int]], degrees: Integers) -> list[Integers]:
     """Undo :func:`encode`; `sizes` lists (size, number of columns) of every group."""
-    coder, model = Decoder(words), Meetings(degrees)
+    coder, model = Decoder(code), Meetings(degrees)
     classes = []
     for size, count in sizes:
         content = np.zeros((count, size), dtype=np.int64)
@@ -195,9 +154,8 @@ def pack(coords: Integers, values: Reals, shape: Sequence[int], free: bool) -> t
     entries = by_column[np.repeat(starts[column_order], counts) + offset]
     kind, constant, numbers = gaps.encode_values(values[entries])
     used = np.sort(degrees[degrees > 0])
-    words = encode(groups, used).astype("<u4").tobytes()
     streams = [gaps.squeeze(gaps.write_varints(part)) for part in (layout, np.diff(used, prepend=0))]
-    streams += [(words, 0), gaps.squeeze(numbers)]
+    streams += [(encode(groups, used), 0), gaps.squeeze(numbers)]
     code = gaps.joined(FREE if free else KEPT, [*shape, len(used), kind], constant, streams)
     return code, {1 - top: row_order} | ({top: column_order} if free else {})
 
@@ -222,6 +180,7 @@ def _singles(rows: Integers, sizes: Integers) -> tuple[list[Integers], Integers,
     return groups, np.arange(len(sizes)), sizes
 
 
+@gaps.decoder
 def unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     """Give back coordinates (sorted lexicographically), values and shape from a code.
 
@@ -230,11 +189,6 @@ def unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     InputError
         The code is damaged.
     """
-    with gaps.telling_damage(code):
-        return _unpack(code)
-
-
-def _unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     head, at = gaps.read_varints(code, 12, 1)
     shape, used, kind = (int(head[0]), int(head[1])), int(head[2]), int(head[3])
     constant, streams = gaps.read_streams(code, at, kind, head[4::2])
@@ -245,13 +199,11 @@ def _unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     count = int(np.sum(sizes[:, 0] * sizes[:, 1]))
     if len(degrees) != used or degrees.sum() != count or sizes[:, 1].sum() > max(shape) or used > min(shape):
         raise ValueError("its sizes and degrees contradict each other")
-    words = np.frombuffer(streams[2], dtype="<u4").astype(np.uint32)
-    groups = decode(words, sizes.tolist(), degrees)
+    groups = decode(streams[2], sizes.tolist(), degrees)
     per_column = np.repeat(sizes[:, 0], sizes[:, 1])
     top = gaps.top_mode(shape)
     coords = np.empty((count, 2), dtype=np.int64)
     coords[:, top] = np.repeat(np.arange(len(per_column)), per_column)
     coords[:, 1 - top] = np.concatenate([group.reshape(-1) for group in groups])
     values = gaps.decode_values(kind, constant, gaps.expand(streams[3], int(head[11])), count)
-    sequence = np.lexsort(coords.T[::-1])
-    return coords[sequence], values[sequence], shape
+    return coords, values, shape

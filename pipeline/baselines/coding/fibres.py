@@ -8,20 +8,20 @@ Fisher's noncentral hypergeometric distribution, whose odds come from how often 
 code. Where the order of the slices is free, they are sorted by size and smallest child, and the smallest children
 of all slices of one size are coded as one multiset, which takes out most of the log2(n!) bits of their order.
 
-Sets are independent of each other, so that one level of halving is one call of the range coder (constriction's).
+Sets are independent of each other, so that one level of halving is one call of the range coder.
 Everything that decides a chance uses +, -, * and / on doubles in a fixed sequence: every machine decodes alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.baselines.base import Integers, Reals
 from pipeline.baselines.coding import gaps
+from pipeline.runs.entropy_coder import Coder, Decoder, Encoder
 
 FREE, KEPT = b"\x03", b"\x04"  # first byte of a code whose order of slices is free, or kept
 COUNTED = 4  # kind of values, beside those of `codes`: whole, by their counts in each context
@@ -30,58 +30,6 @@ DIRECT = 12  # whole numbers below this are symbols of their own, larger ones sh
 CHUNK = 16  # bits that go to the coder at once
 LARGEST_MODE = 1 << 27  # indices of a mode, each of which needs a few numbers
 CELLS = 1 << 22  # chances that one call of the coder is given
-
-
-class Coder(Protocol):
-    """Either direction: an encoder takes the symbols and gives them back, a decoder ignores them and finds them."""
-
-    def choose(self, chances: Reals, symbols: Integers) -> Integers:
-        """Code (n,) symbols, each with its own row of the (n, K) `chances`."""
-
-    def repeat(self, chances: Reals, symbols: Integers) -> Integers:
-        """Code (n,) symbols that share the (K,) `chances`."""
-
-
-class Encoder:
-    """Range encoder."""
-
-    def __init__(self) -> None:
-        import constriction
-
-        self._coder = constriction.stream.queue.RangeEncoder()
-        self._model = constriction.stream.model.Categorical
-
-    def choose(self, chances: Reals, symbols: Integers) -> Integers:
-        """Encode `symbols`, each by its own row."""
-        self._coder.encode(symbols.astype(np.int32), self._model(perfect=False), chances)
-        return symbols
-
-    def repeat(self, chances: Reals, symbols: Integers) -> Integers:
-        """Encode `symbols`, all by the same chances."""
-        self._coder.encode(symbols.astype(np.int32), self._model(chances, perfect=False))
-        return symbols
-
-    def words(self) -> npt.NDArray[np.uint32]:
-        """The code so far."""
-        return np.asarray(self._coder.get_compressed(), dtype="<u4")
-
-
-class Decoder:
-    """Range decoder."""
-
-    def __init__(self, words: bytes) -> None:
-        import constriction
-
-        self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(words, dtype="<u4").astype(np.uint32))
-        self._model = constriction.stream.model.Categorical
-
-    def choose(self, chances: Reals, symbols: Integers) -> Integers:
-        """Decode one symbol a row."""
-        return np.asarray(self._coder.decode(self._model(perfect=False), chances)).astype(np.int64)
-
-    def repeat(self, chances: Reals, symbols: Integers) -> Integers:
-        """Decode as many symbols as there are in `symbols`."""
-        return np.asarray(self._coder.decode(self._model(chances, perfect=False), len(symbols))).astype(np.int64)
 
 
 class Ranges(NamedTuple):
@@ -414,6 +362,7 @@ def _free_orders(rows: Integers, shape: Sequence[int]) -> dict[int, Integers]:
     return orders
 
 
+@gaps.decoder
 def unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     """Give back coordinates (sorted lexicographically), values and shape from a code.
 
@@ -422,11 +371,6 @@ def unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     InputError
         The code is damaged.
     """
-    with gaps.telling_damage(code):
-        return _unpack(code)
-
-
-def _unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     (order,), at = gaps.read_varints(code, 1, 1)
     (*sizes, count, kind), at = gaps.read_varints(code, int(order) + 2, at)
     shape = tuple(int(size) for size in sizes)
@@ -451,8 +395,7 @@ def _unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
         values = gaps.decode_values(int(kind), constant, gaps.expand(streams[3], int(lengths[7])), int(count))
     coords = np.empty_like(rows)
     coords[:, modes] = rows
-    sequence = np.lexsort(coords.T[::-1])
-    return coords[sequence], values[sequence], shape
+    return coords, values, shape
 
 
 def _known_part(told: Integers, shape: Sequence[int], count: int, free: bool) -> Tree:

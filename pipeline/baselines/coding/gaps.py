@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import lzma
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import wraps
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from pipeline.errors import InputError
 from pipeline.sparse.tensor import EXACT_INTEGER
 
 Bytes = npt.NDArray[np.uint8]
+Tensor = tuple[Integers, Reals, tuple[int, ...]]  # coordinates, values and shape
 
 KIND = b"\x00"  # first byte of a code of gaps
 ONES, CONSTANT, WHOLE, REAL = range(4)  # kinds of values
@@ -113,15 +114,22 @@ def joined(kind: bytes, header: list[int], constant: bytes, streams: list[tuple[
     return b"".join([kind, head, constant, *(content for content, _ in streams)])
 
 
-@contextmanager
-def telling_damage(code: bytes) -> Iterator[None]:
-    """Turn what a reader trips over in a damaged code into an :class:`InputError`."""
-    try:
-        yield
-    except DAMAGE as error:
-        raise InputError(f"a damaged code of {len(code)} bytes ({error}); fetch or make it again") from error
+def decoder(read: Callable[[bytes], Tensor]) -> Callable[[bytes], Tensor]:
+    """Make of the reader of a kind of code one that sorts the cells, and refuses a damaged code by InputError."""
+
+    @wraps(read)
+    def decode(code: bytes) -> Tensor:
+        try:
+            coords, values, shape = read(code)
+            sequence = np.lexsort(coords.T[::-1])
+            return coords[sequence], values[sequence], shape
+        except DAMAGE as error:
+            raise InputError(f"a damaged code of {len(code)} bytes ({error}); fetch or make it again") from error
+
+    return decode
 
 
+@decoder
 def decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     """Give back coordinates (sorted lexicographically), values and shape from a code.
 
@@ -130,11 +138,6 @@ def decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     InputError
         The code is damaged.
     """
-    with telling_damage(code):
-        return _decode(code)
-
-
-def _decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     if code[:1] != KIND:
         raise ValueError("not of this kind")
     (order,), at = read_varints(code, 1, 1)
@@ -152,8 +155,7 @@ def _decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     coords[:, _mode_sequence(shape)] = rows
     if np.any(coords < 0) or np.any(coords >= np.array(shape)):
         raise ValueError("an index outside the shape")
-    sequence = np.lexsort(coords.T[::-1])
-    return coords[sequence], values[sequence], shape
+    return coords, values, shape
 
 
 def read_streams(code: bytes, at: int, kind: int, lengths: Integers) -> tuple[float, list[bytes]]:

@@ -73,32 +73,32 @@ class Model:
         from pipeline.baselines.coding import mixed_loops
 
         self._loops: Any = mixed_loops
-        self.slots = np.full(1 << bits, mixed_loops.FRESH, dtype=np.uint32)
-        self.weights = np.full((mixed_loops.SETS, mixed_loops.INPUTS), mixed_loops.FIRST_WEIGHT, dtype=np.int64)
-        self.decoding = code is not None
         content = np.zeros(room + 8, dtype=np.uint8) if code is None else np.frombuffer(code + bytes(8), np.uint8)
-        self.buffer = content.copy()
-        self.state = np.array([0, (1 << 32) - 1, 0, 0], dtype=np.int64)
+        self.coding = mixed_loops.Coding(
+            np.full(1 << bits, mixed_loops.FRESH, dtype=np.uint32),
+            np.full((mixed_loops.SETS, mixed_loops.INPUTS), mixed_loops.FIRST_WEIGHT, dtype=np.int64),
+            np.array([0, (1 << 32) - 1, 0, 0], dtype=np.int64),
+            content.copy(),
+            code is not None,
+            *tables(),
+        )
         if code is not None:
-            self.state[2:] = int.from_bytes(self.buffer[:4].tobytes(), "big"), 4
+            self.coding.state[2:] = int.from_bytes(code[:4].ljust(4, b"\0"), "big"), 4
 
     def sets(self, level: int, width: int, path: Integers, sizes: Integers, children: Integers) -> None:
         """Code the sets of a level, filled into `children` when decoding."""
-        self._loops.code_sets(*self._common(), level, width, path, sizes, children)
+        self._loops.code_sets(self.coding, level, width, path, sizes, children)
 
     def numbers(self, level: int, contexts: Integers, numbers: Integers) -> None:
         """Code (n,) whole numbers of at least 0 with (n, 5) contexts, filled in when decoding."""
-        self._loops.code_numbers(*self._common(), level, contexts, numbers)
-
-    def _common(self) -> tuple[Any, ...]:
-        return (self.slots, self.weights, self.state, self.buffer, self.decoding, *tables())
+        self._loops.code_numbers(self.coding, level, contexts, numbers)
 
     def finished(self) -> bytes | None:
         """The code; None if it did not fit."""
-        end = int(self.state[3])
-        if end + 4 > len(self.buffer):
+        end, buffer = int(self.coding.state[3]), self.coding.buffer
+        if end + 4 > len(buffer):
             return None
-        return self.buffer[:end].tobytes() + int(self.state[1]).to_bytes(4, "big")
+        return buffer[:end].tobytes() + int(self.coding.state[1]).to_bytes(4, "big")
 
 
 def able(shape: Sequence[int]) -> bool:
@@ -167,6 +167,7 @@ def _value_contexts(rows: Integers) -> Integers:
     return np.stack((last, before, last * (1 << 27) + before, first, first * (1 << 27) + before), axis=1)
 
 
+@gaps.decoder
 def unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     """Give back coordinates (sorted lexicographically), values and shape from a code.
 
@@ -175,11 +176,6 @@ def unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     InputError
         The code is damaged.
     """
-    with gaps.telling_damage(code):
-        return _unpack(code)
-
-
-def _unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
     (order,), at = gaps.read_varints(code, 1, 1)
     head, at = gaps.read_varints(code, 2 * int(order) + 4, at)
     shape = tuple(int(size) for size in head[:order])
@@ -213,5 +209,4 @@ def _unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
         values = gaps.decode_values(kind, constant, gaps.expand(streams[1], int(lengths[3])), count)
     coords = np.empty_like(path)
     coords[:, modes] = path
-    sequence = np.lexsort(coords.T[::-1])
-    return coords[sequence], values[sequence], shape
+    return coords, values, shape

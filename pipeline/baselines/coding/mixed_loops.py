@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +19,18 @@ FRESH = 32768 << 16  # a slot: chance in 16 bits, check in 8, count in 8
 RATE, SHIFT = 5, 20  # of the mixing weights
 MASK = (1 << 31) - 1
 LEAST, MOST = 24, 65536 - 24
+
+
+class Coding(NamedTuple):
+    """What a code has learned, its coder and its tables: see :class:`pipeline.baselines.coding.mixed.Model`."""
+
+    slots: npt.NDArray[np.uint32]
+    weights: Integers
+    state: Integers  # of the coder: low, high, the code's next 32 bits, the place in `buffer`
+    buffer: npt.NDArray[np.uint8]
+    decoding: bool
+    squash: Integers
+    stretch: Integers
 
 
 @compiled
@@ -131,6 +145,16 @@ def familiarity(slot: int) -> int:
 
 
 @compiled
+def familiarities(slots: npt.NDArray[np.uint32], first: int, second: int, third: int) -> int:
+    """How often the contexts of three slots were met, one of KINDS."""
+    return (
+        9 * familiarity(np.int64(slots[first]))
+        + 3 * familiarity(np.int64(slots[second]))
+        + familiarity(np.int64(slots[third]))
+    )
+
+
+@compiled
 def below(members: Integers, start: int, end: int, bound: int) -> int:
     """How many of the rising members[start:end] are below a bound."""
     low, high = start, end
@@ -145,13 +169,7 @@ def below(members: Integers, start: int, end: int, bound: int) -> int:
 
 @compiled
 def code_sets(
-    slots: npt.NDArray[np.uint32],
-    weights: Integers,
-    state: Integers,
-    buffer: npt.NDArray[np.uint8],
-    decoding: bool,
-    squash: Integers,
-    stretch: Integers,
+    coding: Coding,
     level: int,
     width: int,
     path: Integers,
@@ -160,6 +178,7 @@ def code_sets(
 ) -> None:
     """Code one set after the other."""
     stack = np.zeros((DEPTHS + 2, 6), dtype=np.int64)
+    slots, weights, state, buffer, decoding, squash, stretch = coding
     places = np.zeros(INPUTS, dtype=np.int64)
     inputs = np.zeros(INPUTS, dtype=np.int64)
     limits = np.array([255, 20, 100, 255, 255, 255, 255, 255, 255])
@@ -202,11 +221,7 @@ def code_sets(
             contexts[7] = hashed(bases[7], pattern)
             for place in range(8):
                 places[place] = find(slots, contexts[place], name)
-            kind = (
-                9 * familiarity(np.int64(slots[places[4]]))
-                + 3 * familiarity(np.int64(slots[places[6]]))
-                + familiarity(np.int64(slots[places[3]]))
-            )
+            kind = familiarities(slots, places[4], places[6], places[3])
             first_set = level * KINDS + kind
             second_set = 9 * KINDS + level * DEPTHS + depth
             lower = np.int64(0)
@@ -245,18 +260,13 @@ def code_sets(
 
 @compiled
 def code_numbers(
-    slots: npt.NDArray[np.uint32],
-    weights: Integers,
-    state: Integers,
-    buffer: npt.NDArray[np.uint8],
-    decoding: bool,
-    squash: Integers,
-    stretch: Integers,
+    coding: Coding,
     level: int,
     contexts: Integers,
     numbers: Integers,
 ) -> None:
     """Code whole numbers: the magnitude of the number plus one step by step, then its lower bits from the top."""
+    slots, weights, state, buffer, decoding, squash, stretch = coding
     places = np.zeros(INPUTS, dtype=np.int64)
     inputs = np.zeros(INPUTS, dtype=np.int64)
     limits = np.array([255, 30, 255, 255, 255, 255, 255, 255, 255])
@@ -286,11 +296,7 @@ def code_numbers(
                 places[place] = find(slots, bases[place], name)
                 slot = np.int64(slots[places[place]])
                 inputs[place] = stretch[(slot >> 16) >> 4] if slot & 255 else 0
-            kind = (
-                9 * familiarity(np.int64(slots[places[4]]))
-                + 3 * familiarity(np.int64(slots[places[3]]))
-                + familiarity(np.int64(slots[places[2]]))
-            )
+            kind = familiarities(slots, places[4], places[3], places[2])
             second = 9 * KINDS + level * DEPTHS + min(magnitude, 31) + (0 if rising else 32)
             bit = mixed_bit(weights, state, buffer, decoding, squash, inputs, level * KINDS + kind, second, bit)
             for place in range(8):
