@@ -194,7 +194,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments.add_argument("results", type=Path, nargs="?", default=Path("results"), help="default: results")
     arguments.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
-    arguments.add_argument("--fit", action="store_true", help=f"fit it anew to the known records and these, {FILE.name}")
+    arguments.add_argument(
+        "--fit", action="store_true", help=f"fit it anew to the known records and these, {FILE.name}"
+    )
     options: argparse.Namespace = arguments.parse_args(argv)
     records = collect(options.results, options.params)
     if not records:

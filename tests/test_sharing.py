@@ -116,6 +116,24 @@ def test_an_edited_source_of_ones_own_is_seen_and_a_lost_one_is_not_needed(copy:
     assert "not up to date" in refused
 
 
+def test_why_and_diff_name_what_changed(copy: Path) -> None:
+    assert "No run differs between HEAD and here" in make(copy, "diff")
+    params = copy / "params.yaml"
+    params.write_text(params.read_text().replace("k50: {keep: 0.5}", "k50: {keep: 0.6}"))
+    with (copy / "pipeline/baselines/truncation.py").open("a") as file:
+        file.write("# changed\n")
+    with (copy / "clicks.csv").open("a") as file:
+        file.write("u1,i2,7\n")
+    told = make(copy, "why")
+    assert re.search(
+        r"^\| `data/raw/clicks/clicks.csv` \| input \| clicks.csv \| sha256 \w{12} \| sha256 \w{12} \|$", told, re.M
+    )
+    assert "| parameter | keep | 0.5 | 0.6 |" in told
+    assert "| code | pipeline/baselines/truncation.py | sha256 " in told
+    assert "upstream | download_clicks" in told
+    assert "No rule to produce nonsense" in make(copy, "why", "TARGET=nonsense", status=2)
+
+
 def test_a_lost_run_of_the_other_experiment_is_not_recorded(copy: Path) -> None:
     shutil.rmtree(copy / "results/runs/clicks/t-svd")
     with pytest.raises(InputError, match="experiments 'other', 'tiny' are not as planned") as refused:
@@ -130,6 +148,7 @@ def test_status_says_when_all_are_the_same(shared: Path) -> None:
 def test_damaged_and_lost_objects_are_named(copy: Path, tmp_path: Path) -> None:
     remote = tmp_path / "remote"
     run(copy, "dvc", "remote", "modify", "shared", "url", str(remote))
+    remote.mkdir()
     run(copy, "git", "commit", "-q", "-am", "remote")
     told = make(copy, "status")
     assert "recorded here, not on 'shared'" in told and "your turn: 'make push'" in told
