@@ -10,7 +10,7 @@ COMPACT := sed -un -e '/^Finished jobid/ {s/.*Rule: \(.*\))/\1/; h; d;}' \
 	-e '/^[0-9]* of [0-9]* steps/ {s/ steps (\(.*\)) done/ (\1)/; G; s/\n/  /; p; d;}' \
 	-e '/^\(Select jobs\|Execute [0-9]\|Using \|Assuming \|Building \|Conda \|\[\|$$\)/ d' -e p
 
-.PHONY: help setup tools demo test lint format bench bench-gpu mirror commit push pull status why diff experiment lock clean
+.PHONY: help setup tools demo test lint format bench bench-gpu mirror commit push pull status why diff slurm-lab slurm-lab-stop experiment lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -80,6 +80,12 @@ why: tools ## make why TARGET=..: what changed that makes snakemake run it again
 
 diff: tools ## make diff REV=HEAD~1: metrics of that revision beside those here, the runs that differ
 	@python -m pipeline.diff $(or $(REV),HEAD)
+
+slurm-lab: tools ## two virtual Slurm nodes on this machine; make slurm-lab-stop ends them
+	python -m tests.slurm_lab start build/slurm-lab
+
+slurm-lab-stop: tools
+	python -m tests.slurm_lab stop build/slurm-lab
 
 experiment: tools ## make experiment NAME=paper: point params.yaml and dvc.yaml at another experiment
 	python -m pipeline.config --use $(NAME)

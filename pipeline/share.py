@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,11 +40,11 @@ def check_whole(config: Config, root: Path) -> int:
         A file of a run is missing, damaged or exchanged, or there is one that belongs to no run; all are named.
     """
     planned = config.recorded_runs()
-    problems = [*_missing_and_damaged(config, root), *_extra(config, root)]
+    problems = [*_missing_and_damaged(_shared_runs(config, root), root), *_extra(config, root)]
     if problems:
         raise InputError(
-            f"the runs of {_named(config)} are not as planned, nothing is recorded: {_some(problems)}. Make what is "
-            "missing with 'snakemake recorded', or fetch it with 'make pull'; delete what is not planned"
+            f"the runs of {_named(config)} are not as planned: {_some(problems)}. Make what is missing with "
+            "'snakemake recorded', or fetch it with 'make pull'; delete what is not planned. Nothing is recorded before"
         )
     return len(planned)
 
@@ -70,10 +71,10 @@ def _shared_runs(config: Config, root: Path) -> Iterator[str]:
     yield from names
 
 
-def _missing_and_damaged(config: Config, root: Path) -> Iterator[str]:
+def _missing_and_damaged(folders: Iterable[str], root: Path) -> Iterator[str]:
     from pipeline.runs.metrics import FILES, check_model, read_metrics
 
-    for folder in _shared_runs(config, root):
+    for folder in folders:
         missing = [name for name in FILES if not (root / folder / name).is_file()]
         for name in missing:
             yield f"{folder}/{name} is missing"
@@ -143,19 +144,24 @@ def push(root: Path) -> None:
 
 def pull(root: Path) -> None:
     """Fetch what is recorded, if the remote gives it, and check every model against what was measured on it."""
-    from pipeline.config import load_config
-
     name, remote = default_remote(root)
     probe(name, remote, write=False)
-    kept = kept_back(root)
-    _dvc("pull", *([path for path in recorded_outs(root) if path not in kept] if kept else []))
+    kept, recorded = kept_back(root), recorded_outs(root)
+    _dvc("pull", *([path for path in recorded if path not in kept] if kept else []))
     if kept:
         print(
             f"{len(kept)} files or folders are not shared, by the licence of their data set (push: false): "
             f"{_some(sorted(kept), ', ')}; make them with 'snakemake {_tensors(kept)}' before anything else",
             file=sys.stderr,
         )
-    print(f"{check_whole(load_config(root / 'params.yaml'), root)} runs are whole")
+    cells = [root / out for out in recorded if out.startswith("results/runs/")]
+    runs = sorted(path.relative_to(root).as_posix() for cell in cells for path in cell.iterdir() if path.is_dir())
+    if problems := list(_missing_and_damaged(runs, root)):
+        raise InputError(
+            f"what was pulled is not what was measured: {_some(problems)}. If the remote has it so, who made it runs "
+            "'make push' again after deleting the damaged object there"
+        )
+    print(f"{len(runs)} runs are whole, their models those that were measured")
 
 
 def _tensors(kept: set[str]) -> str:
@@ -164,16 +170,21 @@ def _tensors(kept: set[str]) -> str:
 
 def kept_back(root: Path) -> set[str]:
     """Outs that DVC records and does not send."""
-    stages = read_yaml(root / "dvc.yaml").get("stages", {})
+    stages = _stages(root)
     outs = [out for stage in stages.values() for out in stage.get("outs", []) if isinstance(out, dict)]
     return {path for out in outs for path, options in out.items() if options.get("push") is False}
 
 
 def recorded_outs(root: Path) -> list[str]:
     """Outs that stand in ``dvc.lock`` and are still of a stage."""
-    stages = read_yaml(root / "dvc.yaml").get("stages", {})
+    stages = _stages(root)
     locked = read_yaml(root / "dvc.lock").get("stages") or {}
     return [out["path"] for name, stage in locked.items() if name in stages for out in stage.get("outs", [])]
+
+
+def _stages(root: Path) -> dict[str, Any]:
+    path = root / "dvc.yaml"
+    return (read_yaml(path).get("stages") or {}) if path.is_file() else {}
 
 
 def _dvc(*arguments: str) -> None:
@@ -189,7 +200,7 @@ def status(root: Path) -> None:
     logging.getLogger("dvc").setLevel(logging.ERROR)
     name, remote = default_remote(root)
     repo = Repo(str(root))
-    kept = kept_back(root)
+    kept, outs = kept_back(root), recorded_outs(root)
     changed = repo.status()
     _tell("here: differs from the record", sorted(changed), "'snakemake', then 'make commit'; or 'make pull'")
     _tell("git: dvc.lock is not committed", _git(root, "status", "--porcelain", "--", "dvc.lock"), "'git commit'")
@@ -200,7 +211,7 @@ def status(root: Path) -> None:
     found: dict[str, list[str]] = {}
     for path, state in sorted(cloud.items()):
         if not any(path == out or path.startswith(f"{out}/") for out in kept):
-            found.setdefault(state, []).append(path)
+            found.setdefault(state, []).append(next((out for out in outs if path.startswith(f"{out}/")), path))
     _tell(f"recorded here, not on '{name}'", found.pop("new", []), "your turn: 'make push'")
     _tell(f"on '{name}', not here", found.pop("deleted", []), "'make pull'")
     lost = [path for paths in found.values() for path in paths]
@@ -210,9 +221,10 @@ def status(root: Path) -> None:
 
 
 def _tell(what: str, items: Iterable[str], remedy: str) -> None:
-    items = list(items)
-    if items:
-        print(f"{what} ({len(items)}): {_some(items, ', ')}\n  -> {remedy}")
+    counts = Counter(items)
+    if counts:
+        shown = [item if count == 1 else f"{item} ({count})" for item, count in counts.items()]
+        print(f"{what} ({counts.total()}): {_some(shown, ', ')}\n  -> {remedy}")
 
 
 def _git(root: Path, *arguments: str) -> list[str]:

@@ -8,6 +8,7 @@ import json
 import shlex
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +47,7 @@ def changes(target: str | None, root: Path) -> list[Change]:
     from snakemake.settings.enums import Quietness
     from snakemake.settings.types import DAGSettings, OutputSettings, ResourceSettings
 
+    _digest.cache_clear()
     problems: list[BaseException] = []
     with redirect_stdout(StringIO()), SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
         try:
@@ -74,16 +76,13 @@ def _of_job(job: Any, workflow: Any) -> Iterator[Change]:
     for paths, state in ((reason.missing_output, "missing"), (reason.incomplete_output, "left half done")):
         if paths:
             yield Change(name, "output", ", ".join(sorted(Path(path).name for path in paths)), NONE, state)
-    if job.output:
-        yield from _inputs(name, job, records, sorted(map(str, reason.updated_input)))
-    if reason.params_changed:
-        yield from (
-            Change(name, "parameter", *row) for row in _parameters(reason.params_changed.only_old,
-                                                                   reason.params_changed.only_new)
-        )  # fmt: skip
-    if reason.code_changed:
-        old, new = records.code(job.output[0]), job.rule.shellcmd
-        yield Change(name, "command", "Snakefile", str(old), str(new))
+    if job.output and records.input(job.output[0]) is not None:  # all reasons: Snakemake stops at the first one
+        makers = [files for maker, files in dag.dependencies[job].items() if dag.needrun(maker)]
+        yield from _inputs(name, job, records, {str(file) for files in makers for file in files})
+        if found := records.params_changed(job):
+            yield from (Change(name, "parameter", *row) for row in _parameters(found.only_old, found.only_new))
+        if (old := records.code(job.output[0])) != (new := job.rule.shellcmd):
+            yield Change(name, "command", "Snakefile", str(old), str(new))
     if reason.forced:
         yield Change(name, "asked for", "forced", NONE, NONE)
     if reason.updated_input_run:
@@ -96,20 +95,23 @@ def _made_by(path: str, job: Any, dag: Any) -> str:
     return str(makers[0].rule.name) if makers else path
 
 
-def _inputs(name: str, job: Any, records: Any, updated: list[str]) -> Iterator[Change]:
-    """Inputs with another content than recorded, new ones and those that are none any more."""
-    path = job.output[0]
-    before, now = records.input(path), [str(each) for each in job.input]
-    known = set(before if before is not None else now)
-    for each in updated:
-        old = sorted(str(digest) for digest in records.input_checksums(job, each) if digest)
-        new = f"sha256:{sha256_file(each)}" if Path(each).is_file() else "is missing"
-        if each in known and new not in old:
-            yield Change(name, _kind(each), each, _short(old[0]) if old else "not recorded", _short(new))
-    for each in sorted(set(now) - known):
+def _inputs(name: str, job: Any, records: Any, remade: set[str]) -> Iterator[Change]:
+    """Inputs with another content than recorded, new ones and those that are none any more; not those of `remade`."""
+    before, now = set(records.input(job.output[0])), {str(each) for each in job.input}
+    for each in sorted(now & before - remade):
+        old = {str(digest) for digest in records.input_checksums(job, each) if digest}
+        new = _digest(each)
+        if old and new not in old:
+            yield Change(name, _kind(each), each, _short(min(old)), _short(new))
+    for each in sorted(now - before):
         yield Change(name, _kind(each), each, NONE, "is new")
-    for each in sorted(known - set(now)):
+    for each in sorted(before - now):
         yield Change(name, _kind(each), each, "was one", NONE)
+
+
+@cache
+def _digest(path: str) -> str:
+    return f"sha256:{sha256_file(path)}" if Path(path).is_file() else "is missing"
 
 
 def _kind(path: str) -> str:
