@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from pipeline.core import step
 from pipeline.core.files import PARTIAL
 from pipeline.core.yaml_files import read_yaml
 from pipeline.errors import InputError
+from pipeline.merge_lock import Objects
 from pipeline.remote import probe
 
 if TYPE_CHECKING:
@@ -140,13 +142,63 @@ def push(root: Path) -> None:
     name, remote = default_remote(root)
     probe(name, remote, write=True)
     _dvc("push")
+    _send_lost(root)
+
+
+class Places:
+    """Where the recorded objects are: in the cache here, on the remote; asked object by object.
+
+    DVC takes a folder's files to be where the folder's list is, so that it sends none again that was lost since.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.objects = Objects(root)
+        self.cache = self.objects.cache
+        self.remote = self.objects.repo.cloud.get_remote_odb(command="status")
+        self.paths = dict(self._recorded(root))
+        self.there = set(self.remote.oids_exist(list(self.paths)))
+        self.here = {name for name in self.paths if Path(self.cache.oid_to_path(name)).is_file()}
+
+    def _recorded(self, root: Path) -> Iterator[tuple[str, str]]:
+        """Objects of what is recorded and shared, and what they are of; of lists that nobody has only the list."""
+        kept = kept_back(root)
+        for out in recorded_outs(root):
+            if out["path"] not in kept:
+                yield out["md5"], out["path"]
+                if out["md5"].endswith(".dir"):
+                    with suppress(InputError):
+                        for path, name in self.objects.read(out["md5"]).items():
+                            yield name, f"{out['path']}/{path}"
+
+    def paths_of(self, names: set[str]) -> list[str]:
+        """What these objects are of."""
+        return sorted(self.paths[name] for name in names)
+
+    def send(self, names: set[str]) -> None:
+        """Put objects that are here onto the remote."""
+        for name in sorted(names):
+            self.remote.add(self.cache.oid_to_path(name), self.cache.fs, name)
+
+
+def _send_lost(root: Path) -> None:
+    """Send again what the remote had and has no more; refuse where some of it is not here either."""
+    places = Places(root)
+    lost = set(places.paths) - places.there
+    places.send(lost & places.here)
+    if sent := places.paths_of(lost & places.here):
+        print(f"{len(sent)} objects that the remote had lost were sent again: {_some(sent, ', ')}")
+    if gone := places.paths_of(lost - places.here):
+        raise InputError(
+            f"recorded, neither here nor on the remote: {_some(gone)}; whoever has them runs 'make push', or "
+            "'snakemake' makes them again"
+        )
 
 
 def pull(root: Path) -> None:
     """Fetch what is recorded, if the remote gives it, and check every model against what was measured on it."""
     name, remote = default_remote(root)
     probe(name, remote, write=False)
-    kept, recorded = kept_back(root), recorded_outs(root)
+    kept, recorded = kept_back(root), [out["path"] for out in recorded_outs(root)]
     _dvc("pull", *([path for path in recorded if path not in kept] if kept else []))
     if kept:
         print(
@@ -175,11 +227,11 @@ def kept_back(root: Path) -> set[str]:
     return {path for out in outs for path, options in out.items() if options.get("push") is False}
 
 
-def recorded_outs(root: Path) -> list[str]:
-    """Outs that stand in ``dvc.lock`` and are still of a stage."""
+def recorded_outs(root: Path) -> list[dict[str, Any]]:
+    """Outs, with `path` and `md5`, that stand in ``dvc.lock`` and are still of a stage."""
     stages = _stages(root)
     locked = read_yaml(root / "dvc.lock").get("stages") or {}
-    return [out["path"] for name, stage in locked.items() if name in stages for out in stage.get("outs", [])]
+    return [out for name, stage in locked.items() if name in stages for out in stage.get("outs", [])]
 
 
 def _stages(root: Path) -> dict[str, Any]:
@@ -190,7 +242,10 @@ def _stages(root: Path) -> dict[str, Any]:
 def _dvc(*arguments: str) -> None:
     done = subprocess.run([sys.executable, "-m", "dvc", *arguments], check=False)
     if done.returncode:
-        raise InputError(f"dvc {arguments[0]} did not finish; what it said stands above. The same command goes on")
+        raise InputError(
+            f"dvc {arguments[0]} did not finish; what it said stands above. The same command goes on where it stopped; "
+            "an object that the remote has not: who made it runs 'make push'"
+        )
 
 
 def status(root: Path) -> None:
@@ -200,23 +255,25 @@ def status(root: Path) -> None:
     logging.getLogger("dvc").setLevel(logging.ERROR)
     name, remote = default_remote(root)
     repo = Repo(str(root))
-    kept, outs = kept_back(root), recorded_outs(root)
+    outs = [out["path"] for out in recorded_outs(root)]
     changed = repo.status()
     _tell("here: differs from the record", sorted(changed), "'snakemake', then 'make commit'; or 'make pull'")
     _tell("git: dvc.lock is not committed", _git(root, "status", "--porcelain", "--", "dvc.lock"), "'git commit'")
     _tell("git: commits that are only here", _git(root, "log", "--oneline", "@{upstream}.."), "'git push'")
     _tell("git: commits that are not here", _git(root, "log", "--oneline", "..@{upstream}"), "'git pull', 'make pull'")
     probe(name, remote, write=False)
-    cloud = repo.status(cloud=True)
-    found: dict[str, list[str]] = {}
-    for path, state in sorted(cloud.items()):
-        if not any(path == out or path.startswith(f"{out}/") for out in kept):
-            found.setdefault(state, []).append(next((out for out in outs if path.startswith(f"{out}/")), path))
-    _tell(f"recorded here, not on '{name}'", found.pop("new", []), "your turn: 'make push'")
-    _tell(f"on '{name}', not here", found.pop("deleted", []), "'make pull'")
-    lost = [path for paths in found.values() for path in paths]
-    _tell("recorded, neither here nor there", lost, "who made them runs 'make push', or 'snakemake' makes them again")
-    if not (changed or cloud):
+    places = Places(root)
+    recorded = set(places.paths)
+    unsent = places.paths_of(places.here - places.there)
+    absent = places.paths_of(places.there - places.here)
+    lost = places.paths_of(recorded - places.here - places.there)
+    for what, paths, remedy in (
+        (f"recorded here, not on '{name}'", unsent, "your turn: 'make push'"),
+        (f"on '{name}', not here", absent, "'make pull'"),
+        ("recorded, neither here nor there", lost, "who made them runs 'make push', or 'snakemake' makes them again"),
+    ):
+        _tell(what, [next((out for out in outs if path.startswith(f"{out}/")), path) for path in paths], remedy)
+    if not (changed or unsent or absent or lost):
         print(f"here, the record and '{name}' are the same")
 
 

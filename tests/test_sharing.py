@@ -166,5 +166,9 @@ def test_damaged_and_lost_objects_are_named(copy: Path, tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "pulled" / folder)
     refused = make(tmp_path / "pulled", "pull", status=2)
     assert digest in refused and "dvc pull did not finish" in refused
+    told = make(tmp_path / "pulled", "status")
+    assert "neither here nor there (1): results/runs/clicks/truncation" in told
+    assert f"sent again: {model}" in make(copy, "push")  # DVC's own push would call all up to date
+    assert "3 runs are whole" in make(tmp_path / "pulled", "pull")
     shutil.rmtree(remote)
     assert "no such folder; is the disk mounted?" in make(tmp_path / "pulled", "pull", status=2)
