@@ -20,6 +20,7 @@ from pipeline.core import stages as dvc
 from pipeline.core import step
 from pipeline.core.closure import code_files
 from pipeline.core.files import write_text
+from pipeline.core.names import plain_name
 from pipeline.core.sections import Fraction, Name, Section, Seed, checked
 from pipeline.core.settings import defaults, problem_with, settings_of
 from pipeline.core.yaml_files import read_yaml
@@ -29,6 +30,7 @@ from pipeline.errors import InputError, nearest
 from pipeline.methods import BASELINES, METHODS, NETWORKS
 
 SHARED = "networks"  # the section of what all networks share
+MOST_RUNS = 20_000  # of an experiment: planners list each with all its files
 
 
 class MethodGroup(Section):
@@ -75,7 +77,7 @@ Grid = dict[str, Settings]  # data set -> its settings
 class Experiment(Section):
     """A named grid: which data sets, methods, settings and seeds."""
 
-    seeds: Annotated[list[Seed], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=1000)]
     neukron: NeuKronGroup = NeuKronGroup()
     matrix_baselines: MethodGroup = MethodGroup()
     tensor_baselines: MethodGroup = MethodGroup()
@@ -132,10 +134,15 @@ class Config(Section):
 
     def runs(self, experiment: str | None = None) -> list[Run]:
         """Every run of an experiment (the default one if none is named), in a fixed order."""
-        name = experiment or self.experiment
+        name = plain_name(experiment or self.experiment, "experiment")
         if name not in self.experiments:
             raise InputError(f"experiment '{name}' is not in params.yaml{nearest(name, self.experiments)}")
-        return list(self._runs(self.experiments[name]))
+        found = list(itertools.islice(self._runs(self.experiments[name]), MOST_RUNS + 1))
+        if len(found) > MOST_RUNS:
+            raise InputError(
+                f"params.yaml: experiments.{name}: more than {MOST_RUNS:,} runs; name fewer seeds or settings"
+            )
+        return found
 
     def recorded_experiments(self) -> list[str]:
         """Names of the experiments whose results DVC records, the default one first."""
@@ -235,6 +242,8 @@ def _problems(config: Config) -> Iterator[tuple[str, str]]:
             if dataset not in config.datasets:
                 yield f"{key}.settings", f"data set '{dataset}' does not exist{nearest(dataset, config.datasets)}"
             yield from _settings_problems(config, settings, f"{key}.settings.{dataset}")
+        if len(set(plan.seeds)) < len(plan.seeds):
+            yield f"{key}.seeds", "a seed is given twice"
         yield from _group_problems(config, plan, key)
         for run in config.runs(name):
             known = meaning.setdefault((run.dataset, run.method, run.setting), (name, run.settings))

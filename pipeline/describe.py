@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import html
 import io
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,50 +47,70 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-body {{ margin: 2rem auto; max-width: 56rem; padding: 0 1rem; color: #1b2530; background: #fffffe;
-  font: 16px/1.5 system-ui, sans-serif; }}
+:root {{ --ground: #fffffe; --ink: #1b2530; --muted: #5a6673; --grid: #dfe4ea; --accent: #0068a8;
+  color-scheme: light; }}
+@media screen and (prefers-color-scheme: dark) {{
+  :root {{ --ground: #11161c; --ink: #e8edf2; --muted: #9fabb8; --grid: #313b46; --accent: #5db8f5;
+    color-scheme: dark; }}
+}}
+* {{ box-sizing: border-box; }}
+body {{ margin: 2rem auto; max-width: 64rem; padding: 0 1rem; color: var(--ink); background: var(--ground);
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }}
 h1 {{ font-size: 1.5rem; margin-bottom: 0; }}
-.lead {{ color: #5a6673; margin-top: .25rem; }}
-table {{ border-collapse: collapse; width: 100%; margin: 1.5rem 0; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .35rem .75rem; text-align: right; border-bottom: 1px solid #dfe4ea; }}
+.lead {{ color: var(--muted); margin-top: .25rem; }}
+.table {{ overflow-x: auto; margin: 1.5rem 0; }}
+table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; overflow-wrap: normal; }}
+th, td {{ padding: .35rem .75rem; text-align: right; border-bottom: 1px solid var(--grid); white-space: nowrap; }}
 th:first-child, td:first-child {{ text-align: left; }}
-th {{ color: #5a6673; font-weight: 600; }}
-svg {{ width: 100%; height: auto; }}
+th {{ color: var(--muted); font-weight: 600; }}
+a {{ color: var(--accent); }}
+:focus-visible {{ outline: 2px solid var(--accent); outline-offset: 2px; }}
+.panels {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr)); gap: 1rem; }}
+.panels svg {{ width: 100%; height: auto; break-inside: avoid; }}
 </style>
 </head>
 <body>
+<main>
 <h1>{title}</h1>
 <p class="lead">{lead}</p>
 {tables}
 <h2>Distributions</h2>
-<p>Both axes are logarithmic. The numbers behind the panels are in <a href="{csv}">{csv}</a>.</p>
-{figure}
+<p>Both axes are logarithmic. A degree counts an index's non-zeros; a sum adds up their values, as Table 7 of NeuKron's
+supplement does. {numbers}</p>
+<div class="panels">
+{panels}
+</div>
+</main>
 </body>
 </html>
 """
+COLOURS = {INK: "ink", MUTED: "muted", GRID: "grid", ACCENT: "accent"}
+LARGEST_INLINE = 300_000  # characters of a table that the page carries along
 
 
-def distributions(description: Description, mode_names: tuple[str, ...]) -> Iterator[tuple[str, str, Distribution]]:
+Panel = tuple[str, str, Distribution]  # quantity, what it is counted over, how often each number occurs
+SUMS = ("sum_mean", "sum_median", "sum_largest")
+
+
+def distributions(description: Description, mode_names: tuple[str, ...]) -> Iterator[Panel]:
     """Yield the quantity, what it is counted over, and the distribution, in the order of the panels."""
     for name, degrees in zip(mode_names, description.degrees, strict=True):
         yield "degree", name, degrees
+    for name, sums in zip(mode_names, description.sums, strict=True):
+        yield "sum", name, sums
     yield "value", "non-zero", description.values
     yield "component size", "component", description.components
 
 
 def table_rows(description: Description, mode_names: tuple[str, ...]) -> list[list[str]]:
     """Return the rows of the table of modes, its header first."""
-    rows = [["mode", "size", "without non-zeros", "mean degree", "median degree", "largest degree"]]
-    for name, size, empty, degrees in zip(
-        mode_names, description.shape, description.empty, description.degrees, strict=True
+    head = ["mode", "size", "without non-zeros"]
+    rows = [[*head, *(f"{which} {what}" for what in ("degree", "sum") for which in ("mean", "median", "largest"))]]
+    for name, size, empty, degrees, sums in zip(
+        mode_names, description.shape, description.empty, description.degrees, description.sums, strict=True
     ):
-        numbers = [
-            f"{size:,}",
-            f"{empty:,}",
-            f"{degrees.mean:,.4g}",
-            f"{degrees.median:,.0f}",
-            f"{degrees.largest:,.0f}",
-        ]
+        numbers = [f"{size:,}", f"{empty:,}", f"{degrees.mean:,.4g}", f"{degrees.median:,.0f}"]
+        numbers += [f"{degrees.largest:,.0f}", f"{sums.mean:,.4g}", f"{sums.median:,.6g}", f"{sums.largest:,.6g}"]
         rows.append([name, *numbers])
     return rows
 
@@ -132,20 +154,19 @@ def distribution_csv(description: Description, mode_names: tuple[str, ...]) -> s
     return text.getvalue()
 
 
-def figure_svg(description: Description, mode_names: tuple[str, ...]) -> str:
-    """Draw every distribution on logarithmic axes; the same tensor gives the same text."""
+def figure_svg(panels: Sequence[Panel], columns: int = COLUMNS) -> str:
+    """Draw distributions on logarithmic axes; the same ones give the same text."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    panels = list(distributions(description, mode_names))
-    rows = -(-len(panels) // COLUMNS)
+    rows = -(-len(panels) // columns)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(COLUMNS * PANEL, rows * PANEL), layout="constrained")
+        figure = Figure(figsize=(columns * PANEL, rows * PANEL), layout="constrained")
         for position, (quantity, over, each) in enumerate(panels):
-            axes = figure.add_subplot(rows, COLUMNS, position + 1)
+            axes = figure.add_subplot(rows, columns, position + 1)
             shown = each.numbers > 0  # a logarithm has no place for the rest; the table lists it
             axes.loglog(each.numbers[shown], each.counts[shown], ".", color=ACCENT, markersize=4)
-            axes.set_title(f"{quantity} of a {over}" if over != "component" else quantity, color=INK)
+            axes.set_title(_title(quantity, over), color=INK)
             axes.set_xlabel(quantity)
             axes.set_ylabel(f"number of {over}s" if over != "component" else "number of components")
         buffer = io.StringIO()
@@ -153,31 +174,54 @@ def figure_svg(description: Description, mode_names: tuple[str, ...]) -> str:
     return buffer.getvalue()
 
 
-def page(title: str, description: Description, mode_names: tuple[str, ...], figure: str, csv_name: str) -> str:
-    """Return the page as one self-contained HTML text."""
+def _title(quantity: str, over: str) -> str:
+    return f"{quantity} of a {over}" if over != "component" else quantity
+
+
+def panel_svg(panel: Panel, number: int) -> str:
+    """One distribution for the page, which may be narrow: ids of its own, colours of the page, its words."""
+    text = figure_svg([panel], 1)
+    text = re.sub(r'((?: id="|href="#|url\(#))', rf"\1p{number}-", text[text.index("<svg") :])
+    for colour, name in COLOURS.items():
+        text = text.replace(colour, f"var(--{name})")
+    quantity, over, each = panel
+    words = f"{_title(quantity, over)}: median {each.median:,.6g}, largest {each.largest:,.6g}"
+    return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(words)}"', 1)
+
+
+def page(title: str, description: Description, mode_names: tuple[str, ...], numbers: str, csv_name: str) -> str:
+    """Return the page as one self-contained HTML text; `numbers` is the table behind the panels."""
     sizes = " \N{MULTIPLICATION SIGN} ".join(f"{size:,}" for size in description.shape)
     names = " \N{MULTIPLICATION SIGN} ".join(mode_names)
+    name = html.escape(csv_name)
+    where = f"The numbers behind the panels are in {name} beside this page."
+    if len(numbers) <= LARGEST_INLINE:
+        coded = base64.b64encode(numbers.encode()).decode()
+        where = f'The numbers behind the panels: <a download="{name}" href="data:text/csv;base64,{coded}">{name}</a>.'
+    panels = [panel_svg(panel, number) for number, panel in enumerate(distributions(description, mode_names))]
     return PAGE.format(
         title=html.escape(title),
         lead=html.escape(f"{names}, {sizes}"),
-        tables=_table(summary_rows(description)) + _table(table_rows(description, mode_names)),
-        csv=html.escape(csv_name),
-        figure=figure[figure.index("<svg") :],
+        tables=_table(summary_rows(description), "The whole tensor")
+        + _table(table_rows(description, mode_names), "Its modes"),
+        numbers=where,
+        panels="\n".join(panels),
     )
 
 
-def _table(rows: list[list[str]]) -> str:
+def _table(rows: list[list[str]], name: str) -> str:
     def line(cells: list[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-    return "<table>" + line(rows[0], "th") + "".join(line(row, "td") for row in rows[1:]) + "</table>\n"
+    body = line(rows[0], "th") + "".join(line(row, "td") for row in rows[1:])
+    return f'<div class="table" role="region" aria-label="{name}" tabindex="0"><table>{body}</table></div>\n'
 
 
 def main(argv: list[str] | None = None) -> None:
     """Describe one tensor."""
     arguments = step.parser(
-        "Describe a Parquet sparse tensor: size and density; how the degrees of each mode, the values and the sizes "
-        "of the connected components are distributed. Writes a page, and beside it the figure (.svg), the "
+        "Describe a Parquet sparse tensor: size and density; how the degrees and sums of each mode, the values and the "
+        "sizes of the connected components are distributed. Writes a page, and beside it the figure (.svg), the "
         "distributions (.csv) and the tables (.summary.csv).",
         "example: python -m pipeline.describe data/tensors/flights.parquet results/descriptions/flights.html",
     )
@@ -187,7 +231,7 @@ def main(argv: list[str] | None = None) -> None:
     reader = TensorReader(options.tensor)
     blocks = ((coords, values.astype(np.float64)) for coords, values in reader.blocks())
     description = describe(blocks, reader.shape)
-    figure = figure_svg(description, reader.mode_names)
+    figure = figure_svg(list(distributions(description, reader.mode_names)))
     table = distribution_csv(description, reader.mode_names)
     output: Path = options.output
     beside = [output.with_suffix(suffix) for suffix in (".csv", ".svg", ".summary.csv")]
@@ -199,7 +243,7 @@ def main(argv: list[str] | None = None) -> None:
     write_text(output.with_suffix(".svg"), figure)
     _write_summary(output.with_suffix(".summary.csv"), description, reader.mode_names)
     write_text(
-        output, page(options.tensor.stem, description, reader.mode_names, figure, output.with_suffix(".csv").name)
+        output, page(options.tensor.stem, description, reader.mode_names, table, output.with_suffix(".csv").name)
     )
     print(f"{description.nnz:,} non-zeros described -> {output}", file=sys.stderr)
 
@@ -208,7 +252,7 @@ def _write_summary(path: Path, description: Description, mode_names: tuple[str, 
     """Write the tables of the page as numbers: one line for the tensor, one a mode."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["of", "size", "nnz", "density", "norm2", "empty", "mean", "median", "largest"])
+        table.writerow(["of", "size", "nnz", "density", "norm2", "empty", "mean", "median", "largest", *SUMS])
         values = description.values
         whole = [
             "tensor",
@@ -217,10 +261,13 @@ def _write_summary(path: Path, description: Description, mode_names: tuple[str, 
             description.density,
             description.norm2,
         ]
-        table.writerow([*whole, "", values.mean, values.median, values.largest])
-        modes = zip(mode_names, description.shape, description.empty, description.degrees, strict=True)
-        for name, size, empty, degrees in modes:
-            table.writerow([name, size, description.nnz, "", "", empty, degrees.mean, degrees.median, degrees.largest])
+        table.writerow([*whole, "", values.mean, values.median, values.largest, "", "", ""])
+        modes = zip(
+            mode_names, description.shape, description.empty, description.degrees, description.sums, strict=True
+        )
+        for name, size, empty, degrees, sums in modes:
+            numbers = [each for of in (degrees, sums) for each in (of.mean, of.median, of.largest)]
+            table.writerow([name, size, description.nnz, "", "", empty, *numbers])
 
 
 if __name__ == "__main__":

@@ -41,7 +41,9 @@ def main(argv: list[str] | None = None) -> None:
     with _ProgressBar(model, X.norm2) as bar:
         model.fit(X, progress=bar.update)
     seconds = time.perf_counter() - started
-    metrics = record_compression(options.folder, model, X, names, seconds=seconds, libraries=LIBRARIES)
+    metrics = record_compression(
+        options.folder, model, X, names, seconds=seconds, threads=options.threads, libraries=LIBRARIES
+    )
     print(
         f"{options.method} on {names['dataset']}: error {metrics['error']:,.6g} "
         f"({metrics['relative_error']:.2%} of the squared norm), {metrics['bytes']:,} bytes as published, "

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pipeline.core.secrets import masked
 from pipeline.errors import InputError
 
 PATIENCE = 2.5  # seconds that a remote has to answer
@@ -60,15 +61,6 @@ def probe(name: str, remote: dict[str, Any], write: bool) -> None:
         raise InputError(_unreachable(name, remote, type(outcome[0]).__name__)) from outcome[0]
 
 
-def place(url: str) -> str:
-    """Address without the user, password and query that it may hold."""
-    parts = urlsplit(url)
-    if not parts.scheme:
-        return url
-    host = (parts.hostname or "") + (f":{parts.port}" if parts.port else "")
-    return f"{parts.scheme}://{host}{parts.path}"
-
-
 def _ask(name: str, remote: dict[str, Any], write: bool) -> None:
     url = str(remote["url"])
     scheme = urlsplit(url).scheme
@@ -95,7 +87,7 @@ def _connect(name: str, remote: dict[str, Any], host: str, port: int) -> None:
 
 
 def _unreachable(name: str, remote: dict[str, Any], reason: str) -> str:
-    address = place(str(remote.get("endpointurl") or remote["url"]))
+    address = masked(str(remote.get("endpointurl") or remote["url"]))
     return (
         f"remote '{name}': {address} cannot be reached ({reason}); is the address right ('dvc remote list'), the "
         "server up, the network there?"
@@ -160,13 +152,13 @@ def _s3(name: str, remote: dict[str, Any], write: bool) -> None:
             if code not in REFUSED:
                 raise InputError(_refused(name, remote, bucket, code)) from None
             raise InputError(
-                f"remote '{name}': {place(str(remote['url']))}: your credentials may read and not write; 'make pull' "
+                f"remote '{name}': {masked(str(remote['url']))}: your credentials may read and not write; 'make pull' "
                 "works, for 'make push' ask who owns it for credentials that may write"
             ) from None
 
 
 def _refused(name: str, remote: dict[str, Any], bucket: str, code: str) -> str:
-    where = place(str(remote["url"]))
+    where = masked(str(remote["url"]))
     if code in WRONG:
         return _credentials(name, f"{where} does not know them ({code})", "access_key_id", "secret_access_key")
     if code in REFUSED:

@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.config import load_config
 from pipeline.core import step
 from pipeline.core.files import atomic_path, write_text
+from pipeline.core.names import plain_name
 from pipeline.errors import InputError
 
 
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.headlines and options.folder:
         print_headlines(options.folder)
         return
-    experiment = options.experiment or load_config(options.params).experiment
+    experiment = plain_name(options.experiment or load_config(options.params).experiment, "experiment")
     folder = options.folder or Path("results") / experiment
     if options.headlines:
         print_headlines(folder)

@@ -163,8 +163,8 @@ def _write(
     from pipeline.kpd.cost import inference_flops, inference_parameters, measured_costs, training_flops
     from pipeline.kpd.methods import make
     from pipeline.kpd.trainer import dense_twin, fresh_network, step_seconds
-    from pipeline.runs.metrics import library_versions, peak_rss_bytes, write_metrics
-    from pipeline.runs.record import identity, write_history
+    from pipeline.runs.metrics import circumstances, library_versions, peak_rss_bytes, write_metrics
+    from pipeline.runs.record import epoch_seconds, identity, write_history
 
     network = trained.network
     first = data.train[: settings["batch"]]
@@ -184,7 +184,7 @@ def _write(
     artifact.save(path)
     fresh, _ = fresh_network(make(options.method, settings), data, options.seed)  # with all that is trained
     fresh = fresh.to(device)
-    epochs, seconds = len(trained.history), sum(entry["seconds"] for entry in trained.history)
+    seconds = trained.history[-1]["seconds"]
     write_history(options.folder / "history.parquet", trained.history)
     write_metrics(
         options.folder / "metrics.json",
@@ -206,9 +206,10 @@ def _write(
             "batch": len(first),
             "step_seconds": own_seconds,
             "dense_step_seconds": dense_seconds,
-            "epochs": epochs,
+            "epochs": len(trained.history),
             "seconds": seconds,
-            "seconds_per_epoch": seconds / epochs,
+            "seconds_per_epoch": epoch_seconds(trained.history, seconds),
+            **circumstances(options.threads),
             "peak_rss_bytes": peak_rss_bytes(),
             "peak_gpu_bytes": torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else 0,
             "device": device,

@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         X,
         names,
         seconds=model.history_[-1]["seconds"],  # those before an interruption included
+        threads=options.threads,
         device=model.device_,
         peak_gpu_bytes=model.peak_gpu_bytes_,
         training_error=None if model.precision == "float32" else model.training_error_,

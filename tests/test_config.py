@@ -56,7 +56,7 @@ def change(path: Path, old: str, new: str) -> None:
         ("defaults: {hidden: 10,", "defaults: {hidden: no,", r"ablation.defaults.hidden: needs a whole number"),
         ("[[2, 2], [2, 4], [2, 8]]", "[[2, 2], [2, 2]]", r"kpd-choice: blocks=.*all different"),
         ("norm2: 9731008.0", "norm2: '9731008'", r"datasets.flights.norm2: needs a number, not '9731008'"),
-        ("      flights.csv.zip:\n", "      ../flights.csv.zip:\n", r"'../flights.csv.zip' is no plain file name"),
+        ("      flights.csv.zip:\n", "      ../flights.csv.zip:\n", r"'../flights.csv.zip': is no plain name"),
         ("methods: [t-svd", "methods: [tsvd", r"'tsvd' does not belong here; did you mean 't-svd'"),
         ("  hidden: 30", "  hidden: '30'", r"neukron.hidden: .*'30'"),
         ("  gamma: 10.0", "  gama: 10.0", r"neukron.gama: unknown key 'gama'; did you mean 'gamma'"),

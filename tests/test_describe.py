@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -56,6 +58,8 @@ def test_recount(shape: list[int], count: int, seed: int, joined_at_a_time: int)
         assert found.degrees[mode].numbers.tolist() == expected.index.tolist()
         assert found.degrees[mode].counts.tolist() == expected.tolist()
         assert found.empty[mode] == size - len(degrees)
+        sums = pd.Series(values).groupby(coords[:, mode]).sum()
+        assert np.repeat(found.sums[mode].numbers, found.sums[mode].counts) == pytest.approx(np.sort(sums), rel=1e-9)
     sizes = np.repeat(found.components.numbers, found.components.counts).tolist()
     assert sizes == components_by_search(coords)
     assert found.values.mean == pytest.approx(values.mean())
@@ -83,6 +87,13 @@ def test_many_real_values_are_binned(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.values.counts[-1] == 5
 
 
+def test_sums_that_cancel_out_are_zero() -> None:
+    coords = np.array([[0, 0], [0, 1], [1, 0]])
+    found = describe([(coords, np.array([2.0, -2.0, 3.0]))], (2, 2))
+    assert (found.sums[0].numbers.tolist(), found.sums[0].counts.tolist()) == ([0, 3], [1, 1])
+    assert stats._bin(np.array([0.0, -10.0])).tolist() == pytest.approx([0, -10], rel=0.06)
+
+
 def test_empty() -> None:
     with pytest.raises(InputError, match="nothing to describe"):
         describe([], (2, 2))
@@ -106,8 +117,17 @@ class TestStep:
         assert "<td>4</td>" in page
         assert "http-equiv" not in page
         assert "src=" not in page
+        assert "prefers-color-scheme: dark" in page
+        ids = re.findall(r'\bid="([^"]+)"', page)
+        assert len(ids) == len(set(ids))
+        targets = re.findall(r'(?:url\(#|href="#)([^")]+)', page)
+        assert targets
+        assert set(targets) <= set(ids)
+        [link] = re.findall(r'href="data:text/csv;base64,([^"]+)"', page)
+        assert base64.b64decode(link).decode() == output.with_suffix(".csv").read_text()
+        assert not re.search(r'href="(?!#|data:)', page)  # none is dead where the page is alone
         table = pd.read_csv(output.with_suffix(".csv"))
-        assert table["quantity"].unique().tolist() == ["degree", "value", "component size"]
+        assert table["quantity"].unique().tolist() == ["degree", "sum", "value", "component size"]
         assert table[table["quantity"] == "value"][["number", "count"]].to_numpy().tolist() == [[1, 1], [2, 2], [8, 1]]
         assert table[table["quantity"] == "component size"][["number", "count"]].to_numpy().tolist() == [[4, 2]]
         assert table["of"].unique().tolist() == ["who", "a, b", "<what>", "non-zero", "component"]
@@ -119,6 +139,9 @@ class TestStep:
         assert [row["of"] for row in rows] == ["tensor", "who", "a, b", "<what>"]
         assert rows[0]["size"] == "3x3x4"
         assert [row["empty"] for row in rows[1:]] == ["1", "0", "1"]
+        # degrees 2, 2 and sums 3, 10 of the first mode's two indices
+        assert [float(rows[1][name]) for name in ("mean", "largest")] == [2, 2]
+        assert [float(rows[1][name]) for name in ("sum_mean", "sum_median", "sum_largest")] == [6.5, 3, 10]
 
     def test_figure_is_the_same_every_time(self, tensor: Path, tmp_path: Path) -> None:
         for name in ("a", "b"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import http.server
@@ -19,7 +20,8 @@ import yaml
 
 from pipeline import download
 from pipeline.core import step
-from pipeline.datasets import fetch as fetching
+from pipeline.core.secrets import masked
+from pipeline.datasets import web
 from pipeline.datasets.fetch import fetch
 from pipeline.errors import InputError
 
@@ -47,7 +49,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         wanted = self.headers.get("Range")
-        behaviour = self.path.rsplit("/", 1)[-1]
+        behaviour = self.path.partition("?")[0].rsplit("/", 1)[-1]
         times = sum(path == self.path for path, _ in self.server.asked)
         self.server.asked.append((self.path, wanted))
         if behaviour.isdecimal():
@@ -68,6 +70,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(206, CONTENT[500:], told=ranged(500))
         elif behaviour == "empty":
             self.answer(200, b"")
+        elif behaviour == "endless":
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(CONTENT)
+        elif behaviour in ("versions", "ignores-versions"):
+            # a file that changes after the first request: the rest of the old one is not the rest of the new one
+            same = self.headers.get("If-Range") == f'"{times}"' or behaviour == "ignores-versions"
+            start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and same else 0
+            content = CONTENT if times == 0 else CONTENT[::-1]
+            told = ranged(start) if start else None
+            self.answer(206 if start else 200, content[start:], None if times else 1000, told=told, tag=f'"{times}"')
         elif wanted:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
             if start >= len(CONTENT):
@@ -78,9 +93,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(200, CONTENT, 1000 if behaviour == "breaks-off" else len(CONTENT))
 
     def answer(
-        self, status: int, content: bytes, sent: int | None = None, hang: bool = False, told: str | None = None
+        self,
+        status: int,
+        content: bytes,
+        sent: int | None = None,
+        hang: bool = False,
+        told: str | None = None,
+        tag: str | None = None,
     ) -> None:
         self.send_response(status)
+        if tag is not None:
+            self.send_header("ETag", tag)
         if told is not None:
             self.send_header("Content-Range", told)
         self.send_header("Content-Length", str(len(content)))
@@ -106,6 +129,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
     return tmp_path / "raw" / "x.bin"
+
+
+def leave_part(target: Path, content: bytes, url: str, version: str | None = None) -> None:
+    """What an interrupted transfer leaves."""
+    target.parent.mkdir(exist_ok=True)
+    target.with_name(".x.bin.part").write_bytes(content)
+    record = {"address": hashlib.sha256(url.encode()).hexdigest(), "version": version}
+    target.with_name(".x.bin.part.json").write_text(json.dumps(record))
 
 
 def test_web_file(server: Server, target: Path) -> None:
@@ -156,10 +187,102 @@ def test_what_is_no_whole_file_is_refused_without_a_checksum(
 
 @pytest.mark.parametrize(("behaviour", "have"), [("other-start", 1000), ("x.bin", len(CONTENT) + 5)])
 def test_a_part_that_does_not_go_on_is_dropped(server: Server, target: Path, behaviour: str, have: int) -> None:
-    target.parent.mkdir()
-    target.with_name(".x.bin.part").write_bytes(bytes(have))
+    leave_part(target, bytes(have), server.url(behaviour), '"one"')
     fetch(target, [server.url(behaviour)], None, Path())
     assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("behaviour", ["versions", "ignores-versions"])
+def test_a_file_that_changes_meanwhile_is_fetched_anew(server: Server, target: Path, behaviour: str) -> None:
+    fetch(target, [server.url(behaviour)], None, Path())
+    assert target.read_bytes() == CONTENT[::-1]
+
+
+def test_a_part_of_another_address_is_dropped(server: Server, target: Path) -> None:
+    leave_part(target, b"other content", server.url("wrong"), '"one"')
+    fetch(target, [server.url("x.bin")], None, Path())
+    assert target.read_bytes() == CONTENT and server.asked[0][1] is None
+
+
+def test_a_part_is_not_gone_on_with_by_the_next_source(server: Server, target: Path) -> None:
+    first, second = server.url("a/breaks-off"), server.url("b/x.bin")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(web, "ATTEMPTS", 1)
+        fetch(target, [first, second], None, Path())
+    assert target.read_bytes() == CONTENT
+    assert [wanted for path, wanted in server.asked if path.startswith("/b/")] == [None]
+
+
+def test_without_version_and_checksum_a_part_is_worth_nothing(server: Server, target: Path) -> None:
+    fetch(target, [server.url("breaks-off"), server.url("x.bin")], None, Path())
+    assert all(wanted is None for _, wanted in server.asked)
+    assert target.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("source", "size", "problem"),
+    [
+        ("x.bin", 10, "a file of 10,240 bytes, the registry says 10"),
+        ("x.bin", 99_999, "a file of 10,240 bytes, the registry says 99,999"),
+        ("endless", 50_000, "gave more than 50,000 bytes"),
+        ("file:own", 3, "a file of 10,240 bytes, the registry says 3"),
+        ("file:none-in-it", None, "an empty file"),
+    ],
+)
+def test_another_size_is_refused(server: Server, target: Path, source: str, size: int | None, problem: str) -> None:
+    target.parent.mkdir()
+    (target.parent.parent / "own").write_bytes(CONTENT)
+    (target.parent.parent / "none-in-it").touch()
+    address = source if source.startswith("file:") else server.url(source)
+    with pytest.raises(InputError, match=problem):
+        fetch(target, [address], None, target.parent.parent, size)
+    assert list(target.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("bounds", "problem"),
+    [
+        ({"MOST_UNTOLD": 100_000}, "gave more than 100,000 bytes"),
+        ({"PATIENCE": 0.0, "SLOWEST": 10**15}, "slower than 1,000,000,000,000,000 bytes a second"),
+        ({"LONGEST": 0}, "not done after 0 seconds"),
+        ({"RESERVE": 1 << 62, "RESERVE_EVERY": 10_000}, "of the disk are free; make room"),
+    ],
+)
+def test_a_body_without_an_end_is_left(
+    server: Server, target: Path, bounds: dict[str, float], problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, bound in bounds.items():
+        monkeypatch.setattr(web, name, bound)
+    with pytest.raises(InputError, match=problem):
+        fetch(target, [server.url("endless")], None, Path())
+    assert list(target.parent.iterdir()) == []
+
+
+def test_passwords_are_never_shown(
+    server: Server, target: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = server.url("").removeprefix("http://").rstrip("/")
+    bad = [f"http://ann:S3CRET@{host}/404?token=S3CRET", "http://S3CRET@127.0.0.1:1/x?token=S3CRET"]
+    monkeypatch.setattr(web, "ATTEMPTS", 1)
+    assert (
+        fetch(target, [*bad, f"http://ann:S3CRET@{host}/x.bin?a=S3CRET"], None, Path())
+        == f"http://***@{host}/x.bin?***"
+    )
+    with pytest.raises(InputError) as caught:
+        fetch(target, [*bad, "ftp://ann:S3CRET@host/x"], "0" * 64, Path())
+    shown = capsys.readouterr()
+    assert "S3CRET" not in shown.out + shown.err + str(caught.value)
+    leave_part(target, b"1", bad[0])
+    assert "S3CRET" not in target.with_name(".x.bin.part.json").read_text()
+    assert masked("https://tok@host/g/r.git@v1: no") == "https://***@host/g/r.git@v1: no"
+    assert masked("ssh://git@host/r.git and a@b") == "ssh://git@host/r.git and a@b"
+
+
+@pytest.mark.parametrize("address", ["http://", "http://[", "http://\0/x", "https://x y/", "http://host:99999999/x"])
+def test_addresses_that_are_none(target: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "ATTEMPTS", 1)
+    with pytest.raises(InputError, match="cannot be fetched"):
+        fetch(target, [address], None, Path())
 
 
 def test_failing_server_is_asked_again(server: Server, target: Path) -> None:
@@ -184,7 +307,7 @@ def test_wrong_checksum_names_both_and_keeps_nothing(server: Server, target: Pat
 def test_broken_transfer_goes_on_where_it_stopped(
     server: Server, target: Path, behaviour: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "TIMEOUT", (5, 0.2))
+    monkeypatch.setattr(web, "TIMEOUT", (5, 0.2))
     fetch(target, [server.url(behaviour)], DIGEST, Path())
     assert target.read_bytes() == CONTENT
     assert [wanted for _, wanted in server.asked][:2] == [None, "bytes=1000-"]
@@ -197,8 +320,7 @@ def test_server_without_ranges_starts_over(server: Server, target: Path) -> None
 
 @pytest.mark.parametrize("part", [CONTENT[:100], CONTENT])
 def test_part_of_an_interrupted_step_is_used(server: Server, target: Path, part: bytes) -> None:
-    target.parent.mkdir()
-    target.with_name(".x.bin.part").write_bytes(part)
+    leave_part(target, part, server.url("x.bin"))
     fetch(target, [server.url("x.bin")], DIGEST, Path())
     assert target.read_bytes() == CONTENT
     assert server.asked[0][1] == f"bytes={len(part)}-"
@@ -206,8 +328,7 @@ def test_part_of_an_interrupted_step_is_used(server: Server, target: Path, part:
 
 
 def test_part_of_another_file_is_thrown_away(server: Server, target: Path) -> None:
-    target.parent.mkdir()
-    target.with_name(".x.bin.part").write_bytes(b"other")
+    leave_part(target, b"other", server.url("x.bin"))
     fetch(target, [server.url("x.bin")], DIGEST, Path())
     assert target.read_bytes() == CONTENT
 
@@ -222,10 +343,10 @@ def test_interrupt_leaves_no_output(server: Server, target: Path, monkeypatch: p
     def interrupt(*arguments: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fetching, "sha256_file", interrupt)
+    monkeypatch.setattr("pipeline.core.files.sha256_file", interrupt)
     with pytest.raises(KeyboardInterrupt):
         fetch(target, [server.url("x.bin")], DIGEST, Path())
-    assert [path.name for path in target.parent.iterdir()] == [".x.bin.part"]
+    assert sorted(path.name for path in target.parent.iterdir()) == [".x.bin.part", ".x.bin.part.json"]
 
 
 def test_file_source_is_relative_to_the_checkout(tmp_path: Path, target: Path) -> None:
@@ -413,7 +534,7 @@ class TestStep:
             ("formt", "coo", "datasets.x.formt: unknown key ; did you mean 'format'?"),
             ("format", None, "datasets.x.format"),
             ("files", {}, "needs at least 1, not {}"),
-            ("files", {"../x": {"sources": ["file:x"]}}, "is no plain file name"),
+            ("files", {"../x": {"sources": ["file:x"]}}, "is no plain name"),
             ("files", {"x": {"sources": []}}, "files.x.sources: needs at least 1, not []"),
             (
                 "files",

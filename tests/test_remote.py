@@ -16,7 +16,7 @@ import pytest
 
 from pipeline import remote as probing
 from pipeline.errors import InputError
-from pipeline.remote import place, probe
+from pipeline.remote import probe
 
 SECRETS = {"rw": "labsecret-4711", "ro": "rosecret-4712", "wrong": "wrongsecret-4713"}
 REMOTE = {"url": "s3://artifacts/dvc", "region": "us-east-1"}
@@ -154,8 +154,3 @@ def test_folders(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file: may not be written to"):
         probe("disk", {"url": str(tmp_path / "file" / "remote")}, write=True)
-
-
-def test_an_address_is_shown_without_user_password_and_query() -> None:
-    assert place("https://me:secret@host:8443/a/b?key=secret") == "https://host:8443/a/b"
-    assert place("/mnt/share") == "/mnt/share"

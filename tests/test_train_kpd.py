@@ -68,6 +68,9 @@ def test_kpd_run_leaves_model_metrics_and_history(digits, tmp_path: Path) -> Non
     history = pd.read_parquet(tmp_path / "history.parquet")
     assert list(history.columns) == ["epoch", "loss", "validation_accuracy", "block_sparsity", "seconds"]
     assert history["epoch"].tolist() == list(range(1, 13))
+    assert history["seconds"].is_monotonic_increasing  # since the start, as compressors' histories have them
+    assert metrics.seconds == history["seconds"].iloc[-1]
+    assert metrics.seconds_per_epoch == pytest.approx((metrics.seconds - history["seconds"].iloc[0]) / 11)
 
     model = pipeline.load(tmp_path / "model.safetensors")
     data = read_images(*digits, seed=0)
@@ -110,7 +113,8 @@ def test_rerun_is_bit_identical(digits, tmp_path: Path) -> None:
         run(digits, tmp_path / name, "--set", "epochs=4", "--seed", "3", "--threads", "1")
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
     assert first == second
-    timings = {"seconds", "seconds_per_epoch", "step_seconds", "dense_step_seconds", "peak_rss_bytes"}
+    timings = {"seconds", "seconds_per_epoch", "cpu_seconds", "step_seconds", "dense_step_seconds", "peak_rss_bytes"}
+    timings |= {"date"}
     contents = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("first", "second")]
     assert {k: v for k, v in contents[0].items() if k not in timings} == {
         k: v for k, v in contents[1].items() if k not in timings

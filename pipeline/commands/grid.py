@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.commands.command_line import Commands, add_command, parse_bytes
 from pipeline.commands.source import Reading, add_reading, read_labelled
+from pipeline.core.names import plain_name
 from pipeline.errors import InputError
 
 
@@ -27,6 +28,7 @@ def _run(options: argparse.Namespace) -> None:
     from pipeline.baselines.lossless import csf_bytes
     from pipeline.commands.search import automatic_grid
 
+    plain_name(options.name, "--name")
     reading = Reading.of(options.format, options.read, options.columns, options.value)
     X, _ = read_labelled(options.tensor, reading)
     csf = csf_bytes(X)

@@ -9,6 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.core.files import atomic_path, sha256_file
+from pipeline.core.names import plain_name
+from pipeline.core.secrets import masked
 from pipeline.errors import InputError, nearest
 from pipeline.runs.metrics import Metrics, read_metrics
 
@@ -33,21 +35,25 @@ class SharedRuns:
     def __init__(self, address: str) -> None:
         from dvc.api import DVCFileSystem
 
-        self.address = address
+        self.address = masked(address)
         repository, revision = split_address(address)
         folder = Path(repository)
         if folder.is_dir() and not (folder / ".dvc").is_dir() and not _is_bare(folder):
-            raise InputError(f"{address}: the folder is no checkout that DVC records (no .dvc in it)")
+            raise InputError(f"{self.address}: the folder is no checkout that DVC records (no .dvc in it)")
         with clear_errors(self.address, "the repository"):
             self.files = DVCFileSystem(repository, rev=revision)
             found = self.files.find(str(ROOT))
         self.names = sorted(str(PurePosixPath(path).parent.relative_to(ROOT)) for path in found
                             if path.endswith("/metrics.json"))  # fmt: skip
         if not self.names:
-            raise InputError(f"{address}: no runs are recorded there ({ROOT} in dvc.lock); run 'make commit' there")
+            raise InputError(
+                f"{self.address}: no runs are recorded there ({ROOT} in dvc.lock); run 'make commit' there"
+            )
 
     def metrics(self, name: str) -> Metrics:
         """Return the metrics of the run ``<data set>/<method>/<setting>-s<seed>``."""
+        for part in name.split("/"):
+            plain_name(part, "run")
         if name not in self.names:
             raise InputError(f"{self.address}: no run '{name}'{nearest(name, self.names)}")
         with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +96,7 @@ def clear_errors(address: str, what: str) -> Iterator[None]:
     try:
         yield
     except RevError as error:
-        raise InputError(f"{address}: {error}; name a branch, tag or commit after the last @") from error
+        raise InputError(f"{address}: {masked(error)}; name a branch, tag or commit after the last @") from error
     except CloneError as error:
         raise InputError(f"{address}: no Git repository can be read there") from error
     except DataIndexDirError as error:
@@ -99,7 +105,7 @@ def clear_errors(address: str, what: str) -> Iterator[None]:
             "it runs 'make push', who reads it needs the storage's credentials"
         ) from error
     except (DvcException, OSError) as error:
-        raise InputError(f"{address}: {what}: cannot be read ({type(error).__name__}: {error})") from error
+        raise InputError(f"{address}: {what}: cannot be read ({type(error).__name__}: {masked(error)})") from error
 
 
 def split_address(address: str) -> tuple[str, str | None]:
@@ -116,7 +122,7 @@ def split_address(address: str) -> tuple[str, str | None]:
     if not separator or Path(address).exists() or is_user:
         return address, None
     if not repository or not revision:
-        raise InputError(f"{address}: write REPO or REPO@REV")
+        raise InputError(f"{masked(address)}: write REPO or REPO@REV")
     return repository, revision
 
 

@@ -48,6 +48,7 @@ def checked(model: type[Model], content: Any, where: str, key: str = "") -> Mode
 
 WANTED = {  # pydantic's kinds of errors in our words
     "too_short": "needs at least {min_length}",
+    "too_long": "needs at most {max_length}",
     "string_pattern_mismatch": "needs text of the form {pattern}",
     "greater_than_equal": "needs a number of at least {ge}",
     "greater_than": "needs a number above {gt}",

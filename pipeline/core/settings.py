@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 from pipeline.errors import InputError, nearest
 
 SEEDS = 2**31  # seeds are below
+WIDEST = 2**63  # whole numbers are below
 
 
 class Setting(NamedTuple):
@@ -116,7 +117,7 @@ class Configured:
         """
         for name in self.declared:
             if problem := problem_with(type(self), name, getattr(self, name)):
-                raise InputError(f"{name}={getattr(self, name)!r}: {problem}")
+                raise InputError(f"{name}={_shown(getattr(self, name))}: {problem}")
 
 
 def settings_of(cls: type[Configured]) -> dict[str, Setting]:
@@ -162,7 +163,7 @@ def check_given(
             hint = nearest(str(name), known) if known else "; it has none"
             raise InputError(f"--set {name}: {name_of_method} has no such setting{hint}")
         if problem := problem_with(cls, name, value):
-            raise InputError(f"--set {name}={value}: {problem}")
+            raise InputError(f"--set {name}={_shown(value)}: {problem}")
 
 
 def problem_with(cls: type[Configured], name: str, value: Any) -> str | None:
@@ -199,6 +200,14 @@ def describe_all(classes: Mapping[str, type[Configured]], meanings: Mapping[str,
     for name, kind in classes.items():
         text += [f"  {name}: {meanings[name]}", *(f"    {line}" for line in describe(kind, shared))]
     return "\n".join(text)
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = str(value)
+    except ValueError:  # of a number with too many digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _yaml(value: Any) -> str:
@@ -264,9 +273,10 @@ def _fits(entry: Setting, kind: Any, value: Any) -> bool:
     if kind is type(None):
         return value is None
     if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool) and _within(entry, value)
+        return isinstance(value, int) and not isinstance(value, bool) and _within(entry, value) and abs(value) < WIDEST
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and _within(entry, value)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and _within(entry, value) and (isinstance(value, float) or abs(value) < WIDEST)
     if kind is str:
         return isinstance(value, str) and (not entry.choices or value in entry.choices)
     if kind is bool:

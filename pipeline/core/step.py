@@ -6,16 +6,23 @@ import argparse
 import errno
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
 from pipeline.core import yaml_files
+from pipeline.core.secrets import masked
 from pipeline.errors import InputError
+
+SHOWN = 80  # characters of what was given, in a message
+LONGEST = 2000  # characters of a message
+CONTROLS = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+MOVES = r"\r|\x1b(?=\[A)"  # what draws a progress bar again
 
 
 class WholeNumber(argparse.Action):
@@ -94,8 +101,29 @@ def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any
         try:
             settings[key] = yaml_files.parse(text)
         except yaml.YAMLError as error:
-            raise InputError(f"{option} {pair}: '{text}' is no YAML value") from error
+            why = str(getattr(error, "problem", None) or error)[:SHOWN]
+            raise InputError(f"{option} {pair[:SHOWN]}: '{text[:SHOWN]}' is no YAML value ({why})") from error
     return settings
+
+
+class _Plain:
+    """A stream to a terminal on which nothing from a file moves the cursor, changes colours or turns text around.
+
+    Control characters are written as escapes; `allowed` are those that progress bars need. Web addresses lose the
+    passwords in them.
+    """
+
+    def __init__(self, stream: TextIO, allowed: str = "") -> None:
+        self._stream = stream
+        self._pattern = re.compile(f"(?!{allowed}){CONTROLS}" if allowed else CONTROLS)
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        shown = masked(text) if "://" in text else text
+        return self._stream.write(self._pattern.sub(lambda found: ascii(found[0])[1:-1], shown))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None) -> None:
@@ -109,6 +137,8 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a label that the terminal cannot show is no failure
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Plain(sys.stdout), _Plain(sys.stderr, MOVES)
     try:
         main(argv)
         sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
@@ -121,17 +151,20 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
     except RecursionError as error:
         _fail(f"nested too deeply ({error})")
     except OSError as error:
-        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.filename is None and error.errno != errno.ENOSPC:
             raise
         _fail(f"{error.filename or 'output'}: {error.strerror}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+    finally:
+        sys.stdout, sys.stderr = streams
 
 
 def _fail(message: str) -> None:
     line = " ".join(message.split())
-    shown = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line)
+    cut = line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} .. {line[-LONGEST // 2 :]}"
+    shown = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in cut)
     with suppress(OSError):  # the log may lie on the disk that is full
         print(f"error: {shown}", file=sys.stderr, flush=True)
     raise SystemExit(2)

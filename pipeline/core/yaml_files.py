@@ -41,10 +41,8 @@ def parse(text: str) -> Any:
     Raises
     ------
     yaml.YAMLError
-        It is no YAML.
-    ValueError
-        A value that YAML allows and nothing holds: a date that does not exist, a number of thousands of digits,
-        aliases that repeat each other into millions of values, or nesting without an end.
+        It is no YAML, or a value that YAML allows and nothing holds: a date that does not exist, a number of thousands
+        of digits, aliases that repeat each other into millions of values, or nesting without an end.
     """
     loader = PlainLoader(text)
     try:
@@ -52,10 +50,14 @@ def parse(text: str) -> Any:
         if node is None:
             return None
         if _size(node, {}) > LARGEST:
-            raise ValueError(f"its aliases repeat each other into more than {LARGEST:,} values")
+            raise yaml.YAMLError(f"its aliases repeat each other into more than {LARGEST:,} values")
         return loader.construct_document(node)
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise yaml.YAMLError("it is nested too deeply") from error
+    except ValueError as error:
+        raise yaml.YAMLError(str(error).partition(";")[0]) from error
+    except (KeyError, AttributeError, TypeError) as error:  # what a tag makes of text that it does not fit
+        raise yaml.YAMLError("a tag with a value that it does not fit") from error
     finally:
         loader.dispose()
 
@@ -79,8 +81,6 @@ def read_yaml(path: str | Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise InputError(f"{path}{line}: no valid YAML: {getattr(error, 'problem', None) or error}") from error
-    except ValueError as error:
-        raise InputError(f"{path}: no valid YAML: {str(error)[:200]}") from error
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:

@@ -13,31 +13,20 @@ import importlib.metadata
 import re
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.core.files import atomic_path, sha256_file
+from pipeline.core.secrets import masked
+from pipeline.datasets.web import SourceError, Transfer
 from pipeline.errors import InputError
 from pipeline.sparse.synth import Recipe, draw
 
 CHUNK = 1 << 20
-ATTEMPTS = 3  # for one web address
-TIMEOUT = (10, 30)  # seconds to connect, and between two pieces of data
-LASTING = (400, 401, 403, 404, 405, 410, 451)  # HTTP statuses that another attempt does not change
 PACKAGE = re.compile(r"package:([A-Za-z0-9._-]+)==([^/]+)/(.+)")
-
-
-class SourceError(Exception):
-    """One source did not give the file; the next one may."""
-
-
-class _ChecksumError(Exception):
-    """A finished transfer with another checksum; the next attempt starts anew."""
 
 
 def fetch(target: Path, sources: list[str], sha256: str | None, root: Path, size: int | None = None) -> str:
@@ -54,11 +43,11 @@ def fetch(target: Path, sources: list[str], sha256: str | None, root: Path, size
     root
         What ``file:`` paths are relative to.
     size
-        Bytes that the file takes; None: unknown.
+        Bytes that the file takes; None: unknown. A source that gives more or less did not give it.
 
     Returns
     -------
-    The source that it came from.
+    The source that it came from, without passwords.
 
     Raises
     ------
@@ -73,34 +62,33 @@ def fetch(target: Path, sources: list[str], sha256: str | None, root: Path, size
     failures = []
     for source in sources:
         try:
-            _reader(source)(source, target, sha256, root)
+            _reader(source)(source, target, sha256, root, size)
         except SourceError as error:
-            failures.append(f"{source}: {error}")
+            failures.append(masked(f"{source}: {error}"))
             if len(failures) < len(sources):
                 print(f"{target.name}: {failures[-1]}; going on to the next source", file=sys.stderr)
         else:
-            part_of(target).unlink(missing_ok=True)  # of a source that broke off before
-            return source
+            return masked(source)
     raise InputError(f"{target}: cannot be fetched: {'; '.join(failures)}")
 
 
-def _reader(source: str) -> Callable[[str, Path, str | None, Path], None]:
+def _reader(source: str) -> Callable[[str, Path, str | None, Path, int | None], None]:
     kind = source.partition(":")[0]
     readers = {"http": _from_web, "https": _from_web, "package": _from_package, "file": _from_disk}
     readers |= {"gdrive": _from_google_drive, "synth": _from_recipe}
     if kind not in readers:
-        raise InputError(f"source '{source}': starts with none of: {', '.join(readers)}")
+        raise InputError(f"source '{masked(source)[:200]}': starts with none of: {', '.join(readers)}")
     return readers[kind]
 
 
-def _from_disk(source: str, target: Path, sha256: str | None, root: Path) -> None:
+def _from_disk(source: str, target: Path, sha256: str | None, root: Path, size: int | None) -> None:
     path = root / Path(source.removeprefix("file:")).expanduser()
     if not path.is_file():
         raise SourceError(f"no file {path}")
-    _copy(path, target, sha256)
+    _copy(path, target, sha256, size)
 
 
-def _from_package(source: str, target: Path, sha256: str | None, root: Path) -> None:
+def _from_package(source: str, target: Path, sha256: str | None, root: Path, size: int | None) -> None:
     match = PACKAGE.fullmatch(source)
     if match is None:
         raise InputError(f"source '{source}': write package:NAME==VERSION/PATH")
@@ -113,10 +101,10 @@ def _from_package(source: str, target: Path, sha256: str | None, root: Path) -> 
         raise SourceError(f"version {distribution.version} is installed; run 'pip install {name}=={version}'")
     if path not in {str(each) for each in distribution.files or ()}:
         raise SourceError(f"{name} {version} has no file {path}")
-    _copy(Path(str(distribution.locate_file(path))), target, sha256)
+    _copy(Path(str(distribution.locate_file(path))), target, sha256, size)
 
 
-def _copy(path: Path, target: Path, sha256: str | None) -> None:
+def _copy(path: Path, target: Path, sha256: str | None, size: int | None) -> None:
     try:
         source = path.open("rb")
     except OSError as error:
@@ -128,9 +116,17 @@ def _copy(path: Path, target: Path, sha256: str | None) -> None:
             output.write(piece)
         if sha256 is not None and digest.hexdigest() != sha256:
             raise SourceError(_mismatch(digest.hexdigest(), sha256))
+        _check_size(output.tell(), size)
 
 
-def _from_recipe(source: str, target: Path, sha256: str | None, root: Path) -> None:
+def _check_size(found: int, size: int | None) -> None:
+    if found == 0:
+        raise SourceError("an empty file")
+    if size is not None and found != size:
+        raise SourceError(f"a file of {found:,} bytes, the registry says {size:,}")
+
+
+def _from_recipe(source: str, target: Path, sha256: str | None, root: Path, size: int | None) -> None:
     import pyarrow as pa
     from pyarrow import csv
 
@@ -155,38 +151,22 @@ def _mismatch(found: str, expected: str) -> str:
     return f"sha256 {found} where {expected} is expected"
 
 
-def _from_web(source: str, target: Path, sha256: str | None, root: Path) -> None:
+def _from_web(source: str, target: Path, sha256: str | None, root: Path, size: int | None) -> None:
     """Download in several attempts, each of which goes on where the one before broke off."""
-    import requests
-
-    transfer = _Resuming(part_of(target), sha256)
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            transfer(source, target)
-        except (_ChecksumError, requests.RequestException) as error:
-            if attempt == ATTEMPTS:
-                raise SourceError(" ".join(str(error).split())) from error
-            print(f"{target.name}: {error}; trying again", file=sys.stderr)
-            time.sleep(attempt)
-        except OSError as error:
-            raise InputError(f"{target}: cannot write: {error.strerror or error}") from error
-        else:
-            return
+    try:
+        Transfer(source, target, sha256, size).run().replace(target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot write: {error.strerror or error}") from error
 
 
-def part_of(target: Path) -> Path:
-    """Where what has arrived of a file lies until it is complete, and for the next attempt; DVC ignores the name."""
-    return target.with_name(f".{target.name}.part")
-
-
-def _from_google_drive(source: str, target: Path, sha256: str | None, root: Path) -> None:
+def _from_google_drive(source: str, target: Path, sha256: str | None, root: Path, size: int | None) -> None:
     """Download with gdown, which also resumes; it is no dependency, since few need it."""
     try:
         import gdown
     except ImportError as error:
         raise SourceError("needs the package gdown; run 'pip install gdown'") from error
-    part = part_of(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.drive")  # gdown takes one that is there for the whole file
+    part.unlink(missing_ok=True)
     place, _, name = source.removeprefix("gdrive:").partition("/")
     try:
         if name:
@@ -195,7 +175,7 @@ def _from_google_drive(source: str, target: Path, sha256: str | None, root: Path
             if len(found) != 1:
                 raise SourceError(f"the folder holds {len(found)} files of the name {name}")
             place = found[0]
-        gdown.download(id=place, output=str(part), resume=True, quiet=not sys.stderr.isatty())
+        gdown.download(id=place, output=str(part), resume=sha256 is not None, quiet=not sys.stderr.isatty())
     except SourceError:
         raise
     except Exception as error:  # gdown raises what it likes
@@ -205,72 +185,9 @@ def _from_google_drive(source: str, target: Path, sha256: str | None, root: Path
     if sha256 is not None and (digest := sha256_file(part)) != sha256:
         part.unlink()
         raise SourceError(_mismatch(digest, sha256))
+    try:
+        _check_size(part.stat().st_size, size)
+    except SourceError:
+        part.unlink()
+        raise
     part.replace(target)
-
-
-class _Resuming:
-    """A download that keeps what has arrived in `part` and asks for the rest.
-
-    The part survives a broken transfer or an interrupted step; it is gone once the file is complete, whether
-    its checksum is right or wrong.
-    """
-
-    def __init__(self, part: Path, sha256: str | None) -> None:
-        self.part = part
-        self.sha256 = sha256
-
-    def __call__(self, url: str, output: Path) -> None:
-        """Download `url` to `output`."""
-        self._transfer(url)
-        if self.sha256 is not None and (found := sha256_file(self.part)) != self.sha256:
-            self.part.unlink()
-            raise _ChecksumError(_mismatch(found, self.sha256))
-        self.part.replace(output)
-
-    def _transfer(self, url: str) -> None:
-        import requests
-        import urllib3
-
-        have = self.part.stat().st_size if self.part.exists() else 0
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            told = response.headers.get("Content-Range", "")
-            if response.status_code == requests.codes.requested_range_not_satisfiable and have:
-                if told == f"bytes */{have}":
-                    return  # all of it is here already; the checksum tells
-                self.part.unlink()
-                raise requests.ConnectionError(f"no file of {have:,} bytes or more; starting anew")
-            if response.status_code in LASTING:
-                raise SourceError(f"HTTP {response.status_code} {response.reason}")
-            response.raise_for_status()
-            resumed = response.status_code == requests.codes.partial_content
-            if resumed and not (have and told.startswith(f"bytes {have}-")):
-                self.part.unlink(missing_ok=True)
-                raise requests.ConnectionError(f"gave the part '{told}' where that from byte {have:,} on is wanted")
-            if not resumed and response.status_code != requests.codes.ok:
-                raise SourceError(f"HTTP {response.status_code} {response.reason}: no file")
-            rest = int(response.headers.get("Content-Length", 0))
-            start, received = have if resumed else 0, 0
-            with (
-                self.part.open("ab" if resumed else "wb") as file,
-                tqdm(
-                    desc=self.part.name[1:-5],
-                    total=start + rest if rest else None,
-                    initial=start,
-                    unit="B",
-                    unit_scale=True,
-                    disable=None,
-                ) as bar,
-            ):
-                try:
-                    while piece := response.raw.read1(CHUNK, decode_content=False):  # what is there, without waiting
-                        file.write(piece)
-                        bar.update(len(piece))
-                        received += len(piece)
-                except urllib3.exceptions.HTTPError as error:
-                    raise requests.ConnectionError(f"broke off after {start + received:,} bytes: {error}") from error
-            if received < rest:
-                raise requests.ConnectionError(f"broke off after {start + received:,} of {start + rest:,} bytes")
-            if start + received == 0:
-                self.part.unlink()
-                raise SourceError("gave an empty file")

@@ -5,11 +5,12 @@ The steps ``download`` and ``convert`` read the one entry they need, so that the
 
 from __future__ import annotations
 
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from pipeline.core.names import plain_name
 from pipeline.core.sections import Name, Positive, Section, checked
 from pipeline.core.yaml_files import read_yaml
 from pipeline.errors import InputError, nearest
@@ -17,10 +18,7 @@ from pipeline.errors import InputError, nearest
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-def _plain_name(name: str) -> str:
-    if PurePath(name).name != name or name.startswith(".") or not name.isprintable():
-        raise ValueError(f"'{name}' is no plain file name; leave out the folder")
-    return name
+FileName = Annotated[str, AfterValidator(plain_name)]
 
 
 class RawFile(Section):
@@ -41,9 +39,9 @@ class Dataset(Section):
     options: dict[str, Any] = {}
     labels: list[Annotated[int, Field(ge=0)]] = []  # modes whose labels become a file
     push: bool = True  # false where the licence forbids to pass on: DVC keeps raw files, tensor and samples here
-    mirror: str | None = None  # folder in a mirror; default: the data set's name
+    mirror: FileName | None = None  # folder in a mirror; default: the data set's name
     registration: str | None = None  # where to get files that need an account
-    files: Annotated[dict[Annotated[str, AfterValidator(_plain_name)], RawFile], Field(min_length=1)]
+    files: Annotated[dict[FileName, RawFile], Field(min_length=1)]
     shape: list[Positive] | None = None  # what a conversion must give, as nnz and norm2
     nnz: Positive | None = None
     norm2: float | None = None
@@ -92,6 +90,7 @@ def read_entry(params: str | Path, dataset: str) -> Dataset:
         the wrong type.
     """
     params = Path(params)
+    plain_name(dataset, "data set")
     known = _section(params)
     if dataset not in known:
         raise InputError(f"{params}: data set '{dataset}' does not exist{nearest(dataset, map(str, known))}")

@@ -51,7 +51,7 @@ class Trained:
     network
         The one of the best validation accuracy among the epochs with the final support.
     history
-        One dict an epoch: ``epoch, loss, validation_accuracy, block_sparsity, seconds``.
+        One dict an epoch: ``epoch, loss, validation_accuracy, block_sparsity``, and ``seconds`` since the start.
     report
         Which layers were swapped; None for a dense network.
     """
@@ -177,7 +177,7 @@ class Trainer:
             "loss": float(total) / len(self.data.train),
             "validation_accuracy": validation,
             "block_sparsity": block_sparsity(self.network),
-            "seconds": time.perf_counter() - started,
+            "seconds": (self.history[-1]["seconds"] if self.history else 0.0) + time.perf_counter() - started,
         }
         self.history.append(entry)
         is_final = self.method.is_final(number / self.method.epochs)

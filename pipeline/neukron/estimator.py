@@ -83,7 +83,8 @@ class NeuKron(Compressor):
     ----------
     model_, orders_, shape_, history_
         The best model, the order of every mode (modes in ascending size), the tensor's shape, and one dict an
-        epoch with ``epoch``, ``error`` (over the padded grid), ``seconds``, ``learning_rate``.
+        epoch with ``epoch``, ``error`` (over the padded grid), ``seconds`` since the start, ``order_seconds`` (those
+        of them that went into better orders), ``learning_rate``.
     training_error_
         ``error_padded`` of the best model as fitting saw it, in the `precision` of the fit.
 

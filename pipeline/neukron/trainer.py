@@ -48,7 +48,7 @@ FAST_RATE = 0.1  # over the square root of the hidden size
 SMALLEST_SCALE = 1.0e-6  # as a share of ||X||, where the best scale is not positive
 LEAST_DIVISOR = 0.01  # of a mini-batch's gradient, as a share of ||X||: Adam's moments would overflow
 TRIAL_SHARE = 0.1  # of a limit in seconds that a trial of one initial order may take
-PLAIN_STATE = ("error", "best_error", "epoch", "stale", "seconds", "history")
+PLAIN_STATE = ("error", "best_error", "epoch", "stale", "seconds", "order_seconds", "history")
 TRIAL_EPOCHS = (3, 8)  # of a trial of initial orders, within these a third of the run's; a small model needs eight
 TRIAL_ORDERS = ("degree", "lexicographic", "bisection")
 BISECTION_ENTRIES = 1 << 17  # non-zeros times other modes: with more, trying bisection takes longer than it gains
@@ -87,6 +87,7 @@ class State:
     epoch: int = 0
     stale: int = 0  # epochs without progress, for stopping
     seconds: float = 0.0
+    order_seconds: float = 0.0  # of these, spent on better orders
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -152,7 +153,7 @@ class Trainer:
         pipeline.runs.checkpoint.UNFIT
             It is of another model or tensor, its orders are none, or a number is not finite.
         """
-        entry = {"epoch": 0, "error": 0.0, "seconds": 0.0, "learning_rate": 0.0}
+        entry = {"epoch": 0, "error": 0.0, "seconds": 0.0, "order_seconds": 0.0, "learning_rate": 0.0}
         identity = [torch.arange(2**bits) for bits in self.levels.bits]
         rng = np.random.default_rng()
         optimiser = self._optimiser(model)
@@ -160,7 +161,8 @@ class Trainer:
             "model": model.state_dict(), "optimiser": saved.get("optimiser"), "orders": identity,
             "products": torch.zeros(len(self.values), dtype=torch.float64), "rng": rng.bit_generator.state,
             "best_weights": model.state_dict(), "best_orders": identity, "error": 0.0, "best_error": 0.0,
-            "epoch": 0, "stale": 0, "seconds": 0.0, "history": [entry] * len(saved.get("history", ())),
+            "epoch": 0, "stale": 0, "seconds": 0.0, "order_seconds": 0.0,
+            "history": [entry] * len(saved.get("history", ())),
         }  # fmt: skip
         check_like(saved, fresh, "state")
         for order in (*saved["orders"], *saved["best_orders"]):
@@ -198,6 +200,7 @@ class Trainer:
                     "epoch": state.epoch,
                     "error": state.error,
                     "seconds": state.seconds,
+                    "order_seconds": state.order_seconds,
                     "learning_rate": float(state.optimiser.param_groups[0]["lr"]),
                 }
             )
@@ -254,6 +257,7 @@ class Trainer:
 
     def reorder(self, state: State, modes: Iterable[int]) -> None:
         """Improve the order of each of `modes` once."""
+        started = time.perf_counter()
         weights = self._weights(state)
         gain = 2.0 * state.model.scale() * self.values
         for mode in modes:
@@ -270,6 +274,7 @@ class Trainer:
                 self.options.by_shingle,
             )
         self._measure(state)
+        state.order_seconds += time.perf_counter() - started
 
     # ------------------------------------------------------------------ schedules
 

@@ -8,6 +8,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -38,6 +39,7 @@ class Drawing:
     data: pd.DataFrame
     svg: str  # a file of its own, legend included
     inline: str  # for the page, which has one legend for all
+    spec: dict[str, Any] | None = None  # what the page's script draws instead
 
 
 @dataclass
@@ -46,7 +48,8 @@ class Pen:
 
     axes: Axes
     tooltips: dict[str, str] = field(default_factory=dict)
-    taken: list[Box] = field(default_factory=list)  # what labels and markers cover, in points
+    taken: list[Box] = field(default_factory=list)  # what markers cover, in points
+    labels: list[Box] = field(default_factory=list)  # and what labels do
 
     def point(self, x: float, y: float, method: str, text: str, size: float = 6.0) -> None:
         """Put a method's marker at (x, y), with `text` shown on hovering."""
@@ -61,12 +64,15 @@ class Pen:
             markersize=size, markeredgecolor=GROUND, markeredgewidth=0.8, gid=gid, zorder=5, clip_on=False,
         )  # fmt: skip
 
-    def place(self, x: float, y: float, text: str, colour: str) -> None:
-        """Write `text` near the point (x, y), where it hides no earlier label and no marker yet drawn.
+    def place(self, x: float, y: float, text: str) -> None:
+        """Write `text` near the point (x, y), where it hides as little as can be of the markers yet drawn.
 
-        Axes limits and scales must be set; draw the markers first.
+        It is left out where it would touch another label or the drawing's edge: the tooltip still says it. Axes
+        limits and scales must be set; draw the markers first.
         """
-        at = self.axes.transData.transform((x, y)) * 72 / self.axes.figure.dpi
+        dots = 72 / self.axes.figure.dpi
+        at = self.axes.transData.transform((x, y)) * dots
+        right = float(self.axes.figure.bbox.width) * dots
         wide = 4.9 * len(text)
         corners = [
             (5.0, 5.5),
@@ -77,15 +83,21 @@ class Pen:
             (-wide / 2, -11.0),
         ]
         boxes = [(at[0] + dx, at[1] + dy - 4.0, at[0] + dx + wide, at[1] + dy + 4.0) for dx, dy in corners]
-        crowding = [sum(_overlap(box, taken) for taken in self.taken) for box in boxes]
-        best = crowding.index(min(crowding))
-        self.taken.append(boxes[best])
-        self.label(x, y, text, colour, corners[best])
+        free = [
+            index
+            for index, box in enumerate(boxes)
+            if box[0] >= 0 and box[2] <= right and not any(_overlap(box, label) for label in self.labels)
+        ]
+        if not free:
+            return
+        best = min(free, key=lambda index: sum(_overlap(boxes[index], taken) for taken in self.taken))
+        self.labels.append(boxes[best])
+        self.label(x, y, text, corners[best])
 
-    def label(self, x: float, y: float, text: str, colour: str, offset: tuple[float, float] = (5.0, 3.0)) -> None:
+    def label(self, x: float, y: float, text: str, offset: tuple[float, float] = (5.0, 3.0)) -> None:
         """Write `text` beside (x, y); `offset` in points."""
         self.axes.annotate(
-            text, (x, y), xytext=offset, textcoords="offset points", color=colour,
+            text, (x, y), xytext=offset, textcoords="offset points", color=INK,
             fontsize=TEXT - 1.5, va="center", annotation_clip=False, zorder=6,
             bbox={"facecolor": GROUND, "edgecolor": "none", "alpha": 0.75, "pad": 0.4},
         )  # fmt: skip
@@ -111,6 +123,7 @@ def draw(
     height: float = HEIGHT,
     left: float = 46.0,
     right: float = 14.0,
+    spec: dict[str, Any] | None = None,
 ) -> Drawing:
     """Run `paint` on empty axes and return the drawing.
 
@@ -126,6 +139,8 @@ def draw(
         Methods to explain below the drawing.
     width, height, left, right
         Size of the drawing without its legend, and the margins beside the axes, in points.
+    spec
+        The same for the page's script, see :mod:`pipeline.reporting.interactive`.
     """
     with matplotlib.rc_context({**RC, "svg.hashsalt": name}):
         total = height + LEGEND
@@ -150,12 +165,12 @@ def draw(
     root.set("role", "img")
     root.set("aria-label", alt)
     svg = _text(root) + "\n"
-    return Drawing(name, title, alt, caption, data, svg, _inline(root, width, height))
+    return Drawing(name, title, alt, caption, data, svg, _inline(root, width, height), spec)
 
 
 def _handle(method: str) -> Line2D:
     style = look(method)
-    return Line2D([], [], linestyle="", marker=style.marker, color=style.light, markersize=5.5, label=style.name)
+    return Line2D([], [], linestyle="", marker=style.marker, color=style.light, markersize=5.5, label=style.shown)
 
 
 def _clean(content: bytes, name: str, tooltips: dict[str, str]) -> ET.Element:
@@ -196,6 +211,8 @@ def _inline(root: ET.Element, width: float, height: float) -> str:
     for key in ("width", "height"):
         root.attrib.pop(key, None)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", _text(root)).replace("xlink:href", "href")
+    text = re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), text)
+    text = re.sub(r"\s*\n\s*", "\n", text)
     for colour, variable in colour_variables().items():
         text = text.replace(colour, f"var(--{variable})")
     return text
@@ -211,10 +228,9 @@ _COMMANDS = {
 
 
 @functools.cache
-def marker_svg(method: str) -> str:
-    """A method's marker as a small inline SVG for the page's legends; decoration beside its name."""
-    style = look(method)
-    marker = MarkerStyle(style.marker)
+def marker_path(method: str) -> str:
+    """A method's marker as the outline of an SVG path around (0, 0), from -4.5 to 4.5."""
+    marker = MarkerStyle(look(method).marker)
     path = marker.get_path().transformed(marker.get_transform())
     scale = 4.5 / float(np.abs(np.asarray(path.vertices)).max())
     outline = ""
@@ -223,5 +239,11 @@ def marker_svg(method: str) -> str:
         if code != MarkerPath.CLOSEPOLY:
             upright = np.asarray(points).reshape(-1, 2) * (scale, -scale)  # SVG's y points down
             outline += " ".join(f"{value:.2f}" for value in upright.ravel())
-    fill = f"var(--{colour_variables().get(style.light, 'muted')})"
+    return outline
+
+
+@functools.cache
+def marker_svg(method: str) -> str:
+    """A method's marker as a small inline SVG for the page's legends; decoration beside its name."""
+    outline, fill = marker_path(method), f"var(--{colour_variables().get(look(method).light, 'muted')})"
     return f'<svg class="marker" viewBox="-6 -6 12 12" aria-hidden="true"><path d="{outline}" fill="{fill}"/></svg>'

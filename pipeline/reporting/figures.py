@@ -12,8 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from pipeline.reporting import interactive
 from pipeline.reporting.drawing import HEIGHT, Drawing, Pen, draw
-from pipeline.reporting.results import ACCOUNTINGS, Accounting, Record, Results
+from pipeline.reporting.outputs import ACCOUNTINGS, Accounting
+from pipeline.reporting.results import Record, Results
 from pipeline.reporting.statistics import FEWEST_SIZES, PowerLaw, fit_power_law, frontier
 from pipeline.reporting.style import (
     GRID,
@@ -21,6 +23,7 @@ from pipeline.reporting.style import (
     INK,
     MUTED,
     TEXT,
+    dash,
     duration,
     look,
     point_name,
@@ -30,8 +33,8 @@ from pipeline.reporting.style import (
 )
 
 CURVE_POINTS = 400  # a curve with more epochs is thinned to about so many
+CURVE_DRAWN = 100  # and drawn with about so many points
 WIDE = 390.0  # points; for figures that stand two in a row
-DASHES = ["-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.5, 1.5))]
 COSTS = [
     ("train_parameters", "parameters in training"),
     ("inference_parameters", "parameters at inference"),
@@ -88,31 +91,47 @@ def size_error(results: Results, dataset: str, accounting: Accounting) -> Drawin
         )  # fmt: skip
         for method, points in data.groupby("method", sort=False):
             _series(pen, str(method), points.sort_values("bytes"))
-        for row in data[data["setting"] != "default"].to_dict("records"):
-            pen.place(row["bytes"], row["relative_error"], str(row["setting"]), look(row["method"]).light)
+        for row in best.to_dict("records"):
+            label = point_name(row["method"], row["setting"])
+            pen.place(row["bytes"], row["relative_error"], label)
 
     return draw(
         f"size-error-{accounting.slug}-{dataset}",
         f"{dataset}: bytes {_counted(accounting)}",
         paint,
         alt=f"Relative error against bytes for {dataset}, bytes {_counted(accounting)}. " + _best_points(data),
-        caption=f"{accounting.meaning[:1].upper()}{accounting.meaning[1:]}.",
+        caption=f"{accounting.meaning[:1].upper()}{accounting.meaning[1:]}. {spread_note(data, 'relative_error')} "
+        "Labels: the frontier.",
         data=data,
         legend=data["method"].unique(),
+        spec=interactive.sizes(dataset, cells) if accounting is ACCOUNTINGS[0] else None,
     )
+
+
+def spread_note(data: pd.DataFrame, *names: str) -> str:
+    """What a figure's bars are, or that there can be none, as a sentence."""
+    if (data["seeds"] == 1).all():
+        return "Every point is a single run: its spread is not known."
+    note = "Bars: standard error over seeds."
+    if not any((data[f"{name}_stderr"] > 0).any() for name in names):
+        note = "Bars are left out: the seeds agree."
+    return note + (" Points without bars are single runs." if (data["seeds"] == 1).any() else "")
 
 
 def _series(pen: Pen, method: str, points: pd.DataFrame) -> None:
     """One method's points with error bars over seeds, joined by a thin line, each with its setting."""
     style = look(method)
-    pen.axes.plot(points["bytes"], points["relative_error"], color=style.light, linewidth=0.9, alpha=0.55, zorder=3)
+    pen.axes.plot(
+        points["bytes"], points["relative_error"], color=style.light, linestyle=_line(method), linewidth=0.9,
+        alpha=0.55, zorder=3,
+    )  # fmt: skip
     pen.axes.errorbar(
         points["bytes"], points["relative_error"], xerr=points["bytes_stderr"].fillna(0),
         yerr=points["relative_error_stderr"].fillna(0), fmt="none", color=style.light, elinewidth=1.0, capsize=2.0,
         zorder=4,
     )  # fmt: skip
     for row in points.to_dict("records"):
-        spread = f" ± {significant(row['relative_error_stderr'])}" if row["seeds"] > 1 else ""
+        spread = f" ± {significant(row['relative_error_stderr'])}" if row["seeds"] > 1 else " (one run)"
         pen.point(
             row["bytes"],
             row["relative_error"],
@@ -143,7 +162,8 @@ def error_epochs(results: Results, dataset: str) -> Drawing:
         data,
         "epoch",
         "epoch (NeuKron) or sweep (CP)",
-        "One curve a run; line styles tell settings apart. Methods that fit in one pass have no curve.",
+        "One curve a run; line styles tell methods apart. Methods that fit in one pass have no curve.",
+        dataset,
     )
 
 
@@ -156,7 +176,9 @@ def error_seconds(results: Results, dataset: str) -> Drawing:
         data[data["seconds"] > 0].reset_index(drop=True),
         "seconds",
         "time since the start of the fit",
-        "The same runs against wall time; a marker where a method fits in one pass.",
+        "The same runs against wall time, from the start of the fit: kernels that are compiled and first orders are "
+        "in it; a marker where a method fits in one pass.",
+        dataset,
     )
 
 
@@ -180,14 +202,14 @@ def _error_curves(results: Results, dataset: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True).dropna().reset_index(drop=True)
 
 
-def _thinned(history: pd.DataFrame) -> pd.DataFrame:
+def _thinned(history: pd.DataFrame, points: int = CURVE_POINTS) -> pd.DataFrame:
     """Every k-th epoch and the last, so that a long run stays drawable."""
-    step = math.ceil(len(history) / CURVE_POINTS)
+    step = math.ceil(len(history) / points)
     keep = sorted({*range(0, len(history), step), len(history) - 1})
     return history.iloc[keep]
 
 
-def _curves(name: str, title: str, data: pd.DataFrame, x: str, xlabel: str, caption: str) -> Drawing:
+def _curves(name: str, title: str, data: pd.DataFrame, x: str, xlabel: str, caption: str, dataset: str) -> Drawing:
     """One curve a run of ``relative_error`` against `x`, labelled with its setting where it ends."""
 
     def paint(pen: Pen) -> None:
@@ -222,41 +244,58 @@ def _curves(name: str, title: str, data: pd.DataFrame, x: str, xlabel: str, capt
         data=data,
         legend=data["method"].unique(),
         width=WIDE,
-        right=40.0,
+        right=74.0,
+        spec=interactive.curves(drawn(data), x, "relative_error", xlabel, "relative error", error_of=dataset),
     )
 
 
+def drawn(data: pd.DataFrame) -> pd.DataFrame:
+    """Curves with as many points as a figure shows."""
+    parts = [_thinned(run, CURVE_DRAWN) for _, run in data.groupby(["method", "setting", "seed"], sort=False)]
+    return pd.concat(parts) if parts else data
+
+
+def _line(method: str) -> Any:
+    """A method's dashes as matplotlib wants them."""
+    pattern = dash(method)
+    return (0, pattern) if pattern else "-"
+
+
 def _paint_curves(pen: Pen, data: pd.DataFrame, x: str, y: str) -> None:
-    ends: list[tuple[float, float, str, str]] = []
-    for method, runs in data.groupby("method", sort=False):
+    ends: list[tuple[float, float, str]] = []
+    for method, runs in drawn(data).groupby("method", sort=False):
         style = look(str(method))
-        for position, (setting, curves) in enumerate(runs.groupby("setting", sort=False)):
-            dash = DASHES[position % len(DASHES)]
+        for setting, curves in runs.groupby("setting", sort=False):
             end = (-math.inf, 0.0)
             for seed, curve in curves.groupby("seed", sort=False):
                 last = (float(curve[x].iloc[-1]), float(curve[y].iloc[-1]))
                 end = max(end, last)
-                pen.axes.plot(curve[x], curve[y], color=style.light, linestyle=dash, linewidth=1.3, alpha=0.85)
+                pen.axes.plot(
+                    curve[x], curve[y], color=style.light, linestyle=_line(style.name), linewidth=1.3, alpha=0.85
+                )
                 if len(curve) == 1:
                     tip = f"{point_name(str(method), str(setting))}, seed {seed}: {significant(last[1])}"
                     pen.point(*last, str(method), tip, 5.0)
-            ends.append((*end, style.name if setting == "default" else str(setting), style.light))
+            ends.append((*end, point_name(style.name, str(setting))))
     _label_ends(pen, ends)
 
 
-def _label_ends(pen: Pen, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Write each curve's label right of its end, moved apart vertically where they would overlap."""
+def _label_ends(pen: Pen, ends: Sequence[tuple[float, float, str]]) -> None:
+    """Write each curve's label right of its end, moved apart vertically; one without room is left out."""
     axes = pen.axes
-    places = [axes.transData.transform((x, y)) * 72 / axes.figure.dpi for x, y, _, _ in ends]
+    floor = float(axes.transAxes.transform((0, 0))[1]) * 72 / axes.figure.dpi
+    places = [axes.transData.transform((x, y)) * 72 / axes.figure.dpi for x, y, _ in ends]
     taken: list[tuple[float, float]] = []
     for index in sorted(range(len(ends)), key=lambda i: -places[i][1]):
         across, up = (float(value) for value in places[index])
         wanted = up
-        while any(abs(across - a) < 24 and abs(wanted - u) < 8.5 for a, u in taken):
+        while any(abs(across - a) < 70 and abs(wanted - u) < 8.5 for a, u in taken):
             wanted -= 1.0
+        if wanted < floor:
+            continue
         taken.append((across, wanted))
-        x, y, text, colour = ends[index]
-        pen.label(x, y, text, colour, (5.0, wanted - up))
+        x, y, text = ends[index]
+        pen.label(x, y, text, (5.0, wanted - up))
 
 
 def accuracy_sparsity(results: Results, dataset: str) -> Drawing:
@@ -291,7 +330,7 @@ def accuracy_sparsity(results: Results, dataset: str) -> Drawing:
             pen.point(row["block_sparsity"], row["accuracy"], row["method"], text, 7.0)
         for row in data.to_dict("records"):
             label = point_name(row["method"], row["setting"])
-            pen.place(row["block_sparsity"], row["accuracy"], label, look(row["method"]).light)
+            pen.place(row["block_sparsity"], row["accuracy"], label)
 
     points = ", ".join(
         f"{point_name(row['method'], row['setting'])} {100 * row['accuracy']:.1f} % "
@@ -303,11 +342,13 @@ def accuracy_sparsity(results: Results, dataset: str) -> Drawing:
         f"{dataset}: accuracy and block sparsity",
         paint,
         alt=f"Test accuracy against block sparsity on {dataset}: {points}.",
-        caption="The dashed line is the dense network. Bars: standard error over seeds.",
+        caption=("The dashed line is the dense network. " if "dense" in set(data["method"]) else "")
+        + spread_note(data, "accuracy", "block_sparsity"),
         data=data,
         legend=data["method"].unique(),
         left=52.0,
         right=22.0,
+        spec=interactive.accuracies(data),
     )
 
 
@@ -345,7 +386,10 @@ def cost(results: Results, dataset: str) -> Drawing:
         f"{dataset}: cost beside dense",
         paint,
         alt=f"Cost of each block-sparse network on {dataset} as a multiple of the dense one's. "
-        + "; ".join(f"{r['setting']}: {times(r['ratio'])} x {r['quantity']}" for r in data.to_dict("records"))
+        + "; ".join(
+            f"{point_name(r['method'], r['setting'])}: {times(r['ratio'])} x {r['quantity']}"
+            for r in data.to_dict("records")
+        )
         + ".",
         caption=f"Left of the line: cheaper than dense; right of it: dearer ({len(dearer)} of {len(data)} here).",
         data=data,
@@ -353,6 +397,7 @@ def cost(results: Results, dataset: str) -> Drawing:
         height=max(HEIGHT, 90.0 + 15.0 * (len(data) + 1.2 * len(groups))),
         left=12.0,
         right=30.0,
+        spec=interactive.ratios(data),
     )
 
 
@@ -383,19 +428,18 @@ def _cost_row(pen: Pen, row: Record, height: float) -> None:
     colour = look(method).light
     pen.axes.plot([1.0, ratio], [height, height], color=colour, linewidth=1.4, alpha=0.5, zorder=3)
     verdict = "cheaper than" if ratio < 1 else "dearer than"
-    pen.point(
-        ratio, height, method, f"{row['setting']}: {times(ratio)} times dense ({verdict} dense), {row['quantity']}"
-    )
+    name = point_name(method, row["setting"])
+    pen.point(ratio, height, method, f"{name}: {times(ratio)} times dense ({verdict} dense), {row['quantity']}")
     side = 6.0 if ratio >= 1 else -6.0
     pen.axes.annotate(
-        f"{row['setting']}  {times(ratio)}x", (ratio, height), xytext=(side, 0), textcoords="offset points",
-        ha="left" if ratio >= 1 else "right", va="center", fontsize=TEXT - 1.5, color=colour,
+        f"{name}  {times(ratio)}x", (ratio, height), xytext=(side, 0), textcoords="offset points",
+        ha="left" if ratio >= 1 else "right", va="center", fontsize=TEXT - 1.5, color=INK,
     )  # fmt: skip
 
 
 def _ratio_axis(axes: Axes, ratios: pd.Series) -> None:
     axes.set_xscale("log")
-    axes.set_xlim(min(0.4, float(ratios.min()) / 2.2), max(2.5, float(ratios.max()) * 2.2))
+    axes.set_xlim(min(0.3, float(ratios.min()) / 4), max(3.3, float(ratios.max()) * 4))
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
@@ -427,11 +471,12 @@ def accuracy_epochs(results: Results, dataset: str) -> Drawing:
         f"{dataset}: validation accuracy in training",
         paint,
         alt=f"Validation accuracy against epoch for every network on {dataset}, one curve a run.",
-        caption="One curve a run; line styles tell settings apart.",
+        caption="One curve a run; line styles tell methods apart.",
         data=data,
         legend=data["method"].unique(),
         left=52.0,
-        right=42.0,
+        right=78.0,
+        spec=interactive.curves(drawn(data), "epoch", "validation_accuracy", "epoch", "validation accuracy"),
     )
 
 
@@ -449,8 +494,8 @@ def scaling(results: Results) -> Drawing:
         _log_axis(axes, "x", data["nnz"], lambda value: with_prefix(value, "", 1))
         _log_axis(axes, "y", data["seconds_per_epoch"], _short_time)
         ends = [
-            _scaling_series(pen, str(setting), points, DASHES[position % len(DASHES)])
-            for position, ((_, setting), points) in enumerate(data.groupby(["base", "setting"], sort=False))
+            _scaling_series(pen, str(setting), points)
+            for (_, setting), points in data.groupby(["base", "setting"], sort=False)
         ]
         _label_ends(pen, ends)
 
@@ -460,14 +505,33 @@ def scaling(results: Results) -> Drawing:
         "NeuKron: time of an epoch and non-zeros",
         paint,
         alt=f"Seconds an epoch against non-zeros, both logarithmic. {text}.",
-        caption="Uniform samples of the non-zeros and all of them, slopes with 95 % intervals. A slope of 1 is cost "
-        f"linear in the non-zeros; fewer than {FEWEST_SIZES} sizes are too few to tell.",
+        caption="Uniform samples of the non-zeros and all of them"
+        + (", slopes with 95 % intervals" if laws else "")
+        + ". A slope of 1 is cost linear in the non-zeros; "
+        + f"fewer than {FEWEST_SIZES} sizes are too few to tell. {_schedules(results)} "
+        + spread_note(data, "seconds_per_epoch"),
         data=data,
         legend=["neukron"],
         width=WIDE,
         left=56.0,
         right=84.0,
+        spec=interactive.powers(data, laws),
     )
+
+
+def _schedules(results: Results) -> str:
+    """What an epoch of the scaling runs is: by the schedule of their plans."""
+    kinds = {
+        run.settings.get("schedule", "")
+        for run in results.planned
+        if run.method == "neukron" and run.dataset in set(results.scaling["dataset"])
+    }
+    parts = []
+    if "fast" in kinds:
+        parts.append("An epoch of the fast schedule draws a bounded number of mini-batches, however many non-zeros.")
+    if "paper" in kinds:
+        parts.append("An epoch of the paper's schedule passes over every non-zero.")
+    return " ".join(parts)
 
 
 def scaling_laws(results: Results) -> dict[tuple[str, str], PowerLaw]:
@@ -479,21 +543,21 @@ def scaling_laws(results: Results) -> dict[tuple[str, str], PowerLaw]:
     return {key: law for key, law in laws.items() if law}
 
 
-def _scaling_series(pen: Pen, setting: str, points: pd.DataFrame, dash: Any) -> tuple[float, float, str, str]:
-    """One setting's points and fitted line; returns where its label belongs, its text and its colour."""
+def _scaling_series(pen: Pen, setting: str, points: pd.DataFrame) -> tuple[float, float, str]:
+    """One setting's points and fitted line; returns where its label belongs and its text."""
     colour = look("neukron").light
     x, y = points["nnz"].to_numpy(float), points["seconds_per_epoch"].to_numpy(float)
     law = fit_power_law(x.tolist(), y.tolist())
     if law:
         ends = np.asarray([x.min(), x.max()])
-        pen.axes.plot(ends, law.scale * ends**law.slope, color=colour, linewidth=1.1, linestyle=dash, zorder=3)
+        pen.axes.plot(ends, law.scale * ends**law.slope, color=colour, linewidth=1.1, zorder=3)
     pen.axes.errorbar(
         x, y, yerr=points["seconds_per_epoch_stderr"].fillna(0), fmt="none", color=colour, elinewidth=1.0, capsize=2.0
     )
     for row in points.to_dict("records"):
         text = f"{row['dataset']} {setting}: {row['nnz']:,.0f} non-zeros, {duration(row['seconds_per_epoch'])} an epoch"
         pen.point(row["nnz"], row["seconds_per_epoch"], "neukron", text)
-    return (float(x[-1]), float(y[-1]), f"{setting}: slope {law}" if law else setting, colour)
+    return (float(x[-1]), float(y[-1]), f"{setting}: slope {law}" if law else setting)
 
 
 def _bytes_axis(axes: Axes, limits: tuple[float, float], label: str) -> None:

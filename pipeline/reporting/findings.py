@@ -10,25 +10,40 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from pipeline.core.settings import settings_of
 from pipeline.methods import METHODS
 from pipeline.reporting.figures import scaling_laws
-from pipeline.reporting.results import ACCOUNTINGS, Accounting, Kind, Record, Results
-from pipeline.reporting.statistics import PowerLaw, frontier
+from pipeline.reporting.outputs import ACCOUNTINGS, Accounting
+from pipeline.reporting.results import Kind, Record, Results
+from pipeline.reporting.statistics import PowerLaw, frontier, welch_halfwidth
 from pipeline.reporting.style import ABOUT, PLUS_MINUS, look, point_name, significant, times, with_prefix
 
 TARGETS = [0.9, 0.75, 0.5, 0.25, 0.1, 0.0]  # relative errors that the table of smallest artifacts asks for
 TELLING_LINES = 10
 
 
+Measure = Literal["error", "bytes"]
+Outcome = Literal["win", "loss", "tie", "open", "none"]
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """NeuKron's most accurate setting on a data set against the smallest other artifact that is as accurate."""
+    """NeuKron's most accurate setting beside the others, at its error or at its bytes.
+
+    At its error the bytes are compared of what is as accurate, at its bytes the errors of what is as small. What a
+    method would need there lies between two of its own runs: `upper` is the best that was run and meets NeuKron's
+    `measure`, `lower` is from its run beyond it. NeuKron has lost where a rival's `upper` is below its own number,
+    and has won only where every rival's `lower` is above it; else the runs cannot tell.
+    """
 
     accounting: Accounting
+    measure: Measure
     own: Record
-    own_bytes: float
-    rival: Record | None
-    rival_bytes: float
+    own_value: float  # bytes at its error, relative error at its bytes
+    rival: Record | None  # the best that was run
+    rival_value: float
+    lowest: float  # what no rival can be below
+    open_methods: tuple[str, ...]  # rivals of which no run is beyond
     rivals: int  # settings of other methods that were run
 
     @property
@@ -37,35 +52,70 @@ class Comparison:
         return self.rivals > 0
 
     @property
+    def own_bytes(self) -> float:
+        """NeuKron's bytes in this accounting."""
+        return float(self.own[self.accounting.column])
+
+    @property
     def ratio(self) -> float:
-        """The rival's bytes over NeuKron's: above 1 NeuKron is smaller; infinite without a rival."""
-        return self.rival_bytes / self.own_bytes
+        """The rival's number over NeuKron's: above 1 NeuKron's is the better; infinite without a rival."""
+        return self.rival_value / self.own_value if self.own_value else (1.0 if self.rival_value == 0 else math.inf)
 
     @property
     def wins(self) -> bool:
-        """Whether NeuKron's artifact is the smaller one; never where no rival was run."""
-        return self.judged and self.ratio > 1
+        """Whether NeuKron is the better for certain; never where no rival was run."""
+        return self.outcome == "win"
 
     @property
-    def outcome(self) -> Literal["win", "loss", "tie", "none"]:
-        """The outcome in a word; none where no rival was run."""
+    def outcome(self) -> Outcome:
+        """The outcome in a word."""
         if not self.judged:
             return "none"
-        return "win" if self.wins else "loss" if self.ratio < 1 else "tie"
+        if self.ratio < 1:
+            return "loss"
+        if self.ratio == 1:
+            return "tie"
+        return "win" if not self.open_methods and self.lowest > self.own_value else "open"
 
     @property
     def verdict(self) -> str:
         """The outcome for NeuKron in a few words."""
-        if not self.judged:
+        outcome, (better, worse) = self.outcome, WORDS[self.measure]
+        if outcome == "none":
             return "no rival run"
-        if self.rival is None:
-            return "no other is as accurate"
-        if self.ratio == 1:
-            return "same size"
-        return f"{times(self.ratio)}x smaller" if self.wins else f"{times(1 / self.ratio)}x larger"
+        if outcome == "tie":
+            return f"same {'size' if self.measure == 'error' else 'error'}"
+        if outcome == "loss":
+            factor = 1 / self.ratio if self.ratio else math.inf
+            return f"at least {times(factor)}x {worse}" if math.isfinite(factor) else f"{worse}: the other is exact"
+        if outcome == "win" and not math.isfinite(self.lowest):
+            return f"no other is as {'accurate' if self.measure == 'error' else 'small'}"
+        if outcome == "win":
+            return f"at least {times(self.lowest / self.own_value)}x {better}"
+        return "not comparable"
+
+    @property
+    def remedy(self) -> str:
+        """Where the runs cannot tell: which settings would, as a sentence."""
+        names = _list([look(name).shown for name in self.open_methods] or ["the others"])
+        wanted = (
+            f"at an error of {significant(float(self.own['relative_error']))}"
+            if self.measure == "error"
+            else f"at {with_prefix(self.own_bytes, 'B')}"
+        )
+        option = (
+            f"--error {float(self.own['relative_error']):.4g}"
+            if self.measure == "error"
+            else f"--bytes {self.own_bytes:.0f}"
+        )
+        return f"No setting of {names} was run near enough {wanted}; kronflow compress .. {option} fits them there."
 
 
-def compare(results: Results, dataset: str) -> list[Comparison]:
+WORDS = {"error": ("smaller", "larger"), "bytes": ("lower error", "higher error")}
+NEAR = 0.05  # a run within a twentieth of NeuKron's number counts as being at it
+
+
+def compare(results: Results, dataset: str, measure: Measure = "error") -> list[Comparison]:
     """One comparison an accounting; empty where NeuKron has no run on the data set."""
     cells = results.compression[results.compression["dataset"] == dataset]
     mine = cells[cells["method"] == "neukron"]
@@ -73,14 +123,25 @@ def compare(results: Results, dataset: str) -> list[Comparison]:
         return []
     own = mine.sort_values(["relative_error", "bytes_equal"]).iloc[0].to_dict()
     rivals = cells[cells["method"] != "neukron"]
-    others = rivals[rivals["relative_error"] <= own["relative_error"]]
-    found = []
-    for accounting in ACCOUNTINGS:
-        column = accounting.column
-        rival = None if others.empty else others.sort_values([column, "relative_error"]).iloc[0].to_dict()
-        size = math.inf if rival is None else float(rival[column])
-        found.append(Comparison(accounting, own, float(own[column]), rival, size, len(rivals)))
-    return found
+    return [_compared(item, measure, own, rivals) for item in ACCOUNTINGS]
+
+
+def _compared(accounting: Accounting, measure: Measure, own: Record, rivals: pd.DataFrame) -> Comparison:
+    columns = (accounting.column, "relative_error")
+    value, given = columns if measure == "error" else columns[::-1]
+    meeting = rivals[rivals[given] <= own[given]].sort_values([value, given])
+    lowest, open_methods = math.inf, []
+    for method, runs in rivals.groupby("method", sort=False):
+        if not settings_of(METHODS[str(method)].settings_class()):
+            continue  # it has this one size, whatever is wanted
+        beyond = float(runs[runs[given] >= own[given] * (1 - NEAR)][value].max())
+        lowest = min(lowest, beyond) if math.isfinite(beyond) else lowest
+        if not beyond > own[value]:
+            open_methods.append(str(method))
+    rival = None if meeting.empty else meeting.iloc[0].to_dict()
+    best = math.inf if rival is None else float(rival[value])
+    found = min(lowest, best)
+    return Comparison(accounting, measure, own, float(own[value]), rival, best, found, tuple(open_methods), len(rivals))
 
 
 def beyond(results: Results, dataset: str) -> list[str]:
@@ -101,7 +162,7 @@ def on_frontier(results: Results, dataset: str) -> str:
     parts = [f"{settings} ({', '.join(names)})" for settings, names in found.items()]
     if set(cells["method"]) == {"neukron"}:
         return "No rival of NeuKron was run on this data set: its settings are compared with each other only."
-    return f"NeuKron settings that nothing beats in both size and error: {'; '.join(parts)}."
+    return f"NeuKron settings that no other setting run here beats in both size and error: {'; '.join(parts)}."
 
 
 def error_notes(results: Results, dataset: str) -> list[str]:
@@ -162,13 +223,19 @@ def smallest(results: Results) -> pd.DataFrame:
 def summary_sentences(results: Results) -> list[str]:
     """The outcome of the whole experiment in a few plain sentences."""
     sentences = []
-    compared = {name: compare(results, name) for name in results.compression_datasets()}
-    alone = [name for name, found in compared.items() if found and not found[0].judged]
-    compared = {name: found for name, found in compared.items() if found and found[0].judged}
+    measures: tuple[Measure, Measure] = ("error", "bytes")
+    compared = {
+        name: {measure: compare(results, name, measure) for measure in measures}
+        for name in results.compression_datasets()
+    }
+    compared = {name: found for name, found in compared.items() if found["error"]}
+    alone = [name for name, found in compared.items() if not found["error"][0].judged]
+    compared = {name: found for name, found in compared.items() if name not in alone}
     if alone:
         sentences.append(f"On {_list(alone)} no rival of NeuKron was run: nothing is said about who is smaller.")
     if compared:
         sentences += _size_sentences(compared)
+    if results.compression_datasets():
         sentences += [_target_sentence(results, target) for target in (0.5, 0.0)]
     sentences += [_network_sentence(results, dataset) for dataset in results.network_datasets()]
     laws = scaling_laws(results)
@@ -181,26 +248,34 @@ def summary_sentences(results: Results) -> list[str]:
     return sentences
 
 
-def _size_sentences(compared: dict[str, list[Comparison]]) -> list[str]:
-    """On which data sets NeuKron is the smallest at its error; accountings with the same outcome share a sentence."""
-    outcomes: dict[str, list[str]] = {}
-    for index, accounting in enumerate(ACCOUNTINGS):
-        won = [name for name, found in compared.items() if found[index].wins]
-        lost = [name for name in compared if name not in won]
-        if won and lost:
-            text = f"is the smallest that is this accurate on {_list(won)}, and is not on {_list(lost)}"
-        else:
-            every = _every(list(compared), list(compared))
-            text = (
-                f"is the smallest that is this accurate on {every}"
-                if won
-                else "is nowhere the smallest that is this accurate"
-            )
-        outcomes.setdefault(text, []).append(accounting.name)
-    return [
-        f"Bytes counted {_list(names)}: the artifact of NeuKron's most accurate setting {text}."
-        for text, names in outcomes.items()
-    ]
+def _size_sentences(compared: dict[str, dict[Measure, list[Comparison]]]) -> list[str]:
+    """How NeuKron compares at its error and at its bytes; accountings with the same outcome share a sentence."""
+    sentences = []
+    for measure, (winning, losing) in {
+        "error": ("needs fewer bytes than any other that is as accurate", "is as accurate in fewer bytes"),
+        "bytes": ("is more accurate than any other that is as small", "is as small and more accurate"),
+    }.items():
+        texts: dict[str, list[str]] = {}
+        for index, accounting in enumerate(ACCOUNTINGS):
+            by: dict[str, list[str]] = {}
+            for name, found in compared.items():
+                by.setdefault(found[measure][index].outcome, []).append(name)  # type: ignore[index]
+            parts = []
+            if "win" in by:
+                parts.append(f"it {winning} on {_every(by['win'], list(compared))}")
+            if "loss" in by:
+                parts.append(f"another {losing} on {_every(by['loss'], list(compared))}")
+            if "tie" in by:
+                parts.append(f"they are equal on {_every(by['tie'], list(compared))}")
+            if "open" in by:
+                parts.append(f"no setting was run near enough to tell on {_every(by['open'], list(compared))}")
+            texts.setdefault("; ".join(parts), []).append(accounting.name)
+        at = "At the error" if measure == "error" else "At the bytes"
+        sentences += [
+            f"{at} of NeuKron's most accurate setting, bytes counted {_list(names)}: {text}."
+            for text, names in texts.items()
+        ]
+    return sentences
 
 
 def _target_sentence(results: Results, target: float) -> str:
@@ -228,29 +303,85 @@ def _list(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def best_network(results: Results, dataset: str) -> tuple[Record | None, Record | None]:
-    """The most accurate block-sparse setting on a data set, and the dense network beside it."""
-    cells = results.networks[results.networks["dataset"] == dataset]
-    sparse = cells[cells["method"] != "dense"].sort_values("accuracy", ascending=False)
-    dense = cells[cells["method"] == "dense"]
-    return (
-        sparse.iloc[0].to_dict() if len(sparse) else None,
+SAME_SPARSITY = 0.02  # block sparsities that differ by no more are compared
+
+
+@dataclass(frozen=True)
+class NetworkComparison:
+    """KPD's most accurate setting on a data set beside the dense network and the best other at its sparsity."""
+
+    own: Record | None
+    dense: Record | None
+    rival: Record | None  # the most accurate other one that is about as sparse, or sparser
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whether KPD is the more accurate, as far as the seeds can tell."""
+        if self.own is None or self.rival is None:
+            return "none"
+        difference, halfwidth = self.difference(self.rival)
+        if not math.isfinite(halfwidth) or abs(difference) <= halfwidth:
+            return "open"
+        return "win" if difference > 0 else "loss"
+
+    def difference(self, other: Record) -> tuple[float, float]:
+        """KPD's accuracy less the other's, and half the 95 % interval (Welch); infinite for single runs."""
+        assert self.own is not None  # noqa: S101 - of those that have one
+        gap = float(self.own["accuracy"] - other["accuracy"])
+        return gap, welch_halfwidth(
+            (float(self.own["accuracy_stderr"]), int(self.own["seeds"])),
+            (float(other["accuracy_stderr"]), int(other["seeds"])),
+        )
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in a few words."""
+        if self.own is None:
+            return "KPD was not run"
+        if self.rival is None:
+            return "no rival run"
+        difference, halfwidth = self.difference(self.rival)
+        points = f"{100 * abs(difference):.1f} points {'higher' if difference > 0 else 'lower'}"
+        if not math.isfinite(halfwidth):
+            return f"{points}: single runs cannot tell"
+        return f"{points} {PLUS_MINUS} {100 * halfwidth:.1f}" + (
+            ": no difference shown" if self.outcome == "open" else ""
+        )
+
+
+def compare_networks(results: Results, dataset: str) -> NetworkComparison:
+    """KPD on a data set beside what else was trained on it."""
+    cells = results.networks[results.networks["dataset"] == dataset].sort_values("accuracy", ascending=False)
+    mine, dense = cells[cells["method"] == "kpd"], cells[cells["method"] == "dense"]
+    own = mine.iloc[0].to_dict() if len(mine) else None
+    others = cells[~cells["method"].isin(["kpd", "dense"])]
+    if own is not None:
+        others = others[others["block_sparsity"] >= own["block_sparsity"] - SAME_SPARSITY]
+        others, dense = others[others["network"] == own["network"]], dense[dense["network"] == own["network"]]
+    return NetworkComparison(
+        own,
         dense.iloc[0].to_dict() if len(dense) else None,
+        others.iloc[0].to_dict() if len(others) else None,
     )
 
 
 def _network_sentence(results: Results, dataset: str) -> str:
-    best, dense = best_network(results, dataset)
-    if best is None:
-        return f"On {dataset} only the dense network was trained."
+    """How KPD does on a data set, beside dense and beside the best of the others at its sparsity."""
+    found = compare_networks(results, dataset)
+    if found.own is None:
+        return f"On {dataset} KPD was not trained: nothing is said about it."
     text = (
-        f"On {dataset} the most accurate block-sparse network, {point_name(best['method'], best['setting'])}, has "
-        f"{_share(best['block_sparsity'])} of its blocks exactly zero and a test accuracy of "
-        f"{_share(best['accuracy'])}"
+        f"On {dataset} the most accurate {point_name('kpd', found.own['setting'])} has "
+        f"{_share(found.own['block_sparsity'])} of its blocks exactly zero and a test accuracy of "
+        f"{_share(found.own['accuracy'])}"
     )
-    if dense is not None:
-        text += f", dense {_share(dense['accuracy'])}"
-    return f"{text}; its training step takes {_step(best)}."
+    if found.dense is not None:
+        text += f", dense {_share(found.dense['accuracy'])}"
+    text += f"; its training step takes {_step(found.own)}. "
+    if found.rival is None:
+        return text + "No other method was run at this sparsity."
+    name = point_name(found.rival["method"], found.rival["setting"])
+    return text + f"Beside {name} ({_share(found.rival['accuracy'])}), the best other as sparse: {found.verdict}."
 
 
 def _share(value: float) -> str:
@@ -279,9 +410,10 @@ def headlines(results: Results) -> str:
         runs = f"{len(results.runs)} of {len(results.planned)} runs (partial)"
     title = [
         f"Experiment {results.experiment}: {runs}. Error: squared Frobenius, relative to the tensor's.",
-        "Accounting: equal = 4 bytes a real, orders free; equal + orders = orders stored too. 1 kB = 1,000 bytes.",
+        "To take: the smallest that was run and is as accurate as NeuKron's best. 1 kB = 1,000 bytes.",
+        "Accounting: equal = 4 bytes a real, orders free; equal + orders = orders stored too.",
     ]
-    header = ("data set", "accounting", "most accurate NeuKron", "smallest other as accurate", "NeuKron is")
+    header = ("data set", "accounting", "take", "rather than", "which is")
     body = [header, *lines] if datasets else list(lines)
     return "\n".join([*title, *_aligned(body)]) + "\n"
 
@@ -298,38 +430,46 @@ def _size_line(results: Results, dataset: str, index: int) -> tuple[str, ...]:
         cells = results.compression[results.compression["dataset"] == dataset]
         able = cells[cells["relative_error"] <= 0.5].sort_values(accounting.column)
         best = _point(able.iloc[0].to_dict(), accounting) if len(able) else "none below error 0.5"
-        return (dataset, accounting.name, "not run", best, "-")
+        return (dataset, accounting.name, best, "NeuKron: not run", "-")
     item = found[index]
-    rival = "not run" if not item.judged else "none" if item.rival is None else _point(item.rival, accounting)
-    return (dataset, accounting.name, _point(item.own, accounting, named=False), rival, item.verdict)
+    own = _point(item.own, accounting)
+    if not item.judged:
+        return (dataset, accounting.name, own, "others: not run", item.verdict)
+    if item.rival is None:
+        return (dataset, accounting.name, own, "others: none as accurate", item.verdict)
+    rival = _point(item.rival, accounting)
+    if item.outcome == "loss":
+        return (dataset, accounting.name, rival, own, item.verdict)
+    which = f"at least {times(item.lowest / item.own_value)}x larger" if item.wins else item.verdict
+    return (dataset, accounting.name, own, rival, which)
 
 
-def _point(cell: Record, accounting: Accounting, named: bool = True) -> str:
-    name = point_name(cell["method"], cell["setting"]) if named else cell["setting"]
+def _point(cell: Record, accounting: Accounting) -> str:
     size = with_prefix(float(cell[accounting.column]), "B")
+    name = point_name(cell["method"], cell["setting"])
     return f"{name}: {size}, error {significant(float(cell['relative_error']))}"
 
 
 def _network_line(results: Results, dataset: str) -> tuple[str, ...]:
-    best, dense = best_network(results, dataset)
-    reference = "dense: not run" if dense is None else f"dense: accuracy {_share(dense['accuracy'])}"
-    if best is None:
-        return (dataset, "accuracy", "not run", reference, "-")
-    name = point_name(best["method"], best["setting"])
-    own = f"{name}: {_share(best['accuracy'])}, {_share(best['block_sparsity'])} zero blocks"
-    return (
-        dataset,
-        "accuracy",
-        own,
-        reference,
-        f"step time {times(float(best['step_ratio']))}x dense",
-    )
+    found = compare_networks(results, dataset)
+    if found.own is None:
+        return (dataset, "accuracy", "KPD: not run", "-", "-")
+    pace = f"step {times(float(found.own['step_ratio']))}x"
+    own = f"{point_name('kpd', found.own['setting'])}: {_share(found.own['accuracy'])}"
+    own += f", {100 * found.own['block_sparsity']:.0f} % zero, {pace}"
+    if found.dense is None:
+        return (dataset, "accuracy", own, "dense: not run", "-")
+    dense = f"dense: {_share(found.dense['accuracy'])}"
+    gap = 100 * (found.own["accuracy"] - found.dense["accuracy"])
+    if gap < 0:
+        return (dataset, "accuracy", dense, own, f"{-gap:.1f} points lower")
+    return (dataset, "accuracy", own, dense, f"{gap:.1f} points lower")
 
 
 def _scaling_line(base: str, setting: str, law: PowerLaw) -> tuple[str, ...]:
     return (
         base,
-        "seconds an epoch",
+        "epoch's time",
         f"{setting}: proportional to nnz^{law}",
         f"{law.sizes} sizes, fitted",
         law.verdict,

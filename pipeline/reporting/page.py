@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.methods import METHODS
-from pipeline.reporting import findings, tables
+from pipeline.reporting import findings, interactive, tables
 from pipeline.reporting.drawing import Drawing, marker_svg
-from pipeline.reporting.results import ACCOUNTINGS, Results
-from pipeline.reporting.style import TIMES, look, point_name, significant, variables, with_prefix
+from pipeline.reporting.outputs import ACCOUNTINGS
+from pipeline.reporting.results import Kind, Results
+from pipeline.reporting.style import TIMES, duration, look, point_name, significant, variables, with_prefix
+
+SHOWN_RUNS = 100  # rows of the table of all runs that stand on a page without its script
 
 
 def render(results: Results, drawings: Mapping[str, Drawing]) -> str:
@@ -36,6 +40,8 @@ def render(results: Results, drawings: Mapping[str, Drawing]) -> str:
     environment.filters |= {
         "bytes": lambda value: with_prefix(value, "B"),
         "significant": significant,
+        "count": lambda value: with_prefix(value, ""),
+        "percent": lambda value: f"{100 * value:.1f} %",
         "sentence": _sentence,
     }
     environment.globals |= {"marker": lambda method: Markup(marker_svg(method)), "look": look, "point_name": point_name}  # noqa: S704 - our own
@@ -50,6 +56,7 @@ def context(results: Results, drawings: Mapping[str, Drawing]) -> dict[str, Any]
         "experiment": results.experiment,
         "missing": len(results.planned) - len(results.runs),
         "planned": len(results.planned),
+        "present": len(results.runs),
         "facts": facts(results, methods),
         "sentences": findings.summary_sentences(results),
         "accountings": ACCOUNTINGS,
@@ -57,11 +64,13 @@ def context(results: Results, drawings: Mapping[str, Drawing]) -> dict[str, Any]
         "compressors": [_compression_section(results, name, drawings) for name in results.compression_datasets()],
         "networks": [_network_section(results, name, drawings) for name in results.network_datasets()],
         "scaling": drawings.get("scaling"),
+        "scaling_provenance": provenance(results, None, "compression") if "scaling" in drawings else [],
         "smallest": tables.smallest_table(results),
         "datasets": tables.dataset_table(results),
-        "runs": tables.run_table(results),
+        "runs": tables.run_table(results, SHOWN_RUNS),
         "versions": tables.versions(results),
-        "devices": sorted(set(results.runs["device"])),
+        "made": made(results.runs),
+        "data": Markup(interactive.block(results, drawings, methods)),  # noqa: S704 - JSON that ends no element
         "light": variables(dark=False),
         "dark": variables(dark=True),
     }
@@ -79,6 +88,39 @@ def facts(results: Results, methods: list[str]) -> list[tuple[str, str]]:
     ]
 
 
+def made(runs: pd.DataFrame) -> list[tuple[str, str]]:
+    """Where, when and of which code runs were made: a name and what it was, several where they differ."""
+
+    def several(values: list[Any]) -> str:
+        found = sorted({str(value) for value in values if value is not None and not pd.isna(value)})
+        return ", ".join(found) if len(found) <= 4 else f"{found[0]} .. {found[-1]} ({len(found)})"
+
+    days = sorted(str(value)[:16].replace("T", " ") for value in runs["date"])
+    machines = [f"{row['machine']}, {row['cores']} cores" for row in runs.to_dict("records")]
+    return [
+        ("machine", several(machines)),
+        ("device", several(runs["device"].tolist())),
+        ("threads a run", several(runs["threads"].tolist())),
+        ("made (UTC)", days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"),
+        ("commit", several(runs["commit"].tolist()) or "unknown"),
+        ("time of the fits", duration(float(runs["seconds"].sum()))),
+    ]
+
+
+def provenance(results: Results, dataset: str | None, kind: Kind) -> list[tuple[str, str]]:
+    """What the figures of a data set (None: of scaling) were made from: runs, settings, data, circumstances."""
+    runs = results.runs[results.runs["kind"] == kind]
+    names = {dataset} if dataset else set(results.scaling["dataset"])
+    runs = runs[runs["dataset"].isin(names)]
+    of = dataset or "scaling"
+    settings = findings.settings_note(results, dataset, kind) if dataset else ""
+    digests = [f"{row[0]} {row[1][:16]}" for row in sorted(set(zip(runs["dataset"], runs["data_sha256"], strict=True)))]
+    command = f"snakemake results/{results.experiment}/report.html"
+    found = [("runs", f"{len(runs)} of {of}"), ("parameters", settings), ("data, SHA-256", ", ".join(digests))]
+    versions = ", ".join(f"{name} {version}" for name, version in tables.versions(results, runs).items())
+    return [item for item in [*found, *made(runs), ("versions", versions), ("command", command)] if item[1]]
+
+
 def _compression_section(results: Results, dataset: str, drawings: Mapping[str, Drawing]) -> dict[str, Any]:
     run = results.first(dataset)
     cells = results.compression[results.compression["dataset"] == dataset]
@@ -89,7 +131,11 @@ def _compression_section(results: Results, dataset: str, drawings: Mapping[str, 
         "nnz": f"{int(run['nnz']):,}",
         "norm2": f"{float(run['norm2']):,.10g}",
         "methods": list(dict.fromkeys(cells["method"])),
-        "comparisons": findings.compare(results, dataset),
+        "duels": [
+            ("At its error", "smallest other as accurate", findings.compare(results, dataset, "error")),
+            ("At its bytes", "most accurate other as small", findings.compare(results, dataset, "bytes")),
+        ],
+        "provenance": provenance(results, dataset, "compression"),
         "frontier": findings.on_frontier(results, dataset),
         "notes": [findings.settings_note(results, dataset, "compression"), *findings.error_notes(results, dataset)],
         "beyond": [look(name).shown for name in findings.beyond(results, dataset)],
@@ -105,6 +151,8 @@ def _network_section(results: Results, dataset: str, drawings: Mapping[str, Draw
         "name": dataset,
         "description": results.config.datasets[dataset].description,
         "methods": list(dict.fromkeys(cells["method"])),
+        "comparison": findings.compare_networks(results, dataset),
+        "provenance": provenance(results, dataset, "network"),
         "figures": [drawings[f"{figure}-{dataset}"] for figure in ("accuracy-sparsity", "cost", "accuracy-epochs")],
         "table": tables.network_table(results, dataset),
         "notes": [findings.settings_note(results, dataset, "network")],

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import Config, Run, setting_arguments
 from pipeline.errors import InputError
-from pipeline.reporting.statistics import over_seeds
+from pipeline.reporting.statistics import CELL, over_seeds
 
 COMPRESSION = [
     *(
@@ -27,9 +27,11 @@ COMPRESSION = [
         "bytes",
         "bytes_equal",
         "bytes_with_order",
+        "bytes_published_with_order",
         "file_bytes",
     ),
-    *("parameters", "epochs", "seconds", "seconds_per_epoch", "peak_rss_bytes"),
+    *("parameters", "epochs", "seconds", "seconds_per_epoch", "setup_seconds", "order_seconds", "model_seconds"),
+    *("cpu_seconds", "peak_rss_bytes"),
 ]
 NETWORK = [
     *("accuracy", "validation_accuracy", "block_sparsity", "parameters", "train_parameters", "inference_parameters"),
@@ -49,37 +51,6 @@ Kind = Literal["compression", "network"]  # of a run, in ``metrics.json``
 Record = dict[Hashable, Any]  # one row of a table, by column
 
 
-class Accounting(NamedTuple):
-    """One way of counting an artifact's bytes: its column in ``metrics.json``, its name, and what it charges."""
-
-    column: str
-    slug: str
-    name: str
-    meaning: str
-
-
-ACCOUNTINGS = [
-    Accounting(
-        "bytes_equal",
-        "equal",
-        "equal",
-        "every method pays 4 bytes for each real number it keeps; orders of rows and columns cost nothing",
-    ),
-    Accounting(
-        "bytes_with_order",
-        "with-orders",
-        "equal + orders",
-        "the same, plus what it takes to store the orders, so that the artifact answers in the tensor's own indices",
-    ),
-    Accounting(
-        "bytes",
-        "published",
-        "as published",
-        "what the method's own publication charges, for example 4 bytes a number for NeuKron and 8 for T-SVD and CP",
-    ),
-]
-
-
 @dataclass(frozen=True)
 class Results:
     """An experiment's results. Build it with :func:`load_results`."""
@@ -94,18 +65,23 @@ class Results:
     def compression(self) -> pd.DataFrame:
         """Means over seeds of all compressors on whole data sets: one row a data set, method and setting.
 
-        ``relative_halfwidth`` is half the 95 % interval of a run's relative error where it was sampled, else NaN.
+        ``relative_halfwidth`` is half the 95 % interval of a run's relative error where it was sampled, else NaN;
+        ``bytes_published_with_order`` are the publication's bytes and those of the orders.
         """
         runs = self._of_kind("compression", samples=False)
         halfwidth = (runs["error_high"] - runs["error_low"]) / 2 / runs["norm2"]
-        return over_seeds(runs.assign(relative_halfwidth=halfwidth), COMPRESSION)
+        with_order = runs["bytes"] + runs["bytes_with_order"] - runs["bytes_equal"]
+        runs = runs.assign(relative_halfwidth=halfwidth, bytes_published_with_order=with_order)
+        return over_seeds(runs, COMPRESSION)
 
     @cached_property
     def networks(self) -> pd.DataFrame:
         """Means over seeds of all networks: one row a data set, method and setting."""
         runs = self._of_kind("network", samples=False)
         ratio = runs["step_seconds"].astype(float) / runs["dense_step_seconds"].astype(float)
-        return over_seeds(runs.assign(step_ratio=ratio), NETWORK)
+        means = over_seeds(runs.assign(step_ratio=ratio), NETWORK)
+        means.insert(len(CELL), "network", runs.groupby(CELL, sort=False)["network"].first().tolist())
+        return means
 
     @cached_property
     def scaling(self) -> pd.DataFrame:

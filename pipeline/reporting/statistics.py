@@ -15,6 +15,22 @@ FEWEST_SIZES = 5  # below which no exponent is judged
 CELL = ["dataset", "method", "setting"]
 
 
+def welch_halfwidth(one: tuple[float, int], other: tuple[float, int]) -> float:
+    """Half the 95 % interval of a difference of two means, each a standard error and a number of seeds (Welch).
+
+    >>> round(welch_halfwidth((1.0, 3), (1.0, 3)), 3), welch_halfwidth((math.nan, 1), (1.0, 3))
+    (3.926, inf)
+    """
+    if min(one[1], other[1]) < 2:
+        return math.inf
+    variances = [(error**2, count - 1) for error, count in (one, other)]
+    total = sum(variance for variance, _ in variances)
+    if total == 0:
+        return 0.0
+    freedom = total**2 / sum(variance**2 / free for variance, free in variances)
+    return float(student.ppf(0.975, freedom)) * math.sqrt(total)
+
+
 def over_seeds(runs: pd.DataFrame, quantities: Sequence[str]) -> pd.DataFrame:
     """One row a data set, method and setting: ``seeds``, the mean of each quantity and its ``<quantity>_stderr``.
 

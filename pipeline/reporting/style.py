@@ -14,6 +14,11 @@ INK, MUTED, GRID, GROUND = "#1b2530", "#5a6673", "#dfe4ea", "#fffffe"
 THEME = {INK: "ink", MUTED: "muted", GRID: "grid", GROUND: "card"}
 
 TEXT = 9.0
+# Dashes and gaps of the methods' lines, in points; a method keeps its own in every figure, with colours or without.
+DASHES = [
+    (), (5, 1.5), (1.5, 1.2), (5, 1.5, 1.5, 1.5), (8, 2), (3, 2), (8, 2, 3, 2), (5, 1.5, 1.5, 1.5, 1.5, 1.5),
+    (3, 1, 1, 1), (10, 1.5), (2, 3), (8, 1.5, 1.5, 1.5),
+]  # fmt: skip
 TIMES, MISSING, ABOUT = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}", "\N{ALMOST EQUAL TO}"
 PLUS_MINUS, MINUS = "\N{PLUS-MINUS SIGN}", "\N{MINUS SIGN}"
 # Keys are Any because matplotlib's stubs want them as literals.
@@ -50,6 +55,13 @@ RC: dict[Any, Any] = {
 def look(method: str) -> Method:
     """How `method` is shown; one that is not listed gets a neutral look under its own name."""
     return METHODS.get(method, _SPARE._replace(name=method, shown=method))
+
+
+def dash(method: str) -> tuple[float, ...]:
+    """Dashes and gaps of a method's line, different from those of any other method of its figures."""
+    is_network = look(method).kind == "network"
+    peers = [name for name, item in METHODS.items() if (item.kind == "network") == is_network]
+    return DASHES[peers.index(method) % len(DASHES)] if method in peers else ()
 
 
 def point_name(method: str, setting: str) -> str:

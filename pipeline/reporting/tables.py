@@ -14,7 +14,8 @@ from markupsafe import Markup
 from pipeline.reporting.drawing import marker_svg
 from pipeline.reporting.figures import scaling_laws
 from pipeline.reporting.findings import TARGETS, smallest
-from pipeline.reporting.results import ACCOUNTINGS, Results, base_of, is_sample, settings_text
+from pipeline.reporting.outputs import ACCOUNTINGS
+from pipeline.reporting.results import Results, base_of, is_sample, settings_text
 from pipeline.reporting.statistics import frontier
 from pipeline.reporting.style import ABOUT, MINUS, MISSING, TIMES, duration, look, point_name, significant, with_prefix
 
@@ -27,6 +28,7 @@ class Cell:
     number: bool = False
     best: bool = False
     head: bool = False  # names its row
+    value: float | None = None  # the number that `text` rounds, for sorting and for who needs it exactly
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ def _csf_bytes(results: Results, dataset: str) -> int | None:
 def runs(results: Results) -> pd.DataFrame:
     """One row a run: what was run, on what, with what, and the command that makes it again."""
     planned = {(run.dataset, run.method, run.setting, run.seed): run for run in results.planned}
-    columns = ["dataset", "method", "setting", "seed", "params_sha256", "data_sha256", "device", "seconds", "versions"]
+    columns = ["dataset", "method", "setting", "seed", "params_sha256", "data_sha256", "device", "machine", "cores"]
+    columns += ["threads", "date", "commit", "seconds", "cpu_seconds", "versions"]
     frame = results.runs[columns].copy()
     plans = [planned[key] for key in results.histories]
     frame.insert(4, "settings", [settings_text(run) for run in plans])
@@ -110,10 +113,10 @@ def scaling(results: Results) -> pd.DataFrame:
     )
 
 
-def versions(results: Results) -> dict[str, str]:
-    """Every library that made a result, with its version; several where runs differ."""
+def versions(results: Results, of: pd.DataFrame | None = None) -> dict[str, str]:
+    """Every library that made a result (or one of some runs), with its version; several where runs differ."""
     found: dict[str, set[str]] = {}
-    for text in results.runs["versions"]:
+    for text in (results.runs if of is None else of)["versions"]:
         for name, version in json.loads(text).items():
             found.setdefault(name, set()).add(version)
     return {name: ", ".join(sorted(found[name])) for name in sorted(found, key=lambda n: (n != "kronflow", n))}
@@ -135,17 +138,27 @@ def compression_table(results: Results, dataset: str) -> Table:
                 method_cell(cell["method"]),
                 Cell(str(cell["setting"])),
                 _number(cell, "relative_error", _approximately if cell["relative_halfwidth"] > 0 else significant),
-                _plain(significant(cell["error"], 4)),
+                _plain(significant(cell["error"], 4), cell["error"]),
                 _number(cell, "fitness", lambda value: f"{value:.3f}"),
                 *(
-                    Cell(with_prefix(cell[item.column], "B"), number=True, best=on[item.column][position])
+                    Cell(
+                        with_prefix(cell[item.column], "B"),
+                        number=True,
+                        best=on[item.column][position],
+                        value=cell[item.column],
+                    )
                     for item in ACCOUNTINGS
                 ),
-                _plain(with_prefix(cell["file_bytes"], "B")),
-                _plain(with_prefix(cell["parameters"], "")),
-                _plain(f"{cell['epochs']:,.0f}"),
-                _plain(duration(cell["seconds"])),
-                _plain(with_prefix(cell["peak_rss_bytes"], "B")),
+                _plain(with_prefix(cell["file_bytes"], "B"), cell["file_bytes"]),
+                # a code keeps bits, not reals
+                _plain(with_prefix(cell["parameters"], "") if cell["parameters"] else MISSING, cell["parameters"]),
+                _plain(f"{cell['epochs']:,.0f}", cell["epochs"]),
+                _plain(duration(cell["seconds"]), cell["seconds"]),
+                _plain(
+                    MISSING if math.isnan(cell["setup_seconds"]) else duration(cell["setup_seconds"]),
+                    cell["setup_seconds"],
+                ),
+                _plain(with_prefix(cell["peak_rss_bytes"], "B"), cell["peak_rss_bytes"]),
             ]
         )
     heads = [
@@ -153,10 +166,16 @@ def compression_table(results: Results, dataset: str) -> Table:
         ("fitness", "0 to 1"),
         *(("bytes", item.name) for item in ACCOUNTINGS),
         *(("file", "bytes on disk"), ("numbers", "reals kept"), ("epochs", "or sweeps"), ("fit", "time")),
-        ("peak", "memory"),
+        *(("of it set-up", "time"), ("peak", "memory")),
     ]
-    caption = f"{dataset}: every method and setting. Mean ± standard error over seeds; bold: on the frontier"
+    caption = f"{dataset}: every method and setting. {_spread(cells)}; bold: on the frontier"
     return Table(caption, heads, rows, _numbers(rows, len(heads)))
+
+
+def _spread(cells: pd.DataFrame) -> str:
+    """What the numbers of a table are over seeds."""
+    most = int(cells["seeds"].max())
+    return f"Mean ± standard error over at most {most} seeds" if most > 1 else "Single runs"
 
 
 def _number(cell: dict[Any, Any], name: str, text: Callable[[float], str]) -> Cell:
@@ -166,15 +185,15 @@ def _number(cell: dict[Any, Any], name: str, text: Callable[[float], str]) -> Ce
     if cell["seeds"] > 1 and spread > 0:
         least = 10.0 ** -len(shown.partition(".")[2])  # the mean's last digit
         shown += f" ± {significant(spread, 2)}" if spread >= least / 2 else f" ± <{least:g}"
-    return Cell(shown, number=True)
+    return Cell(shown, number=True, value=cell[name])
 
 
 def _approximately(value: float) -> str:
     return f"{ABOUT} {significant(value)}"
 
 
-def _plain(text: str) -> Cell:
-    return Cell(text, number=True)
+def _plain(text: str, value: float | None = None) -> Cell:
+    return Cell(text, number=True, value=None if value is None or math.isnan(value) else value)
 
 
 def _numbers(rows: Sequence[Sequence[Cell]], width: int) -> list[bool]:
@@ -221,13 +240,13 @@ def network_table(results: Results, dataset: str) -> Table:
             _number(cell, "accuracy", lambda value: f"{value:.4f}"),
             _number(cell, "block_sparsity", lambda value: f"{value:.3f}"),
             *(
-                _plain(with_prefix(cell[name], ""))
+                _plain(with_prefix(cell[name], ""), cell[name])
                 for name in ("train_parameters", "inference_parameters", "train_flops", "inference_flops")
             ),
-            _plain(duration(cell["step_seconds"])),
-            _plain(f"{significant(cell['step_ratio'])}x"),
-            _plain(f"{cell['epochs']:,.0f}"),
-            _plain(duration(cell["seconds"])),
+            _plain(duration(cell["step_seconds"]), cell["step_seconds"]),
+            _plain(f"{significant(cell['step_ratio'])}x", cell["step_ratio"]),
+            _plain(f"{cell['epochs']:,.0f}", cell["epochs"]),
+            _plain(duration(cell["seconds"]), cell["seconds"]),
         ]
         for cell in cells.to_dict("records")
     ]
@@ -237,7 +256,7 @@ def network_table(results: Results, dataset: str) -> Table:
         *(("FLOPs, training step", "a batch"), ("FLOPs, inference", "a batch"), ("training step", "time")),
         *(("step, beside dense", "ratio"), ("epochs", ""), ("training", "time")),
     ]
-    caption = f"{dataset}: every network. Mean ± standard error over seeds"
+    caption = f"{dataset}: every network. {_spread(cells)}"
     return Table(caption, heads, rows, _numbers(rows, len(heads)))
 
 
@@ -276,8 +295,8 @@ def _density(share: float) -> str | Markup:
     return Markup("{} {} 10<sup>{}</sup>").format(mantissa, TIMES, f"{int(exponent):d}".replace("-", MINUS))
 
 
-def run_table(results: Results) -> Table:
-    """One row a run with the command that makes its numbers again."""
+def run_table(results: Results, most: int) -> Table:
+    """One row a run, of at most so many, with the command that makes its numbers again."""
     rows = [
         [
             Cell(row["dataset"], head=True),
@@ -286,11 +305,14 @@ def run_table(results: Results) -> Table:
             _plain(str(row["seed"])),
             Cell(row["settings"] or MISSING),
             Cell(row["device"]),
+            _plain(duration(row["seconds"]), row["seconds"]),
+            Cell(row["date"][:16].replace("T", " ")),
             Cell(Markup("<code>{}</code>").format(row["params_sha256"][:12])),
             Cell(Markup("<code>{}</code>").format(row["command"])),
         ]
-        for row in runs(results).to_dict("records")
+        for row in runs(results).head(most).to_dict("records")
     ]
     heads = [("data set", ""), ("method", ""), ("setting", ""), ("seed", ""), ("settings", ""), ("device", "")]
+    heads += [("fit", "time"), ("date", "UTC")]
     heads += [("parameters' SHA-256", "first 12 digits"), ("command", "makes this run again")]
     return Table("Every run", heads, rows, _numbers(rows, len(heads)))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
+import functools
 import json
+import os
 import platform
 import resource
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +29,13 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class RunMetrics(BaseModel):
-    """What every run reports, whatever it trains; the digests are of its settings, its data and its model's file."""
+    """What every run reports, whatever it trains; the digests are of its settings, its data and its model's file.
+
+    `seconds` is the wall time of the fit, `seconds_per_epoch` the mean of its epochs after the first, `cpu_seconds`
+    the processor time of the whole process, libraries' loading and evaluation included. `machine` names the
+    processor, `cores` is how many it offers, `threads` how many the run was given; `date` is when the run ended,
+    in UTC; `commit` is the checkout's, with a plus where files differed from it, None outside of one.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -37,9 +47,15 @@ class RunMetrics(BaseModel):
     epochs: Count
     seconds: NonNegative
     seconds_per_epoch: NonNegative
+    cpu_seconds: NonNegative
     peak_rss_bytes: Count
     peak_gpu_bytes: Count
     device: str
+    machine: str
+    cores: Count
+    threads: Count
+    date: datetime.datetime
+    commit: str | None = None
     versions: dict[str, str]
     params_sha256: Digest
     data_sha256: Digest
@@ -51,9 +67,11 @@ class CompressionMetrics(RunMetrics):
 
     `error` covers the tensor's real cells, `error_padded` NeuKron's zero-padded grid, `error_interval`
     the 95 % interval where `error` was sampled, `error_padded_training` what a fit in short numbers took
-    `error_padded` for. `bytes` follows the method's own publication,
-    `bytes_equal` charges every method 4 bytes a real, `bytes_with_order` adds the stored orders to that,
-    and `file_bytes` is the artifact on disk.
+    `error_padded` for. `setup_seconds` is what the first epoch took longer than the later ones, kernels that are
+    compiled and first orders included, None where there was one epoch; `order_seconds` of the fit went into better
+    orders and `model_seconds` into all else after the set-up, where the method tells them apart. `bytes` follows the
+    method's own publication, `bytes_equal` charges every method 4 bytes a real, `bytes_with_order` adds the stored
+    orders to that, and `file_bytes` is the artifact on disk.
     """
 
     kind: Literal["compression"] = "compression"
@@ -66,6 +84,9 @@ class CompressionMetrics(RunMetrics):
     error_padded_training: NonNegative | None = None
     relative_error: NonNegative
     fitness: Finite
+    setup_seconds: NonNegative | None = None
+    order_seconds: NonNegative | None = None
+    model_seconds: NonNegative | None = None
     bytes: Count
     bytes_equal: Count
     bytes_with_order: Count
@@ -151,3 +172,40 @@ def library_versions(*distributions: str) -> dict[str, str]:
     """Versions of Python, Kronflow and the named distributions."""
     named = {name: version(name) for name in ("kronflow", *distributions)}
     return {"python": platform.python_version(), **named}
+
+
+def circumstances(threads: int) -> dict[str, Any]:
+    """Where and when a run was made, for its metrics."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "machine": processor(),
+        "cores": os.cpu_count() or 1,
+        "threads": threads,
+        "date": datetime.datetime.now(datetime.UTC).replace(microsecond=0),
+        "commit": _commit(),
+    }
+
+
+def processor() -> str:
+    """The processor's name, as the operating system gives it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
+    return (named or [platform.processor()])[0] or platform.machine()
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The commit that this code is of, with a plus where the code differs from it; None outside of a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        found = [
+            subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=30, check=True)
+            for words in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "-uno", "--", "pipeline"])
+        ]
+    except (OSError, subprocess.SubprocessError):  # no git, or a checkout of another user
+        return None
+    return found[0].stdout.strip() + ("+" if found[1].stdout.strip() else "")

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.files import atomic_path, refuse_clashes, sha256_file, sha256_json
+from pipeline.core.names import plain_name
 from pipeline.core.settings import SEEDS
 from pipeline.core.step import WholeNumber, add_settings
 from pipeline.errors import InputError
 from pipeline.runs.compressor import Compressor
-from pipeline.runs.metrics import FILES, library_versions, peak_rss_bytes, write_metrics
+from pipeline.runs.metrics import FILES, circumstances, library_versions, peak_rss_bytes, write_metrics
 from pipeline.sparse import SparseTensor
 
 
@@ -35,8 +36,10 @@ def identity(options: argparse.Namespace, method: str, settings: dict[str, Any])
     Refuses a tensor that the run would write over.
     """
     refuse_clashes([options.tensor], [options.folder / name for name in FILES])
+    dataset = options.dataset or options.tensor.stem.encode(errors="replace").decode()
+    plain_name(options.setting, "--setting")
     return {
-        "dataset": options.dataset or options.tensor.stem,
+        "dataset": plain_name(dataset, "--dataset"),
         "method": method,
         "setting": options.setting,
         "seed": options.seed,
@@ -57,6 +60,7 @@ def record_compression(
     names: dict[str, Any],
     *,
     seconds: float,
+    threads: int,
     device: str = "cpu",
     peak_gpu_bytes: int = 0,
     training_error: float | None = None,
@@ -64,8 +68,8 @@ def record_compression(
 ) -> dict[str, Any]:
     """Write a fitted compressor's three files into `folder` and return its metrics.
 
-    `names` comes from :func:`identity`; `seconds` is the wall time of ``fit``; `training_error` is
-    ``error_padded_training``; `libraries` are the distributions whose versions decide the result.
+    `names` comes from :func:`identity`; `seconds` is the wall time of ``fit``, which was given so many `threads`;
+    `training_error` is ``error_padded_training``; `libraries` are the distributions whose versions decide the result.
     """
     path = folder / "model.safetensors"
     error = model.error(X)
@@ -89,7 +93,9 @@ def record_compression(
         "parameters": model.parameter_count(),
         "epochs": epochs,
         "seconds": seconds,
-        "seconds_per_epoch": _epoch_seconds(history, seconds),
+        "seconds_per_epoch": epoch_seconds(history, seconds),
+        **_parts(history, seconds),
+        **circumstances(threads),
         "peak_rss_bytes": peak_rss_bytes(),
         "peak_gpu_bytes": peak_gpu_bytes,
         "device": device,
@@ -100,15 +106,27 @@ def record_compression(
     return metrics
 
 
-def _epoch_seconds(history: list[dict[str, Any]], seconds: float) -> float:
+def epoch_seconds(history: list[dict[str, Any]], seconds: float) -> float:
     """Mean time of the epochs after the first, which bears all that precedes it; of a single one the whole fit's."""
     first, last = history[0], history[-1]
     later = last["epoch"] - first["epoch"]
     return float((last["seconds"] - first["seconds"]) / later if later > 0 else seconds / max(last["epoch"], 1))
 
 
+def _parts(history: list[dict[str, Any]], seconds: float) -> dict[str, float]:
+    """Set-up, orders and the rest of a fit's `seconds`, as far as its history tells them apart."""
+    first, last = history[0], history[-1]
+    if last["epoch"] <= first["epoch"]:
+        return {}
+    setup = max(first["seconds"] - first["epoch"] * epoch_seconds(history, seconds), 0.0)
+    if "order_seconds" not in last:
+        return {"setup_seconds": setup}
+    orders = last["order_seconds"]
+    return {"setup_seconds": setup, "order_seconds": orders, "model_seconds": max(seconds - setup - orders, 0.0)}
+
+
 def write_history(path: Path, history: list[dict[str, Any]]) -> None:
-    """Write one row an epoch or sweep as Parquet, whole or not at all."""
+    """Write one row an epoch or sweep as Parquet, whole or not at all; ``seconds`` is since the start of the fit."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

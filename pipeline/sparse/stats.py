@@ -65,6 +65,9 @@ class Description:
         As in :class:`~pipeline.sparse.SparseTensor`.
     degrees
         Of each mode: the number of non-zeros of an index, for indices that have any.
+    sums
+        Of each mode: the sum of the values of an index, for the same indices (the degrees of Table 7). Binned like
+        `values` where there are too many.
     empty
         Of each mode: indices without a non-zero.
     values
@@ -78,6 +81,7 @@ class Description:
     nnz: int
     norm2: float
     degrees: list[Distribution]
+    sums: list[Distribution]
     empty: list[int]
     values: Distribution
     binned: bool
@@ -103,16 +107,20 @@ def describe(blocks: Iterable[Block], shape: tuple[int, ...]) -> Description:
     >>> d = describe([(np.array([[0, 0], [0, 1], [2, 2]]), np.array([1.0, 1.0, 5.0]))], (3, 3))
     >>> d.degrees[0].numbers.tolist(), d.degrees[0].counts.tolist(), d.empty
     ([1.0, 2.0], [1, 1], [1, 0])
+    >>> d.sums[0].numbers.tolist(), d.sums[0].counts.tolist()
+    ([2.0, 5.0], [1, 1])
     >>> d.components.numbers.tolist(), d.components.counts.tolist()
     ([2.0, 3.0], [1, 1])
     """
     degrees = [np.zeros(size, dtype=np.int64) for size in shape]
+    sums = [np.zeros(size) for size in shape]
     values = _ValueCounts()
     components = _Components(shape)
     nnz, norm2 = 0, 0.0
     for coords, entries in blocks:
         for mode, size in enumerate(shape):
             degrees[mode] += np.bincount(coords[:, mode], minlength=size)
+            sums[mode] += np.bincount(coords[:, mode], entries, minlength=size)
         values.add(entries)
         components.add(coords)
         nnz += len(entries)
@@ -124,6 +132,7 @@ def describe(blocks: Iterable[Block], shape: tuple[int, ...]) -> Description:
         nnz=nnz,
         norm2=norm2,
         degrees=[_distribution(each[each > 0]) for each in degrees],
+        sums=[_sum_distribution(own[each > 0]) for own, each in zip(sums, degrees, strict=True)],
         empty=[int(np.count_nonzero(each == 0)) for each in degrees],
         values=values.distribution(),
         binned=values.binned,
@@ -134,6 +143,12 @@ def describe(blocks: Iterable[Block], shape: tuple[int, ...]) -> Description:
 def _distribution(numbers: npt.NDArray[np.int64]) -> Distribution:
     distinct, counts = np.unique(numbers, return_counts=True)
     return Distribution(distinct.astype(np.float64), counts)
+
+
+def _sum_distribution(sums: Numbers) -> Distribution:
+    counted = _ValueCounts()
+    counted.add(sums)
+    return counted.distribution()
 
 
 class _ValueCounts:
@@ -161,7 +176,9 @@ class _ValueCounts:
 
 def _bin(values: Numbers) -> Numbers:
     """Round magnitudes to the middle of one of 20 bins a power of ten; signs stay."""
-    magnitude = 10.0 ** ((np.floor(np.log10(np.abs(values)) * 20) + 0.5) / 20)
+    magnitude = np.zeros(len(values))  # of a sum that cancels out, too
+    some = values != 0
+    magnitude[some] = 10.0 ** ((np.floor(np.log10(np.abs(values[some])) * 20) + 0.5) / 20)
     signed: Numbers = np.copysign(magnitude, values)
     return signed
 

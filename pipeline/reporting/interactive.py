@@ -1,0 +1,198 @@
+"""The page's one block of data: what its script draws, chooses from and lists. Plain values, rounded where drawn.
+
+A figure's entry has an axis ``x`` and ``y`` each (label, number format, scale; ``error`` names the data set whose
+squared norm turns a relative error into an absolute one) and some of: ``points``, ``lines``, ``rows`` (one a
+category, with a ratio), ``reference`` (a value marked across the figure), ``frontier`` (label these alone).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from pipeline.config import setting_arguments
+from pipeline.core.settings import defaults
+from pipeline.methods import METHODS
+from pipeline.reporting.drawing import Drawing, marker_path
+from pipeline.reporting.outputs import ACCOUNTINGS
+from pipeline.reporting.results import Record, Results
+from pipeline.reporting.statistics import PowerLaw
+from pipeline.reporting.style import colour_variables, dash, look
+
+Spec = dict[str, Any]
+
+
+def _axis(label: str, form: str, scale: str, error_of: str | None = None) -> Spec:
+    axis = {"label": label, "format": form, "scale": scale}
+    return axis | ({"error": error_of} if error_of else {})
+
+
+def _value(number: float) -> float | int | None:
+    """A number as JSON has it: whole where it is, None where there is none."""
+    if not math.isfinite(number):
+        return None
+    return int(number) if float(number).is_integer() else float(number)
+
+
+def _short(number: float) -> float | int | None:
+    """A number of a long curve, to the five digits that a drawing can show."""
+    return _value(float(f"{number:.5g}"))
+
+
+def _named(row: Record) -> Spec:
+    return {"m": row["method"], "s": row["setting"]} | ({"n": int(row["seeds"])} if "seeds" in row else {})
+
+
+def sizes(dataset: str, cells: pd.DataFrame) -> Spec:
+    """Size against error: a point a setting, its bytes in each accounting."""
+    points = [
+        _named(row)
+        | {
+            "b": [_value(row[item.column]) for item in ACCOUNTINGS],
+            "bs": [_value(row[f"{item.column}_stderr"]) for item in ACCOUNTINGS],
+            "y": _value(row["relative_error"]),
+            "ye": _value(row["relative_error_stderr"]),
+        }
+        for row in cells.to_dict("records")
+    ]
+    return {
+        "x": _axis("bytes", "bytes", "log"),
+        "y": _axis("relative error", "number", "linear", dataset),
+        "points": points,
+        "frontier": True,
+    }
+
+
+def curves(data: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str, error_of: str | None = None) -> Spec:
+    """A curve a run."""
+    lines = [
+        {
+            "m": method,
+            "s": setting,
+            "seed": int(str(seed)),
+            "x": [_short(value) for value in run[x].tolist()],
+            "y": [_short(value) for value in run[y].tolist()],
+        }
+        for (method, setting, seed), run in data.groupby(["method", "setting", "seed"], sort=False)
+    ]
+    return {
+        "x": _axis(xlabel, "seconds" if x == "seconds" else "count", "log" if x == "seconds" else "linear"),
+        "y": _axis(ylabel, "number" if error_of else "percent", "linear", error_of),
+        "lines": lines,
+    }
+
+
+def accuracies(data: pd.DataFrame) -> Spec:
+    """Accuracy against block sparsity: a point a setting, the dense network's accuracy as reference."""
+    dense = data[data["method"] == "dense"]
+    points = [
+        _named(row)
+        | {
+            "x": _value(row["block_sparsity"]),
+            "xe": _value(row["block_sparsity_stderr"]),
+            "y": _value(row["accuracy"]),
+            "ye": _value(row["accuracy_stderr"]),
+        }
+        for row in data.to_dict("records")
+    ]
+    spec = {
+        "x": _axis("blocks that are exactly zero", "percent", "linear"),
+        "y": _axis("test accuracy", "percent", "linear"),
+        "points": points,
+    }
+    return spec | ({"reference": {"y": float(dense["accuracy"].iloc[0])}} if len(dense) else {})
+
+
+def ratios(data: pd.DataFrame) -> Spec:
+    """Multiples of dense: a row a quantity and setting."""
+    rows = [
+        _named(row) | {"q": row["quantity"], "x": _value(row["ratio"]), "own": _value(row["value"]),
+                       "dense": _value(row["dense"])}
+        for row in data.to_dict("records")
+    ]  # fmt: skip
+    return {"x": _axis("multiple of dense", "ratio", "log"), "rows": rows, "reference": {"x": 1}}
+
+
+def powers(data: pd.DataFrame, laws: Mapping[tuple[str, str], PowerLaw]) -> Spec:
+    """Time against non-zeros: a point a size, and the fitted lines."""
+    points = [
+        {"m": "neukron", "s": f"{row['base']} {row['setting']}", "n": int(row["seeds"]), "x": _value(row["nnz"]),
+         "y": _value(row["seconds_per_epoch"]), "ye": _value(row["seconds_per_epoch_stderr"])}
+        for row in data.to_dict("records")
+    ]  # fmt: skip
+    lines = []
+    for (base, setting), law in laws.items():
+        own = data[(data["base"] == base) & (data["setting"] == setting)]["nnz"]
+        ends = [float(own.min()), float(own.max())]
+        lines.append(
+            {"m": "neukron", "s": f"{base} {setting}", "label": f"{base} {setting}: slope {law}", "x": ends,
+             "y": [_short(law.scale * end**law.slope) for end in ends], "fit": True}
+        )  # fmt: skip
+    return {
+        "x": _axis("non-zeros", "count", "log"),
+        "y": _axis("time of an epoch", "seconds", "log"),
+        "points": points,
+        "lines": lines,
+    }
+
+
+def block(results: Results, drawings: Mapping[str, Drawing], methods: list[str]) -> str:
+    """The data of the page as JSON text that a ``script`` element may hold."""
+    content = {
+        "experiment": results.experiment,
+        "accountings": [item.name for item in ACCOUNTINGS],
+        "methods": {
+            name: {
+                "shown": look(name).shown,
+                "path": marker_path(name),
+                "colour": colour_variables().get(look(name).light, "muted"),
+                "dash": " ".join(f"{length:g}" for length in dash(name)),
+            }
+            for name in methods
+        },
+        "norm2": {name: float(results.first(name)["norm2"]) for name in results.compression_datasets()},
+        "cells": [_cell(results, row) for row in results.compression.to_dict("records")],
+        "figures": {name: drawing.spec for name, drawing in drawings.items() if drawing.spec},
+        "runs": _runs(results),
+    }
+    # No text of the data may end the element that holds it.
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _cell(results: Results, row: Record) -> Spec:
+    """What the chooser knows of a compressor's setting."""
+    return {
+        "d": row["dataset"],
+        "m": row["method"],
+        "s": row["setting"],
+        "b": [_value(row[item.column]) for item in ACCOUNTINGS],
+        "e": _value(row["relative_error"]),
+        "t": _value(row["seconds"]),
+        "c": command(results, row["dataset"], row["method"], row["setting"]),
+    }
+
+
+def command(results: Results, dataset: str, method: str, setting: str) -> str:
+    """What fits this setting to the data set's tensor and keeps the artifact."""
+    run = next(run for run in results.planned if (run.dataset, run.method, run.setting) == (dataset, method, setting))
+    own = defaults(METHODS[method].settings_class())
+    changed = setting_arguments({key: value for key, value in run.settings.items() if value != own.get(key)})
+    words = ["kronflow", "compress", results.config.tensor_path(dataset), f"{dataset}.{method}.safetensors"]
+    return " ".join([*words, "--method", method, *changed])
+
+
+def _runs(results: Results) -> Spec:
+    """Every run as columns; names of files and commands follow from its names."""
+    runs = results.runs
+    columns = ["dataset", "method", "setting", "seed", "seconds", "date", "machine", "threads", "device"]
+    kinds = {"result": [_result(row) for row in runs.to_dict("records")]}
+    return {name: runs[name].tolist() for name in columns} | kinds
+
+
+def _result(row: Record) -> float:
+    """A run's relative error, or its accuracy."""
+    return float(row["relative_error"] if row["kind"] == "compression" else row["accuracy"])
