@@ -7,6 +7,8 @@ snakemake partial                     a report of the runs that are there, in re
 snakemake descriptions                a page about each data set of the default experiment
 snakemake flights.neukron             all runs of one data set and method
 snakemake recorded                    all that DVC records: the default experiment and `recorded` of params.yaml
+snakemake paper-small                 the evidence of both papers, as far as two cores get, and RESULTS.md
+snakemake fig3                        the runs of one of its figures or tables, and what is published beside ours
 """
 
 import json
@@ -28,6 +30,7 @@ from pipeline.core.locks import release_stale
 from pipeline.cost import memory_to_reserve, minutes_to_reserve, work_of
 from pipeline.errors import InputError
 from pipeline.reporting.outputs import report_files
+from pipeline.reporting.targets import EVIDENCE, TARGETS, expectation, runs_of
 from pipeline.runs.metrics import FILES
 
 try:
@@ -427,6 +430,48 @@ rule recorded:
     localrule: True
     conda:
         "environment.yaml"
+
+
+# The evidence of both papers: all of it, or what one figure or table needs, where params.yaml has the experiment.
+WANTED = {
+    name: (target.experiment, runs_of(name, RUNS[target.experiment]))
+    for name, target in TARGETS.items()
+    if target.experiment in RUNS
+}
+if EVIDENCE in RUNS:
+    WANTED[EVIDENCE] = (EVIDENCE, RUNS[EVIDENCE])
+
+for name in sorted(WANTED.keys() & set(sys.argv[1:])):
+    plan, runs = WANTED[name]
+    if not runs:
+        raise WorkflowError(f"{name}: {TARGETS[name].what}: no run here measures it")
+    if "--target-jobs" not in sys.argv:
+        todo = [run for run in runs if not Path(run.folder, "metrics.json").exists()]
+        hours = (CONFIG.experiments[plan].hours or 0) * len(runs) / len(RUNS[plan])
+        print(f"{name}:", expectation(hours, runs, len(todo)), file=sys.stderr)
+
+for name, (plan, runs) in WANTED.items():
+
+    rule:
+        name:
+            name
+        input:
+            whole(runs),
+            [f"results/{plan}/report.html"] if name == EVIDENCE else [],
+        log:
+            f"logs/targets/{name}.log",
+        localrule: True
+        conda:
+            "environment.yaml"
+        params:
+            command=(
+                f"python -m pipeline.report --experiment {plan} --results RESULTS.md"
+                if name == EVIDENCE
+                else f"python -m pipeline.aggregate results/{plan}-partial --experiment {plan} --partial"
+                f" && python -m pipeline.report results/{plan}-partial --experiment {plan}"
+            ),
+        shell:
+            "({params.command}) > {log} 2>&1"
 
 
 rule partial:

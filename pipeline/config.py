@@ -75,8 +75,9 @@ Grid = dict[str, Settings]  # data set -> its settings
 
 
 class Experiment(Section):
-    """A named grid: which data sets, methods, settings and seeds."""
+    """A named grid: which data sets, methods, settings and seeds; `hours` it is expected to take on two cores."""
 
+    hours: Annotated[float, Field(gt=0)] | None = None
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=1000)]
     neukron: NeuKronGroup = NeuKronGroup()
     matrix_baselines: MethodGroup = MethodGroup()

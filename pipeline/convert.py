@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from pipeline.core import step
-from pipeline.core.files import atomic_path, refuse_clashes, sha256_file
-from pipeline.datasets import READERS, format_of, read_raw
+from pipeline.core.files import refuse_clashes, sha256_file
+from pipeline.datasets import READERS, files_of, kind_of, read_raw, text_options
 from pipeline.datasets.assemble import Assembled, assemble
 from pipeline.datasets.columns import with_columns
 from pipeline.datasets.labels import Labels
 from pipeline.datasets.registry import Dataset, read_entry
 from pipeline.errors import InputError
 from pipeline.sparse.grid import NORM2_TOLERANCE
+from pipeline.sparse.labels import MARK, label_path
 
 
 def convert(dataset: str, entry: Dataset, raw: Path, output: Path) -> Assembled:
@@ -44,38 +45,41 @@ def convert(dataset: str, entry: Dataset, raw: Path, output: Path) -> Assembled:
         labels = _wanted_labels(entry, result)
     except InputError as error:
         raise InputError(f"data set '{dataset}': {error}") from error
-    _write(result, labels, output)
+    _write(result, labels, output, list(files.values()))
     return result
 
 
-def convert_file(path: Path, output: Path, format_name: str | None, options: dict[str, Any]) -> Assembled:
-    """Convert one file that no registry entry names; every mode with labels gets a label file.
+def convert_file(paths: Sequence[Path], output: Path, format_name: str | None, options: dict[str, Any]) -> Assembled:
+    """Convert what no registry entry names; every mode with labels gets a label file.
 
     Parameters
     ----------
+    paths
+        The file, or all files of a format that takes several, such as ``simplices``.
     format_name
         A key of :data:`pipeline.datasets.READERS`; None: what the file's name suggests.
     options
         Of the format's reader; a table's columns have a default (:func:`pipeline.datasets.columns.with_columns`).
     """
-    name = format_name or format_of(path.name)
-    if not path.is_file():
-        raise InputError(f"{path}: {'is a folder, name a file in it' if path.is_dir() else 'no such file'}")
-    refuse_clashes([path], [output])
-    options = with_columns(path, name, options)
-    source = {"dataset": path.name, "format": name, "options": options}
-    result = _assemble_checked(name, {path.name: path}, options, source, {path.name: None}, output.parent)
-    _write(result, {mode: labels for mode, labels in enumerate(result.labels) if labels is not None}, output)
+    files: dict[str, Path] = {}
+    for path in paths:
+        name, found = files_of(path, format_name)
+        if set(found) & set(files):
+            raise InputError(f"--file {path}: two files of that name; rename one")
+        files |= found
+    refuse_clashes(list(files.values()), [output])
+    options = with_columns(paths[0], name, options)
+    source = {"dataset": paths[0].name, "format": name, "options": options}
+    result = _assemble_checked(name, files, options, source, dict.fromkeys(files), output.parent)
+    labels = {mode: columns for mode, columns in enumerate(result.labels) if columns is not None}
+    _write(result, labels, output, list(files.values()))
     return result
 
 
-def _write(result: Assembled, labels: dict[int, Labels], output: Path) -> None:
+def _write(result: Assembled, labels: dict[int, Labels], output: Path, reads: Sequence[Path]) -> None:
     """Write the tensor and its labels: all of them, or none and what stood there stays."""
-    with ExitStack() as stack:
-        for mode, columns in labels.items():
-            path = output.with_name(f"{output.stem}.labels-{mode}.parquet")
-            write_labels(stack.enter_context(atomic_path(path)), columns)
-        result.write(output)
+    refuse_clashes(reads, [output], {label_path(output, mode): MARK for mode in labels})
+    result.write(output, labels)
 
 
 def _assemble_checked(
@@ -131,18 +135,6 @@ def _wanted_labels(entry: Dataset, result: Assembled) -> dict[int, Labels]:
     return {mode: found[mode] for mode in entry.labels}
 
 
-def write_labels(path: Path, labels: Labels) -> None:
-    """Write one mode's labels: columns ``index``, ``label`` and what else there is."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    count = len(labels["label"])
-    table = pa.table({"index": np.arange(count, dtype=np.min_scalar_type(max(count - 1, 0))), **labels})
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
 def main(argv: list[str] | None = None) -> None:
     """Convert the raw files of one data set, or one file."""
     arguments = step.parser(
@@ -157,19 +149,27 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments.add_argument("dataset", nargs="?", help="name of the registry entry")
     arguments.add_argument("--raw", type=Path, help="folder with its files (default: data/raw/DATASET)")
-    arguments.add_argument("--file", type=Path, help="convert this file instead of a data set")
+    arguments.add_argument(
+        "--file",
+        type=Path,
+        action="append",
+        help="convert this file (or 10x folder) instead of a data set; several times for a format of several files",
+    )
     arguments.add_argument("--format", help=f"of --file; by its name's ending, else one of: {', '.join(READERS)}")
     step.add_settings(arguments)
     arguments.add_argument("--output", type=Path, help="default: data/tensors/DATASET.parquet")
     arguments.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
     options = arguments.parse_args(argv)
+    if options.output is not None and kind_of(options.output) not in ("", "columnar data"):
+        raise InputError(f"{options.output}: an ending of {kind_of(options.output)}; what is written is .parquet")
     if (options.dataset is None) == (options.file is None):
         raise InputError("name either a data set or a file with --file")
     if options.file is not None:
         if options.output is None:
             raise InputError("--file needs --output, the Parquet file to write")
         output = options.output
-        result = convert_file(options.file, output, options.format, step.parse_settings(options.settings))
+        settings = step.parse_settings(options.settings, texts=text_options())
+        result = convert_file(options.file, output, options.format, settings)
     else:
         if options.settings or options.format:
             raise InputError("--set and --format belong to --file; a data set's options are in params.yaml")

@@ -8,18 +8,22 @@ import html
 import io
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.commands.source import Reading, add_reading, is_sparse_tensor, read_tensor
 from pipeline.core import step
 from pipeline.core.files import atomic_path, refuse_clashes, write_text
-from pipeline.errors import InputError
-from pipeline.sparse.stats import Description, Distribution, describe
+from pipeline.sparse.stats import Block, Description, Distribution, describe
 from pipeline.sparse.stream import TensorReader
 
+DISTRIBUTIONS = ("quantity", "of", "number", "count")
+SUMS = ("sum_mean", "sum_median", "sum_largest")
+SUMMARY = ("of", "size", "nnz", "density", "norm2", "empty", "mean", "median", "largest", *SUMS)
+CREATOR = "kronflow describe"  # by these the files beside a page are known as its own
 PANEL = 2.6  # inches
 COLUMNS = 3
 INK, MUTED, GRID, ACCENT = "#1b2530", "#5a6673", "#dfe4ea", "#0068a8"
@@ -89,7 +93,6 @@ LARGEST_INLINE = 300_000  # characters of a table that the page carries along
 
 
 Panel = tuple[str, str, Distribution]  # quantity, what it is counted over, how often each number occurs
-SUMS = ("sum_mean", "sum_median", "sum_largest")
 
 
 def distributions(description: Description, mode_names: tuple[str, ...]) -> Iterator[Panel]:
@@ -145,7 +148,7 @@ def distribution_csv(description: Description, mode_names: tuple[str, ...]) -> s
     """Return all distributions as one table: quantity, of, number, count."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["quantity", "of", "number", "count"])
+    table.writerow(DISTRIBUTIONS)
     for quantity, over, each in distributions(description, mode_names):
         numbers, counts = each.numbers.tolist(), each.counts.tolist()
         table.writerows(
@@ -170,7 +173,7 @@ def figure_svg(panels: Sequence[Panel], columns: int = COLUMNS) -> str:
             axes.set_xlabel(quantity)
             axes.set_ylabel(f"number of {over}s" if over != "component" else "number of components")
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": CREATOR})
     return buffer.getvalue()
 
 
@@ -225,34 +228,55 @@ def main(argv: list[str] | None = None) -> None:
         "distributions (.csv) and the tables (.summary.csv).",
         "example: python -m pipeline.describe data/tensors/flights.parquet results/descriptions/flights.html",
     )
-    arguments.add_argument("tensor", type=Path, help="Parquet sparse tensor")
+    arguments.add_argument("tensor", type=Path, help="Parquet sparse tensor, or data in another known format")
     arguments.add_argument("output", type=Path, help="page to write, ending in .html")
+    add_reading(arguments)
     options = arguments.parse_args(argv)
-    reader = TensorReader(options.tensor)
-    blocks = ((coords, values.astype(np.float64)) for coords, values in reader.blocks())
-    description = describe(blocks, reader.shape)
-    figure = figure_svg(list(distributions(description, reader.mode_names)))
-    table = distribution_csv(description, reader.mode_names)
     output: Path = options.output
-    beside = [output.with_suffix(suffix) for suffix in (".csv", ".svg", ".summary.csv")]
-    refuse_clashes([options.tensor], [output, *beside])
-    for path in beside:
-        if path.exists() and not output.exists():
-            raise InputError(f"{path}: would be written beside {output}, and is there already; name another page")
+    marks = {".csv": _line(DISTRIBUTIONS), ".svg": CREATOR.encode(), ".summary.csv": _line(SUMMARY[:9]).rstrip()}
+    refuse_clashes([options.tensor], [output], {output.with_suffix(suffix): mark for suffix, mark in marks.items()})
+    blocks, shape, names = _opened(
+        options.tensor, Reading.of(options.format, options.read, options.columns, options.value)
+    )
+    description = describe(blocks, shape)
+    figure = figure_svg(list(distributions(description, names)))
+    table = distribution_csv(description, names)
     write_text(output.with_suffix(".csv"), table)
     write_text(output.with_suffix(".svg"), figure)
-    _write_summary(output.with_suffix(".summary.csv"), description, reader.mode_names)
-    write_text(
-        output, page(options.tensor.stem, description, reader.mode_names, table, output.with_suffix(".csv").name)
-    )
+    _write_summary(output.with_suffix(".summary.csv"), description, names)
+    write_text(output, page(options.tensor.stem, description, names, table, output.with_suffix(".csv").name))
     print(f"{description.nnz:,} non-zeros described -> {output}", file=sys.stderr)
+
+
+class _Blocks:
+    """The non-zeros of a Parquet tensor, as often as they are asked for."""
+
+    def __init__(self, reader: TensorReader) -> None:
+        self.reader = reader
+
+    def __iter__(self) -> Iterator[Block]:
+        return ((coords, values.astype(np.float64)) for coords, values in self.reader.blocks())
+
+
+def _opened(path: Path, reading: Reading) -> tuple[Iterable[Block], tuple[int, ...], tuple[str, ...]]:
+    """Non-zeros, shape and names of the modes; what is no Parquet tensor is read into memory."""
+    other = reading.format_name or reading.options or path.suffix.lower() != ".parquet"
+    if other or (path.is_file() and not is_sparse_tensor(path)):
+        X = read_tensor(path, reading)
+        return [(X.coords, X.values)], X.shape, X.mode_names
+    reader = TensorReader(path)
+    return _Blocks(reader), reader.shape, reader.mode_names
+
+
+def _line(columns: tuple[str, ...]) -> bytes:
+    return f"{','.join(columns)}\n".encode()
 
 
 def _write_summary(path: Path, description: Description, mode_names: tuple[str, ...]) -> None:
     """Write the tables of the page as numbers: one line for the tensor, one a mode."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["of", "size", "nnz", "density", "norm2", "empty", "mean", "median", "largest", *SUMS])
+        table.writerow(SUMMARY)
         values = description.values
         whole = [
             "tensor",

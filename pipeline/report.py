@@ -46,6 +46,16 @@ def report(folder: Path, experiment: str, params: str | Path, runs_dir: Path) ->
     write_text(folder / "report.html", render(results, drawings))
 
 
+def write_results(path: Path, folder: Path, experiment: str, params: str | Path, runs_dir: Path) -> None:
+    """Write the scoreboard of both publications as Markdown; of what was not run it says so."""
+    from pipeline.reporting.reproduction import markdown
+    from pipeline.reporting.results import load_results
+
+    there = (folder / "metrics.parquet").is_file()
+    results = load_results(folder, experiment, load_config(params), runs_dir) if there else None
+    write_text(path, markdown(results, experiment))
+
+
 def print_headlines(folder: Path) -> None:
     """Print where the report is and its most telling lines."""
     path = folder / "headlines.txt"
@@ -70,6 +80,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument(
         "--headlines", action="store_true", help="print the report's path and its ten most telling lines, make nothing"
     )
+    arguments.add_argument(
+        "--results", type=Path, metavar="FILE", help="write only the scoreboard of both publications, as Markdown"
+    )
     options = arguments.parse_args(argv)
     if options.headlines and options.folder:
         print_headlines(options.folder)
@@ -78,6 +91,8 @@ def main(argv: list[str] | None = None) -> None:
     folder = options.folder or Path("results") / experiment
     if options.headlines:
         print_headlines(folder)
+    elif options.results:
+        write_results(options.results, folder, experiment, options.params, options.runs_dir)
     else:
         report(folder, experiment, options.params, options.runs_dir)
 

@@ -9,6 +9,7 @@ from pipeline.core import step
 from pipeline.core.files import refuse_clashes
 from pipeline.core.settings import SEEDS
 from pipeline.sparse.sample import sample_file
+from pipeline.sparse.stream import TensorReader
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -25,6 +26,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--seed", action=step.WholeNumber, least=0, below=SEEDS, default=0, help="default: 0")
     options = arguments.parse_args(argv)
     refuse_clashes([options.tensor], [options.output])
+    if TensorReader(options.tensor).header.labels:
+        print(f"{options.output}: without the labels of its modes; its indices are those of {options.tensor}",
+              file=sys.stderr)  # fmt: skip
     count = sample_file(options.tensor, options.output, options.fraction, options.seed)
     print(f"{count:,} non-zeros -> {options.output}", file=sys.stderr)
 

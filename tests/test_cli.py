@@ -16,10 +16,12 @@ import yaml
 
 import pipeline
 from pipeline import __main__ as cli
+from pipeline import convert as step_convert
 from pipeline.baselines import METHODS
 from pipeline.config import load_config
 from pipeline.core import step
 from pipeline.core.files import sha256_file
+from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 
 MATRIX = "%%MatrixMarket matrix coordinate real general\n5 4 4\n1 1 3\n2 2 1\n5 3 2\n4 4 1\n"
@@ -394,3 +396,96 @@ def test_an_answer_needs_no_torch(artifact: Path) -> None:
         "main(['info', sys.argv[1]]); sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(artifact)], check=True, capture_output=True)
+
+
+def test_labels_travel_through_tensors_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.csv").write_text(CLICKS)
+    tensor, out = tmp_path / "c.parquet", str(tmp_path / "c.safetensors")
+    step_convert.main(["--file", str(tmp_path / "c.csv"), "--output", str(tensor)])
+    call(capsys, "compress", str(tensor), out, "--method", "lossless")
+    assert call(capsys, "query", out, "cyd", "zoo") == "5\n"
+    call(capsys, "decompress", out, str(tmp_path / "o.parquet"))
+    X = SparseTensor.read_parquet(tmp_path / "o.parquet", labels=True)
+    assert X.labels == {0: ["ann", "bob", "cyd"], 1: ["book", "x, y", "zoo"]}
+    call(capsys, "decompress", out, str(tmp_path / "o.parquet"), "--index")  # and then none is left from before
+    assert not list(tmp_path.glob("o.labels-*")) and not SparseTensor.read_parquet(tmp_path / "o.parquet", True).labels
+    cli.main(["decompress", out, str(tmp_path / "o.mtx")])
+    assert "holds no labels" in capsys.readouterr().err
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("c.parquet", "c.labels-1.parquet"):
+        (tmp_path / name).rename(moved / name.replace("c.", "other."))
+    call(capsys, "compress", str(moved / "other.parquet"), out, "--method", "lossless")
+    assert call(capsys, "query", out, "2", "zoo") == "5\n"  # labels of users did not come with it
+    pd.DataFrame({"index": [0, 1, 2], "label": ["a", "b", "c"]}).to_parquet(moved / "other.labels-1.parquet")
+    assert "not the labels that" in refuse(capsys, "compress", str(moved / "other.parquet"), out)
+
+
+def test_files_beside_an_output_are_never_somebody_elses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.csv").write_text(CLICKS)
+    mine = tmp_path / "c.labels-0.parquet"
+    pd.DataFrame({"user": ["a"], "item": ["b"], "n": [1]}).to_parquet(mine)
+    content = mine.read_bytes()
+    for file in ("c.csv", mine.name):
+        with pytest.raises(InputError, match="is there already"):
+            step_convert.main(["--file", str(tmp_path / file), "--output", str(tmp_path / "c.parquet")])
+    assert mine.read_bytes() == content and not (tmp_path / "c.parquet").exists()
+    mine.unlink()
+    for _ in range(2):  # its own are written again
+        step_convert.main(["--file", str(tmp_path / "c.csv"), "--output", str(tmp_path / "c.parquet")])
+    mine.write_bytes(content)
+    X = SparseTensor.read_parquet(tmp_path / "c.parquet")
+    X.labels = {0: ["a", "b", "c"]}
+    with pytest.raises(InputError, match="is there already"):
+        X.write_parquet(tmp_path / "c.parquet")
+
+
+def test_without_orders_in_a_large_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    X = SparseTensor([[0, 0], [3, 7], [10**8 - 1, 5]], [3.0, 1.0, 2.0], (10**8, 10**8))
+    far = SparseTensor([[9, 10**8 - 1]], [2.0], (10**8, 10**8))
+    for name, tensor in (("x", X), ("far", far)):
+        tensor.write_parquet(tmp_path / f"{name}.parquet")
+        out = str(tmp_path / f"{name}.safetensors")
+        call(capsys, "compress", str(tmp_path / f"{name}.parquet"), out, "--method", "lossless", "--no-orders")
+        model = pipeline.load(out)
+        answers = model.predict(np.argwhere(np.ones(model.shape_)))
+        known = {tuple(cell): value for cell, value in zip(tensor.coords.tolist(), tensor.values, strict=True)}
+        within = [known.pop(tuple(cell), 0.0) for cell in np.argwhere(np.ones(model.shape_)).tolist()]
+        expected = float(((np.array(within) - answers) ** 2).sum()) + sum(value**2 for value in known.values())
+        assert json.loads(call(capsys, "info", out, "--json"))["error"] == pytest.approx(expected)
+    assert "no orders to leave out" in call(
+        capsys, "compress", str(tmp_path / "far.parquet"), out, "--method", "cp", "--no-orders"
+    )
+
+
+def test_a_file_of_cells_may_have_a_header(clicks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content in ("user,item\nann,book\n", "# cells\nuser\titem\nann\tbook\n", "ann;book\n", "ann book\n"):
+        (tmp_path / "cells").write_text(content)
+        assert call(capsys, "query", str(clicks), "--file", str(tmp_path / "cells")) == "3\n"
+    (tmp_path / "cells").write_text("ann,book\nuser,item\n")
+    assert "cells:2: user 'user': no such label" in refuse(
+        capsys, "query", str(clicks), "--file", str(tmp_path / "cells")
+    )
+    (tmp_path / "t.csv").write_text("user, item, n\nuser, item, 4\nann, book, 5\n")
+    out = str(tmp_path / "t.safetensors")
+    call(capsys, "compress", str(tmp_path / "t.csv"), out, "--method", "lossless")
+    assert call(capsys, "query", out, "ann", "book") == "5\n"
+    assert call(capsys, "query", out, "--top", "1", "--at", "item=book") == "ann  book 5\n"
+    (tmp_path / "cells").write_text("user,item\n")  # a cell of this tensor
+    assert call(capsys, "query", out, "--file", str(tmp_path / "cells")) == "4\n"
+
+
+def test_what_is_written_is_what_its_ending_says(
+    clicks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(tmp_path / "clicks.csv")
+    call(capsys, "decompress", str(clicks), str(tmp_path / "o.TSV"))
+    assert (tmp_path / "o.TSV").read_text().splitlines()[:2] == ["user\titem\tvalue", "ann\tbook\t3"]
+    for name in ("o.npy", "o.h5ad", "o.tar.gz", "o.zst", "o.ttx.xz"):
+        assert "name it .safetensors" in refuse(capsys, "compress", data, str(tmp_path / name), "--method", "lossless")
+    for name in ("o.csv", "o.mtx.gz", "o.gz"):
+        with pytest.raises(InputError, match=r"what is written is \.parquet"):
+            step_convert.main(["--file", data, "--output", str(tmp_path / name)])
+    for command in ("info", "query", "decompress"):
+        more = {"query": ["0", "0"], "decompress": [str(tmp_path / "o.csv")]}.get(command, [])
+        assert "csv data by its name, no artifact" in refuse(capsys, command, data, *more)

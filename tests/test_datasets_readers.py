@@ -409,8 +409,8 @@ class TestMatrixMarket:
         ("content", "problem"),
         [
             ("1 2 3\n", "x.mtx:1: no Matrix Market file"),
-            ("%%MatrixMarket matrix array real general\n2 2\n", "'array' is none of: coordinate"),
-            ("%%MatrixMarket matrix coordinate complex general\n", "'complex' is none of: pattern, integer, real"),
+            ("%%MatrixMarket matrix array real general\n2 2\n", "0 values where its sizes ask for 4"),
+            ("%%MatrixMarket matrix coordinate complex general\n", "'complex' values"),
             ("%%MatrixMarket matrix coordinate real general\n% no sizes\n", "needs the numbers of rows"),
             ("%%MatrixMarket matrix coordinate real general\n2 2 0\n", "x.mtx:2: empty matrix"),
             ("%%MatrixMarket matrix coordinate real symmetric\n2 3 1\n1 1 1\n", "is not square"),

@@ -156,3 +156,14 @@ class TestStep:
             step.run(step_describe.main, [str(tmp_path / "none.parquet"), str(tmp_path / "x.html")])
         assert caught.value.code == 2
         assert "no such file" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("name", ["x.csv", "x.svg", "x.summary.csv"])
+    def test_a_file_that_is_not_its_own_stays(self, tensor: Path, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).write_text("user,item\nann,book\n")
+        (tmp_path / "x.html").write_text("<p>mine</p>")
+        with pytest.raises(InputError, match=f"{name}: would be written beside"):
+            step_describe.main([str(tensor), str(tmp_path / "x.html")])
+        assert (tmp_path / name).read_text() == "user,item\nann,book\n"
+        (tmp_path / name).unlink()
+        for _ in range(2):
+            step_describe.main([str(tensor), str(tmp_path / "x.html")])

@@ -108,6 +108,16 @@ def binsparse(path: Path) -> None:
         file.attrs["binsparse"] = f'{{"binsparse": {{"format": "CSR", "shape": [2, 2], "data_types": {{{kinds}}}}}}}'
 
 
+def tenx(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        group = file.create_group("matrix")
+        arrays = {"data": [1, 2], "indices": [0, 1], "indptr": [0, 1, 2], "shape": [2, 2]}
+        for name, values in arrays.items():
+            group[name] = np.array(values)
+        group["barcodes"] = np.array(["x", "y"], dtype="S")
+        group.create_group("features").create_dataset("id", data=["a", "b"], dtype=h5py.string_dtype())
+
+
 def seeds(folder: Path) -> dict[str, tuple[dict[str, bytes], dict[str, Any]]]:
     """A small valid data set of every format: its files and its options."""
     matrix = scipy.sparse.coo_array(np.array([[1.0, 0], [2, 3]]))
@@ -117,7 +127,9 @@ def seeds(folder: Path) -> dict[str, tuple[dict[str, bytes], dict[str, Any]]]:
     visit = b"1\tv\tc\tC\t40.7\t-74.0\t-240\tTue Apr 03 18:00:09 +0000 2012\n"
     clicks = b"userid\tofferid\tcountrycode\tcategory\tmerchant\tutcdate\timplicit feedback\nu\to\tde\t1\tm\tt\t1\n"
     images = np.arange(18).reshape(2, 3, 3)
+    market = b"%%MatrixMarket matrix coordinate real general\n2 2 2\n1 1 1.5\n2 1 -3\n"
     return {
+        "10x": ({"matrix.mtx": market, "genes.tsv.gz": packed(b"a\tA\nb\tB\n"), "barcodes.tsv": b"x\ny\n"}, {}),
         "binsparse": ({"x.h5": written(binsparse, folder)}, {}),
         "checkins": ({"x.zip": zipped({"d/NYC.txt": visit})}, {"member": "NYC.txt"}),
         "cifar": ({"x.tar.gz": tarred({f"cifar-10-batches-bin/{name}": binary for name in parts})}, {}),
@@ -127,6 +139,7 @@ def seeds(folder: Path) -> dict[str, tuple[dict[str, bytes], dict[str, Any]]]:
         "csv": ({"x.csv": TABLE}, {"columns": ["user", "item"], "value": "n"}),
         "digits": ({"x.csv.gz": packed((b"1," * 64 + b"3\n") * 2)}, {"test": 1}),
         "flights": ({"x.csv": b"dest,tailnum\nMIA,N1\nATL,NA\n"}, {}),
+        "hdf5": ({"x.h5": written(tenx, folder)}, {}),
         "idx": (
             {
                 "train-images": idx(images),
@@ -138,7 +151,8 @@ def seeds(folder: Path) -> dict[str, tuple[dict[str, bytes], dict[str, Any]]]:
         ),
         "kasandr": ({"x.tar.gz": tarred({"de/train_de.csv": clicks, "de/test_de.csv": clicks})}, {}),
         "kjv": ({"x.db": written(bible, folder)}, {"order": 2}),
-        "mtx": ({"x.mtx": b"%%MatrixMarket matrix coordinate real general\n2 2 2\n1 1 1.5\n2 1 -3\n"}, {}),
+        "mtx": ({"x.mtx": market}, {}),
+        "npy": ({"x.npy": written(lambda path: np.save(path.open("wb"), matrix.toarray()), folder)}, {}),
         "npz": ({"x.npz": written(lambda path: scipy.sparse.save_npz(path.open("wb"), matrix), folder)}, {}),
         "simplices": ({"x-nverts": b"2\n1\n", "x-simplices": b"1\n2\n3\n"}, {}),
         "tns": ({"x.tns.gz": packed(b"1 2 3 4\n2 2 1 5\n")}, {}),

@@ -14,11 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import load_config
 from pipeline.errors import InputError
-from pipeline.kpd import KPDLinear, Rule, convert
+from pipeline.kpd import KPDLinear, Rule, Sparsifier, convert
 from pipeline.kpd.blocks import BlockLinear, block_layers
 from pipeline.kpd.cost import inference_flops, inference_parameters, measured_costs, sparse_flops, training_flops
 from pipeline.kpd.data import labelled_images
-from pipeline.kpd.methods import make, target_count
+from pipeline.kpd.methods import METHODS, make, target_count
 from pipeline.kpd.networks import build
 from pipeline.kpd.trainer import Trainer, dense_twin
 
@@ -200,3 +200,124 @@ def test_missing_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
     with pytest.raises(InputError, match="pip install 'kronflow\\[vit\\]'"):
         build("vit-tiny", (32, 32, 3), 100)
+
+
+@pytest.mark.filterwarnings("ignore:layer .* costs")
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "dense"])
+def test_a_trained_model_is_kept(name: str) -> None:
+    torch.manual_seed(0)
+    network = small().double().eval()
+    network[0].requires_grad_(requires_grad=False)
+    seen = []
+    network[2][0].register_forward_hook(lambda *_: seen.append(1))
+    before = [network[0].weight.clone(), network[2][0].weight.clone()]
+    x = torch.randn(5, 8, dtype=torch.float64)
+    expected = network(x)
+    more = {"blocks": [(2, 2), (1, 2)]} if name == "kpd-choice" else {"block": (2, 2)}
+    exact = {"rank": 2 if name == "kpd-choice" else 4} if name.startswith("kpd") else {}
+    sparsifier = Sparsifier(network, name, sparsity=0.0, total_steps=9, **more, **exact)
+    swapped = sparsifier.report.swapped
+    assert swapped == ["0", "2.0"]
+    del seen[:]
+    got = network(x)
+    assert seen == [1]
+    assert got.dtype == torch.float64
+    assert not network[0].training
+    assert not any(p.requires_grad for p in network[0].parameters())
+    assert all(p.requires_grad for p in network[2][0].parameters())
+    errors = [swap.fit_error for swap in sparsifier.report.swaps if swap.problem is None]
+    if name == "kpd-choice":
+        assert all(0 <= error < 1 for error in errors)
+    else:
+        torch.testing.assert_close(got, expected)
+        assert max(errors) < 1e-12
+        for index, layer in enumerate((network[0], network[2][0])):
+            torch.testing.assert_close(layer.weight.detach(), before[index])
+
+
+@pytest.mark.filterwarnings("ignore:layer .* costs")
+def test_the_error_of_the_fit_is_that_of_the_truncated_svd() -> None:
+    network = small()
+    weight = network[0].weight.detach().numpy().copy()
+    report = convert(network, {"0": Rule((2, 4), 2)}, keep_weights=True)
+    rearranged = weight.reshape(4, 2, 2, 4).transpose(0, 2, 1, 3).reshape(8, 8)
+    s = np.linalg.svd(rearranged, compute_uv=False)
+    assert report.swaps[0].fit_error == pytest.approx(np.sqrt((s[2:] ** 2).sum() / (s**2).sum()), rel=1e-5)
+    assert "error of the weights kept" in str(report)
+
+
+@pytest.mark.filterwarnings("ignore:layer .* costs")
+def test_layers_converted_before_are_taken_as_they_are() -> None:
+    network = small()
+    convert(network, {"0": Rule((4, 4), 2)}, keep_weights=True)
+    before = network[0].weight.detach()
+    sparsifier = Sparsifier(network, "kpd", sparsity=0.5, total_steps=1)
+    torch.testing.assert_close(network[0].weight.detach(), before)
+    assert list(block_layers(network)) == ["0"]
+    sparsifier.step()
+    sparsifier.finish()
+    assert int(network[0].zero_blocks().sum()) == 2
+
+
+def loop(name: str, stop: int | None = None, taken_up: dict | None = None) -> tuple:
+    """Ten-line training of one's own; stops after `stop` steps or goes on from a state."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    more = {"blocks": [(2, 2), (4, 4)]} if name == "kpd-choice" else {"block": (2, 2)} if name != "dense" else {}
+    more |= {"interval": 5} if name == "rigl" else {}
+    share = {} if name == "dense" else {"sparsity": 0.5}
+    sparsifier = Sparsifier(model, name, total_steps=40, **share, **more)
+    optimizer = torch.optim.AdamW(sparsifier.parameter_groups(), lr=0.02)
+    if taken_up is not None:
+        sparsifier.load_state_dict(taken_up["sparsifier"])
+        model.load_state_dict(taken_up["model"])
+        optimizer.load_state_dict(taken_up["optimizer"])
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
+    while sparsifier.steps < (stop or 40):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), x[:, :4].argmax(dim=1)).backward()
+        optimizer.step()
+        sparsifier.step(optimizer)
+    state = {"sparsifier": sparsifier.state_dict(), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    return model, sparsifier, copy.deepcopy(state)
+
+
+@pytest.mark.filterwarnings("ignore:layer .* costs")
+@pytest.mark.parametrize("name", METHODS)
+def test_any_loop_reaches_the_sparsity_and_resumes(name: str) -> None:
+    model, sparsifier, _ = loop(name)
+    sparsifier.finish()
+    layers = block_layers(model).values()
+    assert len(layers) == (0 if name == "dense" else 2)
+    for layer in layers:
+        assert int(layer.zero_blocks().sum()) == target_count(0.5, layer.support.numel())
+    again, resumed, _ = loop(name, taken_up=loop(name, stop=12)[2])
+    resumed.finish()
+    for own, true in zip(again.state_dict().values(), model.state_dict().values(), strict=True):
+        assert torch.equal(own, true)
+
+
+def test_a_sparsifier_refuses_what_cannot_be() -> None:
+    with pytest.raises(InputError, match="total_steps=0"):
+        Sparsifier(small(), total_steps=0)
+    with pytest.raises(InputError, match="blok: kpd has no such setting; did you mean 'block'"):
+        Sparsifier(small(), total_steps=5, blok=(2, 2))
+    with pytest.raises(InputError, match="rank: group-lasso has no such setting"):
+        Sparsifier(small(), "group-lasso", rank=1, total_steps=5)
+    with pytest.raises(InputError, match="block: method 'kpd' is made already"):
+        Sparsifier(small(), make("kpd", {}), block=(2, 2), total_steps=5)
+    sparsifier = Sparsifier(small(), block=(2, 2), total_steps=5)
+    sparsifier.step()
+    with pytest.raises(InputError, match="1 of total_steps=5 steps were taken: the zero blocks of method 'kpd'"):
+        sparsifier.finish()
+    with pytest.raises(InputError, match="the state is of a training of 5; give the same"):
+        Sparsifier(small(), block=(2, 2), total_steps=6).load_state_dict(sparsifier.state_dict())
+
+
+def test_the_readmes_loop_runs_as_it_stands(root: Path) -> None:
+    blocks = (root / "README.md").read_text(encoding="utf-8").split("```python\n")[1:]
+    (code,) = [block.partition("```")[0] for block in blocks if "Sparsifier(" in block]
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)  # noqa: S102
+    for layer in (names["model"][0], names["model"][2]):
+        assert int(layer.zero_blocks().sum()) == layer.support.numel() // 2

@@ -97,8 +97,10 @@ def test_gauge_keeps_the_weight_and_normalises_b() -> None:
 
 def test_shrink_is_the_soft_threshold() -> None:
     layer = KPDLinear(2, 2, (1, 1))
-    with torch.no_grad():
-        layer.S.copy_(torch.tensor([[0.5, -0.25], [0.2, -2.0]]))
+    with torch.no_grad():  # with |A| = |S| and B = 1 the gauge is fixed already
+        layer.S.copy_(torch.tensor([[0.5, -0.25], [0.125, -2.0]]))
+        layer.A.copy_(layer.S.abs())
+        layer.B.fill_(1.0)
     layer.shrink(0.25)
     assert layer.S.tolist() == [[0.25, 0.0], [0.0, -1.75]]
     assert layer.zero_blocks().tolist() == [[False, True], [True, False]]

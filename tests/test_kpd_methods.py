@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from itertools import pairwise
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pipeline.errors import InputError
-from pipeline.kpd import KPDLinear
+from pipeline.kpd import KPDLinear, Sparsifier
 from pipeline.kpd.blocks import BlockLinear, block_layers
 from pipeline.kpd.data import erased, jittered, labelled_images, mixed, shifted, shifted_and_flipped
 from pipeline.kpd.methods import (
@@ -421,6 +422,30 @@ def test_choice_removes_candidates_one_by_one_for_good(stripes) -> None:
     torch.testing.assert_close(layer(x), trainer.network[1](x))
 
 
+@pytest.mark.parametrize("planted", [(2, 2), (4, 4), (2, 8)])
+def test_choice_finds_the_planted_block(planted: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    teacher = KPDLinear(16, 16, planted, bias=False)
+    with torch.no_grad():
+        teacher.A.copy_(torch.randn_like(teacher.A).sign() * (0.5 + torch.rand_like(teacher.A)))
+    teacher.set_support(largest(torch.rand(teacher.grid), teacher.support.numel() // 2))
+    network = nn.Sequential(nn.Linear(16, 16))
+    sparsifier = Sparsifier(
+        network, "kpd-choice", blocks=[(2, 2), (4, 4), (2, 8)], rank=1, total_steps=400, keep_weights=False
+    )
+    optimizer = torch.optim.Adam(sparsifier.parameter_groups(), lr=0.03)
+    for _ in range(400):
+        x = torch.randn(64, 16)
+        optimizer.zero_grad()
+        nn.functional.mse_loss(network(x), teacher(x).detach()).backward()
+        optimizer.step()
+        sparsifier.step(optimizer)
+    sparsifier.finish()
+    assert network[0].block == planted
+    assert torch.equal(network[0].zero_blocks(), teacher.zero_blocks())
+    torch.testing.assert_close(network[0].weight, teacher.weight, atol=0.05, rtol=0.0)
+
+
 @pytest.mark.parametrize("blocks", [[[2, 2]], [[2, 2], [2, 2]], [[2, 2], [2]]])
 def test_choice_needs_different_candidates(blocks: list) -> None:
     with pytest.raises(InputError, match="block"):
@@ -528,3 +553,100 @@ def test_recipe_of_transformers_learns_and_resumes(blobs, tmp_path) -> None:
         assert (
             train(make("kpd", {k: v for k, v in settings.items() if k != name}), blobs).train_loss != whole.train_loss
         )
+
+
+OPTIMISERS = {
+    "sgd": (lambda groups, lr: torch.optim.SGD(groups, lr), (0.3, 1.0)),
+    "momentum": (lambda groups, lr: torch.optim.SGD(groups, lr, momentum=0.9), (0.1, 0.5)),
+    "adam": (lambda groups, lr: torch.optim.Adam(groups, lr), (0.01, 0.1)),
+    "adamw": (lambda groups, lr: torch.optim.AdamW(groups, lr), (0.01, 0.1)),
+    "adafactor": (lambda groups, lr: torch.optim.Adafactor(groups, lr), (0.05, 0.2)),
+    "lbfgs": (
+        lambda groups, lr: torch.optim.LBFGS(
+            [p for group in groups for p in group["params"]], lr, max_iter=3, line_search_fn="strong_wolfe"
+        ),
+        (0.1, 1.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("name", ["kpd", "kpd-group"])
+def test_every_optimiser_trains_the_factors_where_it_trains_the_dense_layer(blobs, name: str, optimiser: str) -> None:
+    images, labels = torch.from_numpy(blobs.images).flatten(1), torch.from_numpy(blobs.labels)
+    make_optimiser, rates = OPTIMISERS[optimiser]
+    for rate in rates:
+        for chosen in ("dense", name):
+            torch.manual_seed(0)
+            network = nn.Sequential(nn.Linear(16, 4))
+            method = make(chosen, {"block": [2, 2], "block_sparsity": 0.5} if chosen == name else {})
+            method.prepare(network)
+            optimizer = make_optimiser(method.parameter_groups(network), rate)
+
+            def closure(network=network, optimizer=optimizer) -> torch.Tensor:
+                optimizer.zero_grad()
+                loss = nn.functional.cross_entropy(network(images), labels)
+                loss.backward()
+                return loss
+
+            for step in range(80):
+                optimizer.step(closure)
+                method.after_step((step + 1) / 80)
+            method.finish(network)
+            with torch.no_grad():
+                right = (network(images).argmax(dim=1) == labels).double().mean()
+            assert right > 0.85, (chosen, rate, float(right))
+        (layer,) = block_layers(network).values()
+        assert int(layer.zero_blocks().sum()) == 8
+        assert {key for key, _ in layer.named_parameters()} == {"A", "B", "bias"} | ({"S"} if name == "kpd" else set())
+        torch.testing.assert_close(layer.B.detach().flatten(1).norm(dim=1), torch.ones(2))
+
+
+@pytest.mark.parametrize("variant", ["selector", "group"])
+def test_the_proximal_step_does_not_depend_on_how_the_factors_share_the_scale(variant: str) -> None:
+    torch.manual_seed(0)
+    layer = KPDLinear(8, 4, (2, 2), 2, variant=variant, dtype=torch.float64)
+    other = copy.deepcopy(layer)
+    with torch.no_grad():
+        other.A.mul_(5.0)
+        other.B.div_(5.0)
+        if other.S is not None:
+            scale = torch.rand(2, 4, dtype=torch.float64) + 0.5
+            other.S.mul_(-scale)
+            other.A.div_(-scale)
+    layer.fix_gauge()
+    torch.testing.assert_close(other.block_scores(), layer.block_scores())
+    threshold = float(layer.block_scores().median())
+    layer.shrink(threshold)
+    other.shrink(threshold)
+    torch.testing.assert_close(other.weight, layer.weight)
+    assert int(layer.zero_blocks().sum()) == int(other.zero_blocks().sum()) == 4
+
+
+def test_bound_terms_stay_on_the_sphere_and_are_given_back() -> None:
+    layer = KPDLinear(8, 4, (2, 2), 2, dtype=torch.float64)
+    with torch.no_grad():
+        layer.B.mul_(torch.tensor([2.0, 0.5]).view(2, 1, 1))
+    before = layer.weight.detach()
+    layer.bind_terms()
+    torch.testing.assert_close(layer.weight.detach(), before)
+    layer(torch.randn(3, 8, dtype=torch.float64)).square().sum().backward()
+    torch.optim.SGD(layer.parameters(), 1e3).step()
+    after = layer.weight.detach()
+    torch.testing.assert_close(layer.B.detach().flatten(1).norm(dim=1), torch.ones(2, dtype=torch.float64))
+    layer.free_terms()
+    torch.testing.assert_close(layer.weight.detach(), after)
+    assert isinstance(layer.B, nn.Parameter)
+
+
+def test_a_finite_explosion_is_divergence(blobs, monkeypatch) -> None:
+    monkeypatch.setattr(Trainer, "loss", lambda self, images, labels: self.parallel(images).sum() * 0 + 1e9)
+    with pytest.raises(InputError, match=r"training diverged in epoch 1 \(loss .*e\+0"):
+        train(make("kpd", {"epochs": 2}), blobs)
+    method = make("kpd", {})
+    network = nn.Sequential(nn.Linear(4, 4))
+    method.prepare(network)
+    with torch.no_grad():
+        network[0].A.fill_(float("nan"))
+    with pytest.raises(InputError, match="method 'kpd': training diverged"):
+        method.after_step(1.0)

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
+import pipeline
 from pipeline.config import load_config
 from pipeline.sparse import SparseTensor
 
@@ -48,6 +49,10 @@ def test_a_data_set_by_one_entry(
     assert "\n5\n" in answers
     assert '"orders_stored": true' in answers
     shell(table, tmp_path, root)
+    assert (tmp_path / "page.html").is_file()
+    (program,) = blocks["python"]
+    shell(f"python - <<'END'\n{program}END", tmp_path, root)
+    assert pipeline.load(tmp_path / "clicks.safetensors").about_.labels_of(0) == ["ann", "bob"]
     assert SparseTensor.read_parquet(tmp_path / "my.parquet").to_dense().tolist() == [[5, 1, 0], [0, 0, 1]]
     params = (root / "params.yaml").read_text(encoding="utf-8")
     (tmp_path / "params.yaml").write_text(params.replace("\ndatasets:\n", f"\ndatasets:\n{entry}", 1), encoding="utf-8")

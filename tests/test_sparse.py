@@ -168,3 +168,89 @@ def test_packed_integers_round_trip(bits: int, seed: int, count: int) -> None:
     packed = pack_integers(numbers, bits)
     assert len(packed) == -(-bits * count // 8)
     assert np.array_equal(unpack_integers(packed, bits, count), numbers)
+
+
+class TestOf:
+    @pytest.mark.parametrize("layout", ["bsr", "coo", "csc", "csr", "dia", "dok", "lil"])
+    def test_every_layout_of_scipy(self, layout: str) -> None:
+        dense = np.arange(12.0).reshape(3, 4) % 5
+        for kind in (scipy.sparse.coo_matrix, scipy.sparse.coo_array):
+            assert SparseTensor.of(kind(dense).asformat(layout)) == SparseTensor.from_dense(dense)
+
+    def test_torch(self) -> None:
+        torch = pytest.importorskip("torch")
+        dense = torch.tensor([[0.0, 1.5], [2.0, 0.0]], requires_grad=True)
+        wanted = SparseTensor.from_dense([[0, 1.5], [2, 0]])
+        for tensor in (dense, dense.to_sparse(), dense.bfloat16(), dense.detach().to_sparse_csc()):
+            assert SparseTensor.of(tensor) == wanted
+
+    def test_pydata(self) -> None:
+        class COO:  # the attributes of pydata/sparse's class
+            coords, data, shape, fill_value = np.array([[0, 1], [1, 0]]), np.array([2.0, 3.0]), (2, 2), 0.0
+
+            def asformat(self, _: str) -> COO:
+                return self
+
+        assert SparseTensor.of(COO()).to_dense().tolist() == [[0, 2], [3, 0]]
+        filled = COO()
+        filled.fill_value = 1.0
+        with pytest.raises(InputError, match="only 0 is sparse"):
+            SparseTensor.of(filled)
+
+    @pytest.mark.parametrize(
+        ("wrong", "problem"),
+        [
+            (np.array([[1j, 0]]), "real numbers"),
+            (np.array([["a", "b"]]), "real numbers"),
+            (np.ma.masked_array([[1.0, 2.0]], [[True, False]]), "masked"),
+            ([[1, 2], [3]], "no array of numbers"),
+            (np.float64(3), "where a SparseTensor belongs"),
+            (pd.DataFrame({"a": [1]}), "from_pandas"),
+            (np.zeros((2, 2)), "empty tensor"),
+            (np.array([[np.nan]]), "not finite"),
+            ("text", "where a SparseTensor belongs"),
+        ],
+    )
+    def test_what_is_none(self, wrong: Any, problem: str) -> None:
+        with pytest.raises(InputError, match=problem):
+            SparseTensor.of(wrong)
+
+    def test_whole_numbers_beyond_64_bit_reals_are_told(self, caplog: pytest.LogCaptureFixture) -> None:
+        SparseTensor.of(np.array([[2**53, 2**60]]))
+        assert not caplog.records
+        SparseTensor.of(np.array([[2**53 + 1, 3, 2**63 - 1]]))
+        assert "2 whole numbers beyond 2^53" in caplog.text
+
+
+class TestFromPandas:
+    def test_labels_of_every_kind(self, tmp_path: Path) -> None:
+        frame = pd.DataFrame(
+            {
+                "who": pd.Categorical(["b", "a", "b"]),
+                "day": pd.to_datetime(["2024-01-02", "2024-01-01", "2024-01-02"]),
+                "n": pd.array([1, 2, 4], dtype="Int64"),
+            }
+        )
+        X = SparseTensor.from_pandas(frame, ["who", "day"], "n")
+        assert X.mode_names == ("who", "day") and X.to_dense().tolist() == [[2, 0], [0, 5]]
+        assert X.labels[0] == ["a", "b"] and str(X.labels[1][0]).startswith("2024-01-01")
+        assert SparseTensor.from_pandas(frame, ["who"]).to_dense().tolist() == [1, 2]
+        X.permute_modes([1, 0]).write_parquet(tmp_path / "x.parquet")
+        again = SparseTensor.read_parquet(tmp_path / "x.parquet", labels=True)
+        assert again == X.permute_modes([1, 0]) and again.labels[1] == ["a", "b"]
+
+    @pytest.mark.parametrize(
+        ("frame", "modes", "value", "problem"),
+        [
+            ({"a": [1], "n": [1]}, "a", "n", "in a list"),
+            ({"a": [1], "n": [1]}, ["b"], "n", "no single column 'b'; there are: a, n"),
+            ({"a": [1, None], "n": [1, 2]}, ["a"], "n", "row 1: column 'a' has no label"),
+            ({"a": [[1], [2]], "n": [1, 2]}, ["a"], "n", "cannot be told apart"),
+            ({"a": [1, 2], "n": ["x", "y"]}, ["a"], "n", "no numbers"),
+            ({"a": [1, 2], "n": [1, None]}, ["a"], "n", "not finite"),
+            ({"a": [], "n": []}, ["a"], "n", "empty tensor"),
+        ],
+    )
+    def test_tables_that_are_none(self, frame: dict[str, Any], modes: Any, value: str, problem: str) -> None:
+        with pytest.raises(InputError, match=problem):
+            SparseTensor.from_pandas(pd.DataFrame(frame), modes, value)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.command_line import Commands, add_command, parse_bytes, parse_share, print_rows
 from pipeline.commands.loaded import NO_ORDERS
-from pipeline.commands.source import Reading, add_reading, read_labelled
+from pipeline.commands.source import Reading, add_reading, read_tensor
 from pipeline.core import step
 from pipeline.core.files import refuse_clashes
 from pipeline.core.settings import SEEDS, check_given
@@ -58,8 +57,6 @@ def _settings_help() -> str:
 
 def _run(options: argparse.Namespace) -> None:
     """Fit, save, and say what the artifact costs and what it is worth."""
-    from pipeline.runs.about import as_labels
-
     settings = step.parse_settings(options.settings)
     limits = _limits(options.bytes, options.error)
     if limits:
@@ -69,10 +66,9 @@ def _run(options: argparse.Namespace) -> None:
         step.limit_threads(options.threads)
     _check_weights(options.weights, options.method)
     reading = Reading.of(options.format, options.read, options.columns, options.value)
-    X, labels = read_labelled(options.tensor, reading)
+    X = read_tensor(options.tensor, reading)
     X.source |= _origin(options.tensor)  # before the fit: it is part of the file that a search measures
     print(X)
-    _tell_rounding(X)
     started = time.perf_counter()
     state = None
     if limits:
@@ -88,7 +84,6 @@ def _run(options: argparse.Namespace) -> None:
     if options.weights != "float32":
         model = _quantised(model, options.weights)
     error = model.error(X)["error"]
-    model.about_.labels = {mode: as_labels(columns["label"]) for mode, columns in labels.items()}
     model.save(options.artifact, orders=not options.no_orders)
     if options.no_orders:
         error = _without_orders(options.artifact, X, error)
@@ -99,49 +94,47 @@ def _run(options: argparse.Namespace) -> None:
 
 def _check_output(tensor: Path, artifact: Path) -> None:
     """Refuse to write over the input, or what its name would say is something else."""
-    from pipeline.datasets import format_of
+    from pipeline.datasets import kind_of
 
     refuse_clashes([tensor], [artifact])
     if artifact.is_dir():
         raise InputError(f"{artifact}: is a folder; name the .safetensors file to write")
-    if artifact.suffix != ".safetensors":
-        try:
-            known = format_of(artifact.name)
-        except InputError:
-            return
-        raise InputError(f"{artifact}: an ending of {known} data, and an artifact is none; name it .safetensors")
-
-
-def _tell_rounding(X: SparseTensor) -> None:
-    """Say where whole numbers of the file may have been rounded."""
-    import numpy as np
-
-    from pipeline.sparse.tensor import EXACT_INTEGER
-
-    large = int(np.count_nonzero(np.abs(X.values) >= EXACT_INTEGER))
-    if large:
-        print(
-            f"{large:,} values of size 2^53 or more: a whole number so large is kept as the nearest 64-bit real",
-            file=sys.stderr,
-        )
+    if known := kind_of(artifact):
+        raise InputError(f"{artifact}: an ending of {known}, and an artifact is none; name it .safetensors")
 
 
 def _origin(path: Path) -> dict[str, str]:
     """What the artifact tells of the data's file."""
     from pipeline.core.files import sha256_file
 
-    return {"file": path.name.encode(errors="replace").decode(), "sha256": sha256_file(path)}
+    content = path
+    if path.is_dir():  # of a 10x folder its matrix
+        from pipeline.datasets import files_of
+
+        content = next(file for name, file in files_of(path)[1].items() if "matrix" in name)
+    return {"file": path.name.encode(errors="replace").decode(), "sha256": sha256_file(content)}
 
 
 def _without_orders(path: Path, X: SparseTensor, error: float) -> float:
     """The error of what an artifact answers to the tensor's own indices, which it takes for its positions."""
+    import numpy as np
+
     import pipeline
     from pipeline.sparse import SparseTensor
 
     model = pipeline.load(path)
     if model.own_indices_:
+        print(f"{path}: {model.name} has no orders to leave out, it answers in the tensor's own indices")
         return error
-    own: float = model.error(SparseTensor(X.coords, X.values, model.shape_))["error"]
+    inside = np.all(X.coords < np.array(model.shape_), axis=1)  # positions end where the indices that occur do
+    left_out = float(np.sum(X.values[~inside] ** 2))
+    if inside.any():
+        own: float = model.error(SparseTensor(X.coords[inside], X.values[inside], model.shape_))["error"] + left_out
+    else:
+        corner = [[0] * X.order]
+        of_one = model.error(SparseTensor(corner, [1.0], model.shape_))["error"]
+        own = of_one - 1.0 + 2.0 * float(model.predict(corner)[0]) + left_out
+    model.about_.error = own
     model.save(path, orders=False)
     print(f"{path}: {NO_ORDERS}; in that order, which the file does not tell, the error is {error:,.6g}")
     return own

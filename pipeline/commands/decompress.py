@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.runs.compressor import Compressor
     from pipeline.sparse import SparseTensor
 
-ENDINGS = (".parquet", ".csv", ".mtx", ".mtx.gz", ".tns", ".tns.gz", ".npz")
+ENDINGS = (".parquet", ".csv", ".tsv", ".mtx", ".mtx.gz", ".tns", ".tns.gz", ".npz")
 LIMIT = 1 << 24
 
 
@@ -33,7 +34,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--block", help="ranges of every mode, for example 0:10,5:25 (default: everything)")
     command.add_argument("--top", type=int, help="keep only so many largest values")
     command.add_argument("--among", type=Path, help="tensor whose non-zeros are the cells to look at")
-    command.add_argument("--index", action="store_true", help=".csv: indices from 0 also where there are labels")
+    command.add_argument("--index", action="store_true", help="indices from 0 also where there are labels")
     command.add_argument("--limit", type=int, default=LIMIT, help=f"refuse to look at more cells (default: {LIMIT:,})")
 
 
@@ -47,14 +48,16 @@ def _run(options: argparse.Namespace) -> None:
         raise InputError("--block and --among: give one of them")
     if not str(options.output).lower().endswith(ENDINGS):
         raise InputError(f"{options.output}: its ending is none of {', '.join(ENDINGS)}")
-    refuse_clashes([options.artifact, options.among], [options.output])
+    refuse_clashes([options.artifact, options.among], [options.output])  # files of labels: write_parquet
     model = load_compressor(options.artifact)
     coords, values = _wanted(model, options.block, options.among, options.top, options.limit)
     if not values.any():
         raise InputError(f"{options.output}: all {len(values):,} cells are zero, and a file of no entries is none")
     names = model.about_.mode_names or None
-    X = SparseTensor(coords, values, model.shape_, mode_names=names, source={"artifact": options.artifact.name})
-    _write(X, options.output, Naming(model, options.index))
+    naming = Naming(model, options.index)
+    source = {"artifact": options.artifact.name}
+    X = SparseTensor(coords, values, model.shape_, mode_names=names, source=source, labels=naming.labels)
+    _write(X, options.output, naming)
     print(f"{options.output}: {X}")
 
 
@@ -88,14 +91,17 @@ def _wanted(model: Compressor, block: str | None, among: Path | None, top: int |
 
 
 def _write(X: SparseTensor, path: Path, naming: Naming) -> None:
-    if path.suffix == ".parquet":
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
         X.write_parquet(path)
-    elif path.suffix == ".csv":
+    elif suffix in (".csv", ".tsv"):
         _write_csv(X, path, naming)
     else:
         from pipeline.sparse.formats import write
 
         write(X, path)
+        if X.labels:
+            print(f"{path}: holds no labels, only indices; .csv and .parquet hold both", file=sys.stderr)
 
 
 def _write_csv(X: SparseTensor, path: Path, naming: Naming) -> None:
@@ -104,7 +110,7 @@ def _write_csv(X: SparseTensor, path: Path, naming: Naming) -> None:
 
     columns = [naming.column(mode, X.coords[:, mode]) for mode in range(X.order)]
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", lineterminator="\n")
         writer.writerow([*naming.names, "value"])
         writer.writerows(zip(*columns, map(number, X.values), strict=True))
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from pipeline.commands.command_line import Commands, add_command, parse_bytes
-from pipeline.commands.source import Reading, add_reading, read_labelled
+from pipeline.commands.source import Reading, add_reading, read_tensor
 from pipeline.core.names import plain_name
 from pipeline.errors import InputError
 
@@ -30,7 +30,7 @@ def _run(options: argparse.Namespace) -> None:
 
     plain_name(options.name, "--name")
     reading = Reading.of(options.format, options.read, options.columns, options.value)
-    X, _ = read_labelled(options.tensor, reading)
+    X = read_tensor(options.tensor, reading)
     csf = csf_bytes(X)
     smallest = parse_bytes(options.smallest, "--from") if options.smallest else max(256, csf // 1000)
     largest = parse_bytes(options.largest, "--to") if options.largest else max(csf // 4, smallest)

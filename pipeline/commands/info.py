@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.command_line import Commands, add_command, print_rows, short
+from pipeline.commands.loaded import refuse_data
 
 if TYPE_CHECKING:
     from pipeline.runs.compressor import Compressor
@@ -22,7 +23,8 @@ def add(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     """Print what a file holds, as aligned lines or as JSON."""
-    content = _tensor_info(options.file) if options.file.suffix == ".parquet" else _artifact_info(options.file)
+    is_tensor = options.file.suffix.lower() == ".parquet"
+    content = _tensor_info(options.file) if is_tensor else _artifact_info(options.file)
     if options.json:
         print(json.dumps(content, indent=2, allow_nan=False))
     else:
@@ -40,6 +42,7 @@ def _tensor_info(path: Path) -> dict[str, Any]:
         "density": X.density,
         "norm2": X.norm2,
         "mode_names": list(X.mode_names),
+        "labels": {X.mode_names[mode]: len(labels) for mode, labels in sorted(X.labels.items())} or None,
         "source": X.source,
         "file_bytes": path.stat().st_size,
     }
@@ -50,6 +53,7 @@ def _artifact_info(path: Path) -> dict[str, Any]:
     from pipeline.runs.artifact import read_artifact
     from pipeline.runs.compressor import Compressor
 
+    refuse_data(path)
     model = pipeline.load(path)
     tensors, metadata = read_artifact(path)
     content = {"file": str(path), "method": metadata["method"]}

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    from pipeline.runs.about import Label
     from pipeline.runs.compressor import Compressor
+    from pipeline.sparse.labels import Label
 
 INDEX = 2**63  # indices are below
 
@@ -40,9 +40,10 @@ class Naming:
         print(modes, file=sys.stderr)
 
     def mode(self, text: str) -> int:
-        """A mode by its name or number."""
-        if text in self.names:
-            return self.names.index(text)
+        """A mode by its name or number; blanks around a name do not count."""
+        plain = [name.strip() for name in self.names]
+        if text.strip() in plain:
+            return plain.index(text.strip())
         if text.isdecimal() and int(text) < len(self.shape):
             return int(text)
         raise InputError(f"mode '{text}': there is none of that name{nearest(text, self.names)}")
@@ -98,7 +99,10 @@ class Naming:
         return found
 
     def file(self, path: Path) -> Any:
-        """Cells of a text file, one a line, words separated by commas, tabs or blanks; (n, D)."""
+        """Cells of a text file, one a line, words separated by commas, tabs, semicolons or blanks; (n, D).
+
+        A first line of the modes' names is a header.
+        """
         import numpy as np
 
         try:
@@ -109,22 +113,32 @@ class Naming:
         for number, line in enumerate(lines, start=1):
             text = line.strip() if self.labels else line.partition("#")[0].strip()
             if text and not text.startswith("#"):
+                words = _words(text)
+                if not rows and words == [name.strip() for name in self.names] and not self._is_cell(words):
+                    continue  # a header
                 try:
-                    rows.append(self.cell(_words(text)))
+                    rows.append(self.cell(words))
                 except InputError as error:
                     raise InputError(f"{path}:{number}: {error}") from error
         if not rows:
             raise InputError(f"{path}: no cells in it; write one a line, for example '3, 17'")
         return np.array(rows, dtype=np.int64)
 
+    def _is_cell(self, words: Sequence[str]) -> bool:
+        try:
+            return bool(self.cell(words))
+        except InputError:
+            return False
+
     def _places_of(self, mode: int) -> dict[str, int]:
+        """Indices by label, without the blanks around it."""
         if mode not in self._places:
-            self._places[mode] = {str(label): index for index, label in enumerate(self.labels[mode])}
+            self._places[mode] = {str(label).strip(): index for index, label in enumerate(self.labels[mode])}
         return self._places[mode]
 
 
 def _words(line: str) -> list[str]:
-    for separator in ",\t":
+    for separator in ",\t;":
         if separator in line:
             return [word.strip() for word in next(csv.reader([line], delimiter=separator, skipinitialspace=True))]
     return line.split()
@@ -133,8 +147,8 @@ def _words(line: str) -> list[str]:
 def number(value: float) -> str:
     """The shortest text that gives a value back.
 
-    >>> number(1234567891.0), number(0.1), number(1e300)
-    ('1234567891', '0.1', '1e+300')
+    >>> number(1234567891.0), number(0.1), number(1e300), number(2.0**64)
+    ('1234567891', '0.1', '1e+300', '18446744073709551616')
     """
     value = float(value)
-    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    return min([str(int(value))] * value.is_integer() + [repr(value)], key=len)

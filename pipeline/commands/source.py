@@ -11,7 +11,6 @@ from pipeline.core.step import parse_settings
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    from pipeline.datasets.labels import Labels
     from pipeline.sparse import SparseTensor
 
 
@@ -25,7 +24,9 @@ class Reading:
     @classmethod
     def of(cls, format_name: str | None, pairs: Sequence[str], columns: str | None, value: str | None) -> Reading:
         """From ``--format``, ``--read KEY=VALUE``, ``--columns`` and ``--value``."""
-        options = parse_settings(pairs, "--read")
+        from pipeline.datasets import text_options
+
+        options = parse_settings(pairs, "--read", text_options()) if pairs else {}
         for name, given in (("columns", columns), ("value", value)):
             if given is not None and name in options:
                 raise InputError(f"--{name} {given}: given by --read too; give it once")
@@ -47,35 +48,28 @@ def add_reading(command: Any) -> None:
     )
 
 
-def read_tensor(path: Path) -> SparseTensor:
+def read_tensor(path: Path, reading: Reading | None = None) -> SparseTensor:
     """Read a Parquet sparse tensor, or a file of any other known format with its modes as they are in the file."""
-    return read_labelled(path, Reading())[0]
-
-
-def read_labelled(path: Path, reading: Reading) -> tuple[SparseTensor, dict[int, Labels]]:
-    """The tensor of a file, and by mode the labels that its indices stand for."""
-    from pipeline.datasets import format_of, read_raw
+    from pipeline.datasets import files_of, read_raw
     from pipeline.datasets.assemble import assemble
     from pipeline.sparse import SparseTensor
 
-    if not path.is_file():
-        raise InputError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
-    if path.suffix == ".parquet" and reading.format_name is None and is_sparse_tensor(path):
+    reading = reading or Reading()
+    if path.is_file() and path.suffix.lower() == ".parquet" and reading.format_name is None and is_sparse_tensor(path):
         if reading.options:
             raise InputError(
                 f"{', '.join(f'--{name}' for name in reading.options)}: {path} is a sparse tensor, no table"
             )
-        return SparseTensor.read_parquet(path), {}
+        return SparseTensor.read_parquet(path, labels=True)
     try:
-        format_name = reading.format_name or format_of(path.name)
-        raw = read_raw(format_name, {path.name: path}, _options(path, format_name, reading.options))
+        format_name, files = files_of(path, reading.format_name)
+        raw = read_raw(format_name, files, _options(path, format_name, reading.options))
         assembled = assemble(raw, {"file": path.name})
         X = assembled.tensor
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     places = [X.mode_names.index(mode.name) for mode in raw.modes]
-    labels = {mode: assembled.labels[place] for mode, place in enumerate(places)}
-    return X.permute_modes(places), {mode: found for mode, found in labels.items() if found is not None}
+    return X.permute_modes(places)
 
 
 def _options(path: Path, format_name: str, given: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pipeline.errors import InputError
 PARTIAL = ".partial-"  # how the names of folders begin in which a file is being written
 DAY = 86_400  # seconds
 ATTEMPTS = 20
+MARKED = 1 << 16  # bytes at either end in which a mark is looked for
 
 
 @contextmanager
@@ -107,21 +108,42 @@ def _host() -> str:
     return re.sub(r"[^A-Za-z0-9]", "", platform.node())[:32]
 
 
-def refuse_clashes(reads: Sequence[str | Path | None], writes: Sequence[str | Path]) -> None:
+def refuse_clashes(
+    reads: Sequence[str | Path | None], writes: Sequence[str | Path], beside: Mapping[Path, bytes] | None = None
+) -> None:
     """Refuse to write over a file that is read, or twice into one; to be called with every path of a command.
+
+    Parameters
+    ----------
+    beside
+        What is written beside what the user named, each with the mark of such a file (:func:`has_mark`): one that
+        stands there without it is somebody else's.
 
     Raises
     ------
     InputError
-        Two paths are one file, under whatever names.
+        Two paths are one file, under whatever names, or a file beside would be lost.
     """
-    outputs = [Path(path) for path in writes]
+    for path, mark in (beside or {}).items():
+        if path.exists() and not has_mark(path, mark):
+            raise InputError(f"{path}: would be written beside {writes[0]}, and is there already; name another output")
+    outputs = [Path(path) for path in (*writes, *(beside or ()))]
     for number, output in enumerate(outputs):
         for path in (Path(path) for path in reads if path is not None):
             if output.exists() and path.exists() and output.samefile(path):
                 raise InputError(f"{output}: is a file that is read, {path}; name another one to write")
         if output.resolve() in [other.resolve() for other in outputs[:number]]:
             raise InputError(f"{output}: would be written twice; name another one")
+
+
+def has_mark(path: Path, mark: bytes) -> bool:
+    """Whether a file has a mark in its first or its last 64 KiB."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(MARKED)
+        file.seek(max(0, path.stat().st_size - MARKED))
+        return mark in head or mark in file.read()
 
 
 def _umask() -> int:

@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -83,8 +83,14 @@ def add_settings(arguments: argparse.ArgumentParser) -> None:
     )
 
 
-def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:
+def parse_settings(pairs: Sequence[str], option: str = "--set", texts: Collection[str] = ()) -> dict[str, Any]:
     """Turn ``["hidden=8", "cell=gru"]`` into ``{"hidden": 8, "cell": "gru"}``.
+
+    Parameters
+    ----------
+    texts
+        Keys whose values are taken as they are written, unless in quotes or null; signs such as ``|`` and ``::``
+        would be something else in YAML.
 
     Raises
     ------
@@ -98,6 +104,9 @@ def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any
             raise InputError(f"{option} {pair}: write KEY=VALUE, for example --set hidden=8 or --read base=0")
         if key in settings:
             raise InputError(f"{option} {pair}: '{key}' is given twice; give it once")
+        if key in texts and text[:1] not in ("'", '"') and text != "null":
+            settings[key] = text
+            continue
         try:
             settings[key] = yaml_files.parse(text)
         except yaml.YAMLError as error:

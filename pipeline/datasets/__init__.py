@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, get_args, get_origin, get_type_hints
 
-from pipeline.datasets.raw import Files, RawTensor
+from pipeline.datasets.archive import OPENERS, is_archive, main_member, unpacked_name
+from pipeline.datasets.raw import Files, RawTensor, telling_damage
 from pipeline.datasets.readers import (
     arrays,
     checkins,
@@ -22,16 +23,19 @@ from pipeline.datasets.readers import (
     csvtable,
     digits,
     flights,
+    hdf5,
     idx,
     kasandr,
     kjv,
     mtx,
     simplices,
+    tenx,
     twitch,
 )
 from pipeline.errors import InputError, nearest
 
 READERS: dict[str, Callable[..., RawTensor]] = {
+    "10x": tenx.read,
     "binsparse": arrays.read_binsparse,
     "checkins": checkins.read,
     "cifar": cifar.read,
@@ -41,29 +45,36 @@ READERS: dict[str, Callable[..., RawTensor]] = {
     "csv": csvtable.read,
     "digits": digits.read,
     "flights": flights.read,
+    "hdf5": hdf5.read,
     "idx": idx.read,
     "kasandr": kasandr.read,
     "kjv": kjv.read,
     "mtx": mtx.read,
+    "npy": arrays.read_npy,
     "npz": arrays.read_npz,
     "simplices": simplices.read,
     "tns": coo.read_tns,
     "twitch": twitch.read,
 }
 
-SUFFIXES = {  # of a file's name, .gz and .zip aside -> its format
+SUFFIXES = {  # of a file's name, that of its packing aside -> its format
     ".mtx": "mtx",
+    ".ttx": "mtx",
     ".tns": "tns",
     ".txt": "coo",
     ".coo": "coo",
     ".csv": "csv",
     ".tsv": "csv",
+    ".data": "csv",
+    ".dat": "csv",
+    ".npy": "npy",
     ".npz": "npz",
     ".parquet": "columnar",
     ".arrow": "columnar",
     ".feather": "columnar",
-    ".h5": "binsparse",
-    ".hdf5": "binsparse",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".h5ad": "hdf5",
 }
 
 
@@ -73,10 +84,60 @@ def format_of(name: str) -> str:
     >>> format_of("my.matrix.mtx.gz")
     'mtx'
     """
-    suffix = PurePath(name.lower().removesuffix(".gz").removesuffix(".zip")).suffix
+    suffix = PurePath(unpacked_name(name)).suffix
     if suffix not in SUFFIXES:
-        raise InputError(f"{name}: its ending tells no format; known: {', '.join(sorted(SUFFIXES))}")
+        raise InputError(
+            f"{name}: its ending tells no format; known: {', '.join(sorted(SUFFIXES))}, each also packed "
+            f"({', '.join(OPENERS)}, .zip, .tar); name another by the option --format"
+        )
     return SUFFIXES[suffix]
+
+
+def kind_of(path: Path) -> str:
+    """What a file is by its name: data of a format, or packed; empty where the ending says neither.
+
+    >>> kind_of(Path("a.MTX.gz")), kind_of(Path("a.tar.gz")), kind_of(Path("a.safetensors"))
+    ('mtx data', 'packed data', '')
+    """
+    plain = unpacked_name(path.name)
+    known = SUFFIXES.get(PurePath(plain).suffix)
+    return f"{known} data" if known else "packed data" if plain != path.name.lower() else ""
+
+
+def files_of(path: Path, format_name: str | None = None) -> tuple[str, dict[str, Path]]:
+    """Format and files of what a user names: a file, by its ending or by what its archive holds, or a folder of 10x's.
+
+    Parameters
+    ----------
+    format_name
+        The format, where the user says so.
+
+    Raises
+    ------
+    InputError
+        No such file, or none whose format is known.
+    """
+    if path.is_dir():
+        if found := tenx.files_in(path):
+            return "10x", found
+        raise InputError(f"{path}: is a folder, name a file in it")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if format_name is not None:
+        return format_name, {path.name: path}
+    if is_archive(path) and PurePath(unpacked_name(path.name)).suffix not in SUFFIXES:
+        with telling_damage(path):
+            return format_of(PurePath(main_member(path)).name), {path.name: path}
+    return format_of(path.name), {path.name: path}
+
+
+def text_options() -> set[str]:
+    """Options that are texts in every reader that has them: on a command line they are taken as they are written."""
+    kinds: dict[str, set[bool]] = {}
+    for reader in READERS.values():
+        for name, hint in get_type_hints(reader).items():
+            kinds.setdefault(name, set()).add(set(get_args(hint) or [hint]) <= {str, type(None)})
+    return {name for name, are_texts in kinds.items() if are_texts == {True}}
 
 
 def check_format(name: str, options: Mapping[str, Any]) -> None:

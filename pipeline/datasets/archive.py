@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import fnmatch
 import gzip
 import io
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from pipeline.errors import InputError
 
@@ -36,10 +37,58 @@ DAMAGE = (  # what the standard library raises where a compressed file or an arc
 LIMIT = 1 << 37  # bytes of all files together; the largest published archive unpacks to 2^32
 
 
+def open_zstd(path: Path, mode: str = "rb") -> IO[bytes]:
+    """Open a file compressed by Zstandard for reading."""
+    import pyarrow as pa
+
+    assert mode == "rb"  # noqa: S101 - as the openers of other compressions are called
+    return io.BufferedReader(_Readable(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")))
+
+
+OPENERS: dict[str, Any] = {  # the one list of what a file may be compressed by
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": open_zstd,
+}
+ARCHIVES = (*(f".tar{ending}" for ending in OPENERS), ".tar", ".tgz", ".tbz2", ".txz", ".zip")
+
+
 def is_archive(path: Path) -> bool:
     """Whether the name is one of a .zip or of a .tar, compressed or not."""
-    name = path.name.lower()
-    return name.endswith((".zip", ".tgz")) or ".tar" in path.suffixes[-2:]
+    return path.name.lower().endswith(ARCHIVES)
+
+
+def unpacked_name(name: str) -> str:
+    """The name without the ending of a compression or an archive, in small letters.
+
+    >>> unpacked_name("My.mtx.gz"), unpacked_name("my.tar.gz"), unpacked_name("my.csv")
+    ('my.mtx', 'my', 'my.csv')
+    """
+    small = name.lower()
+    ending = next((ending for ending in (*ARCHIVES, *OPENERS) if small.endswith(ending)), "")
+    return small.removesuffix(ending)
+
+
+def main_member(path: Path) -> str:
+    """The one file of an archive, or of several the one of the archive's own name, as collections of matrices have it.
+
+    Raises
+    ------
+    InputError
+        There is none, or more than one.
+    """
+    names = [name for name in member_names(path, "*") if not PurePosixPath(name).name.startswith((".", "__MACOSX"))]
+    stem = unpacked_name(path.name)
+    found = names if len(names) == 1 else [name for name in names if _stem(name) in (stem, PurePosixPath(stem).stem)]
+    if len(found) != 1:
+        shown = ", ".join(names[:3]) + (", .." if len(names) > 3 else "")
+        raise InputError(f"{path}: an archive of {len(names)} files where one belongs ({shown}); unpack that one")
+    return found[0]
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name.lower()).stem
 
 
 def member_names(path: Path, pattern: str) -> list[str]:
@@ -109,6 +158,8 @@ def _tar_entries(path: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
 def _open_tar(path: Path) -> tarfile.TarFile:
     """Open a .tar as a stream: compressed archives are read once, in order."""
     try:
+        if path.name.lower().endswith(".zst"):
+            return tarfile.open(fileobj=open_zstd(path), mode="r|")
         return tarfile.open(path, "r|*")
     except TypeError as error:  # what Python's reader makes of a gzip header that breaks off
         raise tarfile.ReadError("its header breaks off") from error
@@ -131,6 +182,28 @@ def _open_tar_entry(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[byte
     if stream is None:
         raise tarfile.ReadError(f"{entry.name} has no content")
     return io.BufferedReader(_Forward(stream))
+
+
+class _Readable(io.RawIOBase):
+    """A stream of Arrow's as one of Python's."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Fill the buffer as far as there is content."""
+        content = self._stream.read(memoryview(buffer).nbytes)
+        memoryview(buffer).cast("B")[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        """Close both."""
+        self._stream.close()
+        super().close()
 
 
 class _Forward(io.RawIOBase):

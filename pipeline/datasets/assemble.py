@@ -15,8 +15,9 @@ grid of fewer than 2^63 cells. A larger one is sorted in memory by its coordinat
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +31,7 @@ from pipeline.datasets.parallel import in_order
 from pipeline.datasets.raw import Array, Keys, RawTensor
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
+from pipeline.sparse.labels import as_labels
 from pipeline.sparse.stream import TensorWriter
 from pipeline.sparse.tensor import EXACT_INTEGER, narrowest_exact_type
 
@@ -87,9 +89,9 @@ class Assembled:
         for indices, values in self.columns():
             yield np.stack(indices, axis=1).astype(np.int64), values.astype(np.float64)
 
-    def write(self, path: str | Path) -> None:
-        """Write the Parquet sparse tensor."""
-        with TensorWriter(path, self.shape, self.value_type, self.mode_names, self.source) as writer:
+    def write(self, path: str | Path, labels: Mapping[int, Labels] | None = None) -> None:
+        """Write the Parquet sparse tensor, and the label files of the modes in `labels`."""
+        with TensorWriter(path, self.shape, self.value_type, self.mode_names, self.source, labels) as writer:
             for indices, values in self.columns():
                 writer.write_columns(indices, values)
 
@@ -98,7 +100,8 @@ class Assembled:
         """The whole tensor in memory."""
         blocks = list(self.blocks())
         coords, values = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-        return SparseTensor(coords, values, self.shape, mode_names=self.mode_names, source=self.source)
+        labels = {mode: as_labels(columns["label"]) for mode, columns in enumerate(self.labels) if columns}
+        return SparseTensor(coords, values, self.shape, mode_names=self.mode_names, source=self.source, labels=labels)
 
     def __repr__(self) -> str:
         sizes = " x ".join(f"{size:,}" for size in self.shape)
@@ -128,10 +131,12 @@ def assemble(
     store = _Store(folder, budget)
     codes = [None if mode.indexed else LabelCodes() for mode in raw.modes]
     largest = [-1] * len(raw.modes)
+    large = 0
     entries, bits = 0, 0  # bits of the largest value; 64 where one is no unsigned integer
     for keys, values in tqdm(raw.blocks, desc="reading", unit=" blocks", disable=None, leave=False):
         if len(values):
             _check_values(values, entries)
+            large += int(np.count_nonzero(np.abs(values.astype(np.float64, copy=False)) >= EXACT_INTEGER))
             narrow = _narrow(values)
             bits = max(bits, int(narrow.max()).bit_length() if narrow.dtype.kind == "u" else 64)
             store.add([*_coded(keys, codes, largest, raw), narrow])
@@ -143,6 +148,11 @@ def assemble(
         mode.size or top + 1 if rank is None else rank.size
         for mode, rank, top in zip(raw.modes, ranks, largest, strict=True)
     ]
+    if large:
+        print(
+            f"{large:,} values of size 2^53 or more: a whole number so large is kept as the nearest 64-bit real",
+            file=sys.stderr,
+        )
     order = sorted(range(len(sizes)), key=lambda position: sizes[position])
     labels = [mode.labels if rank is None else rank.labels for mode, rank in zip(raw.modes, ranks, strict=True)]
     result = Assembled(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.datasets.raw import members
 from pipeline.datasets.readers import columnar, csvtable
 from pipeline.datasets.text import is_number
 from pipeline.errors import InputError
@@ -61,11 +62,16 @@ def _columns(path: Path, format_name: str, given: Mapping[str, Any]) -> tuple[li
     if format_name == "columnar":
         return list(columnar.names(path)), dict(given)
     told = {key: given[key] for key in ("quotes", "encoding", "member") if key in given}
-    layout = csvtable.Layout(path, given.get("separator") or csvtable.separator_of(path), **told)
+    if (member := told.get("member")) is not None:
+        told["member"] = members(path, member)[0]
+    layout = csvtable.Layout(path, **told)
+    separator = given.get("separator")
+    found = layout.separator_found() if separator is None else csvtable.checked_separator(separator)
+    layout = replace(layout, separator=found)
     header = given.get("header")
     layout = replace(layout, header=csvtable.has_header(layout) if header is None else header)
     names = layout.header_names()
     if not layout.header:
         first = replace(layout, header=True).header_names()
         names[-1:] = names[-1:] if first[-1] else [""]
-    return names, {**given, "header": layout.header}
+    return names, {**given, "header": layout.header, "separator": found}

@@ -73,7 +73,9 @@ def check_range(column: Array, base: int, mode: Mode, where: Callable[[int], str
     limit = LARGEST if mode.size is None else mode.size + base
     if len(column) and (column.min() < base or column.max() >= limit):
         row = int(np.argmax((column < base) | (column >= limit)))
+        other = {(1, base - 1): "0", (0, limit): "1"}.get((base, int(column[row])))
+        hint = f"; where its first index is {other}: option base={other}" if other else ""
         raise InputError(
             f"{where(entry + row)}: index {column[row]} in mode '{mode.name}' is outside {base}..{limit - 1}; "
-            f"the file is read as {base}-based"
+            f"the file is read as {base}-based{hint}"
         )

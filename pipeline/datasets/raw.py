@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import bz2
+import codecs
 import errno
-import gzip
 import io
-import lzma
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +14,15 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.datasets.archive import DAMAGE, is_archive, member_names, open_member, open_members
+from pipeline.datasets.archive import (
+    DAMAGE,
+    OPENERS,
+    is_archive,
+    main_member,
+    member_names,
+    open_member,
+    open_members,
+)
 from pipeline.errors import InputError
 
 Array = npt.NDArray[Any]
@@ -85,14 +91,14 @@ def file_named(files: Files, *parts: str) -> Path:
 
 @contextmanager
 def open_raw(path: Path, member: str | None = None) -> Iterator[IO[bytes]]:
-    """Open a raw file for reading, unpacking ``.gz``, ``.bz2``, ``.xz`` and an archive with one file.
+    """Open a raw file for reading, unpacking ``.gz``, ``.bz2``, ``.xz``, ``.zst`` and a file of an archive.
 
     Damage that shows while reading becomes an :class:`InputError` that names the file.
 
     Parameters
     ----------
     member
-        Which file of an archive; None: the only one.
+        Which file of an archive; None: the only one, or that of the archive's own name.
     """
     with telling_damage(path), _open_packed(path, member) as stream:
         yield stream
@@ -144,19 +150,23 @@ def telling_damage(path: Path) -> Iterator[None]:
 
 def _open_packed(path: Path, member: str | None) -> AbstractContextManager[IO[bytes]]:
     if is_archive(path):
-        names = [member] if member is not None else member_names(path, "*")
-        if len(names) != 1:
-            raise InputError(f"{path}: an archive of {len(names)} files where one belongs")
-        return open_member(path, names[0])
-    openers: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-    opened: AbstractContextManager[IO[bytes]] = openers.get(path.suffix, Path.open)(path, "rb")
+        return open_member(path, main_member(path) if member is None else member)
+    opened: AbstractContextManager[IO[bytes]] = OPENERS.get(path.suffix.lower(), Path.open)(path, "rb")
     return opened
 
 
 @contextmanager
 def open_text(path: Path, encoding: str = "utf-8", member: str | None = None) -> Iterator[io.TextIOWrapper]:
-    """Open a raw text file as :func:`open_raw` does; text in another encoding is an InputError."""
-    with open_raw(path, member) as stream, io.TextIOWrapper(stream, encoding=encoding, newline="") as text:
+    """Open a raw text file as :func:`open_raw` does; text in another encoding is an InputError.
+
+    A byte order mark at its start is no part of it.
+    """
+    try:
+        codecs.lookup(encoding)
+    except LookupError as error:
+        raise InputError(f"option encoding: Python knows no encoding '{encoding}'") from error
+    known = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+    with open_raw(path, member) as stream, io.TextIOWrapper(stream, encoding=known, newline="") as text:
         try:
             yield text
         except UnicodeDecodeError as error:

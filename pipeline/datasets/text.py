@@ -26,6 +26,7 @@ from pipeline.errors import InputError
 
 BLOCK_BYTES = 1 << 22
 NEWLINE = ord("\n")
+MARK = b"\xef\xbb\xbf"  # the byte order mark that some programs put before UTF-8
 COMMENT = re.compile(rb"^[ \t]*[#%][^\n]*\n?", re.MULTILINE)
 RUNS_OF_SPACES = re.compile(rb" *\n *| {2,}")
 SEPARATORS = bytes.maketrans(b"\t,;\r", b"    ")
@@ -80,15 +81,29 @@ def read_numbers(path: Path, order: int | None, *, values: bool = True, skip: in
             line += lines
 
 
-def first_fields(path: Path) -> tuple[int, list[bytes]]:
-    """Number and fields of the first line that has any; no fields where there is none."""
-    line = 1
-    for block in _blocks_of_lines(path, 0):
-        above, fields = _first_fields(block)
-        if fields:
-            return line + above, fields
-        line += _newlines(block)
-    return line, []
+def first_lines(path: Path, count: int) -> list[tuple[int, list[bytes]]]:
+    """Number and fields of the first lines that have any, comments aside; fewer where there are fewer."""
+    found: list[tuple[int, list[bytes]]] = []
+    with open_raw(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            fields = line.removeprefix(MARK).translate(SEPARATORS).split()
+            if fields and fields[0][:1] not in b"#%":
+                found.append((number, fields))
+            if len(found) == count:
+                break
+    return found
+
+
+def comments_above(path: Path) -> list[bytes]:
+    """The comments before the first line with fields, without the signs that make them comments."""
+    found = []
+    with open_raw(path) as stream:
+        for line in stream:
+            text = line.removeprefix(MARK).strip()
+            if text and text[:1] not in b"#%":
+                break
+            found.append(text.lstrip(b"#% "))
+    return found
 
 
 def is_integer(field: bytes) -> bool:
@@ -105,8 +120,10 @@ def _blocks_of_lines(path: Path, skip: int) -> Iterator[bytes]:
     with open_raw(path) as stream:
         for _ in range(skip):
             stream.readline()
+        first = skip == 0
         while block := stream.read(BLOCK_BYTES):
-            yield block + stream.readline()
+            yield block.removeprefix(MARK * first) + stream.readline()
+            first = False
 
 
 def _newlines(block: bytes) -> int:

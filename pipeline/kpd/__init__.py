@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.kpd.conversion import Rule, convert
     from pipeline.kpd.layer import KPDLinear
+    from pipeline.kpd.sparsifier import Sparsifier
 
-__all__ = ["KPDLinear", "Rule", "convert"]
+__all__ = ["KPDLinear", "Rule", "Sparsifier", "convert"]
 
-_MODULES = {"KPDLinear": "layer", "Rule": "conversion", "convert": "conversion"}
+_MODULES = {"KPDLinear": "layer", "Rule": "conversion", "Sparsifier": "sparsifier", "convert": "conversion"}
 
 
 def __getattr__(name: str) -> Any:

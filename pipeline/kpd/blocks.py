@@ -54,6 +54,12 @@ class BlockLinear(nn.Linear):
         return matrix.view(m1, m2, n1, n2)
 
     @torch.no_grad()
+    def approximate(self, weight: Tensor) -> None:
+        """Take over an (m, n) `weight` as it is; all blocks are in use."""
+        self.weight.copy_(weight)
+        self.support.fill_(True)
+
+    @torch.no_grad()
     def block_norms(self) -> Tensor:
         """(m1, n1): Frobenius norms of the blocks."""
         norms: Tensor = torch.linalg.vector_norm(self.blocks(self.weight), dim=(1, 3))

@@ -45,11 +45,22 @@ class BlockChoice(nn.Module):
             for layer in self.layers():
                 layer.A.div_(math.sqrt(len(blocks)))
 
+    @torch.no_grad()
+    def approximate(self, weight: Tensor) -> None:
+        """Set each of the K candidates to what is nearest to its share of `weight`, one K-th."""
+        for layer in self.layers():
+            layer.approximate(weight / len(self.candidates))
+
     def forward(self, x: Tensor) -> Tensor:
         """Add up what the candidates give."""
         outputs = [layer(x) for layer in self.candidates.children()]
         y = torch.stack(outputs).sum(dim=0)
         return y if self.bias is None else y + self.bias
+
+    @property
+    def weight(self) -> Tensor:
+        """W, (m, n): the sum of the candidates', made anew on every access."""
+        return torch.stack([layer.weight for layer in self.layers()]).sum(dim=0)
 
     def layers(self) -> list[KPDLinear]:
         """Return the candidates still in the sum."""
@@ -63,6 +74,7 @@ class BlockChoice(nn.Module):
     def survivor(self) -> KPDLinear:
         """Return the one candidate left as a layer of its own, with the bias."""
         (layer,) = self.layers()
+        layer.free_terms()
         whole = KPDLinear(
             layer.in_features,
             layer.out_features,

@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, cast
 
+import torch
 from torch import nn
 
 from pipeline.errors import InputError
@@ -38,6 +39,8 @@ class Swap:
     predicted_cost
         Multiply-adds of the new layer's product beside the dense one's, the cheaper of both orders:
         the smaller of r (1 / m1 + 1 / n2) and r (1 / n1 + 1 / m2).
+    fit_error
+        ||W - W'||_F / ||W||_F of the new weight W' beside the one it was started from; None: started afresh.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Swap:
     parameters: int
     dense_parameters: int
     predicted_cost: float
+    fit_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Report:
                 share = swap.parameters / swap.dense_parameters
                 note = f"{share:8.3f} of dense   {swap.predicted_cost:.3f}"
                 note += "  more than dense" if swap.predicted_cost > 1 else ""
+                note += "" if swap.fit_error is None else f"   error of the weights kept {swap.fit_error:.3f}"
             else:
                 note = f"left dense: {swap.problem}"
             lines.append(f"{swap.name:<30} {size:<14} {note}")
@@ -116,22 +121,17 @@ def convert(
     """
 
     def factored(layer: nn.Linear, rule: Rule) -> KPDLinear:
-        if keep_weights:
-            return KPDLinear.from_linear(layer, rule.block, rule.rank, variant=rule.variant, path=path)
-        weight = layer.weight
         return KPDLinear(
             layer.in_features,
             layer.out_features,
             rule.block,
             rule.rank,
             layer.bias is not None,
-            weight.device,
-            weight.dtype,
             variant=rule.variant,
             path=path,
         )
 
-    report = swap_layers(module, rules, factored)
+    report = swap_layers(module, rules, factored, keep_weights)
     for swap in report.swaps:
         if swap.problem is None and swap.predicted_cost > 1:
             warnings.warn(
@@ -142,10 +142,49 @@ def convert(
     return report
 
 
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+@torch.no_grad()
+def _take_over(old: nn.Linear, new: nn.Module, keep_weights: bool) -> float | None:
+    """Give `new` what `old` was beside its size; return how far the weights are from the old ones, if kept."""
+    weight = old.weight
+    new.to(device=weight.device, dtype=weight.dtype)
+    error = None
+    if keep_weights:
+        new.approximate(weight.detach())  # type: ignore[operator]
+        if old.bias is not None:
+            new.bias.copy_(old.bias)  # type: ignore[operator]
+        error = float(
+            (cast("torch.Tensor", new.weight) - weight).norm() / weight.norm().clamp_min(torch.finfo(weight.dtype).tiny)
+        )
+    new.train(old.training)
+    for name, parameter in new.named_parameters():
+        source = old.bias if name == "bias" else weight
+        parameter.requires_grad_(source.requires_grad)
+    for name in HOOKS:
+        getattr(new, name).update(getattr(old, name))
+    return error
+
+
 def swap_layers(
-    module: nn.Module, rules: Mapping[str, Rule | None], make: Callable[[nn.Linear, Rule], nn.Module]
+    module: nn.Module,
+    rules: Mapping[str, Rule | None],
+    make: Callable[[nn.Linear, Rule], nn.Module],
+    keep_weights: bool = False,
 ) -> Report:
-    """Swap every linear layer that a rule asks for by what `make` returns; see :func:`convert`."""
+    """Swap every linear layer that a rule asks for by what `make` returns; see :func:`convert`.
+
+    The new layer takes over type, device, mode and hooks, and stays fixed where the old one was.
+    """
     swaps: list[Swap] = []
     made: dict[int, nn.Module] = {}  # a layer that stands in several places stays one layer
     holders: dict[int, set[int]] = {}  # modules by the parameter they hold
@@ -172,10 +211,11 @@ def swap_layers(
             swaps.append(Swap(*size, str(error), dense, dense, 1.0))
             continue
         made[id(layer)] = new = make(layer, rule)
+        fit_error = _take_over(layer, new, keep_weights)
         module.set_submodule(name, new)
         own = sum(parameter.numel() for parameter in new.parameters())
         cost = predicted_cost(new) if isinstance(new, KPDLinear) else 1.0
-        swaps.append(Swap(*size, None, own, dense, cost))
+        swaps.append(Swap(*size, None, own, dense, cost, fit_error))
     report = Report(tuple(swaps))
     if not report.swapped:
         reasons = "; ".join(f"layer '{swap.name}': {swap.problem}" for swap in swaps)

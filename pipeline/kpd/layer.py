@@ -9,9 +9,23 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from pipeline.errors import InputError, is_whole, nearest
 from pipeline.kpd.functional import checked_path, kpd_product, kron_weight
+
+
+class UnitNorm(nn.Module):
+    """V -> V_i / ||V_i||_F for (r, m2, n2): what keeps B on the sphere while it is trained."""
+
+    def forward(self, V: Tensor) -> Tensor:
+        """Divide each term by its norm."""
+        norms: Tensor = torch.linalg.vector_norm(V, dim=(1, 2), keepdim=True)
+        return V / norms.clamp_min(torch.finfo(V.dtype).tiny)
+
+    def right_inverse(self, B: Tensor) -> Tensor:
+        """Start from B itself."""
+        return B
 
 
 class KPDLinear(nn.Module):
@@ -124,8 +138,8 @@ class KPDLinear(nn.Module):
             if deviation > 0:  # a layer of one entry has none
                 self.A.mul_(bound / math.sqrt(3) / deviation)
         else:
-            self.B.normal_()
-            self.B.div_(self.B.flatten(1).norm(dim=1).view(-1, 1, 1))
+            self._stored.normal_()
+            self._stored.div_(self._stored.flatten(1).norm(dim=1).view(-1, 1, 1))
             # An entry of B_i has deviation 1 / sqrt(m2 n2) now; nn.Linear's is bound / sqrt(3).
             self.A.normal_(std=bound / math.sqrt(3 * self.rank) * math.sqrt(math.prod(self.block)))
         if self.variant == "group":
@@ -140,13 +154,13 @@ class KPDLinear(nn.Module):
         The truncated singular value decomposition of the rearranged `weight`, one block a row (Van Loan).
         """
         (m1, n1), (m2, n2) = self.grid, self.block
-        rearranged = _factorable(weight).reshape(m1, m2, n1, n2).transpose(1, 2).reshape(m1 * n1, m2 * n2)
-        U, s, Vh = torch.linalg.svd(rearranged, full_matrices=False)
+        U, s, Vh = torch.linalg.svd(_block_a_row(weight, self.block), full_matrices=False)
         terms = min(self.rank, len(s))
         self.A.zero_()
-        self.B.fill_(1.0 / math.sqrt(m2 * n2))
+        B = self._stored
+        B.fill_(1.0 / math.sqrt(m2 * n2))
         self.A[:terms] = (U[:, :terms] * s[:terms]).T.reshape(terms, m1, n1)
-        self.B[:terms] = Vh[:terms].reshape(terms, m2, n2)
+        B[:terms] = Vh[:terms].reshape(terms, m2, n2)
         self.support.fill_(True)
         if self.S is not None:
             self.S.fill_(1.0)
@@ -207,6 +221,38 @@ class KPDLinear(nn.Module):
         y = kpd_product(x.reshape(-1, self.in_features), scaled, B, self.path, bias)
         return y.view(*x.shape[:-1], self.out_features)
 
+    @property
+    def _stored(self) -> Tensor:
+        """The parameter that holds B: what B is divided from while on the sphere."""
+        if not parametrize.is_parametrized(self, "B"):
+            return self.B
+        stored: Tensor = self.parametrizations["B"].original  # type: ignore[index, union-attr]
+        return stored
+
+    @torch.no_grad()
+    def bind_terms(self) -> None:
+        """Keep each B_i at unit norm from now on, by a parametrisation that autograd sees; W stays.
+
+        The optimiser moves V, and B_i = V_i / ||V_i||_F: its gradient is orthogonal to V_i and shrinks as V_i
+        grows, so that no rate makes the product of the factors explode, and nothing is rewritten behind it.
+        V starts with entries as large as those of S * A, so that an optimiser whose steps do not depend on the
+        size of the gradient turns both alike.
+        """
+        if parametrize.is_parametrized(self, "B"):
+            return
+        norms = self.B.flatten(1).norm(dim=1).clamp_min(torch.finfo(self.B.dtype).tiny).view(-1, 1, 1)
+        self.B.div_(norms)
+        self.A.mul_(norms)
+        parametrize.register_parametrization(self, "B", UnitNorm())
+        size = self.scaled().square().mean(dim=(1, 2)).sqrt().view(-1, 1, 1) * math.sqrt(math.prod(self.block))
+        self._stored.mul_(torch.where(size > 0, size, 1.0))
+
+    @torch.no_grad()
+    def free_terms(self) -> None:
+        """Undo :meth:`bind_terms`: B is a parameter again, at the value it has."""
+        if parametrize.is_parametrized(self, "B"):
+            parametrize.remove_parametrizations(self, "B", leave_parametrized=True)
+
     @torch.no_grad()
     def fix_gauge(self) -> None:
         """Choose among the many (S, A, B) of one W the one on which a penalty means something; W stays.
@@ -218,11 +264,11 @@ class KPDLinear(nn.Module):
         """
         if self.S is None:
             Q, R = torch.linalg.qr(_factorable(self.B).flatten(1).T)  # vec B_i = sum_l Q_l R_li
-            self.B.copy_(Q.T.view_as(self.B))
             self.A.copy_(torch.tensordot(R, self.A.to(R.dtype), dims=1))
+            self._stored.copy_(Q.T.view_as(self.B))
             return
         norms = self.B.flatten(1).norm(dim=1).clamp_min(torch.finfo(self.B.dtype).tiny).view(-1, 1, 1)
-        self.B.div_(norms)
+        self._stored.copy_(self.B / norms)
         self.A.mul_(norms)
         root = self.block_norms().sqrt()
         factor = torch.where(root > 0, root / self.S.abs(), 1.0)
@@ -239,17 +285,24 @@ class KPDLinear(nn.Module):
 
     @torch.no_grad()
     def block_scores(self) -> Tensor:
-        """(m1, n1): what the proximal step shrinks, |S| (the norm of A's columns in the group variant)."""
-        return (self.A.norm(dim=0) if self.S is None else self.S.abs()) * self.support
+        """(m1, n1): what the proximal step shrinks, the same for every (S, A, B) of one W.
+
+        |S_ab| as :meth:`fix_gauge` would make it, the square root of the block's Frobenius norm; in the group
+        variant the norm itself.
+        """
+        norms = self.block_norms()
+        return norms if self.S is None else norms.sqrt()
 
     @torch.no_grad()
     def shrink(self, threshold: Tensor | float) -> None:
-        """Proximal step of the penalty: S <- sign(S) max(|S| - threshold, 0), or so the norm of A's columns."""
-        if self.S is None:
-            norms = self.A.norm(dim=0)
-            self.A.mul_(torch.where(norms > threshold, 1.0 - threshold / norms, 0.0))
-        else:
-            self.S.copy_(self.S.sign() * (self.S.abs() - threshold).clamp_min(0))
+        """Proximal step of the penalty on :meth:`block_scores`: score <- max(score - threshold, 0).
+
+        It scales S (A in the group variant) and leaves the factors otherwise where the optimiser has them: with
+        S, what |S| <- max(|S| - threshold, 0) does to W after :meth:`fix_gauge`; without, block group LASSO.
+        """
+        scores = self.block_scores()
+        factors = torch.where(scores > threshold, 1.0 - threshold / scores, 0.0)
+        (self.A if self.S is None else self.S).mul_(factors)
 
     @torch.no_grad()
     def set_support(self, support: Tensor) -> None:
@@ -289,6 +342,24 @@ class KPDLinear(nn.Module):
             f"bias={self.bias is not None}, {variant}parameters={own} (dense: {dense}), "
             f"flops={flops} (dense: {2 * self.in_features * self.out_features})"
         )
+
+
+def _block_a_row(weight: Tensor, block: tuple[int, int]) -> Tensor:
+    """(m, n) -> (m1 n1, m2 n2), in which a Kronecker product has rank one (Van Loan)."""
+    (m, n), (m2, n2) = weight.shape, block
+    return _factorable(weight).reshape(m // m2, m2, n // n2, n2).transpose(1, 2).reshape(-1, m2 * n2)
+
+
+@torch.no_grad()
+def fitted_square(weight: Tensor, block: tuple[int, int], rank: int) -> Tensor:
+    """Squared Frobenius norm of the nearest sum of `rank` Kronecker products to an (m, n) `weight`; float64.
+
+    ||weight||^2 less this is the squared error of :meth:`KPDLinear.approximate`.
+    """
+    blocks = _block_a_row(weight, block).double()
+    gram = blocks.T @ blocks if blocks.shape[0] >= blocks.shape[1] else blocks @ blocks.T
+    squares: Tensor = torch.linalg.eigvalsh(gram)[-rank:].clamp_min(0).sum()
+    return squares
 
 
 def keep_called(layer: nn.Module) -> None:

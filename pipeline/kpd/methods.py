@@ -19,7 +19,7 @@ from pipeline.errors import InputError, nearest
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers, replaced
 from pipeline.kpd.choice import BlockChoice, block_name
 from pipeline.kpd.conversion import Report, Rule, swap_layers
-from pipeline.kpd.layer import KPDLinear
+from pipeline.kpd.layer import KPDLinear, fitted_square
 from pipeline.kpd.settings import (
     BlockSettings,
     DenseSettings,
@@ -34,6 +34,7 @@ CHOICE_END = 0.35  # share of training at which one candidate block is left
 RAMP_END = 0.6  # share of training at which the support is frozen
 FIRST_THRESHOLD = 1.0e-4  # first soft threshold of the controlled penalty
 GAIN = 1.05  # factor of the threshold from one step to the next
+WEIGHT_POWER = 4  # how fast the penalty falls for blocks above the one next to go
 
 
 class Dense(DenseSettings):
@@ -50,8 +51,8 @@ class Dense(DenseSettings):
         rising = progress / self.warmup if self.warmup > 0 else 1.0
         return min(1.0, rising) * (1.0 + math.cos(math.pi * progress)) / 2.0
 
-    def prepare(self, network: nn.Module) -> Report | None:
-        """Swap the layers this method works on and say which."""
+    def prepare(self, network: nn.Module, keep_weights: bool = False) -> Report | None:
+        """Swap the layers this method works on, afresh or with their weights, and say which."""
         return None
 
     def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
@@ -63,7 +64,7 @@ class Dense(DenseSettings):
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": free, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
 
-    def before_step(self, optimizer: torch.optim.Optimizer, step: int, progress: float) -> bool:
+    def before_step(self, optimizer: torch.optim.Optimizer | None, step: int, progress: float) -> bool:
         """Act between backward and optimiser; True where that takes the place of the optimiser's step."""
         return False
 
@@ -89,6 +90,7 @@ class BlockMethod(BlockSettings, Dense):
     """Base of the methods that zero whole blocks of every linear layer."""
 
     ramp_start: ClassVar[float] = RAMP_START
+    kind: ClassVar[type[nn.Module]] = BlockLinear  # of the layers it makes
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
@@ -97,10 +99,12 @@ class BlockMethod(BlockSettings, Dense):
         self._layers: list[BlockLayer] = []
         self._is_frozen = False
 
-    def prepare(self, network: nn.Module) -> Report | None:
-        """Swap the linear layers."""
-        pattern = "*" if self.layers == "all" else str(self.layers)
-        report = swap_layers(network, {pattern: self.rule()}, self.make_layer)
+    def prepare(self, network: nn.Module, keep_weights: bool = False) -> Report | None:
+        """Swap the linear layers; where the network has layers of the method's kind already, work on those."""
+        report = None
+        if not any(isinstance(layer, self.kind) for layer in network.modules()):
+            pattern = "*" if self.layers == "all" else str(self.layers)
+            report = swap_layers(network, {pattern: self.rule()}, self.make_layer, keep_weights)
         self._layers = list(block_layers(network).values())
         return report
 
@@ -121,7 +125,6 @@ class BlockMethod(BlockSettings, Dense):
         if not self._is_frozen and progress >= RAMP_END:
             self.freeze()
         for index, (layer, target) in enumerate(zip(self._layers, self.targets(), strict=True)):
-            layer.fix_gauge()
             if self._is_frozen:
                 layer.set_support(layer.support)
             elif progress > self.ramp_start and target > 0:
@@ -133,7 +136,10 @@ class BlockMethod(BlockSettings, Dense):
     def freeze(self) -> None:
         """Zero exactly the wanted number of blocks, those of the smallest score, for good."""
         for layer, target in zip(self._layers, self.targets(), strict=True):
-            layer.set_support(largest(layer.block_scores(), target))
+            scores = layer.block_scores()
+            if not bool(torch.isfinite(scores).all()):
+                raise InputError(f"method '{self.name}': training diverged (a block is not finite); take a lower rate")
+            layer.set_support(largest(scores, target))
         self._is_frozen = True
 
     def is_final(self, progress: float) -> bool:
@@ -150,26 +156,30 @@ class BlockMethod(BlockSettings, Dense):
 
 
 class Proximal(BlockMethod):
-    """Base of the methods with a penalty and a proximal step; the penalty is controlled.
+    """Base of the methods with a penalty and a proximal step; the penalty is controlled and adaptive.
 
     The soft threshold follows each step: it grows while fewer blocks are zero than a cubic ramp wants (from
     none at a tenth of training to `block_sparsity` at six tenths) and shrinks while more are. No step zeroes
     more than the ramp wants. Then the support is frozen, the penalty dropped and the rest fine-tuned.
+
+    The penalty of a block is weighted by (q / score)^4, at most 1, q being the score of the block next to go
+    (adaptive LASSO, Zou 2006): an even one shrinks what shall stay, which training then has to make good.
     """
 
     _thresholds: list[float]
 
-    def prepare(self, network: nn.Module) -> Report | None:
+    def prepare(self, network: nn.Module, keep_weights: bool = False) -> Report | None:
         """Swap the linear layers; each gets its own threshold."""
-        report = super().prepare(network)
+        report = super().prepare(network, keep_weights)
         self._thresholds = [FIRST_THRESHOLD] * len(self._layers)
         return report
 
     def sparsify(self, index: int, layer: BlockLayer, wanted: int) -> None:
         """Proximal step with the controlled threshold."""
-        threshold = self._thresholds[index]
-        first_kept = torch.sort(layer.block_scores().flatten()).values[wanted]
-        layer.shrink(torch.nextafter(first_kept, first_kept.new_zeros(())).clamp_max(threshold))
+        threshold, scores = self._thresholds[index], layer.block_scores()
+        first_kept = torch.sort(scores.flatten()).values[wanted]
+        weights = (first_kept / scores).clamp_max(1.0) ** WEIGHT_POWER  # 1 for a block that is zero already
+        layer.shrink(torch.nextafter(first_kept, first_kept.new_zeros(())).clamp_max(threshold) * weights)
         enough = int(layer.zero_blocks().sum()) >= wanted
         self._thresholds[index] = threshold / GAIN if enough else threshold * GAIN
 
@@ -188,10 +198,24 @@ class KPD(KPDSettings, Proximal):
 
     name: ClassVar[str] = "kpd"
     variant: ClassVar[Literal["selector", "group"]] = "selector"
+    kind: ClassVar[type[nn.Module]] = KPDLinear
 
     def rule(self) -> Rule:
         """A KPD layer of this block and rank."""
         return Rule(self.block, self.rank, self.variant)
+
+    def prepare(self, network: nn.Module, keep_weights: bool = False) -> Report | None:
+        """Swap the linear layers; B stays on the sphere until :meth:`finish`."""
+        report = super().prepare(network, keep_weights)
+        for layer in _factored(network):
+            layer.bind_terms()
+        return report
+
+    def finish(self, network: nn.Module) -> None:
+        """Make B a parameter like any other, and bring the factors into their standard form."""
+        for layer in _factored(network):
+            layer.free_terms()
+            layer.fix_gauge()
 
     def make_layer(self, layer: nn.Linear, rule: Rule) -> nn.Module:
         """Return a fresh KPD layer; its way of multiplying follows from its shape, so that reruns are equal."""
@@ -216,15 +240,18 @@ class KPDGroup(KPD):
 class KPDChoice(KPDChoiceSettings, KPD):
     """KPD that chooses the block among candidates in the same run, the same one for all layers.
 
-    Each layer starts as the sum of one KPD layer a candidate. A group penalty on all S of a candidate,
-    weighted by the square root of their number and controlled like the l1 penalty, removes one candidate
-    after the other until, at 35 % of training, one is left; then KPD goes on with that.
+    Each layer starts as the sum of one KPD layer a candidate. Between a tenth and 35 % of training the
+    candidates but one go one after the other, each in an equal share of that time: the one that can take over
+    least of what all have learned together (the smallest Frobenius norm, over all layers, of its nearest fit to the
+    sum) is shrunk to zero in proportion to the steps, so that the others learn what it did. Then KPD goes on with
+    the one left.
     """
 
     name: ClassVar[str] = "kpd-choice"
     ramp_start: ClassVar[float] = CHOICE_END
 
     block = (0, 0)  # the one chosen
+    kind: ClassVar[type[nn.Module]] = BlockChoice
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
@@ -232,7 +259,8 @@ class KPDChoice(KPDChoiceSettings, KPD):
         self.block = self.blocks[0]
         self._choices: list[BlockChoice] = []
         self._left: list[str] = []
-        self._threshold = FIRST_THRESHOLD
+        self._is_leaving = False  # whether the first of those left is being shrunk
+        self._progress = 0.0  # after the last step
 
     def rule(self) -> Rule:
         """A block that divides a layer if and only if all candidates do."""
@@ -242,9 +270,9 @@ class KPDChoice(KPDChoiceSettings, KPD):
         """Return the sum of fresh KPD layers."""
         return BlockChoice(layer.in_features, layer.out_features, self.blocks, self.rank, layer.bias is not None)
 
-    def prepare(self, network: nn.Module) -> Report | None:
+    def prepare(self, network: nn.Module, keep_weights: bool = False) -> Report | None:
         """Swap the linear layers."""
-        report = super().prepare(network)
+        report = super().prepare(network, keep_weights)
         self._choices = [layer for layer in network.modules() if isinstance(layer, BlockChoice)]
         self._left = [block_name(block) for block in self.blocks]
         self._layers = []
@@ -252,41 +280,36 @@ class KPDChoice(KPDChoiceSettings, KPD):
 
     def after_step(self, progress: float) -> None:
         """Choose among candidates while there are several, then go on as KPD."""
-        if len(self._left) > 1 and progress > RAMP_START:
-            self._choose(progress)
+        while len(self._left) > 1 and progress > RAMP_START:
+            gone = len(self.blocks) - len(self._left)
+            deadline = RAMP_START + (CHOICE_END - RAMP_START) * (gone + 1) / (len(self.blocks) - 1)
+            if not self._is_leaving:
+                weakest = min(self._left, key=self.score)
+                self._left.sort(key=lambda name: name != weakest)
+                self._is_leaving = True
+            if progress < deadline:
+                self._shrink(self._left[0], (deadline - progress) / (deadline - max(RAMP_START, self._progress)))
+                break
+            self._remove(self._left[0])
+        self._progress = progress
         super().after_step(progress)
 
+    def score(self, name: str) -> float:
+        """Squared Frobenius norm, over all layers, of the candidate's nearest fit to the sum of all."""
+        block = next(block for block in self.blocks if block_name(block) == name)
+        return sum(float(fitted_square(choice.weight, block, self.rank)) for choice in self._choices)
+
     @torch.no_grad()
-    def _choose(self, progress: float) -> None:
-        """Proximal step on whole candidates; remove the one that reaches zero."""
-        selectors = {
-            name: [cast("Tensor", cast("KPDLinear", choice.candidates[name]).S) for choice in self._choices]
-            for name in self._left
-        }
+    def _shrink(self, name: str, factor: float) -> None:
         for choice in self._choices:
-            for layer in choice.layers():
-                layer.fix_gauge()
-        sizes = {name: sum(S.numel() for S in own) for name, own in selectors.items()}
-        means = {
-            name: math.sqrt(sum(float(S.square().sum()) for S in own) / sizes[name]) for name, own in selectors.items()
-        }
-        strength = min(self._threshold, 0.999 * sorted(means.values())[1])  # only the weakest may reach zero
-        for name, own in selectors.items():
-            for S in own:
-                S.mul_(max(0.0, 1.0 - strength / means[name]) if means[name] > 0 else 0.0)
-        weakest = min(means, key=means.__getitem__)
-        done = min(1.0, (progress - RAMP_START) / (CHOICE_END - RAMP_START))
-        wanted = int(done * (len(self.blocks) - 1))  # candidates that should be gone by now
-        self._threshold *= GAIN if len(self.blocks) - len(self._left) < wanted else 1 / GAIN
-        if means[weakest] <= strength or progress >= CHOICE_END:
-            self._remove(weakest)
+            cast("Tensor", cast("KPDLinear", choice.candidates[name]).S).mul_(factor)
 
     def _remove(self, name: str) -> None:
         """Drop a candidate everywhere; with the last but one gone the survivors are what is trained on."""
         for choice in self._choices:
             choice.remove(name)
         self._left.remove(name)
-        self._threshold = FIRST_THRESHOLD
+        self._is_leaving = False
         if len(self._left) == 1:
             self.block = next(block for block in self.blocks if block_name(block) == self._left[0])
             self._layers = [cast("BlockLayer", choice.candidates[self._left[0]]) for choice in self._choices]
@@ -298,18 +321,21 @@ class KPDChoice(KPDChoiceSettings, KPD):
 
     def finish(self, network: nn.Module) -> None:
         """Put the survivors in the place of the sums."""
+        super().finish(network)
         for layer in [layer for layer in network.modules() if isinstance(layer, BlockChoice)]:
             replaced(network, layer, layer.survivor())
 
     def state_dict(self) -> dict[str, Any]:
-        """Candidates left, their threshold, and KPD's state."""
-        return super().state_dict() | {"left": list(self._left), "threshold": self._threshold}
+        """Candidates left, whether the first one is leaving, and KPD's state."""
+        own = {"left": list(self._left), "is_leaving": self._is_leaving, "progress": self._progress}
+        return super().state_dict() | own
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`: remove the candidates that are gone."""
         for name in [name for name in self._left if name not in state["left"]]:
             self._remove(name)
-        self._threshold = state["threshold"]
+        self._left = list(state["left"])
+        self._is_leaving, self._progress = state["is_leaving"], state["progress"]
         super().load_state_dict(state)
 
 
@@ -337,9 +363,9 @@ class RandomMask(BlockMethod):
 
     name: ClassVar[str] = "random-mask"
 
-    def prepare(self, network: nn.Module) -> Report | None:
+    def prepare(self, network: nn.Module, keep_weights: bool = False) -> Report | None:
         """Swap the layers and draw the blocks."""
-        report = super().prepare(network)
+        report = super().prepare(network, keep_weights)
         for layer, target in zip(self._layers, self.targets(), strict=True):
             layer.set_support(largest(torch.rand(layer.grid), target))
         self._is_frozen = True
@@ -367,9 +393,9 @@ class BlockRigL(RigLSettings, BlockMethod):
     name: ClassVar[str] = "rigl"
     LAST: ClassVar[float] = 0.75  # share of training after which the support is fixed
 
-    def prepare(self, network: nn.Module) -> Report | None:
+    def prepare(self, network: nn.Module, keep_weights: bool = False) -> Report | None:
         """Swap the layers and draw the first blocks."""
-        report = super().prepare(network)
+        report = super().prepare(network, keep_weights)
         for layer, target in zip(self._layers, self.targets(), strict=True):
             layer.set_support(largest(torch.rand(layer.grid), target))
         return report
@@ -380,14 +406,14 @@ class BlockRigL(RigLSettings, BlockMethod):
             return super().targets()
         return erk_targets([layer.grid for layer in self._layers], self.block_sparsity)
 
-    def before_step(self, optimizer: torch.optim.Optimizer, step: int, progress: float) -> bool:
+    def before_step(self, optimizer: torch.optim.Optimizer | None, step: int, progress: float) -> bool:
         """Move blocks when it is time; that takes the place of the weights' step."""
         if step % self.interval or progress >= self.LAST:
             return False
         share = self.drop / 2 * (1 + math.cos(math.pi * progress / self.LAST))
         for layer in self._layers:
             if isinstance(layer, BlockLinear):
-                move_blocks(layer, share, optimizer.state.get(layer.weight, {}))
+                move_blocks(layer, share, {} if optimizer is None else optimizer.state.get(layer.weight, {}))
         return True
 
     def after_step(self, progress: float) -> None:
@@ -514,4 +540,11 @@ def largest(scores: Tensor, zeros: int) -> Tensor:
 def _decays(name: str, parameter: Tensor) -> bool:
     """Weight decay bounds W: on weights and on A; S has its own penalty, B is kept at unit norm."""
     last = name.rpartition(".")[2]
+    if name.endswith("parametrizations.B.original"):
+        return False
     return last == "A" or (last not in ("S", "B") and parameter.ndim > 1)
+
+
+def _factored(network: nn.Module) -> list[KPDLinear]:
+    """The KPD layers of `network`, candidates included."""
+    return [layer for layer in network.modules() if isinstance(layer, KPDLinear)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,10 +20,12 @@ from pipeline.kpd.conversion import Report
 from pipeline.kpd.data import LabelledImages, augmented, mixed
 from pipeline.kpd.methods import Dense, KPDChoice
 from pipeline.kpd.networks import build
+from pipeline.kpd.sparsifier import Sparsifier
 from pipeline.runs import distributed
 from pipeline.runs.checkpoint import UNFIT, check_like, check_optimiser
 
 EVALUATION_BATCH = 2048
+EXPLODED = 100.0  # mean loss of an epoch, in losses of a network that knows nothing, that no training comes back from
 
 
 class State(Protocol):
@@ -89,7 +92,9 @@ class Trainer:
         if method.augment != "none" and len(data.image_shape) < 2:
             raise InputError(f"augment={method.augment}: needs images with rows and columns; take none")
         self.method, self.data, self.seed = method, data, seed
-        self.network, self.report = fresh_network(method, data, seed)
+        self.steps = method.epochs * -(-len(data.train) // method.batch)
+        self.sparsifier = fresh_sparsifier(method, data, seed, self.steps)
+        self.network, self.report = self.sparsifier.model, self.sparsifier.report
         self.network.to(device)
         self.rank, self.world = distributed.rank(), distributed.size()
         self.parallel: nn.Module = self.network
@@ -98,11 +103,9 @@ class Trainer:
             self.parallel = DistributedDataParallel(self.network, find_unused_parameters=unused)
         self.images = torch.from_numpy(data.images).to(device)
         self.labels = torch.from_numpy(data.labels).to(device)
-        self.optimizer = torch.optim.AdamW(method.parameter_groups(self.network), lr=method.lr, fused=True)
-        self.steps = method.epochs * -(-len(data.train) // method.batch)
+        self.optimizer = torch.optim.AdamW(self.sparsifier.parameter_groups(), lr=method.lr, fused=True)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.rate)
         self.generator = torch.Generator().manual_seed(seed)
-        self.step = 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
 
@@ -156,25 +159,25 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             own = index[self.rank :: self.world].to(self.images.device)
             # A share of the batch's mean: the processes' gradients are averaged.
-            loss = self.loss(self.images[own], self.labels[own]) * self.world / len(index)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.step += 1
-            progress = self.step / self.steps
-            if not self.method.before_step(self.optimizer, self.step, progress):
+            share = self.loss(self.images[own], self.labels[own]) * self.world / len(index)
+            share.backward()  # type: ignore[no-untyped-call]
+            if not self.sparsifier.before_step(self.optimizer):
                 self.optimizer.step()
             self.schedule.step()
-            self.method.after_step(progress)
-            total += loss.detach().double().cpu() * len(index) / self.world
+            self.sparsifier.step(self.optimizer)
+            total += share.detach().double().cpu() * len(index) / self.world
         distributed.sum_over_processes(total)
-        if not torch.isfinite(total):
+        loss = float(total) / len(self.data.train)
+        if not loss < EXPLODED * math.log(self.data.classes + 1):
             raise InputError(
-                f"lr={self.method.lr}: training diverged in epoch {len(self.history) + 1}; take a lower one"
+                f"lr={self.method.lr}: training diverged in epoch {len(self.history) + 1} (loss {loss:.3g}); "
+                "take a lower one"
             )
         validation = accuracy(self.network, self.images, self.labels, self.data.validation)
         number = len(self.history) + 1
         entry = {
             "epoch": number,
-            "loss": float(total) / len(self.data.train),
+            "loss": loss,
             "validation_accuracy": validation,
             "block_sparsity": block_sparsity(self.network),
             "seconds": (self.history[-1]["seconds"] if self.history else 0.0) + time.perf_counter() - started,
@@ -206,7 +209,7 @@ class Trainer:
 
     def own_seed(self) -> int:
         """Seed of this step's random numbers on this process."""
-        return (self.seed << 32) + self.step * self.world + self.rank
+        return (self.seed << 32) + self.sparsifier.steps * self.world + self.rank
 
     def batches(self) -> Iterator[Tensor]:
         """Indices of the training images in a fresh order, a batch at a time."""
@@ -221,7 +224,7 @@ class Trainer:
                 f"'{self.method.name}' to reach its final support; take more epochs or a smaller batch"
             )
         self.network.load_state_dict(self.best["network"])
-        self.method.finish(self.network)
+        self.sparsifier.finish()
         self.network.eval()
         return Trained(
             network=self.network,
@@ -239,9 +242,8 @@ class Trainer:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "method": self.method.state_dict(),
+            "sparsifier": self.sparsifier.state_dict(),
             "generator": self.generator.get_state(),
-            "step": self.step,
             "history": self.history,
             "best": self.best,
         }
@@ -256,18 +258,18 @@ class Trainer:
         """
         fresh = self.state_dict()
         entry = {"epoch": 0, "loss": 0.0, "validation_accuracy": 0.0, "block_sparsity": 0.0, "seconds": 0.0}
-        check_like(state["method"], fresh["method"], "method")
+        check_like(state["sparsifier"], fresh["sparsifier"], "sparsifier")
         check_like(state["history"], [entry] * len(state["history"]), "history")
-        for name in ("generator", "schedule", "step"):
+        for name in ("generator", "schedule"):
             check_like(state[name], fresh[name], name)
-        epochs, step = len(state["history"]), state["step"]
+        epochs, step = len(state["history"]), state["sparsifier"]["steps"]
         if not 1 <= epochs <= self.method.epochs or step * self.method.epochs != epochs * self.steps:
             raise ValueError(f"{step} steps in {epochs} epochs")
         rates = state["schedule"]
         if rates["base_lrs"] != fresh["schedule"]["base_lrs"] or rates["last_epoch"] != step:
             raise ValueError("its learning rates are others")
         check_optimiser(state["optimizer"], self.optimizer)
-        self.method.load_state_dict(state["method"])  # first: it may take candidates out of the network
+        self.sparsifier.load_state_dict(state["sparsifier"])  # first: it may take candidates out of the network
         network = self.network.state_dict()
         check_like(state["network"], network, "network")
         if state["best"] is not None:
@@ -276,7 +278,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.generator.set_state(state["generator"])
-        self.step, self.history, self.best = state["step"], state["history"], state["best"]
+        self.history, self.best = state["history"], state["best"]
 
 
 def train(
@@ -292,13 +294,18 @@ def train(
     return Trainer(method, data, seed, device).run(progress, state)
 
 
-def fresh_network(method: Dense, data: LabelledImages, seed: int) -> tuple[nn.Module, Report | None]:
-    """Make the method's network with parameters that depend on `seed` alone, and say which layers it swapped."""
+def fresh_sparsifier(method: Dense, data: LabelledImages, seed: int, steps: int = 1) -> Sparsifier:
+    """Make the method's network with parameters that depend on `seed` alone, ready for `steps` steps of training."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = build(method.network, data.image_shape, data.classes)
-        report = method.prepare(network)
-    return network, report
+        return Sparsifier(network, method, total_steps=steps, keep_weights=False)
+
+
+def fresh_network(method: Dense, data: LabelledImages, seed: int) -> tuple[nn.Module, Report | None]:
+    """Return the network before training, and which layers the method swapped; see :func:`fresh_sparsifier`."""
+    sparsifier = fresh_sparsifier(method, data, seed)
+    return sparsifier.model, sparsifier.report
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from pipeline.reporting import interactive
 from pipeline.reporting.drawing import HEIGHT, Drawing, Pen, draw
+from pipeline.reporting.literature import published_sizes
 from pipeline.reporting.outputs import ACCOUNTINGS, Accounting
 from pipeline.reporting.results import Record, Results
 from pipeline.reporting.statistics import FEWEST_SIZES, PowerLaw, fit_power_law, frontier
@@ -77,6 +78,11 @@ def size_error(results: Results, dataset: str, accounting: Accounting) -> Drawin
     ).reset_index(drop=True)
     sizes = [cells[item.column] for item in ACCOUNTINGS]
     limits = (max(1.0, min(size.min() for size in sizes)) / 1.6, max(size.max() for size in sizes) * 1.6)
+    theirs = published_sizes(dataset, float(results.first(dataset)["norm2"]))
+    theirs = theirs[theirs["method"].isin(set(cells["method"]))]
+    shown = theirs if accounting.slug == "published" else theirs.iloc[:0]
+    if len(shown):
+        limits = (min(limits[0], shown["bytes"].min() / 1.6), max(limits[1], shown["bytes"].max() * 1.6))
 
     def paint(pen: Pen) -> None:
         axes = pen.axes
@@ -84,6 +90,12 @@ def size_error(results: Results, dataset: str, accounting: Accounting) -> Drawin
         top = max(1.0, float((data["relative_error"] + data["relative_error_stderr"].fillna(0)).max()))
         axes.set_ylim(-0.03 * top, top * 1.06)
         axes.set_ylabel("relative error")
+        for row in shown.to_dict("records"):
+            style = look(row["method"])
+            axes.plot(
+                [row["bytes"]], [row["relative_error"]], linestyle="", marker=style.marker, markersize=5.5,
+                markerfacecolor="none", markeredgecolor=style.light, markeredgewidth=0.9, zorder=3,
+            )  # fmt: skip
         best = data[data["on_frontier"]].sort_values("bytes")
         axes.step(
             [*best["bytes"], limits[1]], [*best["relative_error"], best["relative_error"].iloc[-1]],
@@ -101,10 +113,10 @@ def size_error(results: Results, dataset: str, accounting: Accounting) -> Drawin
         paint,
         alt=f"Relative error against bytes for {dataset}, bytes {_counted(accounting)}. " + _best_points(data),
         caption=f"{accounting.meaning[:1].upper()}{accounting.meaning[1:]}. {spread_note(data, 'relative_error')} "
-        "Labels: the frontier.",
+        "Labels: the frontier." + (" Hollow markers: published, NeuKron's over the padded grid." if len(shown) else ""),
         data=data,
         legend=data["method"].unique(),
-        spec=interactive.sizes(dataset, cells) if accounting is ACCOUNTINGS[0] else None,
+        spec=interactive.sizes(dataset, cells, theirs) if accounting is ACCOUNTINGS[0] else None,
     )
 
 

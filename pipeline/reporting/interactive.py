@@ -47,8 +47,8 @@ def _named(row: Record) -> Spec:
     return {"m": row["method"], "s": row["setting"]} | ({"n": int(row["seeds"])} if "seeds" in row else {})
 
 
-def sizes(dataset: str, cells: pd.DataFrame) -> Spec:
-    """Size against error: a point a setting, its bytes in each accounting."""
+def sizes(dataset: str, cells: pd.DataFrame, theirs: pd.DataFrame) -> Spec:
+    """Size against error: a point a setting, its bytes in each accounting; published points in the published one."""
     points = [
         _named(row)
         | {
@@ -64,6 +64,10 @@ def sizes(dataset: str, cells: pd.DataFrame) -> Spec:
         "y": _axis("relative error", "number", "linear", dataset),
         "points": points,
         "frontier": True,
+        "published": [
+            {"m": row["method"], "x": _value(row["bytes"]), "y": _value(row["relative_error"])}
+            for row in theirs.to_dict("records")
+        ],
     }
 
 

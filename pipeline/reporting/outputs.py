@@ -12,7 +12,7 @@ from pipeline.config import Run
 from pipeline.methods import METHODS
 
 ALWAYS = ["report.html", "headlines.txt"]
-TABLES = ["datasets", "compression", "smallest", "networks", "scaling", "runs"]
+TABLES = ["datasets", "compression", "smallest", "networks", "scaling", "reproduction", "runs"]
 
 
 class Accounting(NamedTuple):

@@ -66,6 +66,7 @@ def context(results: Results, drawings: Mapping[str, Drawing]) -> dict[str, Any]
         "scaling": drawings.get("scaling"),
         "scaling_provenance": provenance(results, None, "compression") if "scaling" in drawings else [],
         "smallest": tables.smallest_table(results),
+        "reproduction": tables.reproduction_table(results),
         "datasets": tables.dataset_table(results),
         "runs": tables.run_table(results, SHOWN_RUNS),
         "versions": tables.versions(results),

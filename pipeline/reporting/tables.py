@@ -15,6 +15,7 @@ from pipeline.reporting.drawing import marker_svg
 from pipeline.reporting.figures import scaling_laws
 from pipeline.reporting.findings import TARGETS, smallest
 from pipeline.reporting.outputs import ACCOUNTINGS
+from pipeline.reporting.reproduction import number, scoreboard, spread
 from pipeline.reporting.results import Results, base_of, is_sample, settings_text
 from pipeline.reporting.statistics import frontier
 from pipeline.reporting.style import ABOUT, MINUS, MISSING, TIMES, duration, look, point_name, significant, with_prefix
@@ -49,6 +50,7 @@ def all_tables(results: Results) -> dict[str, pd.DataFrame]:
         "smallest": smallest(results),
         "networks": results.networks,
         "scaling": scaling(results),
+        "reproduction": scoreboard(results),
         "runs": runs(results),
     }
 
@@ -293,6 +295,34 @@ def _density(share: float) -> str | Markup:
         return significant(percent, 2)
     mantissa, _, exponent = f"{percent:.1e}".partition("e")
     return Markup("{} {} 10<sup>{}</sup>").format(mantissa, TIMES, f"{int(exponent):d}".replace("-", MINUS))
+
+
+def reproduction_table(results: Results) -> Table:
+    """Published numbers beside ours, with a verdict and why; targets without a run have a row that says so."""
+    board = scoreboard(results)
+    rows = []
+    for row in board.to_dict("records"):
+        quantity = str(row["quantity"])
+        theirs, ours = (number(row[name], quantity) for name in ("published", "ours"))
+        rows.append(
+            [
+                Cell(row["target"], head=True),
+                Cell(row["case"]),
+                Cell(quantity),
+                _plain((theirs + spread(row["published_stderr"], quantity)) or MISSING, row["published"]),
+                _plain((ours + spread(row["halfwidth"], quantity)) or MISSING, row["ours"]),
+                _plain(str(row["seeds"]) if row["seeds"] else MISSING),
+                Cell(Markup('<span class="verdict {}">{}</span>').format(SHOWN_AS.get(row["verdict"], "none"),
+                                                                         row["verdict"])),
+                Cell(row["why"]),
+            ]
+        )  # fmt: skip
+    heads = [("target", "figure or table"), ("case", ""), ("quantity", ""), ("published", "± standard error")]
+    heads += [("ours", "± 95 % interval"), ("seeds", ""), ("verdict", ""), ("why", "")]
+    return Table("Published and ours", heads, rows, _numbers(rows, len(heads)))
+
+
+SHOWN_AS = {"reproduced": "win", "better": "win", "differs": "loss"}  # the colour of a verdict
 
 
 def run_table(results: Results, most: int) -> Table:

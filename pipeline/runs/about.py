@@ -18,8 +18,8 @@ import numpy.typing as npt
 import pipeline
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
+from pipeline.sparse.labels import Label
 
-Label = str | int
 LARGEST_LABELS = 1 << 28  # bytes of a mode's labels as JSON
 
 
@@ -64,7 +64,7 @@ class About:
         if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
             sha256 = None
         names = X.mode_names if named else ()
-        return cls(X.nnz, norm2, names, file, sha256, program=pipeline.__version__)
+        return cls(X.nnz, norm2, names, file, sha256, program=pipeline.__version__, labels=dict(X.labels))
 
     def labels_of(self, mode: int) -> Sequence[Label] | None:
         """Labels of a mode by index; None where it has none."""
@@ -154,12 +154,6 @@ def decoded_labels(code: bytes, mode: int) -> list[Label]:
     if not isinstance(content, list) or not all(isinstance(one, str | int) for one in content):
         raise InputError(f"labels of mode {mode}: no list of labels")
     return content
-
-
-def as_labels(column: Any) -> list[Label]:
-    """A column of labels (NumPy or Arrow) as texts and whole numbers."""
-    values = column.to_pylist() if hasattr(column, "to_pylist") else column.tolist()
-    return [value if isinstance(value, int) and not isinstance(value, bool) else str(value) for value in values]
 
 
 def _short_float(value: float | None) -> float | int | None:

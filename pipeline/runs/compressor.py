@@ -118,7 +118,7 @@ class Compressor(Configured, ABC):
             No tensor, one of an order that the method does not know, or values whose squares leave the range
             of floating point.
         """
-        X = as_tensor(X)
+        X = SparseTensor.of(X)
         self.check_order(X)
         if not self.takes_any_values and not SMALLEST_SQUARE < X.norm2 < math.inf:
             raise InputError(
@@ -251,7 +251,7 @@ class Compressor(Configured, ABC):
 
         Methods that pad add ``error_padded``, and ``error_interval`` where the error is sampled.
         """
-        X = as_tensor(X)
+        X = SparseTensor.of(X)
         self.check_shape(X)
         inner, left_out = self.frame_.inner(X)
         if inner is None:
@@ -402,30 +402,6 @@ def largest_of(
     """Those of the largest size, largest first; equal ones keep their sequence."""
     best = np.argsort(-np.abs(values), kind="stable")[:count]
     return coords[best], values[best]
-
-
-def as_tensor(X: Any) -> SparseTensor:
-    """A sparse tensor from what holds one.
-
-    Raises
-    ------
-    InputError
-        Neither a :class:`SparseTensor`, nor a sparse tensor of SciPy, torch or pydata/sparse, nor an array.
-    """
-    if isinstance(X, SparseTensor):
-        return X
-    if hasattr(X, "tocoo"):
-        return SparseTensor.from_scipy(X)
-    if hasattr(X, "to_sparse_coo"):  # of torch, sparse or not
-        entries = X.detach().cpu().to_sparse_coo().coalesce()
-        return SparseTensor(entries.indices().T.numpy(), entries.values().numpy(), tuple(entries.shape))
-    if all(hasattr(X, name) for name in ("coords", "data", "shape")):  # of pydata/sparse
-        return SparseTensor(np.asarray(X.coords).T, X.data, X.shape)
-    if isinstance(X, np.ndarray | list | tuple):
-        return SparseTensor.from_dense(X)
-    raise InputError(
-        f"a {type(X).__name__} where a SparseTensor belongs, or an array of SciPy, NumPy, torch or pydata/sparse"
-    )
 
 
 def negative_share(X: SparseTensor) -> float:

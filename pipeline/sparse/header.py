@@ -32,6 +32,8 @@ class Header:
         As in :class:`~pipeline.sparse.SparseTensor`.
     norm2
         Squared Frobenius norm; infinite, and null in the file, where that overflows.
+    labels
+        File and checksum of the labels by mode; checked where they are read (:mod:`pipeline.sparse.labels`).
     """
 
     shape: tuple[int, ...]
@@ -39,6 +41,7 @@ class Header:
     norm2: float
     mode_names: tuple[str, ...]
     source: dict[str, Any] = field(default_factory=dict)
+    labels: Any = None
 
     def text(self) -> str:
         """What the file holds."""
@@ -49,7 +52,7 @@ class Header:
             "norm2": self.norm2 if math.isfinite(self.norm2) else None,
             "mode_names": list(self.mode_names),
             "source": self.source,
-        }
+        } | ({"labels": self.labels} if self.labels else {})
         text = json.dumps(content)
         return f'{text[:-1]}, "digest": "{hashlib.sha256(text.encode()).hexdigest()}"}}'
 
@@ -93,7 +96,8 @@ class Header:
             raise InputError(f"{path}: metadata: mode names {_shown(names)} for {len(shape)} modes; {remedy}")
         if source is not None and not isinstance(source, dict):
             raise InputError(f"{path}: metadata: source {_shown(source)} has no names; {remedy}")
-        return cls(tuple(shape), nnz, math.inf if norm2 is None else _as_float(norm2), tuple(names), source or {})
+        squares = math.inf if norm2 is None else _as_float(norm2)
+        return cls(tuple(shape), nnz, squares, tuple(names), source or {}, content.get("labels"))
 
     def check_columns(self, path: Path, names: Sequence[str], kinds: Sequence[Any], rows: int) -> None:
         """Refuse columns that are not one of whole numbers for each mode and one of numbers, or too many or few rows.

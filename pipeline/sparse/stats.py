@@ -17,6 +17,7 @@ from pipeline.errors import InputError
 
 MOST_VALUES = 10_000  # distinct values listed one by one; beyond, they are counted in bins
 BINS = 200
+LARGE = 1 << 22  # a mode of more indices is described by those that occur
 EDGES = 1 << 23  # non-zeros joined at a time
 
 Counts = npt.NDArray[np.int64]
@@ -99,7 +100,8 @@ def describe(blocks: Iterable[Block], shape: tuple[int, ...]) -> Description:
     Parameters
     ----------
     blocks
-        Its non-zeros: distinct coordinates and values.
+        Its non-zeros: distinct coordinates and values; gone through twice where a mode has more than 2^22 indices, of
+        which those that occur are counted.
 
     Examples
     --------
@@ -112,13 +114,18 @@ def describe(blocks: Iterable[Block], shape: tuple[int, ...]) -> Description:
     >>> d.components.numbers.tolist(), d.components.counts.tolist()
     ([2.0, 3.0], [1, 1])
     """
-    degrees = [np.zeros(size, dtype=np.int64) for size in shape]
-    sums = [np.zeros(size) for size in shape]
+    used = _occurring(blocks, [mode for mode, size in enumerate(shape) if size > LARGE])
+    inner = tuple(len(used[mode]) if mode in used else size for mode, size in enumerate(shape))
+    degrees = [np.zeros(size, dtype=np.int64) for size in inner]
+    sums = [np.zeros(size) for size in inner]
     values = _ValueCounts()
-    components = _Components(shape)
+    components = _Components(inner)
     nnz, norm2 = 0, 0.0
-    for coords, entries in blocks:
-        for mode, size in enumerate(shape):
+    for given, entries in blocks:
+        coords = given.copy() if used else given
+        for mode, indices in used.items():
+            coords[:, mode] = np.searchsorted(indices, given[:, mode])
+        for mode, size in enumerate(inner):
             degrees[mode] += np.bincount(coords[:, mode], minlength=size)
             sums[mode] += np.bincount(coords[:, mode], entries, minlength=size)
         values.add(entries)
@@ -133,11 +140,20 @@ def describe(blocks: Iterable[Block], shape: tuple[int, ...]) -> Description:
         norm2=norm2,
         degrees=[_distribution(each[each > 0]) for each in degrees],
         sums=[_sum_distribution(own[each > 0]) for own, each in zip(sums, degrees, strict=True)],
-        empty=[int(np.count_nonzero(each == 0)) for each in degrees],
+        empty=[size - int(np.count_nonzero(each)) for size, each in zip(shape, degrees, strict=True)],
         values=values.distribution(),
         binned=values.binned,
         components=_distribution(components.sizes(np.concatenate(degrees) > 0)),
     )
+
+
+def _occurring(blocks: Iterable[Block], modes: list[int]) -> dict[int, npt.NDArray[np.int64]]:
+    """The indices that occur in given modes, rising."""
+    found: dict[int, npt.NDArray[np.int64]] = {mode: np.empty(0, dtype=np.int64) for mode in modes}
+    for coords, _ in blocks if modes else ():
+        for mode in modes:
+            found[mode] = np.union1d(found[mode], coords[:, mode])
+    return found
 
 
 def _distribution(numbers: npt.NDArray[np.int64]) -> Distribution:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +16,7 @@ from pipeline.core.files import atomic_path
 from pipeline.errors import InputError
 from pipeline.sparse.grid import LARGEST_SIZE
 from pipeline.sparse.header import Header, Rows, telling_damage
+from pipeline.sparse.labels import LabelFiles
 from pipeline.sparse.tensor import ROW_GROUP
 
 Block = tuple[npt.NDArray[np.int64], npt.NDArray[Any]]  # coords (n, D) and values (n,)
@@ -42,7 +43,8 @@ class TensorReader:
 
         self.path = Path(path)
         if not self.path.is_file():
-            raise InputError(f"{path}: no such file; make it with 'snakemake {path}'")
+            what = "is a folder" if self.path.is_dir() else f"no such file; make it with 'snakemake {path}'"
+            raise InputError(f"{path}: {what}")
         with telling_damage(self.path):
             self._file = pq.ParquetFile(self.path, page_checksum_verification=True)
             schema = self._file.schema_arrow
@@ -89,6 +91,8 @@ class TensorWriter:
     ----------
     value_type
         NumPy type of the stored values, which must hold all of them exactly.
+    labels
+        By mode the columns of its label file, which is written beside (:mod:`pipeline.sparse.labels`).
 
     Attributes
     ----------
@@ -103,6 +107,7 @@ class TensorWriter:
         value_type: npt.DTypeLike,
         mode_names: Sequence[str] | None = None,
         source: dict[str, Any] | None = None,
+        labels: Mapping[int, Mapping[str, Any]] | None = None,
     ) -> None:
         import pyarrow as pa
 
@@ -111,6 +116,7 @@ class TensorWriter:
         self.value_type = np.dtype(value_type)
         self.mode_names = list(mode_names or (f"mode_{mode}" for mode in range(len(self.shape))))
         self.source = dict(source or {})
+        self.labels = LabelFiles(self.path, labels or {})
         self.nnz = 0
         self.norm2 = 0.0
         self._types = [np.min_scalar_type(size - 1) for size in self.shape]
@@ -128,6 +134,7 @@ class TensorWriter:
     def __enter__(self) -> Self:
         import pyarrow.parquet as pq
 
+        self._label_entry = self.labels.write(self._stack)
         temporary = self._stack.enter_context(atomic_path(self.path))
         # without Arrow's own copy of the schema, which would hide metadata that is added at the end
         self._writer = self._stack.enter_context(
@@ -156,8 +163,10 @@ class TensorWriter:
                 raise InputError(f"{self.path}: empty tensor of shape {self.shape}: it has no non-zero entry")
             self._flush()
             self._wait()
-            header = Header(self.shape, self.nnz, self.norm2, tuple(self.mode_names), self.source)
+            names = tuple(self.mode_names)
+            header = Header(self.shape, self.nnz, self.norm2, names, self.source, self._label_entry)
             self._writer.add_key_value_metadata({"kronflow": header.text()})
+        self.labels.remove_others()
 
     def write(self, coords: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
         """Append non-zeros: (n, D) indices, sorted and after everything written before, and (n,) values.

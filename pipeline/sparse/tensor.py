@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.files import atomic_path
+from pipeline.core.files import atomic_path, refuse_clashes
 from pipeline.errors import InputError
 from pipeline.sparse.grid import LARGEST_SIZE, linear_index
 from pipeline.sparse.header import Header
+from pipeline.sparse.labels import Label, LabelFiles, as_labels, read_label_files
 
 if TYPE_CHECKING:
+    import pandas as pd
     from scipy.sparse import coo_array
+
+log = logging.getLogger(__name__)
 
 ROW_GROUP = 1 << 20
 EXACT_INTEGER = 2.0**53  # above this float64 skips integers
@@ -37,6 +43,8 @@ class SparseTensor:
         D names for people; ``mode_0 ..`` if left out.
     source
         Free metadata that travels with the file: where the data came from, checksums of the raw files.
+    labels
+        By mode what its indices stand for, texts or whole numbers, where they stand for something.
 
     Attributes
     ----------
@@ -73,6 +81,7 @@ class SparseTensor:
         *,
         mode_names: Sequence[str] | None = None,
         source: dict[str, Any] | None = None,
+        labels: Mapping[int, Sequence[Label]] | None = None,
     ) -> None:
         self.shape = _checked_shape(shape)
         index = _checked_coords(np.asarray(coords), self.shape)
@@ -88,6 +97,7 @@ class SparseTensor:
         self.values = entries
         self.mode_names = _checked_mode_names(mode_names, len(self.shape))
         self.source = dict(source or {})
+        self.labels = _checked_labels(labels or {}, self.shape)
 
     @property
     def order(self) -> int:
@@ -131,11 +141,104 @@ class SparseTensor:
         return dense
 
     @classmethod
+    def of(cls, X: Any) -> SparseTensor:
+        """A sparse tensor from what holds one.
+
+        Raises
+        ------
+        InputError
+            Neither a :class:`SparseTensor`, nor a sparse tensor of SciPy, torch or pydata/sparse (with zeros where
+            nothing is stored), nor an array of real numbers.
+        """
+        if isinstance(X, SparseTensor):
+            return X
+        if not isinstance(X, np.ndarray) and getattr(X, "fill_value", 0) != 0:
+            raise InputError(f"a {type(X).__name__} whose other cells are {X.fill_value}: only 0 is sparse")
+        if hasattr(X, "fill_value") and hasattr(X, "asformat"):  # of pydata/sparse
+            X = X.asformat("coo")
+        elif hasattr(X, "tocoo"):
+            return cls.from_scipy(X)
+        if all(hasattr(X, name) for name in ("coords", "data", "shape")):
+            return cls(np.asarray(X.coords).T, X.data, X.shape)
+        if hasattr(X, "to_sparse_coo"):  # of torch, sparse or not
+            entries = X.detach().cpu().to_sparse_coo().coalesce()
+            values = entries.values()
+            exact = values.double() if values.is_floating_point() else values  # NumPy knows no bfloat16
+            return cls(entries.indices().T.numpy(), exact.numpy(), tuple(entries.shape))
+        if isinstance(X, np.ndarray | list | tuple):
+            return cls.from_dense(X)
+        hint = "; SparseTensor.from_pandas(frame, modes, value) takes a table" if hasattr(X, "columns") else ""
+        raise InputError(
+            f"a {type(X).__name__} where a SparseTensor belongs, or an array of SciPy, NumPy, torch or pydata/sparse"
+            + hint
+        )
+
+    @classmethod
     def from_dense(cls, array: npt.ArrayLike) -> SparseTensor:
-        """Take the non-zeros of a dense array of any order."""
-        dense = np.asarray(array, dtype=np.float64)
+        """Take the non-zeros of a dense array of any order.
+
+        Raises
+        ------
+        InputError
+            An array of something else than real numbers, of no axis, without a non-zero, or with masked cells.
+        """
+        if isinstance(array, np.ma.MaskedArray):
+            raise InputError("a masked array: say what the masked cells are, for example X.filled(0)")
+        try:
+            dense = np.asarray(array)
+        except ValueError as error:
+            raise InputError(f"no array of numbers ({error})") from error
+        if dense.dtype.kind not in "iubf" or dense.ndim < 1:
+            raise InputError(f"an array of type {dense.dtype} with {dense.ndim} axes: a tensor holds real numbers")
         coords = np.argwhere(dense)
         return cls(coords, dense[tuple(coords.T)], dense.shape)
+
+    @classmethod
+    def from_pandas(cls, frame: pd.DataFrame, modes: Sequence[Any], value: Any = None) -> SparseTensor:
+        """Take a table with a column for each mode; what stands in these becomes the labels, in sorted order.
+
+        Parameters
+        ----------
+        modes
+            Names of the columns that become modes, in this order.
+        value
+            Name of the column of the values; without, every row counts 1. Rows of one cell add up.
+
+        Raises
+        ------
+        InputError
+            No such column, a missing label, labels that cannot be sorted, values that are no finite numbers.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> frame = pd.DataFrame({"user": ["bob", "ann"], "item": [7, 7], "n": [1, 2]})
+        >>> X = SparseTensor.from_pandas(frame, ["user", "item"], "n")
+        >>> X.labels, X.to_dense().tolist()
+        ({0: ['ann', 'bob'], 1: [7]}, [[2.0], [1.0]])
+        """
+        import pandas as pd
+
+        if isinstance(modes, str) or not len(modes):
+            raise InputError(f"modes={modes!r}: name the columns in a list")
+        for name in [*modes, *([] if value is None else [value])]:
+            if not isinstance(frame.get(name), pd.Series):
+                raise InputError(f"no single column '{name}'; there are: {', '.join(map(str, frame.columns))}")
+        labels: dict[int, Sequence[Label]] = {}
+        coords = np.empty((len(frame), len(modes)), dtype=np.int64)
+        for mode, name in enumerate(modes):
+            try:
+                codes, distinct = pd.factorize(frame[name], sort=True)
+            except TypeError as error:
+                raise InputError(
+                    f"column '{name}': its labels cannot be told apart and sorted ({error}); make them text"
+                ) from error
+            if (codes < 0).any():
+                raise InputError(f"row {int(np.argmin(codes))}: column '{name}' has no label; leave such rows out")
+            coords[:, mode], labels[mode] = codes, as_labels(distinct)
+        values = np.ones(len(frame)) if value is None else _numbers(frame[value])
+        shape = [max(1, len(labels[mode])) for mode in range(len(modes))]
+        return cls(coords, values, shape, mode_names=[str(name) for name in modes], labels=labels if len(frame) else {})
 
     @classmethod
     def from_scipy(cls, matrix: Any) -> SparseTensor:
@@ -158,12 +261,19 @@ class SparseTensor:
             [self.shape[mode] for mode in order],
             mode_names=[self.mode_names[mode] for mode in order],
             source=self.source,
+            labels={place: self.labels[mode] for place, mode in enumerate(order) if mode in self.labels},
         )
 
     def write_parquet(self, path: str | Path) -> None:
         """Write the Parquet sparse tensor (columns ``mode_0 ..``, ``value``; metadata under ``kronflow``).
 
-        The file appears whole or not at all; a previous file survives a failure.
+        The file appears whole or not at all; a previous file survives a failure. Labels of a mode go into a file
+        beside it, ``<stem>.labels-<mode>.parquet``.
+
+        Raises
+        ------
+        InputError
+            No room, or another file stands where labels belong.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -173,14 +283,25 @@ class SparseTensor:
             for mode, size in enumerate(self.shape)
         }
         columns["value"] = self.values.astype(narrowest_exact_type(self.values))
-        header = Header(self.shape, self.nnz, self.norm2, self.mode_names, self.source)
-        table = pa.table(columns).replace_schema_metadata({"kronflow": header.text()})
-        with atomic_path(path) as temporary:
+        files = LabelFiles(path, {mode: {"label": labels} for mode, labels in self.labels.items()})
+        refuse_clashes([], [path], files.marks)
+        with ExitStack() as stack:
+            entry = files.write(stack)
+            temporary = stack.enter_context(atomic_path(path))
+            header = Header(self.shape, self.nnz, self.norm2, self.mode_names, self.source, entry)
+            table = pa.table(columns).replace_schema_metadata({"kronflow": header.text()})
             pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True)
+        files.remove_others()
 
     @classmethod
-    def read_parquet(cls, path: str | Path) -> SparseTensor:
+    def read_parquet(cls, path: str | Path, labels: bool = False) -> SparseTensor:
         """Read a Parquet sparse tensor and check it against its own metadata.
+
+        Parameters
+        ----------
+        labels
+            Whether the labels of its modes are read too, from the files beside it; where one is not there, the log
+            says so.
 
         Raises
         ------
@@ -200,8 +321,32 @@ class SparseTensor:
         tensor = cls.__new__(cls)  # the reader has checked what the constructor does
         tensor.shape, tensor.coords, tensor.values = reader.shape, coords, values
         tensor.duplicates_summed = tensor.zeros_dropped = 0
-        tensor.mode_names, tensor.source = reader.mode_names, dict(reader.source)
+        tensor.mode_names, tensor.source, tensor.labels = reader.mode_names, dict(reader.source), {}
+        if labels and reader.header.labels:
+            found, missing = read_label_files(reader.path, reader.header.labels, reader.shape)
+            tensor.labels.update(found)
+            for mode in missing:
+                log.warning("%s: labels of mode %d (%s) are not beside it, so indices stand for themselves",
+                            path, mode, reader.mode_names[mode])  # fmt: skip
         return tensor
+
+
+def _numbers(column: pd.Series[Any]) -> npt.NDArray[Any]:
+    """Values of a column as they are, without loss where they are whole."""
+    found = column.to_numpy()
+    if found.dtype.kind in "iubf":
+        return found
+    try:
+        return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"column '{column.name}': values that are no numbers ({error})") from error
+
+
+def _checked_labels(labels: Mapping[int, Sequence[Label]], shape: tuple[int, ...]) -> dict[int, Sequence[Label]]:
+    for mode, found in labels.items():
+        if not 0 <= mode < len(shape) or len(found) != shape[mode]:
+            raise InputError(f"{len(found):,} labels of mode {mode} for a tensor of shape {shape}: one an index")
+    return dict(labels)
 
 
 def narrowest_exact_type(values: npt.NDArray[np.float64]) -> np.dtype[Any]:
@@ -279,11 +424,19 @@ def _checked_values(values: npt.NDArray[Any], coords: npt.NDArray[np.int64]) -> 
     if values.dtype.kind not in "iubf":
         raise InputError(f"values of type {values.dtype}: they must be real numbers")
     entries: npt.NDArray[np.float64] = values.astype(np.float64)
+    if values.dtype.kind in "iu" and values.itemsize == 8 and (count := _rounded(values, entries)):
+        log.warning("%d whole numbers beyond 2^53 are kept as the nearest 64-bit real", count)
     bad = ~np.isfinite(entries)
     if bad.any():
         entry = int(np.argmax(bad))
         raise InputError(f"entry {entry}: value {entries[entry]} at {coords[entry].tolist()} is not finite")
     return entries
+
+
+def _rounded(whole: npt.NDArray[Any], entries: npt.NDArray[np.float64]) -> int:
+    """How many whole numbers of 64 bits are not what became of them."""
+    large = np.flatnonzero(np.abs(entries) >= EXACT_INTEGER)
+    return sum(int(whole[place]) != int(entries[place]) for place in large.tolist())
 
 
 def _checked_mode_names(names: Sequence[str] | None, order: int) -> tuple[str, ...]:

@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.baselines.base import Baseline, Integers, Reals
-from pipeline.baselines.coding import columns, fibres, gaps, mixed
+from pipeline.baselines.coding import columns, fibres, gaps, mixed, unlabelled
 from pipeline.errors import InputError
 from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.orders import pack_integers, unpack_integers
 
-GAPS_AT_MOST = 1 << 18  # non-zeros of a tensor of three modes or more
+GAPS_AT_MOST = 1 << 18  # non-zeros
+COLUMNS_AT_MOST = 1 << 13  # non-zeros of a matrix, beyond which the unlabelled code has learned more than it cost
 
 
 class Labelled(NamedTuple):
@@ -185,10 +186,13 @@ class CellTable:
 def free_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[bytes, list[Integers]]:
     """Shortest code of the cells in orders of its own choice, and those orders (position -> index)."""
     candidates = [gap_code(coords, values, shape)] if gaps_pay(coords, shape) else []
-    for coder in (columns, fibres):
-        if coder.able(coords, shape):
-            code, chosen = coder.pack(coords, values, shape, free=True)
-            candidates.append((code, [chosen[mode] for mode in range(len(shape))]))
+    packed = [fibres.pack(coords, values, shape, free=True)] if fibres.able(coords, shape) else []
+    unnamed = unlabelled.pack(coords, values, shape) if unlabelled.able(coords, shape) else None
+    if unnamed is not None:
+        packed.append(unnamed)
+    if (unnamed is None or len(coords) <= COLUMNS_AT_MOST) and columns.able(coords, shape):
+        packed.append(columns.pack(coords, values, shape, free=True))
+    candidates += [(code, [chosen[mode] for mode in range(len(shape))]) for code, chosen in packed]
     return min(candidates, key=lambda candidate: len(candidate[0]))
 
 
@@ -201,7 +205,7 @@ def quick_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> bytes
 
 def gaps_pay(coords: Integers, shape: tuple[int, ...]) -> bool:
     """Whether to try gaps: in a large tensor LZMA takes minutes and comes out a fifth longer than sets of children."""
-    return len(coords) <= GAPS_AT_MOST or len(shape) < 3 or not fibres.able(coords, shape)
+    return len(coords) <= GAPS_AT_MOST or not fibres.able(coords, shape)
 
 
 def gap_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[bytes, list[Integers]]:
@@ -216,6 +220,8 @@ def decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
         return gaps.decode(code)
     if code[:1] == mixed.CODE:
         return mixed.unpack(code)
+    if code[:1] == unlabelled.CODE:
+        return unlabelled.unpack(code)
     return fibres.unpack(code) if code[:1] in (fibres.FREE, fibres.KEPT) else columns.unpack(code)
 
 

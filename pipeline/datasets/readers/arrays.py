@@ -1,4 +1,4 @@
-"""Sparse matrices and tensors as named arrays: SciPy's ``.npz`` and Binsparse in HDF5.
+"""Sparse matrices and tensors as named arrays: ``.npz`` of SciPy and pydata/sparse, ``.npy``, Binsparse in HDF5.
 
 Sources: scipy.sparse.save_npz; Binary Sparse Format Specification 0.1 (GraphBLAS/binsparse-specification).
 Every index is checked before it is used: a file from somewhere else cannot make SciPy read out of bounds.
@@ -10,8 +10,10 @@ import json
 import math
 import mmap
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -27,8 +29,41 @@ MATRIX_NAMES = ("row", "column")
 Arrays = Mapping[str, Array]
 
 
+def read_npy(files: Files) -> RawTensor:
+    """Read an array of NumPy's ``.npy``, cell by cell; its zeros are left out, and a line says what is read as what."""
+    path = only_file(files)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except (*DAMAGE, ValueError, OSError, SyntaxError, TokenError, MemoryError, OverflowError) as error:
+        raise InputError(f"{path}: not a readable .npy file of numbers ({error})") from error
+    return dense_tensor(path, array)
+
+
+def dense_tensor(path: Path, array: Array) -> RawTensor:
+    """The non-zeros of a dense array.
+
+    Raises
+    ------
+    InputError
+        No real numbers, or no axis.
+    """
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf" or not array.ndim:
+        kind = getattr(array, "dtype", type(array).__name__)
+        raise InputError(f"{path}: an array of type {kind} with {np.ndim(array)} axes; a tensor holds real numbers")
+    indices = np.nonzero(array)
+    sizes = " x ".join(map(str, array.shape))
+    print(f"{path.name}: a dense array of {sizes}, {len(indices[0]):,} cells not zero", file=sys.stderr)
+    if not len(indices[0]):
+        raise InputError(f"{path}: empty tensor: all cells are zero")
+    return _tensor(path, indices, np.asarray(array[indices]), array.shape)
+
+
 def read_npz(files: Files) -> RawTensor:
-    """Read what ``scipy.sparse.save_npz`` writes: coo of any order, csr, csc, and bsr or dia matrices."""
+    """Read ``.npz``: what ``scipy.sparse.save_npz`` writes (coo of any order, csr, csc, bsr, dia), what pydata/sparse
+    writes (COO, GCXS), or one dense array alone.
+    """
     path = only_file(files)
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -39,16 +74,28 @@ def read_npz(files: Files) -> RawTensor:
         raise InputError(f"{path}: not a readable .npz file ({error})") from error
     except (AttributeError, TypeError) as error:  # what a single array answers to the names of an archive
         raise InputError(f"{path}: a single array where scipy.sparse.save_npz writes an archive") from error
-    layout = bytes(arrays["format"].item()).decode() if arrays.get("format", np.array("")).dtype.kind == "S" else ""
+    named = arrays.get("format", np.array("")) if "shape" in arrays else np.array("")
+    layout = named.astype(np.str_).item() if named.dtype.kind in "SU" and named.size == 1 else ""
+    if not layout and len(arrays) == 1:
+        return dense_tensor(path, next(iter(arrays.values())))
+    if (fill := arrays.get("fill_value")) is not None and (fill.dtype.kind not in "biuf" or fill.any()):
+        raise InputError(f"{path}: cells that are not stored have the value {fill.tolist()}; only 0 is sparse")
+    if not layout and {"data", "coords"} <= set(arrays):
+        layout = "coo"  # of pydata/sparse before it named its formats
     readers: dict[str, Callable[[Path, Arrays, tuple[int, ...]], tuple[list[Array], Array]]] = {
         "coo": _coo,
         "csr": _csr,
         "csc": _csc,
         "bsr": _through_scipy,
         "dia": _through_scipy,
+        "gcxs": _gcxs,
     }
     if layout not in readers:
-        raise InputError(f"{path}: no sparse matrix of scipy.sparse.save_npz; its 'format' is none of {list(readers)}")
+        holds = ", ".join(map(str, list(arrays)[:5]))
+        raise InputError(
+            f"{path}: no sparse matrix of scipy.sparse.save_npz; its 'format' is none of {list(readers)}; it holds the "
+            f"arrays {holds}: save the one that is the tensor by numpy.save"
+        )
     shape = _shape(path, _array(path, arrays, "shape").tolist())
     indices, values = readers[layout](path, arrays, shape)
     return _tensor(path, indices, values, shape)
@@ -69,6 +116,22 @@ def _csr(path: Path, arrays: Arrays, shape: tuple[int, ...]) -> tuple[list[Array
 def _csc(path: Path, arrays: Arrays, shape: tuple[int, ...]) -> tuple[list[Array], Array]:
     (column, row), values = _csr(path, arrays, shape[::-1])
     return [row, column], values
+
+
+def _gcxs(path: Path, arrays: Arrays, shape: tuple[int, ...]) -> tuple[list[Array], Array]:
+    """Pydata/sparse's rows of compressed axes, all others in one index, the last fastest."""
+    rows = _array(path, arrays, "compressed_axes").tolist()
+    columns = [axis for axis in range(len(shape)) if axis not in rows]
+    if sorted([*rows, *columns]) != list(range(len(shape))) or math.prod(shape) >= 1 << 62:
+        raise InputError(f"{path}: compressed axes {rows} of a tensor of shape {shape}")
+    outer, inner = (tuple(shape[axis] for axis in axes) for axes in (rows, columns))
+    column = _array(path, arrays, "indices")
+    row = expand_pointers(path, _array(path, arrays, "indptr"), len(column), math.prod(outer))
+    if column.dtype.kind not in "iu" or (len(column) and not 0 <= column.min() <= column.max() < math.prod(inner)):
+        raise InputError(f"{path}: array 'indices' has an index outside 0..{math.prod(inner) - 1}")
+    found = dict(zip(rows, np.unravel_index(row, outer), strict=True))
+    found |= dict(zip(columns, np.unravel_index(column.astype(np.int64), inner) if inner else (), strict=True))
+    return [found[axis] for axis in range(len(shape))], _array(path, arrays, "data")
 
 
 def _through_scipy(path: Path, arrays: Arrays, shape: tuple[int, ...]) -> tuple[list[Array], Array]:
@@ -119,18 +182,18 @@ def read_binsparse(files: Files, *, group: str = "/") -> RawTensor:
     path = only_file(files)
     if not path.is_file():
         raise InputError(f"{path}: no such file; fetch it with 'python -m pipeline.download'")
-    _check_heaps(path)
+    check_heaps(path)
     try:
         with h5py.File(path, "r") as file:
-            place = _own_object(path, file, group)
+            place = own_object(path, file, group)
             descriptor = json.loads(place.attrs["binsparse"])["binsparse"]
-            arrays = {name: _own_array(path, place, name) for name in descriptor["data_types"] if name in place}
+            arrays = {name: own_array(path, place, name) for name in descriptor["data_types"] if name in place}
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(f"{path}: not a readable Binsparse file ({error})") from error
     return _from_descriptor(path, descriptor, arrays)
 
 
-def _own_object(path: Path, start: Any, name: str) -> Any:
+def own_object(path: Path, start: Any, name: str) -> Any:
     """Follow hard links alone: a soft or external link may lead out of the file, or in a circle."""
     import h5py
 
@@ -144,16 +207,17 @@ def _own_object(path: Path, start: Any, name: str) -> Any:
     return found
 
 
-def _own_array(path: Path, group: Any, name: str) -> Array:
+def own_array(path: Path, group: Any, name: str) -> Array:
     """Read an array whose bytes lie in the file: neither external storage nor a virtual data set."""
     import h5py
 
-    found = _own_object(path, group, name)
+    found = own_object(path, group, name)
     if not isinstance(found, h5py.Dataset):
         raise InputError(f"{path}: '{name}' is no array")
     if found.is_virtual or found.external:
         raise InputError(f"{path}: the values of array '{name}' lie in other files, which are not read")
-    if found.shape is None or found.dtype.kind not in "biufc":
+    texts = found.dtype.kind == "S" or h5py.check_string_dtype(found.dtype) is not None
+    if found.shape is None or (found.dtype.kind not in "biufc" and not texts):
         raise InputError(f"{path}: array '{name}' holds no numbers")
     stored = found.id.get_storage_size()
     if found.nbytes > max(stored, 1) * EXPANSION:
@@ -161,7 +225,7 @@ def _own_array(path: Path, group: Any, name: str) -> Array:
     return np.asarray(found[...])
 
 
-def _check_heaps(path: Path) -> None:
+def check_heaps(path: Path) -> None:
     """Walk the global heaps of an HDF5 file as its library does, which does not stop at an object without size.
 
     Layout: HDF5 File Format Specification, "Level 1E: Global Heap" (sizes of eight bytes).
@@ -267,6 +331,15 @@ def _mirrored(
     values = values.astype(np.float64)
     mirrored = np.concatenate([values, sign[structure] * values[off]])
     return [np.concatenate([row, column[off]]), np.concatenate([column, row[off]])], mirrored
+
+
+def compressed_tensor(path: Path, arrays: Arrays, shape: Sequence[Any], columns: bool) -> RawTensor:
+    """A matrix of ``data``, ``indices`` and ``indptr``, compressed by rows or by `columns`."""
+    sizes = _shape(path, [int(size) if isinstance(size, int) else size for size in shape])
+    if len(sizes) != 2:
+        raise InputError(f"{path}: a compressed matrix of {len(sizes)} sizes")
+    indices, values = (_csc if columns else _csr)(path, arrays, sizes)
+    return _tensor(path, indices, values, sizes)
 
 
 def _tensor(path: Path, indices: Sequence[Array], values: Array, shape: tuple[int, ...]) -> RawTensor:

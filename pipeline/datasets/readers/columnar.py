@@ -42,8 +42,11 @@ def read(
 
 
 def names(path: Path) -> list[str]:
-    """Names of the columns."""
-    return [str(name) for name in next(_batches(path, None)).schema.names]
+    """Names of the columns; those of a data frame's index, which its writer puts last, come first."""
+    schema = next(_batches(path, None)).schema
+    index = (schema.pandas_metadata or {}).get("index_columns", [])
+    found = [str(name) for name in schema.names]
+    return sorted(found, key=lambda name: name not in index)
 
 
 def _blocks(path: Path, columns: list[str], value: str | None, drop: bool, indices: bool) -> Iterator[Block]:

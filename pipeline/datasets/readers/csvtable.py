@@ -30,6 +30,9 @@ from pipeline.datasets.text import INTEGER, NUMBER, SHOWN, is_number
 from pipeline.errors import InputError, nearest
 
 BLOCK_BYTES = 1 << 24
+SEPARATORS = ("\t", ";", "|")  # looked for where there is no comma
+NAMES = {"\t": "a tab"}
+JOINT = "\x1f"  # stands for a separator of several characters: ASCII's own separator of fields
 
 
 def read(
@@ -39,6 +42,7 @@ def read(
     value: str | int | None = None,
     separator: str | None = None,
     header: bool | None = None,
+    decimal: str = ".",
     quotes: bool = True,
     encoding: str = "utf-8",
     missing: Sequence[str] = (),
@@ -56,10 +60,13 @@ def read(
     value
         The column of the values; without, every line counts 1.
     separator
-        One character; without, a tab where the file's name has ``.tsv`` in it, else a comma.
+        One or more characters (``::``; ``tab`` or ``\\t`` is a tab). None: a tab where the file's name has ``.tsv`` in
+        it, else a comma; where the first line has none, another that stands there, which a line says.
     header
         Whether the first line names the columns. None: it does where it has any field that is no number; a line
         says so where it does not.
+    decimal
+        The sign before the fraction of a value, a point or a comma.
     quotes
         Whether a field may stand in double quotes. A file with quotes is read more slowly.
     encoding
@@ -74,12 +81,12 @@ def read(
         For columns of indices: see :func:`pipeline.datasets.places.modes_of`.
     """
     path = only_file(files)
-    if separator is None:
-        separator = separator_of(path)
-    if not isinstance(separator, str) or len(separator) != 1 or separator in '\r\n"':
-        raise InputError(f"option separator: one character, not {separator!r}")
-    layout = Layout(path, separator, True, quotes, encoding, tuple(map(str, missing)), base is not None)
+    if decimal not in (".", ","):
+        raise InputError(f"option decimal: a point or a comma, not {decimal!r}")
+    layout = Layout(path, ",", True, quotes, encoding, tuple(map(str, missing)), base is not None, decimal=decimal)
     parts = [layout] if member is None else [replace(layout, member=name) for name in members(path, member)]
+    found = parts[0].separator_found() if separator is None else checked_separator(separator)
+    parts = [replace(part, separator=found) for part in parts]
     if header is None:
         wanted = [*columns, *(only or {}), *([] if value is None else [value])]
         header = any(isinstance(name, str) and not is_number(name) for name in wanted) or has_header(parts[0])
@@ -87,9 +94,12 @@ def read(
     return read_parts(parts, columns, base, shape, value=value, only=only)
 
 
-def separator_of(path: Path) -> str:
-    """Return what separates fields in a file of this name."""
-    return "\t" if ".tsv" in path.name else ","
+def checked_separator(given: str) -> str:
+    """What the option separator says."""
+    separator = {"tab": "\t", "\\t": "\t"}.get(given, given)
+    if not separator or any(sign in separator for sign in f'\r\n"{JOINT}'):
+        raise InputError(f"option separator: characters between two fields, not {given!r}")
+    return separator
 
 
 def has_header(layout: Layout) -> bool:
@@ -181,6 +191,7 @@ class Layout:
     missing: tuple[str, ...] = ()
     indices: bool = False  # columns hold whole numbers, not labels
     member: str | None = None  # of an archive
+    decimal: str = "."
     loose: bool = False  # names of columns may differ in capitals, spaces and underscores
     above: int = 1  # lines down to the header and with it; a file may start with empty ones
     width: int = 0  # fields of a line
@@ -209,7 +220,7 @@ class Layout:
                 name = int(name)
             if names.count(name) != 1:
                 times = names.count(name)
-                hint = f" stands there {times} times" if times else f"{nearest(str(name), map(str, names))}"
+                hint = f"; it stands there {times} times" if times else f"{nearest(str(name), map(str, names))}"
                 if self.header and isinstance(wanted, int):
                     hint += "; set the option header=false if the first line is an entry"
                 raise InputError(f"{self.name}:1: no single column '{wanted}'{hint}")
@@ -224,6 +235,18 @@ class Layout:
             minus=None if minus is None else position(minus),
             only=tuple((position(name), str(text)) for name, text in (only or {}).items()),
         )
+
+    def separator_found(self) -> str:
+        """What separates the fields of the first line."""
+        if ".tsv" in self.path.name.lower():
+            return "\t"
+        with open_text(self.path, self.encoding, self.member) as text:
+            first = next((line for line in text if line.strip()), "")
+        found = [each for each in ("::", *SEPARATORS) if each in first]
+        if "," in first or not found:
+            return ","
+        print(f"{self.name}: fields separated by {NAMES.get(found[0], found[0])} (option separator)", file=sys.stderr)
+        return found[0]
 
     def header_names(self) -> list[Any]:
         """Return the names of the columns; their positions in a file without header."""
@@ -284,10 +307,12 @@ def _fast_blocks(layout: Layout, rest: IO[bytes] | None) -> Iterator[tuple[int, 
     kinds = {names[key]: pa.string() for key in layout.keys}
     kinds |= {names[column]: pa.string() for column, _ in layout.only}
     kinds |= {names[column]: pa.float64() for column in (layout.value, layout.minus) if column is not None}
+    long = len(layout.separator) > 1
     try:
         with telling_damage(layout.path), nullcontext(rest) if rest else open_raw(layout.path, layout.member) as stream:
+            joined = _Joined(stream, layout.separator.encode(layout.encoding)) if long else stream
             reader = arrow_csv.open_csv(
-                _Plain(stream) if layout.quotes else stream,
+                _Plain(joined) if layout.quotes else joined,
                 read_options=arrow_csv.ReadOptions(
                     column_names=names,
                     skip_rows_after_names=0,
@@ -296,11 +321,15 @@ def _fast_blocks(layout: Layout, rest: IO[bytes] | None) -> Iterator[tuple[int, 
                     encoding=layout.encoding,
                 ),
                 parse_options=arrow_csv.ParseOptions(
-                    delimiter=layout.separator,
+                    delimiter=JOINT if long else layout.separator,
                     quote_char=False,
                 ),
                 convert_options=arrow_csv.ConvertOptions(
-                    column_types=kinds, include_columns=list(kinds), null_values=[], strings_can_be_null=False
+                    column_types=kinds,
+                    include_columns=list(kinds),
+                    null_values=[],
+                    strings_can_be_null=False,
+                    decimal_point=layout.decimal,
                 ),
             )
             for batch in reader:
@@ -319,8 +348,8 @@ class _QuoteFoundError(Exception):
 class _Plain(io.RawIOBase):
     """Passes a stream on as long as there is no double quote in it."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
+    def __init__(self, stream: IO[bytes] | io.RawIOBase) -> None:
+        self._stream: Any = stream
 
     def readable(self) -> bool:
         """Return True."""
@@ -328,10 +357,34 @@ class _Plain(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes."""
-        content = self._stream.read(size)
+        content: bytes = self._stream.read(size)
         if b'"' in content:
             raise _QuoteFoundError
         return content
+
+
+class _Joined(io.RawIOBase):
+    """Passes a stream on with one character in place of a separator of several."""
+
+    def __init__(self, stream: IO[bytes], separator: bytes) -> None:
+        self._stream, self._separator, self._rest = stream, separator, b""
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes; no separator is cut in two."""
+        wanted = size if size > 0 else BLOCK_BYTES
+        content, self._rest = self._rest, b""
+        while more := self._stream.read(wanted - len(content)):
+            content += more
+            if whole := content.rstrip(self._separator):
+                content, self._rest = whole, content[len(whole) :]
+                break
+        if JOINT.encode() in content:
+            raise _QuoteFoundError  # Python's reader tells where
+        return content.replace(self._separator, JOINT.encode())
 
 
 def _entries(layout: Layout, table: Any, names: list[str]) -> Block | None:
@@ -363,19 +416,18 @@ def _entries(layout: Layout, table: Any, names: list[str]) -> Block | None:
 def _lines(layout: Layout, skip_header: bool = True) -> Iterator[tuple[int, list[str]]]:
     """Yield the number of each line that is not empty, and its fields."""
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if layout.quotes else csv.QUOTE_NONE
-    try:
-        with open_text(layout.path, layout.encoding, layout.member) as text:
-            lines = csv.reader(text, delimiter=layout.separator, quoting=quoting, strict=True)
-            skipped = not (skip_header and layout.header)
-            try:
-                for fields in lines:
-                    if fields and skipped:
-                        yield lines.line_num, fields
-                    skipped = skipped or bool(fields)
-            except csv.Error as error:
-                raise InputError(f"{layout.name}:{lines.line_num}: no valid line ({error})") from error
-    except LookupError as error:
-        raise InputError(f"option encoding: Python knows no encoding '{layout.encoding}'") from error
+    with open_text(layout.path, layout.encoding, layout.member) as text:
+        long = len(layout.separator) > 1
+        source = (line.replace(layout.separator, JOINT) for line in text) if long else text
+        lines = csv.reader(source, delimiter=JOINT if long else layout.separator, quoting=quoting, strict=True)
+        skipped = not (skip_header and layout.header)
+        try:
+            for fields in lines:
+                if fields and skipped:
+                    yield lines.line_num, fields
+                skipped = skipped or bool(fields)
+        except csv.Error as error:
+            raise InputError(f"{layout.name}:{lines.line_num}: no valid line ({error})") from error
 
 
 def _careful_blocks(layout: Layout, skip: int) -> Iterator[Block]:
@@ -414,10 +466,15 @@ def _key(layout: Layout, number: int, field: str) -> str | int:
 
 
 def _value(layout: Layout, number: int, field: str) -> float:
-    text = field.strip().encode()
+    plain = field.strip()
+    if layout.decimal == ",":
+        plain = "" if "." in plain else plain.replace(",", ".")
+    text = plain.encode()
     value = float(text) if NUMBER.fullmatch(text) else np.nan
     if not np.isfinite(value):
-        _fail(layout, number, f"value '{field[:SHOWN]}' is no finite number")
+        comma = NUMBER.fullmatch(field.strip().replace(",", ".").encode()) and layout.decimal == "."
+        hint = "; where the comma is before the fraction: option decimal=," if comma else ""
+        _fail(layout, number, f"value '{field[:SHOWN]}' is no finite number{hint}")
     return value
 
 

@@ -1,39 +1,52 @@
-"""Matrix Market coordinate files: pattern, integer or real; general, symmetric or skew-symmetric."""
+"""Matrix Market files: pattern, integer or real; coordinate or array; general, symmetric, skew-symmetric, hermitian.
+
+TACO's ``.ttx`` is the same with any number of sizes, its first line naming a ``tensor``.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from pipeline.datasets.places import check_range
-from pipeline.datasets.raw import Block, Files, Mode, RawTensor, only_file, open_raw
-from pipeline.datasets.text import line_of_entry, read_numbers
+from pipeline.datasets.raw import Array, Block, Files, Mode, RawTensor, only_file, open_raw
+from pipeline.datasets.text import MARK, NUMBER, SHOWN, line_of_entry, read_numbers
 from pipeline.errors import InputError
 
-FIELDS = ("pattern", "integer", "real")
-SYMMETRIES = ("general", "symmetric", "skew-symmetric")
+LAYOUTS = ("coordinate", "array")
+FIELDS = ("pattern", "integer", "real", "double")
+SYMMETRIES = ("general", "symmetric", "skew-symmetric", "hermitian")  # the last of real numbers is symmetric
 
 
 @dataclass(frozen=True)
 class Header:
     """What stands above the entries, and how many lines that takes."""
 
+    layout: str
     field: str
     symmetry: str
-    rows: int
-    columns: int
+    shape: tuple[int, ...]
     entries: int
     lines: int
 
 
 def read(files: Files) -> RawTensor:
-    """Read a ``.mtx`` file (plain, .gz or .zip); entries of a pattern are 1, symmetric ones stand for both places."""
+    """Read a ``.mtx`` or ``.ttx`` file, packed or not.
+
+    Entries of a pattern are 1, symmetric ones stand for both places. The values of an array come with the first index
+    fastest, and its zeros are left out.
+    """
     path = only_file(files)
     header = read_header(path)
-    modes = [Mode("row", indexed=True, size=header.rows), Mode("column", indexed=True, size=header.columns)]
+    plain = ("row", "column") if len(header.shape) == 2 else [f"mode_{mode}" for mode in range(len(header.shape))]
+    modes = [Mode(name, indexed=True, size=size) for name, size in zip(plain, header.shape, strict=True)]
+    if header.layout == "array":
+        return RawTensor(modes, [_mirrored(header, *_cells(path, header))])
     return RawTensor(modes, _blocks(path, header, modes))
 
 
@@ -43,27 +56,82 @@ def read_header(path: Path) -> Header:
     Raises
     ------
     InputError
-        No Matrix Market file, or one that holds a dense, complex or hermitian matrix.
+        No Matrix Market file, or one that holds complex values.
     """
     with open_raw(path) as stream:
-        words = stream.readline().decode("utf-8", "replace").lower().split()
-        if len(words) != 5 or words[:2] != ["%%matrixmarket", "matrix"]:
+        words = stream.readline().removeprefix(MARK).decode("utf-8", "replace").lower().split()
+        if len(words) != 5 or words[0] != "%%matrixmarket" or words[1] not in ("matrix", "tensor"):
             raise InputError(f"{path}:1: no Matrix Market file; the first line starts with '%%MatrixMarket matrix'")
-        layout, field, symmetry = words[2:]
-        for given, allowed in ((layout, ("coordinate",)), (field, FIELDS), (symmetry, SYMMETRIES)):
+        kind, layout, field, symmetry = words[1:]
+        if field == "complex":
+            raise InputError(f"{path}:1: 'complex' values; a tensor has real ones: write their real part or size")
+        for given, allowed in ((layout, LAYOUTS), (field, FIELDS), (symmetry, SYMMETRIES)):
             if given not in allowed:
                 raise InputError(f"{path}:1: '{given}' is none of: {', '.join(allowed)}")
-        lines = ((number, line) for number, line in enumerate(stream, start=2) if line.strip() and line[:1] != b"%")
-        number, line = next(lines, (1, b""))
-    sizes = line.split()
-    if len(sizes) != 3 or not all(size.isdigit() and len(size) < 19 for size in sizes):
-        raise InputError(f"{path}:{number}: needs the numbers of rows, columns and entries")
-    rows, columns, entries = (int(size) for size in sizes)
-    if not rows or not columns or not entries:
-        raise InputError(f"{path}:{number}: empty matrix of {rows} x {columns} with {entries} entries")
-    if symmetry != "general" and rows != columns:
-        raise InputError(f"{path}:{number}: a {symmetry} matrix of {rows} x {columns} is not square")
-    return Header(field, symmetry, rows, columns, entries, number)
+        number, sizes = _size_line(stream)
+    dense = layout == "array"
+    if not all(size.isdigit() and len(size) < 19 for size in sizes) or (
+        len(sizes) != 3 - dense if kind == "matrix" else len(sizes) < 2 - dense
+    ):
+        what = "sizes" if dense else "sizes and entries"
+        raise InputError(f"{path}:{number}: needs the numbers of {'rows, columns and entries' * (not dense) or what}")
+    numbers = [int(size) for size in sizes]
+    shape = tuple(numbers if dense else numbers[:-1])
+    entries = _stored(shape, symmetry) if dense else numbers[-1]
+    if not all(shape) or not entries:
+        sizes_shown = " x ".join(map(str, shape))
+        raise InputError(f"{path}:{number}: empty matrix of {sizes_shown} with {entries} entries")
+    if symmetry != "general" and (len(shape) != 2 or shape[0] != shape[1]):
+        raise InputError(f"{path}:{number}: a {symmetry} matrix of {' x '.join(map(str, shape))} is not square")
+    if dense and field == "pattern":
+        raise InputError(f"{path}:1: an array of pattern has no values")
+    return Header(layout, field, symmetry, shape, entries, number)
+
+
+def _size_line(stream: IO[bytes]) -> tuple[int, list[bytes]]:
+    for number, line in enumerate(stream, start=2):
+        if line.strip() and line.lstrip()[:1] != b"%":
+            return number, line.split()
+    return 1, [b""]
+
+
+def _stored(shape: tuple[int, ...], symmetry: str) -> int:
+    """How many values an array has: of a symmetric one the lower triangle's, without a diagonal that is zero."""
+    if symmetry == "general":
+        return math.prod(shape)
+    return shape[0] * (shape[0] + (-1 if symmetry == "skew-symmetric" else 1)) // 2
+
+
+def _cells(path: Path, header: Header) -> tuple[list[Array], Array]:
+    """Places and values of an array's non-zeros, as they are stored."""
+    found: list[float] = []
+    with open_raw(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            if number <= header.lines or line.lstrip()[:1] == b"%":
+                continue
+            for text in line.split():
+                value = float(text) if NUMBER.fullmatch(text) else math.nan
+                if not math.isfinite(value):
+                    shown = text[:SHOWN].decode("utf-8", "backslashreplace")
+                    raise InputError(f"{path}:{number}: value '{shown}' is no finite number")
+                found.append(value)
+            if len(found) > header.entries:
+                break
+    if len(found) != header.entries:
+        seen = f"more than {header.entries:,}" if len(found) > header.entries else f"{len(found):,}"
+        raise InputError(f"{path}: {seen} values where its sizes ask for {header.entries:,} in all")
+    values = np.array(found)
+    places = np.flatnonzero(values)
+    if header.symmetry == "general":
+        return list(np.unravel_index(places, header.shape, order="F")), values[places]
+    row, column = (index[places] for index in _triangle(header.shape[0], header.symmetry == "skew-symmetric"))
+    return [row, column], values[places]
+
+
+def _triangle(size: int, strict: bool) -> tuple[Array, Array]:
+    """Rows and columns of a lower triangle, column by column."""
+    column, row = np.triu_indices(size, int(strict))
+    return row, column
 
 
 def _blocks(path: Path, header: Header, modes: list[Mode]) -> Iterator[Block]:
@@ -71,15 +139,20 @@ def _blocks(path: Path, header: Header, modes: list[Mode]) -> Iterator[Block]:
         return f"{path}:{line_of_entry(path, entry, skip=header.lines)}"
 
     seen = 0
-    for keys, values in read_numbers(path, 2, values=header.field != "pattern", skip=header.lines):
+    for keys, values in read_numbers(path, len(modes), values=header.field != "pattern", skip=header.lines):
         for column, mode in zip(keys, modes, strict=True):
             check_range(column, 1, mode, place, seen)
         seen += len(values)
-        row, column = (each - 1 for each in keys)
-        yield [row, column], values
-        if header.symmetry != "general":
-            off = row != column
-            mirrored = values[off] if header.symmetry == "symmetric" else -values[off].astype(np.float64)
-            yield [column[off], row[off]], np.asarray(mirrored)
+        yield _mirrored(header, [each - 1 for each in keys], values)
     if seen != header.entries:
         raise InputError(f"{path}: {seen:,} entries where its line {header.lines} promises {header.entries:,}")
+
+
+def _mirrored(header: Header, indices: list[Array], values: Array) -> Block:
+    """Both places of what a symmetric file stores once."""
+    if header.symmetry == "general":
+        return indices, values
+    row, column = indices
+    off = row != column
+    other = -values[off].astype(np.float64) if header.symmetry == "skew-symmetric" else values[off]
+    return [np.concatenate([row, column[off]]), np.concatenate([column, row[off]])], np.concatenate([values, other])

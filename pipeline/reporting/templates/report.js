@@ -86,7 +86,9 @@
     const times = (value) => (value === null || value === undefined ? null : value * factor);
     const points = (spec.points || []).map((p) => ({ ...p, x: p.b ? p.b[state.a] : p.x, xe: p.b ? p.bs[state.a] : p.xe, y: times(p.y), ye: times(p.ye) }));
     const lines = (spec.lines || []).map((line) => ({ ...line, y: line.y.map(times) }));
-    return { points, lines };
+    // Published sizes are of one accounting; they stand beside ours in that one alone.
+    const theirs = state.a === 2 ? (spec.published || []).map((p) => ({ ...p, y: times(p.y) })) : [];
+    return { points, lines, theirs };
   }
   function labels(spec) {
     const x = spec.x.format === "bytes" ? `bytes, counted ${data.accountings[state.a]}` : spec.x.label;
@@ -207,8 +209,8 @@
     }
     plot(svg) {
       const spec = this.spec, shown = series(spec), on = (item) => !state.off.has(item.m);
-      const everyX = [...shown.points.map((p) => p.x), ...shown.lines.flatMap((l) => l.x)];
-      const everyY = [...shown.points.flatMap((p) => [p.y, p.y + (p.ye || 0), p.y - (p.ye || 0)]), ...shown.lines.flatMap((l) => l.y)];
+      const everyX = [...shown.theirs.map((p) => p.x), ...shown.points.map((p) => p.x), ...shown.lines.flatMap((l) => l.x)];
+      const everyY = [...shown.theirs.map((p) => p.y), ...shown.points.flatMap((p) => [p.y, p.y + (p.ye || 0), p.y - (p.ye || 0)]), ...shown.lines.flatMap((l) => l.y)];
       const kinds = { x: kindOf(spec.x, everyX), y: kindOf(spec.y, everyY) };
       const hasEnds = shown.lines.some((line) => !line.fit);
       this.frame(svg, 312, 56, hasEnds && this.width > 460 ? 118 : 18, 46);
@@ -254,6 +256,8 @@
         if (p.ye) { const low = kinds.y === "log" && p.y - p.ye <= 0 ? bottom : this.y(p.y - p.ye); draw(layer, "path", { d: `M${a} ${low}V${this.y(p.y + p.ye)}`, style }); }
         if (p.xe && (kinds.x === "linear" || p.x > p.xe)) draw(layer, "path", { d: `M${this.x(p.x - p.xe)} ${b}H${this.x(p.x + p.xe)}`, style });
       }
+      for (const p of shown.theirs.filter((each) => on(each) && drawable(each.x, each.y) && inside(each.x, each.y)))
+        this.mark(svg, { ...p, hollow: true, tip: `${data.methods[p.m].shown}, published: ${exact(p.x, "bytes")}, ${labels(spec).y} ${exact(p.y, "number")}` });
       const marks = [...points.filter((p) => inside(p.x, p.y)).map((p) => ({ ...p, text: named(p.m, p.s), tip: this.tip(p), labelled: best ? best.has(p) : !hasEnds && !shown.lines.length })),
         ...ends.map((e) => ({ ...e, labelled: true }))];
       for (const mark of marks) if (!mark.fit) this.mark(svg, mark);
@@ -282,7 +286,7 @@
     mark(svg, mark) {
       const group = draw(svg, "g", { transform: `translate(${this.x(mark.x)} ${mark.at ?? this.y(mark.y)})`, class: "mark", role: "img", "aria-label": mark.tip, tabindex: this.targets.length ? -1 : 0 });
       draw(group, "circle", { r: 11, style: "fill: transparent" });
-      draw(group, "path", { d: data.methods[mark.m].path, style: `fill: ${colour(mark.m)}; stroke: var(--card); stroke-width: .8` });
+      draw(group, "path", { d: data.methods[mark.m].path, style: mark.hollow ? `fill: none; stroke: ${colour(mark.m)}; stroke-width: 1.2` : `fill: ${colour(mark.m)}; stroke: var(--card); stroke-width: .8` });
       const show = () => { const box = group.getBoundingClientRect(); showTip(mark.tip, box.left + box.width / 2, box.top); };
       group.addEventListener("pointerenter", show);
       group.addEventListener("pointerleave", hideTip);

@@ -1,0 +1,198 @@
+"""A code for matrices in which the orders of rows and columns are both free: counts of classes, and no identity twice.
+
+Columns are sets of rows. Those of one size are coded as the prefix tree of their rising row names: at a node that n
+columns share, n draws are told as counts, by halving the range of names, so that the columns' order costs nothing
+(log2 n! bits at every node). Rows of many cells have names from the start, by falling number of cells; a rare row
+gets the next name where it first appears, and until then all rows of k cells are alike: a column tells only that it
+has one of them. So the names of rare rows cost nothing either. That is the structural code of graphs (Choi and
+Szpankowski, 2012, Compression of Graphical Structures) made for two kinds of vertices and given a model that learns:
+
+- what is open of a name (its cells less those told) makes draws those of the configuration model, exactly;
+- what followed the prefix, its last two names, its last and first one before, and how often names met, are contexts,
+  mixed in the logistic domain as in :mod:`pipeline.baselines.coding.mixed`;
+- counts are beta-binomial around the mixed chance, of three concentrations weighed by how well they told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.baselines.base import Integers, Reals
+from pipeline.baselines.coding import gaps, mixed
+
+CODE = b"\x06"  # first byte of such a code
+RAREST = 32  # rows of more cells have names from the start
+ALIKE = 64  # rows of as many cells that make it worth to leave them without a name
+SLOTS = (12, 25)  # least and most bits of the table of contexts
+BASE_WEIGHT, FIRST_WEIGHT = 26000, 3000  # of what is open, and of the contexts; of 65536
+
+
+class Model(mixed.Model):
+    """All that the code learns, and the range coder, for rows of given numbers of cells.
+
+    Parameters
+    ----------
+    bits, code, room
+        As of :class:`mixed.Model`.
+    degrees
+        Rising numbers of cells of the rows that have any.
+    limit
+        Rows of fewer cells than this have no name at the start.
+    largest
+        Columns of the most frequent size.
+    """
+
+    def __init__(self, bits: int, code: bytes | None, room: int, degrees: Integers, limit: int, largest: int) -> None:
+        from pipeline.baselines.coding import unlabelled_loops
+
+        super().__init__(bits, code, room)
+        self._rows: Any = unlabelled_loops
+        named = degrees[degrees >= limit][::-1]
+        self.heavy = len(named)
+        depth = max(1, (len(degrees) - 1).bit_length())
+        fresh = np.bincount(degrees[degrees < limit], minlength=limit)
+        fresh[0] = np.sum(degrees[degrees < limit])
+        weight = np.zeros(2 << depth, dtype=np.int64)
+        weight[(1 << depth) : (1 << depth) + len(named)] = named
+        for level in range(depth - 1, -1, -1):
+            below = weight[2 << level : 4 << level]
+            weight[1 << level : 2 << level] = below[::2] + below[1::2]
+        mixing = np.zeros((unlabelled_loops.SETS, unlabelled_loops.INPUTS), dtype=np.int64)
+        mixing[:, 0], mixing[:, 2:10] = BASE_WEIGHT, FIRST_WEIGHT
+        trust = np.full((unlabelled_loops.TRUSTS, 3), 1 / 3)
+        self.rows = unlabelled_loops.State(
+            self.coding,
+            mixing,
+            np.zeros((3, largest + 2)),
+            np.zeros(largest + 2),
+            trust,
+            depth,
+            weight,
+            fresh,
+            np.array([self.heavy, 0]),
+            np.zeros(unlabelled_loops.INPUTS, dtype=np.int64),
+            np.zeros(unlabelled_loops.CONTEXTS, dtype=np.int64),
+            np.zeros(len(degrees), dtype=np.int64),
+        )
+
+    def columns(self, given: Integers, content: Integers, which: Integers, place: Integers, degree: Integers) -> None:
+        """Code the (n, size) columns of a size; see ``unlabelled_loops.code_class``."""
+        self._rows.code_class(self.rows, given, content, which, place, degree, self.heavy)
+
+
+def able(coords: Integers, shape: Sequence[int]) -> bool:
+    """Whether a tensor is a matrix of modes not too long for this code."""
+    return len(shape) == 2 and max(shape) <= mixed.LARGEST_MODE
+
+
+def least_named(degrees: Integers) -> int:
+    """Number of cells from which rows have names at the start: below it, so many rows are alike that naming costs."""
+    alike = np.bincount(degrees[degrees <= RAREST], minlength=RAREST + 1)[1:] >= ALIKE
+    return 1 + int(np.argmin(np.append(alike, False)))
+
+
+def pack(coords: Integers, values: Reals, shape: Sequence[int]) -> tuple[bytes, dict[int, Integers]] | None:
+    """Code a matrix; the columns are the larger mode. None where that takes more than 12 bytes a cell and index.
+
+    Returns
+    -------
+    The code, and by mode the orders (position -> index) that it has chosen.
+    """
+    top = gaps.top_mode(shape)
+    degree = np.bincount(coords[:, 1 - top], minlength=shape[1 - top])
+    sizes = np.bincount(coords[:, top], minlength=shape[top])
+    used = np.sort(degree[degree > 0])
+    limit = least_named(used)
+    heavy_first = np.argsort(-degree, kind="stable")
+    place = np.full(len(degree), -1, dtype=np.int64)
+    heavy = heavy_first[: np.count_nonzero(degree >= limit)]
+    place[heavy] = np.arange(len(heavy))
+    sort_by = gaps.positions(heavy_first)[coords[:, 1 - top]]
+    by_column = np.lexsort((sort_by, coords[:, top]))
+    rows, start = coords[by_column, 1 - top], np.cumsum(sizes) - sizes
+    bits = int(np.clip((len(coords) * 24).bit_length(), *SLOTS))
+    distinct, times = np.unique(sizes[sizes > 0], return_counts=True)
+    room = 1024 + 12 * (len(coords) + len(sizes))
+    model = Model(bits, None, room, used, limit, int(times.max()))
+    contents, order = [], []
+    for size in distinct.tolist():
+        members = np.flatnonzero(sizes == size)
+        content, which = np.zeros((len(members), size), dtype=np.int64), np.arange(len(members))
+        given = rows[start[members][:, None] + np.arange(size)]
+        model.columns(given, content, which, place, degree)
+        contents.append(content)
+        order.append(members[which])
+    row_order = np.full(len(degree), -1, dtype=np.int64)
+    row_order[place[place >= 0]] = np.flatnonzero(place >= 0)
+    row_order[len(used) :] = np.flatnonzero(degree == 0)
+    column_order = np.concatenate([*order, np.flatnonzero(sizes == 0)])
+    names, columns = _flat(contents)
+    there = row_order[names], column_order[columns]
+    cells = np.lexsort((coords[:, 1 - top], coords[:, top]))
+    told = cells[gaps.positions(np.lexsort(there))]
+    kind, constant, numbers = gaps.encode_values(values[told])
+    if kind == gaps.WHOLE:
+        kind, numbers = mixed.MIXED, numbers[:0]
+        model.numbers(1, _value_contexts(names, columns), gaps.fold(values[told]))
+    code = model.finished()
+    if code is None:
+        return None
+    layout = np.stack((distinct, times), axis=1).reshape(-1)
+    streams = [gaps.squeeze(gaps.write_varints(part)) for part in (layout, np.diff(used, prepend=0))]
+    streams += [(code, 0), gaps.squeeze(numbers)]
+    joined = gaps.joined(CODE, [*shape, limit, bits, kind], constant, streams)
+    return joined, {1 - top: row_order, top: column_order}
+
+
+def _flat(contents: list[Integers]) -> tuple[Integers, Integers]:
+    """Row names of all cells, column after column, and the number of each cell's column."""
+    sizes = np.concatenate([np.full(len(content), content.shape[1]) for content in contents])
+    names = np.concatenate([content.reshape(-1) for content in contents])
+    return names, np.repeat(np.arange(len(sizes)), sizes)
+
+
+def _value_contexts(names: Integers, columns: Integers) -> Integers:
+    """What a value is predicted from: its row, its column, the column's size, and these together."""
+    size = np.bincount(columns)[columns]
+    return np.stack((names, columns, names * (1 << 20) + np.minimum(size, 1 << 20), size, names >> 3), axis=1)
+
+
+@gaps.decoder
+def unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
+    """Give back coordinates (sorted lexicographically), values and shape from a code.
+
+    Raises
+    ------
+    InputError
+        The code is damaged.
+    """
+    head, at = gaps.read_varints(code, 13, 1)
+    shape, limit, bits, kind = (int(head[0]), int(head[1])), int(head[2]), int(head[3]), int(head[4])
+    constant, streams = gaps.read_streams(code, at, kind, head[5::2])
+    layout, _ = gaps.read_varints(gaps.expand(streams[0], int(head[6])), -1, 0)
+    steps, _ = gaps.read_varints(gaps.expand(streams[1], int(head[8])), -1, 0)
+    degrees, (distinct, times) = np.cumsum(steps), layout.reshape(-1, 2).T
+    top, count = gaps.top_mode(shape), int(degrees.sum())
+    if int(np.sum(distinct * times)) != count or times.sum() > shape[top] or len(degrees) > shape[1 - top]:
+        raise ValueError("its sizes and degrees contradict each other")
+    if not (SLOTS[0] <= bits <= SLOTS[1] and 1 <= limit <= RAREST + 1 and degrees.min() > 0 and distinct.min() > 0):
+        raise ValueError("no such model")
+    model = Model(bits, streams[2], 0, degrees, limit, int(times.max()))
+    nothing, contents = np.zeros(0, dtype=np.int64), []
+    for size, number in zip(distinct.tolist(), times.tolist(), strict=True):
+        content = np.zeros((number, size), dtype=np.int64)
+        model.columns(np.zeros((0, 0), dtype=np.int64), content, nothing, nothing, nothing)
+        contents.append(content)
+    names, columns = _flat(contents)
+    if kind == mixed.MIXED:
+        folded = np.zeros(count, dtype=np.int64)
+        model.numbers(1, _value_contexts(names, columns), folded)
+        values = gaps.unfold(folded)
+    else:
+        values = gaps.decode_values(kind, constant, gaps.expand(streams[3], int(head[12])), count)
+    coords = np.empty((count, 2), dtype=np.int64)
+    coords[:, top], coords[:, 1 - top] = columns, names
+    return coords, values, shape

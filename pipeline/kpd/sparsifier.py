@@ -1,0 +1,148 @@
+"""Sparsifier: any method of :mod:`pipeline.kpd.methods` on any network, in any training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.errors import InputError, is_whole
+from pipeline.kpd.methods import Dense, make
+
+
+class Sparsifier:
+    """Make a network's linear layers block-sparse while a training loop of one's own trains it.
+
+    Parameters
+    ----------
+    model
+        Any module that holds linear layers; they are swapped in place.
+    method
+        Name of a method of :data:`pipeline.kpd.methods.METHODS`, or one made already (without settings then).
+    block
+        (m2, n2): rows and columns of a block; None: the method's default, as for `rank` and `sparsity`.
+    rank
+        Terms r, of the methods that have them.
+    sparsity
+        Share of each layer's blocks that end up exactly zero.
+    layers
+        Pattern of the layers' dotted names, ``*`` and ``?`` as in file names.
+    total_steps
+        Steps of the optimiser that the whole training takes: the course of the sparsity follows from it.
+    keep_weights
+        Start from the present weights (factors: from the nearest of their rank, see `report`) or afresh.
+    settings
+        The method's other settings, such as ``blocks=``, ``interval=`` or ``weight_decay=``.
+
+    Attributes
+    ----------
+    report
+        What became of each layer (:class:`pipeline.kpd.conversion.Report`); None for ``dense``.
+
+    Raises
+    ------
+    InputError
+        A setting the method does not have or take, or no layer that fits.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    >>> sparsifier = Sparsifier(model, method="kpd", block=(2, 2), rank=1, sparsity=0.5, total_steps=10)
+    >>> optimizer = torch.optim.AdamW(sparsifier.parameter_groups(), lr=0.01)
+    >>> for _ in range(10):
+    ...     optimizer.zero_grad()
+    ...     model(torch.ones(3, 8)).square().mean().backward()
+    ...     optimizer.step()
+    ...     sparsifier.step(optimizer)
+    >>> sparsifier.finish()
+    >>> [int(layer.zero_blocks().sum()) for layer in (model[0], model[2])]
+    [8, 4]
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: str | Dense = "kpd",
+        *,
+        block: Sequence[int] | None = None,
+        rank: int | None = None,
+        sparsity: float | None = None,
+        layers: str | None = None,
+        total_steps: int,
+        keep_weights: bool = True,
+        **settings: Any,
+    ) -> None:
+        if not is_whole(total_steps, 1):
+            raise InputError(f"total_steps={total_steps}: needs the number of steps of the whole training, at least 1")
+        named = {"block": block, "rank": rank, "block_sparsity": sparsity, "layers": layers}
+        given = {name: value for name, value in named.items() if value is not None} | settings
+        if isinstance(method, Dense):
+            if given:
+                raise InputError(f"{', '.join(given)}: method '{method.name}' is made already and has its settings")
+            self.method = method
+        else:
+            self.method = make(method, given)
+        self.model, self.total_steps, self.steps = model, int(total_steps), 0
+        self._has_begun = False
+        self.report = self.method.prepare(model, keep_weights)
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done."""
+        return min(1.0, self.steps / self.total_steps)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters for the optimiser, those that decay apart from those that do not."""
+        return self.method.parameter_groups(self.model)
+
+    def before_step(self, optimizer: torch.optim.Optimizer | None = None) -> bool:
+        """Act between backward and the optimiser's step; True where that takes the step's place (RigL's moves).
+
+        A loop may leave this out: :meth:`step` then makes up for it.
+        """
+        self.steps += 1
+        self._has_begun = True
+        return self.method.before_step(optimizer, self.steps, self.progress)
+
+    def step(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Act after the optimiser's step, before gradients are cleared.
+
+        With `optimizer`, blocks that RigL takes up start with fresh moments.
+        """
+        if not self._has_begun:
+            self.before_step(optimizer)
+        self._has_begun = False
+        self.method.after_step(self.progress)
+
+    def finish(self) -> None:
+        """Bring the network into its final form, in place.
+
+        Raises
+        ------
+        InputError
+            Too few steps were taken for the support to be final.
+        """
+        if not self.method.is_final(self.progress):
+            raise InputError(
+                f"{self.steps} of total_steps={self.total_steps} steps were taken: the zero blocks of method "
+                f"'{self.method.name}' are not final yet; take all, or give fewer total_steps"
+            )
+        self.method.finish(self.model)
+        for name, parameter in self.model.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise InputError(f"parameter '{name}' is not finite: training diverged; take a lower rate")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed training must know beside the network and the optimiser."""
+        return {"steps": self.steps, "total_steps": self.total_steps, "method": self.method.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`state_dict`; before the network's own, since ``kpd-choice`` may take candidates out of it."""
+        if state["total_steps"] != self.total_steps:
+            raise InputError(
+                f"total_steps={self.total_steps}: the state is of a training of {state['total_steps']}; give the same"
+            )
+        self.steps = state["steps"]
+        self.method.load_state_dict(state["method"])

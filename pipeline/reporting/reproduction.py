@@ -1,0 +1,403 @@
+"""What of both publications is reproduced: published numbers beside ours, with intervals, a verdict and why."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from pipeline.reporting.figures import scaling_laws
+from pipeline.reporting.literature import METHOD_NAMES, published
+from pipeline.reporting.results import Results, is_sample
+from pipeline.reporting.statistics import fit_power_law
+from pipeline.reporting.style import PLUS_MINUS, duration, point_name, significant
+from pipeline.reporting.targets import EVIDENCE, TARGETS, runs_of
+
+READ_OFF = 0.01  # what reading a figure may be wrong by, of the number read
+NEAR = 0.05  # two sizes that differ by no more are one setting
+WATCHED = ("pairs", "cell", "scale", "order_init")  # the settings that the variants change
+VARIANTS = {
+    "N-H": ("pairs", "uniform"),
+    "N-A": ("cell", "seeds"),
+    "N-F": ("scale", "fixed"),
+    "N-I": ("order_init", "random"),
+}
+CIFAR_METHODS = {
+    "dense": "dense", "group LASSO": "group-lasso", "elastic group LASSO": "elastic-group-lasso",
+    "block-wise RigL": "rigl", "KPD": "kpd", "KPD (4x4 rank 1)": "kpd",
+}  # fmt: skip
+
+
+class Line(NamedTuple):
+    """One number of a target: published and ours, each with what is known of its spread."""
+
+    target: str
+    case: str
+    quantity: str
+    published: float  # NaN: not published, or not read off
+    published_stderr: float
+    ours: float  # NaN: not run
+    halfwidth: float  # of the 95 % interval over seeds; infinite for a single run
+    seeds: int
+    verdict: str
+    why: str
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half the 95 % interval; infinite for fewer than two values.
+
+    >>> mean, half = interval([1.0, 2.0, 3.0])
+    >>> round(mean, 3), round(half, 3)
+    (2.0, 2.484)
+    """
+    count = len(values)
+    if count < 2:
+        return (float(values[0]) if count else math.nan), math.inf
+    deviation = float(np.std(values, ddof=1)) / math.sqrt(count)
+    return float(np.mean(values)), float(student.ppf(0.975, count - 1)) * deviation
+
+
+def judge(ours: float, halfwidth: float, theirs: float, stderr: float, *, lower_is_better: bool | None) -> str:
+    """The verdict on a number beside a published one.
+
+    What may differ without saying anything is our interval, theirs (1.96 standard errors where one is published), and
+    the reading of their figure. A single run has no interval of its own: only its reading is allowed for.
+
+    >>> judge(100, 5, 103, 1, lower_is_better=True), judge(90, 1, 103, 1, lower_is_better=True)
+    ('reproduced', 'better')
+    >>> judge(90, 1, 103, 1, lower_is_better=None), judge(120, math.inf, 103, math.nan, lower_is_better=True)
+    ('differs', 'differs')
+    """
+    room = READ_OFF * abs(theirs) + (0.0 if math.isnan(stderr) else 1.96 * stderr)
+    room += halfwidth if math.isfinite(halfwidth) else 0.0
+    if abs(ours - theirs) <= room:
+        return "reproduced"
+    if lower_is_better is None:
+        return "differs"
+    return "better" if (ours < theirs) == lower_is_better else "differs"
+
+
+def scoreboard(results: Results | None) -> pd.DataFrame:
+    """One row a number of each target, in the order of the publications; targets without a run have one row."""
+    rows: list[Line] = []
+    for name, target in TARGETS.items():
+        made = list(MAKERS[name](results)) if results is not None and name in MAKERS else []
+        if made:
+            rows += made
+            continue
+        why = "no run here measures it"
+        if target.chooses:
+            why = f"needs {target.needs}; run: snakemake {name}"
+        rows.append(Line(name, target.what, "", math.nan, math.nan, math.nan, math.nan, 0, "not at hand", why))
+    return pd.DataFrame(rows, columns=list(Line._fields))
+
+
+def _chosen(results: Results, target: str) -> pd.DataFrame:
+    """The runs of a target with their settings."""
+    planned = {
+        (run.dataset, run.method, run.setting, run.seed): run.settings for run in runs_of(target, results.planned)
+    }
+    runs = results.runs
+    keys = list(zip(runs["dataset"], runs["method"], runs["setting"], runs["seed"], strict=True))
+    own = runs[np.asarray([key in planned for key in keys], dtype=bool)]
+    return own.assign(plan=pd.Series([planned[key] for key in keys if key in planned], index=own.index, dtype=object))
+
+
+def _groups(results: Results, target: str) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
+    """Data set, method, setting and runs, one a seed, of a target."""
+    for (dataset, method, setting), runs in _chosen(results, target).groupby(
+        ["dataset", "method", "setting"], sort=False
+    ):
+        yield str(dataset), str(method), str(setting), runs
+
+
+def _entry(table: pd.DataFrame, row: str, column: str) -> float:
+    """A published number by its names; NaN where there is none."""
+    if row not in table.index or column not in table:
+        return math.nan
+    return float(table[column].to_dict()[row])
+
+
+def _epochs(runs: pd.DataFrame) -> str:
+    if not (runs["method"] == "neukron").all():
+        return ""
+    schedule = runs["plan"].iloc[0].get("schedule", "fast")
+    return f"{runs['epochs'].mean():.0f} epochs of the {schedule} schedule"
+
+
+def _error(runs: pd.DataFrame) -> list[float]:
+    """The error that the publication counts: over the padded grid for NeuKron, over the real cells otherwise."""
+    column = "error_padded" if (runs["method"] == "neukron").all() else "error"
+    return [float(value) for value in runs[column]]
+
+
+def _line(
+    target: str, case: str, quantity: str, values: Sequence[float], theirs: float = math.nan,
+    stderr: float = math.nan, *, better: bool | None = True, why: str = "", verdict: str = "",
+) -> Line:  # fmt: skip
+    ours, halfwidth = interval(values)
+    if not verdict:
+        known = not math.isnan(theirs)
+        verdict = judge(ours, halfwidth, theirs, stderr, lower_is_better=better) if known else "ours alone"
+    if len(values) == 1:
+        why = "; ".join(filter(None, [why, "one run"]))
+    return Line(target, case, quantity, theirs, stderr, ours, halfwidth, len(values), verdict, why)
+
+
+def _sizes(target: str, results: Results) -> Iterator[Line]:
+    """Errors at the published sizes: of NeuKron by its width, of the others by their published bytes."""
+    table = published("neukron_fig3")
+    for dataset, method, setting, runs in _groups(results, target):
+        theirs = table[(table["dataset"] == dataset) & (table["method"].map(METHOD_NAMES) == method)]
+        if method == "neukron":
+            theirs = theirs[theirs["hidden"] == runs["plan"].iloc[0]["hidden"]]
+        else:
+            size = float(runs["bytes"].iloc[0])
+            theirs = theirs[(theirs["bytes"] - size).abs() <= NEAR * size]
+            theirs = theirs.iloc[(theirs["bytes"] - size).abs().argsort().to_numpy()]
+        case = f"{dataset}, {point_name(method, setting)}"
+        if theirs.empty:
+            yield _line(
+                target, case, "error", _error(runs), why="; ".join(filter(None, [_epochs(runs), "not published"]))
+            )
+            continue
+        why = f"{_epochs(runs)}; theirs stopped when 100 gained less than 1e-5" if method == "neukron" else ""
+        row = theirs.iloc[0]
+        yield _line(target, case, "error", _error(runs), float(row["error"]), float(row["error_stderr"]), why=why)
+
+
+def _further(target: str, results: Results) -> Iterator[Line]:
+    """Bytes with the orders stored, which the publication leaves out."""
+    for dataset, method, setting, runs in _groups(results, target):
+        values = [float(value) for value in runs["bytes_with_order"]]
+        why = f"relative error {significant(float(runs['relative_error'].mean()))}; all accountings in the report"
+        yield _line(target, f"{dataset}, {point_name(method, setting)}", "bytes, equal + orders", values, why=why)
+
+
+def _variants(target: str, results: Results) -> Iterator[Line]:
+    """Errors relative to the whole method, seed by seed."""
+    table = published("neukron_fig4_ablation").set_index("variant")
+    chosen, usual = _chosen(results, target), results.config.method_defaults("neukron")
+    for dataset, own in chosen.groupby("dataset", sort=False):
+        changed = np.asarray([sum(plan[key] != usual[key] for key in WATCHED) for plan in own["plan"]])
+        whole = own[changed == 0].drop_duplicates("seed").set_index("seed")["error_padded"]
+        if whole.empty:
+            continue
+        for setting, runs in own[changed == 1].groupby("setting", sort=False):
+            plan = runs["plan"].iloc[0]
+            name = next((name for name, (key, value) in VARIANTS.items() if plan[key] == value), "")
+            paired = runs[runs["seed"].isin(whole.index)]
+            values = [
+                float(error) / float(whole[seed])
+                for seed, error in zip(paired["seed"], paired["error_padded"], strict=True)
+            ]
+            theirs = _entry(table, name, str(dataset))
+            case = f"{dataset}, {name or plan['cell']} ({setting})"
+            if values:
+                yield _line(target, case, "error over the whole's", values, theirs, better=None, why=_epochs(runs))
+
+
+def _gammas(target: str, results: Results) -> Iterator[Line]:
+    table = published("neukron_table4")
+    for dataset, _, setting, runs in _groups(results, target):
+        plan = runs["plan"].iloc[0]
+        theirs = table[(table["dataset"] == dataset) & (table["gamma"].astype(float) == float(plan["gamma"]))]
+        if len(theirs):
+            row = theirs.iloc[0]
+            why = f"{_epochs(runs)}; theirs about 15,000"
+            case = f"{dataset}, gamma {plan['gamma']:g} ({setting})"
+            yield _line(target, case, "error", _error(runs), float(row["error"]), float(row["error_stderr"]), why=why)
+
+
+def _curves(target: str, results: Results) -> Iterator[Line]:
+    """Errors in training at the published epochs; an epoch of another schedule is another thing."""
+    table = published("neukron_fig12")
+    for dataset, _, setting, runs in _groups(results, target):
+        theirs = table[table["dataset"] == dataset]
+        if theirs.empty:
+            continue
+        last = theirs.iloc[-1]
+        schedule = runs["plan"].iloc[0]["schedule"]
+        why = f"{_epochs(runs)}; theirs {last['epoch']:,.0f} of its own, one run"
+        verdict = "" if schedule == "paper" else "not comparable"
+        case = f"{dataset}, {setting}, at the end"
+        yield _line(target, case, "error", _error(runs), float(last["error"]), why=why, verdict=verdict)
+
+
+def _epoch_times(target: str, results: Results) -> Iterator[Line]:
+    table = published("neukron_table6").set_index("dataset")
+    for dataset, _, setting, runs in _groups(results, target):
+        hidden = runs["plan"].iloc[0]["hidden"]
+        known = _entry(table, dataset, "hidden") == hidden
+        theirs = _entry(table, dataset, "seconds_per_epoch") if known else math.nan
+        values = [float(value) for value in runs["seconds_per_epoch"]]
+        why = (
+            f"{runs['machine'].iloc[0]}, {runs['threads'].iloc[0]} thread; theirs four GPUs" if known else _epochs(runs)
+        )
+        verdict = "not comparable" if known else ""
+        yield _line(target, f"{dataset}, {setting}", "seconds an epoch", values, theirs, why=why, verdict=verdict)
+
+
+def _parts(target: str, results: Results) -> Iterator[Line]:
+    for dataset, _, setting, runs in _groups(results, target):
+        for column, name in (("setup_seconds", "set-up"), ("order_seconds", "orders"), ("model_seconds", "model")):
+            values = [float(value) for value in runs[column].dropna()]
+            if values:
+                yield _line(target, f"{dataset}, {setting}, {name}", "seconds of the fit", values, why=_epochs(runs))
+
+
+def _slopes(target: str, results: Results) -> Iterator[Line]:
+    """Exponents of an epoch's time in the non-zeros; both publications' claim is an exponent of one."""
+    for (base, setting), law in scaling_laws(results).items():
+        yield Line(target, f"{base}, {setting}", "exponent of the non-zeros", 1.0, math.nan, law.slope, law.halfwidth,
+                   law.sizes, _slope_verdict(law.verdict), f"{law.sizes} sizes; {law.verdict}")  # fmt: skip
+
+
+def _slope_verdict(text: str) -> str:
+    return {
+        "linear within the interval": "reproduced", "less than linear": "better", "more than linear": "differs",
+    }.get(text, "too few sizes to tell")  # fmt: skip
+
+
+def _widths(target: str, results: Results) -> Iterator[Line]:
+    """Exponent of an epoch's time in the width of the model."""
+    for dataset, own in _chosen(results, target).groupby("dataset", sort=False):
+        widths = [float(plan["hidden"]) for plan in own["plan"]]
+        law = fit_power_law(widths, own["seconds_per_epoch"].astype(float).tolist())
+        if law:
+            why = f"{law.sizes} widths" + ("" if law.sizes >= 5 else ": too few to tell")
+            yield Line(target, str(dataset), "exponent of the width", math.nan, math.nan, law.slope, law.halfwidth,
+                       law.sizes, "ours alone", why)  # fmt: skip
+
+
+def _fitness(target: str, results: Results) -> Iterator[Line]:
+    for dataset, method, setting, runs in _groups(results, target):
+        what = results.config.datasets[dataset].description
+        values = [float(value) for value in runs["fitness"]]
+        yield _line(
+            target, f"{what}; {point_name(method, setting)}", "fitness", values, better=False, why=_epochs(runs)
+        )
+
+
+def _shapes(target: str, results: Results) -> Iterator[Line]:
+    for dataset, runs in _chosen(results, target).groupby("dataset", sort=False):
+        if not is_sample(str(dataset)):
+            expected = results.config.datasets[str(dataset)].nnz
+            nnz = float(runs["nnz"].iloc[0])
+            what = results.config.datasets[str(dataset)].description
+            verdict = "ours alone" if expected is None else "reproduced" if expected == nnz else "differs"
+            why = f"{what}; distributions: snakemake descriptions"
+            yield Line(target, str(dataset), "non-zeros", float(expected or math.nan), 0.0, nnz, 0.0, 1, verdict, why)
+
+
+def _networks(target: str, results: Results) -> Iterator[Line]:
+    for dataset, method, setting, runs in _groups(results, target):
+        case = f"{dataset}, {point_name(method, setting)}"
+        sparsity = f"{100 * runs['block_sparsity'].mean():.1f} % zero blocks, "
+        sparsity += f"{runs['train_parameters'].mean():,.0f} trained parameters"
+        yield _line(target, case, "accuracy", [float(v) for v in runs["accuracy"]], better=False, why=sparsity)
+
+
+def _vision(target: str, results: Results) -> Iterator[Line]:
+    table = published("kpd_table3")
+    for dataset, method, setting, runs in _groups(results, target):
+        model = str(runs["network"].iloc[0])
+        same = (table["model"].str.lower() == model) & (table["method"].map(CIFAR_METHODS) == method)
+        theirs = table[same] if dataset == "cifar-100" else table.iloc[:0]
+        share = float(theirs["accuracy_percent"].iloc[0]) / 100 if len(theirs) else math.nan
+        why = str(theirs["note"].fillna("").iloc[0]) if len(theirs) else "not published"
+        values = [float(value) for value in runs["accuracy"]]
+        yield _line(
+            target, f"{dataset}, {point_name(method, setting)}", "accuracy", values, share, better=False, why=why
+        )
+
+
+def _flops(target: str, results: Results) -> Iterator[Line]:
+    """Counted FLOPs and wall time of a training step over dense; published counts leave KPD layers out."""
+    for dataset, method, setting, runs in _groups(results, target):
+        if method == "dense":
+            continue
+        case = f"{dataset}, {point_name(method, setting)}"
+        why = "the published counts leave every KPD layer out; these are of all layers"
+        flops = [float(a) / float(b) for a, b in zip(runs["train_flops"], runs["dense_train_flops"], strict=True)]
+        times = [float(a) / float(b) for a, b in zip(runs["step_seconds"], runs["dense_step_seconds"], strict=True)]
+        yield _line(target, case, "FLOPs of a training step over dense", flops, why=why)
+        yield _line(target, case, "time of a training step over dense", times, why=f"{runs['machine'].iloc[0]}")
+
+
+Maker = Callable[[Results], Iterator[Line]]
+MAKERS: dict[str, Maker] = {
+    name: functools.partial(maker, name)
+    for name, maker in {
+        "fig3": _sizes, "fig9": _further, "fig4": _variants, "fig11": _variants, "fig5": _parts, "fig6": _slopes,
+        "fig15": _slopes, "table5": _slopes, "fig10": _fitness, "fig12": _curves, "fig14": _widths, "table3": _shapes,
+        "table7": _shapes, "table4": _gammas, "table6": _epoch_times, "kpd-linear": _networks, "kpd-lenet": _networks,
+        "kpd-blocks": _networks, "kpd-vit": _vision, "kpd-flops": _flops,
+    }.items()
+}  # fmt: skip
+
+
+def number(value: float, quantity: str) -> str:
+    """A number of the scoreboard in its quantity's form."""
+    if math.isnan(value):
+        return ""
+    if quantity == "accuracy":
+        return f"{100 * value:.2f} %"
+    if quantity.startswith("seconds"):
+        return duration(value) if value > 0 else "0 s"
+    return significant(value, 4)
+
+
+def spread(value: float, quantity: str) -> str:
+    """Half an interval, where there is one."""
+    return f" {PLUS_MINUS} {number(value, quantity)}" if math.isfinite(value) and value > 0 else ""
+
+
+def markdown(results: Results | None, experiment: str = EVIDENCE) -> str:
+    """``RESULTS.md``: the scoreboard, what it was made on and with which commands."""
+    board = scoreboard(results)
+    counts = {name: int(count) for name, count in board["verdict"].value_counts().items()}
+    lines = [
+        "# Results",
+        "",
+        f"Written by `python -m pipeline.report --experiment {experiment} --results RESULTS.md` from the runs that are "
+        "there; never edited. Published numbers are read from both publications, see "
+        "`pipeline/reporting/published/README.md`. Ours are means over seeds with 95 % intervals; errors are squared "
+        "Frobenius norms, of NeuKron over the padded grid as published.",
+        "",
+        "Verdicts: " + ", ".join(f"{name} {count}" for name, count in counts.items()) + ". *reproduced*: equal within "
+        "both intervals and the reading of the figure; *better*, *differs*: outside them; *not comparable*: of another "
+        "machine or another kind of epoch; *ours alone*: nothing published, or not read off; *not at hand*: not run.",
+        "",
+        *_circumstances(results, experiment),
+        "",
+        "| target | case | quantity | published | ours | seeds | verdict | why |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in board.to_dict("records"):
+        quantity = str(row["quantity"])
+        theirs = number(row["published"], quantity) + spread(row["published_stderr"], quantity)
+        ours = number(row["ours"], quantity) + spread(row["halfwidth"], quantity)
+        cells = [row["target"], row["case"], quantity, theirs, ours, row["seeds"] or "", row["verdict"], row["why"]]
+        lines.append("| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _circumstances(results: Results | None, experiment: str) -> list[str]:
+    if results is None:
+        return [f"Nothing of experiment `{experiment}` has been run yet: `snakemake {experiment}` makes it."]
+    runs = results.runs
+    machines = sorted({f"{row['machine']}, {row['cores']} cores" for row in runs.to_dict("records")})
+    days = sorted(str(value)[:10] for value in runs["date"])
+    hours = float(runs["seconds"].sum()) / 3600
+    seeds = ", ".join(map(str, sorted(set(runs["seed"]))))
+    return [
+        f"{len(runs)} of {len(results.planned)} runs of experiment `{experiment}`; seeds {seeds}; "
+        f"{'; '.join(machines)}; {days[0]} to {days[-1]}; {hours:.2f} hours of fits, one thread each. All of it: "
+        f"`snakemake {experiment}`; one target: `snakemake TARGET`; one run: see the report's table of runs.",
+    ]

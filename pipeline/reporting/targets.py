@@ -1,0 +1,111 @@
+"""The figures and tables of both publications as targets: what each shows and which runs it needs.
+
+Imports neither pandas nor matplotlib, so that the workflow can list a target's runs quickly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from pipeline.config import Run
+from pipeline.methods import METHODS
+
+EVIDENCE = "paper-small"  # the experiment that the targets' runs are taken from
+
+
+class Target(NamedTuple):
+    """One figure or table.
+
+    `chooses` says whether a run belongs to it; None where no run here measures what it shows. `needs` is what one
+    must have for all of it, `experiment` the one that its runs are of.
+    """
+
+    what: str
+    chooses: Callable[[Run], bool] | None
+    needs: str
+    experiment: str = EVIDENCE
+
+
+def _compressor(run: Run) -> bool:
+    return METHODS[run.method].kind != "network"
+
+
+def _plain(run: Run) -> bool:
+    """Whether a run is of NeuKron as it is by default, but for its size and its epochs."""
+    usual = {"cell": "lstm", "gamma": 10.0, "pairs": "shingles", "scale": "learned", "order_init": "auto"}
+    return run.method == "neukron" and all(run.settings.get(name) == value for name, value in usual.items())
+
+
+def _is(*datasets: str) -> Callable[[Run], bool]:
+    return lambda run: run.dataset.partition(".f")[0] in datasets
+
+
+def _ablated(run: Run) -> bool:
+    """NeuKron of one width on email, whole and with one part taken away."""
+    return run.dataset == "email" and run.method == "neukron" and run.settings["hidden"] == 10
+
+
+def _whole(run: Run) -> bool:
+    return _compressor(run) and ".f" not in run.dataset and not run.dataset.startswith("synth-")
+
+
+def _scaled(run: Run) -> bool:
+    return run.method == "neukron" and run.dataset.startswith("threads")
+
+
+def _network(*methods: str) -> Callable[[Run], bool]:
+    return lambda run: METHODS[run.method].kind == "network" and (not methods or run.method in methods)
+
+
+SETS = "email, nyc, tky, kasandr, threads, twitch, nips, enron, 3-gram and 4-gram"
+
+TARGETS: dict[str, Target] = {
+    "fig3": Target("size against error, all methods",
+                   lambda run: _whole(run) and (run.method != "neukron" or _plain(run)), SETS),
+    "fig4": Target("ablation: error relative to the whole method",
+                   lambda run: _ablated(run) and run.settings["cell"] in ("lstm", "seeds"), SETS),
+    "fig5": Target("total training time: orders, model, set-up", lambda run: _whole(run) and _plain(run), SETS),
+    "fig6": Target("epoch time against non-zeros", _scaled, "samples of every data set"),
+    "fig7": Target("error by value bin", None, SETS),
+    "fig8": Target("leading singular values kept", None, "the matrices"),
+    "fig9": Target("size against error, further accountings",
+                   lambda run: _whole(run) and (run.method != "neukron" or _plain(run)), SETS),
+    "fig10": Target("R-MAT tensors: fitness against skew, order and side",
+                    lambda run: _compressor(run) and run.dataset.startswith("synth-"), "nothing but time"),
+    "fig11": Target("LSTM, GRU and Transformer",
+                    lambda run: _ablated(run) and (_plain(run) or run.settings["cell"] in ("gru", "transformer")),
+                    SETS),
+    "fig12": Target("training curves", lambda run: _whole(run) and _plain(run), SETS),
+    "fig13": Target("time of a million cells, by side", None, "tensors of ten sides"),
+    "fig14": Target("epoch time against hidden size", lambda run: run.dataset == "email" and _plain(run), SETS),
+    "fig15": Target("epoch time against non-zeros, orders and model apart", _scaled, "samples of every data set"),
+    "table3": Target("data sets: semantics, shape, non-zeros", _whole, SETS),
+    "table4": Target("effect of gamma", lambda run: run.dataset == "email" and run.method == "neukron"
+                     and run.settings["hidden"] == 30, "email, nyc, tky and kasandr"),
+    "table5": Target("complexities beside measured exponents", _scaled, "samples of every data set"),
+    "table6": Target("seconds an epoch", lambda run: _whole(run) and _plain(run), f"{SETS}; four RTX 2080 Ti"),
+    "table7": Target("properties of the data sets", _whole, SETS),
+    "kpd-linear": Target("a linear layer: accuracy, exact sparsity, parameters and FLOPs",
+                         lambda run: _network()(run) and run.settings["network"] == "linear", "MNIST"),
+    "kpd-lenet": Target("LeNet-5", lambda run: _network()(run) and run.settings["network"] == "lenet5",
+                        "MNIST", "mnist"),
+    "kpd-vit": Target("ViT and Swin on CIFAR-100",
+                      lambda run: _network()(run) and run.settings["network"] not in ("linear", "lenet5"),
+                      "CIFAR-100 and days of a GPU", "cifar"),
+    "kpd-blocks": Target("choice of the block", _network("kpd-choice"), "MNIST"),
+    "kpd-flops": Target("parameters and FLOPs: formula, counted, wall time", _network("kpd", "dense"), "MNIST"),
+}  # fmt: skip
+
+
+def runs_of(target: str, runs: Iterable[Run]) -> list[Run]:
+    """Those of `runs` that a target shows."""
+    chooses = TARGETS[target].chooses
+    return [run for run in runs if chooses and chooses(run)]
+
+
+def expectation(hours: float, runs: Sequence[Run], missing: int) -> str:
+    """What is about to be run, how long that is expected to take, and how much of it is there, in a line."""
+    share = missing / len(runs) if runs else 0.0
+    time = f"about {hours * share:.1f} hours on two cores" if hours else "no expected time is known"
+    return f"{missing} of {len(runs)} runs are to be made: {time}; stop with Ctrl-C and go on with the same command"

@@ -1,0 +1,192 @@
+"""Published numbers beside ours: what is judged, on what, and what is said of targets without a run."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from pipeline import report
+from pipeline.config import Config, Run, load_config
+from pipeline.reporting.literature import published, published_sizes
+from pipeline.reporting.reproduction import MAKERS, judge, markdown, scoreboard
+from pipeline.reporting.results import Results
+from pipeline.reporting.targets import EVIDENCE, TARGETS, expectation, runs_of
+
+FILES = ["kpd_table3", "neukron_fig12", "neukron_fig3", "neukron_fig4_ablation", "neukron_table4", "neukron_table6"]
+
+
+@pytest.fixture(scope="module")
+def config(root: Path) -> Config:
+    return load_config(root / "params.yaml")
+
+
+def made(run: Run, error: float, **more: Any) -> dict[str, Any]:
+    """The row of a compressor's run."""
+    row = {
+        "kind": "compression", "dataset": run.dataset, "method": run.method, "setting": run.setting, "seed": run.seed,
+        "nnz": 92159, "norm2": 92159.0, "error": error, "error_padded": error, "relative_error": error / 92159.0,
+        "bytes": 1, "bytes_equal": 1, "bytes_with_order": 2, "fitness": 0.5, "epochs": 300, "seconds": 60.0,
+        "seconds_per_epoch": 0.2, "setup_seconds": 1.0, "order_seconds": 2.0, "model_seconds": 57.0, "threads": 1,
+        "machine": "A processor", "cores": 2, "date": "2026-01-02T03:04:05Z",
+    }  # fmt: skip
+    return row | more
+
+
+def results_of(config: Config, rows: list[dict[str, Any]]) -> Results:
+    return Results(EVIDENCE, config, config.runs(EVIDENCE), pd.DataFrame(rows), {})
+
+
+def email(config: Config, method: str, setting: str) -> list[Run]:
+    runs = config.runs(EVIDENCE)
+    return [run for run in runs if (run.dataset, run.method, run.setting) == ("email", method, setting)]
+
+
+def lines(results: Results, target: str) -> list[dict[str, Any]]:
+    found = [dict(line._asdict()) for line in MAKERS[target](results)]
+    assert all(line["target"] == target for line in found)
+    return found
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_published_numbers_go_with_the_package(name: str, root: Path) -> None:
+    frame = published(name)
+    assert len(frame) >= 4
+    assert f"`{name}.csv`" in (root / "pipeline/reporting/published/README.md").read_text()
+    assert "published/*" in (root / "pyproject.toml").read_text()
+
+
+def test_published_points_are_relative_to_the_norm() -> None:
+    found = published_sizes("email", 92159.0)
+    assert len(found) == 36
+    first = found.iloc[0]
+    assert (first["method"], first["bytes"], first["relative_error"]) == ("neukron", 1244, 70160 / 92159)
+    assert found["method"].notna().all()
+    assert published_sizes("flights", 1.0).empty
+
+
+def test_every_target_of_the_publications_is_known_and_has_a_line() -> None:
+    wanted = {f"fig{number}" for number in range(3, 16)} | {f"table{number}" for number in range(3, 8)}
+    wanted |= {"kpd-linear", "kpd-lenet", "kpd-vit", "kpd-blocks", "kpd-flops"}
+    assert set(TARGETS) == wanted
+    assert set(MAKERS) == {name for name, target in TARGETS.items() if target.chooses}
+    board = scoreboard(None)
+    assert set(board["target"]) == wanted
+    assert set(board["verdict"]) == {"not at hand"}
+    assert board[["published", "ours"]].isna().all(axis=None)
+    for row in board.to_dict("records"):
+        assert re.match(r"needs .+; run: snakemake ", row["why"]) or row["why"] == "no run here measures it"
+
+
+def test_every_target_that_can_be_run_has_runs_in_its_experiment(config: Config) -> None:
+    for name, target in TARGETS.items():
+        assert bool(runs_of(name, config.runs(target.experiment))) == (target.chooses is not None), name
+    assert config.experiments[EVIDENCE].hours
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [(77_600.0, "reproduced"), (77_000.0, "reproduced"), (70_000.0, "better"), (90_000.0, "differs")],
+)
+def test_a_baseline_is_met_by_its_published_bytes(config: Config, error: float, verdict: str) -> None:
+    [run] = email(config, "t-svd", "rank10")
+    [line] = lines(results_of(config, [made(run, error, error_padded=math.nan, bytes=2_154_000)]), "fig3")
+    assert line["published"] == 77_600
+    assert (line["ours"], line["verdict"]) == (error, verdict)
+    assert "one run" in line["why"]
+    [line] = lines(results_of(config, [made(run, error, error_padded=math.nan, bytes=1_000_000)]), "fig3")
+    assert line["verdict"] == "ours alone" and math.isnan(line["published"])
+
+
+def test_neukron_is_met_by_its_width_on_the_padded_grid_over_seeds(config: Config) -> None:
+    runs = email(config, "neukron", "h30e300")
+    errors = [59_000.0, 59_300.0, 59_600.0]
+    rows = [made(run, 1.0, error_padded=error) for run, error in zip(runs, errors, strict=True)]
+    [line] = lines(results_of(config, rows), "fig3")
+    assert (line["published"], line["published_stderr"], line["seeds"]) == (59_200, 360, 3)
+    assert line["ours"] == pytest.approx(59_300)
+    assert line["halfwidth"] == pytest.approx(4.3027 * 300 / math.sqrt(3), rel=1e-4)
+    assert line["verdict"] == "reproduced"
+    assert "300 epochs of the fast schedule" in line["why"]
+    [line] = lines(results_of(config, rows), "fig12")
+    assert line["verdict"] == "not comparable"  # an epoch of another kind
+
+
+def test_ablation_is_relative_to_the_whole_of_the_same_seed(config: Config) -> None:
+    rows = [made(run, 1.0, error_padded=66_000.0 + run.seed) for run in email(config, "neukron", "h10e300")]
+    rows += [made(run, 1.0, error_padded=1.13 * (66_000.0 + run.seed)) for run in email(config, "neukron", "n-h")]
+    rows += [made(run, 1.0, error_padded=1.5 * (66_000.0 + run.seed)) for run in email(config, "neukron", "n-a")]
+    rows += [made(run, 1.0, error_padded=0.9 * (66_000.0 + run.seed)) for run in email(config, "neukron", "gru")]
+    found = {line["case"]: line for line in lines(results_of(config, rows), "fig4")}
+    assert found["email, N-H (n-h)"]["ours"] == pytest.approx(1.13)
+    assert found["email, N-H (n-h)"]["verdict"] == "reproduced"
+    assert (found["email, N-A (n-a)"]["published"], found["email, N-A (n-a)"]["verdict"]) == (1.29, "differs")
+    [line] = lines(results_of(config, rows), "fig11")
+    assert line["case"] == "email, gru (gru)" and line["ours"] == pytest.approx(0.9)
+    assert line["verdict"] == "ours alone"
+
+
+def test_effect_of_gamma(config: Config) -> None:
+    rows = [made(run, 1.0, error_padded=59_000.0 + run.seed) for run in email(config, "neukron", "gammainf")]
+    [line] = lines(results_of(config, rows), "table4")
+    assert line["published"] == 59113.75 and line["verdict"] == "reproduced"
+
+
+def test_a_time_of_another_machine_is_not_judged(config: Config) -> None:
+    rows = [made(run, 1.0) for run in email(config, "neukron", "h30e300")]
+    [line] = lines(results_of(config, rows), "table6")
+    assert (line["published"], line["ours"], line["verdict"]) == (0.19, pytest.approx(0.2), "not comparable")
+    assert "A processor" in line["why"]
+
+
+def test_higher_is_better_for_an_accuracy() -> None:
+    assert judge(0.9, 0.001, 0.8, math.nan, lower_is_better=False) == "better"
+    assert judge(0.7, 0.001, 0.8, math.nan, lower_is_better=False) == "differs"
+
+
+def test_results_are_written_from_the_runs_and_say_what_was_not_run(config: Config, tmp_path: Path, root: Path) -> None:
+    [run] = email(config, "t-svd", "rank10")
+    text = markdown(results_of(config, [made(run, 77_600.0, error_padded=math.nan, bytes=2_154_000)]))
+    assert "| fig3 | email, T-SVD rank10 | error | 77,600 | 77,600 | 1 | reproduced | one run |" in text
+    assert re.search(r"\| kpd-vit \| .* not at hand \| needs CIFAR-100", text)
+    assert f"1 of {len(config.runs(EVIDENCE))} runs" in text
+    assert "A processor, 2 cores" in text
+    assert "nan" not in text
+    target = tmp_path / "RESULTS.md"
+    report.main(
+        [str(tmp_path), "--experiment", EVIDENCE, "--params", str(root / "params.yaml"), "--results", str(target)]
+    )
+    assert "Nothing of experiment `paper-small` has been run yet" in target.read_text()
+
+
+def test_the_expected_time_is_that_of_what_is_missing(config: Config) -> None:
+    runs = config.runs(EVIDENCE)[:10]
+    assert expectation(2.0, runs, 5).startswith("5 of 10 runs are to be made: about 1.0 hours on two cores")
+    assert "no expected time is known" in expectation(0.0, runs, 5)
+
+
+def test_listing_targets_is_quick_to_import(root: Path) -> None:
+    heavy = "('torch', 'matplotlib', 'pandas')"
+    code = f"import sys, pipeline.reporting.targets; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_a_target_says_first_what_it_will_take(root: Path, config: Config) -> None:
+    def plan(name: str) -> subprocess.CompletedProcess[str]:
+        command = [Path(sys.executable).with_name("snakemake"), "-n", "--quiet", "all", "--", name]
+        return subprocess.run(command, cwd=root, capture_output=True, text=True)
+
+    known = plan("fig4")
+    assert known.returncode == 0, known.stderr
+    runs = len(runs_of("fig4", config.runs(EVIDENCE)))
+    assert re.search(rf"^fig4: \d+ of {runs} runs are to be made: about [\d.]+ hours on two cores", known.stderr, re.M)
+    unknown = plan("fig7")
+    assert unknown.returncode != 0
+    assert "fig7: error by value bin: no run here measures it" in unknown.stderr + unknown.stdout
