@@ -16,13 +16,14 @@ COMPACT := sed -un -e '/^Finished jobid/ {s/.*Rule: \(.*\))/\1/; h; d;}' \
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-setup: $(VENV)/.installed ## create .venv from requirements.lock
+setup: $(VENV)/.installed ## create .venv from requirements.lock, compile the kernels
 
 $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name it with PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pipeline.compile_kernels
 	test ! -e .git || git config merge.dvc-lock.driver '$(BIN)/python -m pipeline.merge_lock %O %A %B'
 	touch $@
 

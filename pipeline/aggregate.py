@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 
 from pipeline.config import Run, load_config, setting_arguments
 from pipeline.core import step
-from pipeline.core.files import atomic_path, write_json
+from pipeline.core.files import atomic_path, refuse_clashes, write_json
 from pipeline.errors import InputError
 from pipeline.runs.metrics import CompressionMetrics, Metrics, NetworkMetrics, check_model, read_metrics
 from pipeline.runs.record import params_digest
@@ -29,6 +29,12 @@ SUMMARY = {
         "train_flops",
         "inference_flops",
     ],
+}
+
+FILES = {  # each with what is in every one of them
+    "metrics.parquet": b"params_sha256",
+    "metrics.csv": b"kind,dataset,method,setting,",
+    "summary.json": b'"seeds"',
 }
 
 
@@ -202,8 +208,9 @@ def main(argv: list[str] | None = None) -> None:
     options = arguments.parse_args(argv)
     config = load_config(options.params)
     experiment = options.experiment or config.experiment
-    metrics = collect(config.runs(experiment), options.runs_dir, experiment, options.partial)
-    aggregate(metrics, options.folder or Path("results") / experiment)
+    folder = options.folder or Path("results") / experiment
+    refuse_clashes([], [folder], {folder / name: mark for name, mark in FILES.items()})
+    aggregate(collect(config.runs(experiment), options.runs_dir, experiment, options.partial), folder)
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(
 COMPILES = """
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-from pipeline.core.compiled import compiled
+from pipeline.kernels.compiling import compiled
 def double(x): return 2 * x
 import inspect, pipeline.errors
 exec(compile("def double(x): return 2 * x", pipeline.errors.__file__, "exec"))

@@ -75,3 +75,17 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.parquet: no such file"):
         fit_baseline.main([str(tmp_path / "none.parquet"), str(tmp_path / "run"), "--method", "t-svd"])
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "history.parquet", "model.safetensors"])
+def test_a_folder_with_somebody_elses_files_is_refused(tmp_path: Path, name: str) -> None:
+    SparseTensor([[0, 0], [1, 2]], [1.0, 2.0], (2, 3)).write_parquet(tmp_path / "x.parquet")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text('{"accuracy": 1}')
+    arguments = [str(tmp_path / "x.parquet"), str(tmp_path / "run"), "--method", "lossless"]
+    with pytest.raises(InputError, match=f"{name}: would be written beside"):
+        fit_baseline.main(arguments)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [name]
+    (tmp_path / "run" / name).unlink()
+    for _ in range(2):  # its own are made again
+        fit_baseline.main(arguments)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import load_config
@@ -172,7 +173,7 @@ def test_vit_tiny_has_the_true_number_of_parameters(timm, block: tuple[int, int]
     network = build("vit-tiny", (32, 32, 3), 100)
     report = convert(network, {"*": Rule(block, rank)})
     assert sum(p.numel() for p in network.parameters()) == count
-    assert len(report.swaps) == 49
+    assert len(report.swaps) == 50  # the convolution that makes patches is named too
     assert len(report.swapped) == (49 if block == (4, 4) else 48)  # 8 does not divide 100 classes
 
 
@@ -321,3 +322,92 @@ def test_the_readmes_loop_runs_as_it_stands(root: Path) -> None:
     exec(compile(code, "README.md", "exec"), names)  # noqa: S102
     for layer in (names["model"][0], names["model"][2]):
         assert int(layer.zero_blocks().sum()) == layer.support.numel() // 2
+
+
+class Scaled(nn.Linear):
+    """A subclass that computes otherwise."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+class Named(nn.Linear):
+    """A subclass that computes as its base does."""
+
+
+class Conv1D(nn.Module):
+    """A linear layer whose weight lies the other way round, as Hugging Face's GPT-2 has it."""
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.nf = nf
+        self.weight = nn.Parameter(torch.randn(nx, nf))
+        self.bias = nn.Parameter(torch.randn(nf))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight + self.bias
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:layer .* costs")
+def test_every_kind_of_layer_is_swapped_or_named() -> None:
+    network = nn.ModuleDict(
+        {
+            "plain": nn.Linear(8, 4),
+            "named": Named(8, 4),
+            "conv1d": Conv1D(4, 8),
+            "scaled": Scaled(8, 4),
+            "lazy": nn.LazyLinear(4),
+            "pruned": prune.l1_unstructured(nn.Linear(8, 4), "weight", 0.5),
+            "old_norm": torch.nn.utils.weight_norm(nn.Linear(8, 4)),
+            "norm": torch.nn.utils.parametrizations.weight_norm(nn.Linear(8, 4)),
+            "spectral": torch.nn.utils.parametrizations.spectral_norm(nn.Linear(8, 4)),
+            "old_spectral": torch.nn.utils.spectral_norm(nn.Linear(8, 4)),
+            "attention": nn.MultiheadAttention(8, 2),
+            "conv": nn.Conv2d(2, 4, 3),
+            "lstm": nn.LSTM(8, 4),
+            "bilinear": nn.Bilinear(4, 4, 4),
+            "relu": nn.ReLU(),
+        }
+    )
+    x = torch.randn(3, 8)
+    expected = {name: network[name](x) for name in ("plain", "named", "conv1d")}
+    report = convert(network, {"*": Rule((2, 2), 4)}, keep_weights=True)
+    assert report.swapped == list(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(network[name](x), value, rtol=1e-4, atol=1e-5)
+    problems = {swap.name: swap.problem for swap in report.swaps if swap.problem is not None}
+    words = {
+        "scaled": "a Scaled computes in a way of its own",
+        "lazy": "its sizes are not known yet; run a batch",
+        **dict.fromkeys(("pruned", "old_norm", "norm", "spectral", "old_spectral"), "remove_parametrizations"),
+        "attention": "a MultiheadAttention is no linear layer",
+        "attention.out_proj": "does not call it",
+        "conv": "a Conv2d is no linear layer",
+        "lstm": "a LSTM is no linear layer",
+        "bilinear": "a Bilinear is no linear layer",
+    }
+    assert problems.keys() == words.keys()
+    assert all(words[name] in problems[name] for name in words)
+    assert all(f"{name} " in str(report) for name in words)
+
+
+def test_a_derived_weight_is_read_and_never_written_in_silence() -> None:
+    layer = KPDLinear(8, 4, (2, 2))
+    for write in (
+        lambda weight: nn.init.kaiming_uniform_(weight),
+        lambda weight: nn.init.zeros_(weight),
+        lambda weight: weight.data.normal_(),
+        lambda weight: weight.data.copy_(torch.zeros(4, 8)),
+        lambda weight: weight.__setitem__((0, 0), 1.0),
+        lambda weight: weight.__imul__(2.0),
+        lambda weight: torch.add(weight, 1.0, out=weight),
+        lambda weight: setattr(weight, "data", torch.zeros(4, 8)),
+    ):
+        with pytest.raises(InputError, match=r"the weight is made of .* layer\.approximate"), torch.no_grad():
+            write(layer.weight)
+    for value in (torch.zeros(4, 8), nn.Parameter(torch.zeros(4, 8))):
+        with pytest.raises(InputError, match="weight: the weight is made of"):
+            layer.weight = value
+    assert type(layer.weight * 1) is torch.Tensor
+    layer.weight.sum().backward()
+    assert layer.A.grad is not None

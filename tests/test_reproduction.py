@@ -34,7 +34,7 @@ def made(run: Run, error: float, **more: Any) -> dict[str, Any]:
         "nnz": 92159, "norm2": 92159.0, "error": error, "error_padded": error, "relative_error": error / 92159.0,
         "bytes": 1, "bytes_equal": 1, "bytes_with_order": 2, "fitness": 0.5, "epochs": 300, "seconds": 60.0,
         "seconds_per_epoch": 0.2, "setup_seconds": 1.0, "order_seconds": 2.0, "model_seconds": 57.0, "threads": 1,
-        "machine": "A processor", "cores": 2, "date": "2026-01-02T03:04:05Z",
+        "machine": "A processor", "cores": 2, "commit": "0123456789ab", "date": "2026-01-02T03:04:05Z",
     }  # fmt: skip
     return row | more
 
@@ -100,7 +100,30 @@ def test_a_baseline_is_met_by_its_published_bytes(config: Config, error: float, 
     assert line["published"] == 77_600
     assert (line["ours"], line["verdict"]) == (error, verdict)
     assert "one run" in line["why"]
-    [line] = lines(results_of(config, [made(run, error, error_padded=math.nan, bytes=1_000_000)]), "fig3")
+
+
+@pytest.mark.parametrize(
+    ("error", "size", "verdict"),
+    [
+        (84_360.0, 155_800, "reproduced"),
+        (84_360.0, 98_885, "better"),  # as accurate in fewer bytes
+        (70_000.0, 98_885, "better"),
+        (90_000.0, 98_885, "not comparable"),  # fewer bytes, more error
+        (70_000.0, 200_000, "not comparable"),
+        (90_000.0, 200_000, "differs"),
+    ],
+)
+def test_a_setting_of_other_bytes_is_judged_in_both(config: Config, error: float, size: int, verdict: str) -> None:
+    run = email(config, "cmd", "rows30-columns150")[0]
+    [line] = lines(results_of(config, [made(run, error, error_padded=math.nan, bytes=size)]), "fig3")
+    assert line["published"] == 84_360  # the first of five settings and of five published points
+    assert line["verdict"] == verdict
+    assert ("theirs 156 kB" in line["why"]) == (size != 155_800)
+
+
+def test_a_method_without_published_points_stands_alone(config: Config) -> None:
+    run = email(config, "truncation", "keep0.1")[0]
+    [line] = lines(results_of(config, [made(run, 1.0, error_padded=math.nan, bytes=5)]), "fig3")
     assert line["verdict"] == "ours alone" and math.isnan(line["published"])
 
 

@@ -99,7 +99,8 @@ class KronFit(Baseline):
         best = np.inf
         fits: list[float] = []
         for _ in range(self.max_sweeps):
-            search.reorder()
+            with self.times_.ordering():
+                search.reorder()
             loss = search.improve_seed()
             if loss < best:
                 best = loss

@@ -131,7 +131,8 @@ def refuse_clashes(
     for number, output in enumerate(outputs):
         for path in (Path(path) for path in reads if path is not None):
             if output.exists() and path.exists() and output.samefile(path):
-                raise InputError(f"{output}: is a file that is read, {path}; name another one to write")
+                other = "" if str(output) == str(path) else f", {path}"
+                raise InputError(f"{output}: is a file that is read{other}; name another one to write")
         if output.resolve() in [other.resolve() for other in outputs[:number]]:
             raise InputError(f"{output}: would be written twice; name another one")
 

@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from pipeline.core.compiled import compiled
+from pipeline.kernels import compiling
 
 Table = npt.NDArray[np.uint32] | npt.NDArray[np.int64]
 
@@ -95,7 +95,7 @@ def _count_zeros(context: Any, word: Any) -> Any:
 _trailing_zeros: Any = intrinsic(_count_zeros)
 
 
-@compiled()
+@compiling.compiled()
 def _scan(data: Any, words: Any, table: Any, longest: int, decimals: bool) -> tuple[int, int]:
     """Fill the table from bytes that end with a newline; returns numbers of lines and of empty ones.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -127,9 +128,16 @@ def replaced(network: nn.Module, layer: nn.Module, new: nn.Module) -> nn.Module:
     return network
 
 
+def called(network: nn.Module, inputs: Any) -> Any:
+    """Call `network` with what a loader gives: one tensor, a tuple or list of arguments, or a mapping of named ones."""
+    if isinstance(inputs, Mapping):
+        return network(**inputs)
+    return network(*inputs) if isinstance(inputs, tuple | list) else network(inputs)
+
+
 @torch.no_grad()
-def layer_inputs(network: nn.Module, layers: dict[str, BlockLayer], images: Tensor) -> dict[str, Tensor]:
-    """Run `images` through `network` and return what reaches each layer, (..., n); one not reached is left out."""
+def layer_inputs(network: nn.Module, layers: dict[str, BlockLayer], images: Any) -> dict[str, Tensor]:
+    """Return what reaches each layer, (..., n), from `images`, see :func:`called`; one not reached is left out."""
     inputs: dict[str, Tensor] = {}
 
     def hook(name: str) -> Callable[..., None]:
@@ -137,7 +145,7 @@ def layer_inputs(network: nn.Module, layers: dict[str, BlockLayer], images: Tens
 
     hooks = [layer.register_forward_pre_hook(hook(name), with_kwargs=True) for name, layer in layers.items()]
     try:
-        network(images)
+        called(network, images)
     finally:
         for handle in hooks:
             handle.remove()

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.kpd.layer import KPDLinear
+from pipeline.kpd.layer import KPDLinear, WithDerivedWeight
 
 
-class BlockChoice(nn.Module):
+class BlockChoice(WithDerivedWeight):
     """A linear layer that is the sum of KPD layers with different blocks.
 
     Parameters

@@ -10,8 +10,10 @@ from typing import Literal, cast
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from pipeline.errors import InputError
+from pipeline.kpd.blocks import BlockLinear
 from pipeline.kpd.layer import KPDLinear, checked_block
 
 
@@ -175,6 +177,57 @@ def _take_over(old: nn.Linear, new: nn.Module, keep_weights: bool) -> float | No
     return error
 
 
+OTHER_KINDS = (nn.modules.conv._ConvNd, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
+
+
+def _is_linear(layer: nn.Module) -> bool:
+    """Whether `layer` is linear: torch's own, or Hugging Face's Conv1D, whose weight is (n, m)."""
+    return isinstance(layer, nn.Linear) or (type(layer).__name__ == "Conv1D" and hasattr(layer, "nf"))
+
+
+def _obstacle(layer: nn.Module, is_owned: bool) -> str | None:
+    """Why a layer that holds weights for products cannot be swapped; None where it can, or holds none."""
+    kind = type(layer).__name__
+    if isinstance(layer, OTHER_KINDS):
+        return f"a {kind} is no linear layer"
+    if not _is_linear(layer):
+        return None
+    if "weight" not in layer._parameters or "bias" not in layer._parameters:
+        return (
+            "its weight or bias is computed from other parameters (pruning, weight_norm, spectral_norm ..); make it "
+            "plain first: torch.nn.utils.parametrize.remove_parametrizations, prune.remove or remove_weight_norm"
+        )
+    if is_lazy(cast("torch.Tensor", layer._parameters["weight"])):
+        return "its sizes are not known yet; run a batch through the network first"
+    if is_owned:
+        return "nn.MultiheadAttention multiplies by its weight and does not call it"
+    if isinstance(layer, nn.Linear) and type(layer).forward is not nn.Linear.forward:
+        return f"a {kind} computes in a way of its own"
+    return None
+
+
+def _sizes(layer: nn.Module, weights: list[nn.Parameter]) -> tuple[int, int]:
+    """Inputs and outputs of a layer that is left as it is, as far as they are known."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    shape = next((weight.shape for weight in weights if weight.ndim > 1), torch.Size((0, 0)))
+    return shape[1:].numel(), shape[0]
+
+
+def _as_linear(layer: nn.Module) -> nn.Linear:
+    """The layer itself, or what it would be as torch's own."""
+    if isinstance(layer, nn.Linear):
+        return layer
+    weight, bias = cast("nn.Parameter", layer.weight), cast("nn.Parameter", layer.bias)
+    with torch.device("meta"):
+        linear = nn.Linear(*weight.shape)
+    linear.weight = nn.Parameter(weight.detach().T.contiguous(), weight.requires_grad)
+    linear.bias = bias
+    for name in HOOKS:
+        getattr(linear, name).update(getattr(layer, name))
+    return linear.train(layer.training)
+
+
 def swap_layers(
     module: nn.Module,
     rules: Mapping[str, Rule | None],
@@ -183,7 +236,9 @@ def swap_layers(
 ) -> Report:
     """Swap every linear layer that a rule asks for by what `make` returns; see :func:`convert`.
 
-    The new layer takes over type, device, mode and hooks, and stays fixed where the old one was.
+    The new layer takes over type, device, mode and hooks, and stays fixed where the old one was. Subclasses of
+    torch's linear layer that compute as it does are swapped too, and Hugging Face's Conv1D; layers with other weights
+    for products are named in the report, with the reason.
     """
     swaps: list[Swap] = []
     made: dict[int, nn.Module] = {}  # a layer that stands in several places stays one layer
@@ -191,27 +246,36 @@ def swap_layers(
     for holder in module.modules():
         for parameter in holder.parameters(recurse=False):
             holders.setdefault(id(parameter), set()).add(id(holder))
+    owned = {id(own.out_proj) for own in module.modules() if isinstance(own, nn.MultiheadAttention)}
     for name, layer in list(module.named_modules(remove_duplicate=False)):
         pattern = next((pattern for pattern in rules if fnmatchcase(name, pattern)), None)
         rule = None if pattern is None else rules[pattern]
         if not isinstance(rule, Rule | None):
             raise InputError(f"rule for '{pattern}': {rule!r} is no Rule, for example Rule(block=(2, 4))")
-        if type(layer) is not nn.Linear or rule is None or not name:
+        if rule is None or not name or isinstance(layer, KPDLinear | BlockLinear):
             continue
         if id(layer) in made:
             module.set_submodule(name, made[id(layer)])
             continue
-        dense = sum(parameter.numel() for parameter in layer.parameters())
-        size = (name, layer.in_features, layer.out_features)
+        problem = _obstacle(layer, id(layer) in owned)
+        if problem is None and not _is_linear(layer):
+            continue
+        weights = [parameter for parameter in layer.parameters(recurse=False) if not is_lazy(parameter)]
+        dense = sum(parameter.numel() for parameter in weights)
+        if problem is not None:
+            swaps.append(Swap(name, *_sizes(layer, weights), problem, dense, dense, 1.0))
+            continue
+        linear = _as_linear(layer)
+        size = (name, linear.in_features, linear.out_features)
         try:
-            checked_block(layer.in_features, layer.out_features, rule.block)
-            if len(holders[id(layer.weight)]) > 1:
+            checked_block(linear.in_features, linear.out_features, rule.block)
+            if len(holders[id(layer._parameters["weight"])]) > 1:
                 raise InputError("its weight is shared with another layer")
         except InputError as error:
             swaps.append(Swap(*size, str(error), dense, dense, 1.0))
             continue
-        made[id(layer)] = new = make(layer, rule)
-        fit_error = _take_over(layer, new, keep_weights)
+        made[id(layer)] = new = make(linear, rule)
+        fit_error = _take_over(linear, new, keep_weights)
         module.set_submodule(name, new)
         own = sum(parameter.numel() for parameter in new.parameters())
         cost = predicted_cost(new) if isinstance(new, KPDLinear) else 1.0

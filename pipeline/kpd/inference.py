@@ -30,13 +30,13 @@ from pipeline.core.files import atomic_path
 from pipeline.errors import InputError, nearest
 from pipeline.kpd.blocks import BlockLayer, block_layers, layer_inputs, replaced
 from pipeline.kpd.functional import HAS_FUSED, as_array, kron_weight, side_by_side
-from pipeline.kpd.layer import KPDLinear, check_width, keep_called, map_nested
+from pipeline.kpd.layer import DerivedWeight, KPDLinear, WithDerivedWeight, check_width, keep_called, map_nested
 
 if HAS_FUSED:
     from pipeline.kpd import fused
 
 
-class InferenceLayer(nn.Module):
+class InferenceLayer(WithDerivedWeight):
     """Base of the sparse forms: no parameters, no gradients; a layer without bias gets zeros for one.
 
     The buffers are all that a form knows, so that whatever is loaded or written into them is what it computes.
@@ -63,6 +63,10 @@ class InferenceLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The dense W, (m, n), made anew on every access."""
+        return self.to_matrix().as_subclass(DerivedWeight)
+
+    def to_matrix(self) -> Tensor:
+        """W from the buffers, (m, n)."""
         raise NotImplementedError
 
     def map_rows(self, x: Tensor) -> Tensor:
@@ -104,9 +108,8 @@ class BSRLinear(InferenceLayer):
         """W in torch's form, on the storage of the buffers."""
         return _bsr_matrix(self.values, self.columns, self.starts, self.in_features)
 
-    @property
-    def weight(self) -> Tensor:
-        """The dense W, (m, n), made anew on every access."""
+    def to_matrix(self) -> Tensor:
+        """W from the buffers, (m, n)."""
         return self.matrix().to_dense()
 
     def map_rows(self, x: Tensor) -> Tensor:
@@ -134,9 +137,8 @@ class BlockRowsLinear(InferenceLayer):
         self.register_buffer("columns", columns)
         self.register_buffer("starts", starts)
 
-    @property
-    def weight(self) -> Tensor:
-        """The dense W, (m, n), made anew on every access."""
+    def to_matrix(self) -> Tensor:
+        """W from the buffers, (m, n)."""
         weight = self.values.new_zeros(self.grid[0], self.in_features, self.block[0])
         counts = self.starts.diff()
         row = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
@@ -174,9 +176,8 @@ class FactoredLinear(InferenceLayer):
         """S * A_i side by side, (m1, r n1), on the storage of the buffers."""
         return _outer_matrix(self.values, self.columns, self.starts, len(self.B) * self.grid[1])
 
-    @property
-    def weight(self) -> Tensor:
-        """The dense W, (m, n), made anew on every access."""
+    def to_matrix(self) -> Tensor:
+        """W from the buffers, (m, n)."""
         m1, n1 = self.grid
         return kron_weight(self.outer().to_dense().view(m1, -1, n1).transpose(0, 1), self.B)
 
@@ -313,7 +314,7 @@ def measure_forms(layer: BlockLayer, x: Tensor, repeats: int = 7) -> dict[str, f
 
 
 @torch.no_grad()
-def deploy(network: nn.Module, images: Tensor, form: str = "auto") -> tuple[nn.Module, dict[str, str]]:
+def deploy(network: nn.Module, images: Any, form: str = "auto") -> tuple[nn.Module, dict[str, str]]:
     """Return a copy of `network` for inference and which form each block-sparse layer took.
 
     Parameters
@@ -321,7 +322,8 @@ def deploy(network: nn.Module, images: Tensor, form: str = "auto") -> tuple[nn.M
     network
         With :class:`KPDLinear` or :class:`BlockLinear` layers.
     images
-        A typical batch: layers are measured on what reaches them from it; one that it does not reach stays dense.
+        A typical batch, a tensor or a tuple or mapping of what the network takes: layers are measured on what
+        reaches them from it; one that it does not reach stays dense.
     form
         One of :data:`FORMS` for all layers, or auto: each layer's fastest on this machine.
 

@@ -28,7 +28,50 @@ class UnitNorm(nn.Module):
         return B
 
 
-class KPDLinear(nn.Module):
+WRITES = {"__setitem__", "__set__", *(f"__i{name}__" for name in (
+    "add", "sub", "mul", "div", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "lshift", "rshift"
+))}  # fmt: skip
+
+
+class _OfTensors(type(Tensor)):  # type: ignore[misc]
+    """Any tensor counts as an instance, as far as a comparison of two tensors' types goes."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, Tensor)
+
+
+class DerivedWeight(Tensor, metaclass=_OfTensors):
+    """A weight made of what the layer holds, anew on every access: to read and differentiate, not to write."""
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Refuse what would write into it and be lost; the results of all else are plain tensors."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        writes = name in WRITES or (name.endswith("_") and not name.endswith("__") and name != "requires_grad_")
+        first = next(iter((*args, *kwargs.values())), None)
+        if (writes and type(first) is cls) or type(kwargs.get("out")) is cls:
+            raise InputError(f"{name}: {UNWRITABLE}")
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **kwargs)
+        return result.as_subclass(cls) if func == Tensor.data.__get__ else result  # type: ignore[attr-defined]
+
+
+UNWRITABLE = "the weight is made of the layer's own parts and cannot be set; write those, or layer.approximate(weight)"
+
+
+class WithDerivedWeight(nn.Module):
+    """Base of layers whose ``weight`` is derived: giving them one is refused instead of lost."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            raise InputError(f"weight: {UNWRITABLE}")
+        super().__setattr__(name, value)
+
+
+class KPDLinear(WithDerivedWeight):
     """Linear layer with W = sum_i (S * A_i) kron B_i.
 
     S_ab = 0 makes the m2 x n2 block (a, b) of W exactly zero. A drop-in for :class:`torch.nn.Linear`.
@@ -205,7 +248,7 @@ class KPDLinear(nn.Module):
     def weight(self) -> Tensor:
         """W, (m, n), made anew from the factors on every access, in their type; gradients reach them."""
         with torch.autocast(self.B.device.type, enabled=False):
-            return kron_weight(self.scaled(), self.B)
+            return kron_weight(self.scaled(), self.B).as_subclass(DerivedWeight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n) to (..., m)."""

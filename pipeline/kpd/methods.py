@@ -280,7 +280,7 @@ class KPDChoice(KPDChoiceSettings, KPD):
 
     def after_step(self, progress: float) -> None:
         """Choose among candidates while there are several, then go on as KPD."""
-        while len(self._left) > 1 and progress > RAMP_START:
+        if len(self._left) > 1 and progress > RAMP_START:
             gone = len(self.blocks) - len(self._left)
             deadline = RAMP_START + (CHOICE_END - RAMP_START) * (gone + 1) / (len(self.blocks) - 1)
             if not self._is_leaving:
@@ -289,8 +289,8 @@ class KPDChoice(KPDChoiceSettings, KPD):
                 self._is_leaving = True
             if progress < deadline:
                 self._shrink(self._left[0], (deadline - progress) / (deadline - max(RAMP_START, self._progress)))
-                break
-            self._remove(self._left[0])
+            else:  # at most one a step
+                self._remove(self._left[0])
         self._progress = progress
         super().after_step(progress)
 

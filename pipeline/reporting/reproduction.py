@@ -15,10 +15,11 @@ from pipeline.reporting.figures import scaling_laws
 from pipeline.reporting.literature import METHOD_NAMES, published
 from pipeline.reporting.results import Results, is_sample
 from pipeline.reporting.statistics import fit_power_law
-from pipeline.reporting.style import PLUS_MINUS, duration, point_name, significant
+from pipeline.reporting.style import PLUS_MINUS, duration, point_name, significant, with_prefix
 from pipeline.reporting.targets import EVIDENCE, TARGETS, runs_of
 
 READ_OFF = 0.01  # what reading a figure may be wrong by, of the number read
+WIDEST = 0.1  # half an interval beyond which, relative to their number, nothing inside it is called reproduced
 NEAR = 0.05  # two sizes that differ by no more are one setting
 WATCHED = ("pairs", "cell", "scale", "order_init")  # the settings that the variants change
 VARIANTS = {
@@ -66,17 +67,20 @@ def judge(ours: float, halfwidth: float, theirs: float, stderr: float, *, lower_
     """The verdict on a number beside a published one.
 
     What may differ without saying anything is our interval, theirs (1.96 standard errors where one is published), and
-    the reading of their figure. A single run has no interval of its own: only its reading is allowed for.
+    the reading of their figure. A single run has no interval of its own: only their spread and the reading are allowed
+    for. Where our interval is wider than a tenth of their number, what is inside of it is no evidence.
 
     >>> judge(100, 5, 103, 1, lower_is_better=True), judge(90, 1, 103, 1, lower_is_better=True)
     ('reproduced', 'better')
+    >>> judge(100, 50, 103, 1, lower_is_better=True)
+    'undecided'
     >>> judge(90, 1, 103, 1, lower_is_better=None), judge(120, math.inf, 103, math.nan, lower_is_better=True)
     ('differs', 'differs')
     """
     room = READ_OFF * abs(theirs) + (0.0 if math.isnan(stderr) else 1.96 * stderr)
     room += halfwidth if math.isfinite(halfwidth) else 0.0
     if abs(ours - theirs) <= room:
-        return "reproduced"
+        return "reproduced" if not math.isfinite(halfwidth) or halfwidth <= WIDEST * abs(theirs) else "undecided"
     if lower_is_better is None:
         return "differs"
     return "better" if (ours < theirs) == lower_is_better else "differs"
@@ -150,25 +154,44 @@ def _line(
 
 
 def _sizes(target: str, results: Results) -> Iterator[Line]:
-    """Errors at the published sizes: of NeuKron by its width, of the others by their published bytes."""
+    """Errors at the published sizes: of NeuKron by its width, of the others by published bytes or place in the grid."""
     table = published("neukron_fig3")
     for dataset, method, setting, runs in _groups(results, target):
         theirs = table[(table["dataset"] == dataset) & (table["method"].map(METHOD_NAMES) == method)]
+        case, errors = f"{dataset}, {point_name(method, setting)}", _error(runs)
         if method == "neukron":
             theirs = theirs[theirs["hidden"] == runs["plan"].iloc[0]["hidden"]]
+            why = f"{_epochs(runs)}; theirs stopped when 100 gained less than 1e-5"
         else:
-            size = float(runs["bytes"].iloc[0])
-            theirs = theirs[(theirs["bytes"] - size).abs() <= NEAR * size]
-            theirs = theirs.iloc[(theirs["bytes"] - size).abs().argsort().to_numpy()]
-        case = f"{dataset}, {point_name(method, setting)}"
+            theirs, why = _met(theirs, results, dataset, method, setting), ""
         if theirs.empty:
-            yield _line(
-                target, case, "error", _error(runs), why="; ".join(filter(None, [_epochs(runs), "not published"]))
-            )
+            unknown = "; ".join(filter(None, [_epochs(runs), "not published"]))
+            yield _line(target, case, "error", errors, why=unknown)
             continue
-        why = f"{_epochs(runs)}; theirs stopped when 100 gained less than 1e-5" if method == "neukron" else ""
         row = theirs.iloc[0]
-        yield _line(target, case, "error", _error(runs), float(row["error"]), float(row["error_stderr"]), why=why)
+        size, known = float(runs["bytes"].mean()), float(row["bytes"])
+        verdict = ""
+        if method != "neukron" and abs(size - known) > NEAR * known:
+            why = f"the same settings take {with_prefix(size, 'B')}, theirs {with_prefix(known, 'B')}"
+            verdict = _of_both(interval(errors)[0], float(row["error"]), size < known)
+        stderr = float(row["error_stderr"])
+        yield _line(target, case, "error", errors, float(row["error"]), stderr, why=why, verdict=verdict)
+
+
+def _met(theirs: pd.DataFrame, results: Results, dataset: str, method: str, setting: str) -> pd.DataFrame:
+    """The published point of a setting: the one of its place, where as many were published as the plan has."""
+    planned = dict.fromkeys(run.setting for run in results.planned if (run.dataset, run.method) == (dataset, method))
+    places = list(planned)
+    if len(places) != len(theirs):
+        return theirs.iloc[:0]
+    return theirs.sort_values("bytes").iloc[[places.index(setting)]]
+
+
+def _of_both(ours: float, theirs: float, smaller: bool) -> str:
+    """The verdict where bytes differ too: only what is no worse, or no better, in both is judged."""
+    if smaller:
+        return "better" if ours <= theirs * (1 + READ_OFF) else "not comparable"
+    return "differs" if ours >= theirs * (1 - READ_OFF) else "not comparable"
 
 
 def _further(target: str, results: Results) -> Iterator[Line]:
@@ -358,10 +381,14 @@ def spread(value: float, quantity: str) -> str:
     return f" {PLUS_MINUS} {number(value, quantity)}" if math.isfinite(value) and value > 0 else ""
 
 
+def verdicts(board: pd.DataFrame) -> str:
+    """How often each verdict was given, in words."""
+    return ", ".join(f"{name} {count}" for name, count in board["verdict"].value_counts().items())
+
+
 def markdown(results: Results | None, experiment: str = EVIDENCE) -> str:
     """``RESULTS.md``: the scoreboard, what it was made on and with which commands."""
     board = scoreboard(results)
-    counts = {name: int(count) for name, count in board["verdict"].value_counts().items()}
     lines = [
         "# Results",
         "",
@@ -370,9 +397,10 @@ def markdown(results: Results | None, experiment: str = EVIDENCE) -> str:
         "`pipeline/reporting/published/README.md`. Ours are means over seeds with 95 % intervals; errors are squared "
         "Frobenius norms, of NeuKron over the padded grid as published.",
         "",
-        "Verdicts: " + ", ".join(f"{name} {count}" for name, count in counts.items()) + ". *reproduced*: equal within "
-        "both intervals and the reading of the figure; *better*, *differs*: outside them; *not comparable*: of another "
-        "machine or another kind of epoch; *ours alone*: nothing published, or not read off; *not at hand*: not run.",
+        f"Verdicts: {verdicts(board)}. *reproduced*: equal within both intervals and the reading of the figure; "
+        "*undecided*: too, by an interval too wide to tell; *better*, *differs*: outside them; *not comparable*: of "
+        "another machine or kind of epoch, or better in bytes and worse in error; *ours alone*: nothing "
+        "published, or not read off; *not at hand*: not run.",
         "",
         *_circumstances(results, experiment),
         "",
@@ -394,10 +422,13 @@ def _circumstances(results: Results | None, experiment: str) -> list[str]:
     runs = results.runs
     machines = sorted({f"{row['machine']}, {row['cores']} cores" for row in runs.to_dict("records")})
     days = sorted(str(value)[:10] for value in runs["date"])
+    found = sorted({str(value) for value in runs["commit"].dropna()})
+    commits = ", ".join(found) if len(found) < 4 else f"{len(found)} commits, named in the table of runs"
     hours = float(runs["seconds"].sum()) / 3600
     seeds = ", ".join(map(str, sorted(set(runs["seed"]))))
     return [
         f"{len(runs)} of {len(results.planned)} runs of experiment `{experiment}`; seeds {seeds}; "
-        f"{'; '.join(machines)}; {days[0]} to {days[-1]}; {hours:.2f} hours of fits, one thread each. All of it: "
-        f"`snakemake {experiment}`; one target: `snakemake TARGET`; one run: see the report's table of runs.",
+        f"{'; '.join(machines)}; {days[0]} to {days[-1]}; {hours:.2f} hours of fits, one thread each; of {commits}.",
+        "",
+        f"All of it: `snakemake {experiment}`; one target: `snakemake TARGET`; one run: the report's table of runs.",
     ]

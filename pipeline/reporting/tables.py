@@ -15,7 +15,7 @@ from pipeline.reporting.drawing import marker_svg
 from pipeline.reporting.figures import scaling_laws
 from pipeline.reporting.findings import TARGETS, smallest
 from pipeline.reporting.outputs import ACCOUNTINGS
-from pipeline.reporting.reproduction import number, scoreboard, spread
+from pipeline.reporting.reproduction import number, scoreboard, spread, verdicts
 from pipeline.reporting.results import Results, base_of, is_sample, settings_text
 from pipeline.reporting.statistics import frontier
 from pipeline.reporting.style import ABOUT, MINUS, MISSING, TIMES, duration, look, point_name, significant, with_prefix
@@ -168,7 +168,7 @@ def compression_table(results: Results, dataset: str) -> Table:
         ("fitness", "0 to 1"),
         *(("bytes", item.name) for item in ACCOUNTINGS),
         *(("file", "bytes on disk"), ("numbers", "reals kept"), ("epochs", "or sweeps"), ("fit", "time")),
-        *(("of it set-up", "time"), ("peak", "memory")),
+        *(("set-up", "before that"), ("peak", "memory")),
     ]
     caption = f"{dataset}: every method and setting. {_spread(cells)}; bold: on the frontier"
     return Table(caption, heads, rows, _numbers(rows, len(heads)))
@@ -319,7 +319,7 @@ def reproduction_table(results: Results) -> Table:
         )  # fmt: skip
     heads = [("target", "figure or table"), ("case", ""), ("quantity", ""), ("published", "± standard error")]
     heads += [("ours", "± 95 % interval"), ("seeds", ""), ("verdict", ""), ("why", "")]
-    return Table("Published and ours", heads, rows, _numbers(rows, len(heads)))
+    return Table(f"Published and ours: {verdicts(board)}", heads, rows, _numbers(rows, len(heads)))
 
 
 SHOWN_AS = {"reproduced": "win", "better": "win", "differs": "loss"}  # the colour of a verdict
