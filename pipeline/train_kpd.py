@@ -209,6 +209,8 @@ def _write(
             "epochs": len(trained.history),
             "seconds": seconds,
             "seconds_per_epoch": epoch_seconds(trained.history, seconds),
+            "setup_seconds": trained.setup_seconds,
+            "cpu_seconds": trained.history[-1]["cpu_seconds"],
             **circumstances(options.threads),
             "peak_rss_bytes": peak_rss_bytes(),
             "peak_gpu_bytes": torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else 0,

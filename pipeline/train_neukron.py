@@ -49,7 +49,6 @@ def main(argv: list[str] | None = None) -> None:
         model,
         X,
         names,
-        seconds=model.history_[-1]["seconds"],  # those before an interruption included
         threads=options.threads,
         device=model.device_,
         peak_gpu_bytes=model.peak_gpu_bytes_,

@@ -53,6 +53,30 @@ def test_a_code_and_its_orders_give_back_what_was_coded(kind: str) -> None:
         assert SparseTensor(coords, values, shape) == X
 
 
+@given(st.integers(0, 99), st.sampled_from(list(KINDS)))
+@settings(deadline=None, max_examples=60)
+def test_a_code_that_keeps_the_orders_gives_back_what_was_coded(seed: int, kind: str) -> None:
+    X = skewed(seed, kind)
+    code = unlabelled.pack_kept(X.coords, X.values, X.shape)
+    assert code is not None
+    assert SparseTensor(*unlabelled.unpack_kept(code)) == X
+
+
+def test_rows_numbered_as_they_appear_cost_less() -> None:
+    random = np.random.default_rng(0)
+    row = np.cumsum(random.random(3000) < 0.3)  # the newest row so far, or one of those before
+    back = np.where(random.random(3000) < 0.5, 0, (random.random(3000) * row).astype(np.int64))
+    coords = np.unique(np.stack((row - back, np.arange(3000)), axis=1), axis=0)
+    names = random.permutation(1000)
+    sizes = []
+    for rows in (coords[:, 0], names[coords[:, 0]]):
+        X = SparseTensor(np.stack((rows, coords[:, 1]), axis=1), np.ones(len(coords)), (1000, 3000))
+        code = unlabelled.pack_kept(X.coords, X.values, X.shape)
+        assert code is not None
+        sizes.append(len(code))
+    assert sizes[0] < 0.8 * sizes[1]
+
+
 @given(st.integers(0, 99), st.integers(0, 99))
 @settings(deadline=None, max_examples=40)
 def test_names_of_rows_and_columns_hardly_matter(seed: int, other: int) -> None:
@@ -101,25 +125,33 @@ def test_another_process_without_a_compiler_writes_the_same_bits() -> None:
         "import numpy as np; from pipeline.baselines.coding import unlabelled; "
         f"unlabelled.ALIKE = {unlabelled.ALIKE}; "
         "from tests.test_baselines_unlabelled import skewed, packed; X = skewed(7, 'whole'); code = packed(X)[0]; "
-        "places, values, _ = unlabelled.unpack(code); assert len(places) == X.nnz; print(code.hex())"
+        "places, values, _ = unlabelled.unpack(code); assert len(places) == X.nnz; print(code.hex()); "
+        "code = unlabelled.pack_kept(X.coords, X.values, X.shape); print(code.hex()); "
+        "assert np.array_equal(unlabelled.unpack_kept(code)[0], X.coords)"
     )
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONHASHSEED": "3"}
     told = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == packed(skewed(7, "whole"))[0].hex()
+    X = skewed(7, "whole")
+    kept = unlabelled.pack_kept(X.coords, X.values, X.shape)
+    assert kept is not None
+    assert told.stdout.split() == [packed(X)[0].hex(), kept.hex()]
 
 
 @pytest.mark.usefixtures("alike")
 @given(st.binary(max_size=60), st.integers(0, 60))
 @settings(deadline=None, max_examples=100)
 def test_a_damaged_code_is_refused(noise: bytes, place: int) -> None:
-    code, _ = packed(skewed(3, "whole"))
-    for damaged in (code[: 1 + place] + noise + code[1 + place + len(noise) :], code[: 6 + place]):
-        try:
-            coords, values, shape = unlabelled.unpack(damaged)
-        except InputError as error:
-            assert "damaged" in str(error)
-        else:
-            assert len(coords) == len(values) and np.all(coords < shape) and np.all(coords >= 0)
+    X = skewed(3, "whole")
+    kept = unlabelled.pack_kept(X.coords, X.values, X.shape)
+    assert kept is not None
+    for code, unpack in ((packed(X)[0], unlabelled.unpack), (kept, unlabelled.unpack_kept)):
+        for damaged in (code[: 1 + place] + noise + code[1 + place + len(noise) :], code[: 6 + place]):
+            try:
+                coords, values, shape = unpack(damaged)
+            except InputError as error:
+                assert "damaged" in str(error)
+            else:
+                assert len(coords) == len(values) and np.all(coords < shape) and np.all(coords >= 0)
 
 
 def test_what_it_does_not_take_is_left_to_other_codes() -> None:

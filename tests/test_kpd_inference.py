@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import pipeline
 from pipeline.errors import InputError
-from pipeline.kpd import KPDLinear, Rule, convert, functional, inference
+from pipeline.kpd import KPDLinear, Rule, Sparsifier, convert, functional, inference, load, save
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers
 from pipeline.kpd.cost import inference_flops, measured_costs, sparse_flops
 from pipeline.kpd.inference import FORMS, deploy, export_program, forms_of, measure_forms
@@ -364,3 +365,62 @@ def test_networks_of_several_inputs_are_deployed_from_a_tuple_or_a_mapping() -> 
         torch.testing.assert_close(deployed(**given), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(InputError, match="the weight is made of"):
         FORMS["block-rows"](network.first).weight.zero_()
+
+
+class Own(nn.Module):
+    """A network that no registry knows, with a buffer of whole numbers and a nested layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(32, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 16, bias=False))
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x))
+
+
+@pytest.mark.parametrize("method", ["kpd", "kpd-group", "group-lasso"])
+def test_a_network_of_ones_own_is_a_file(method: str, tmp_path: Path) -> None:
+    network = Own()
+    sparsifier = Sparsifier(network, method, block=(4, 4), sparsity=0.5, layers="body.*", total_steps=1)
+    sparsifier.step()
+    sparsifier.finish()
+    network(torch.randn(9, 32))
+    network.eval()
+    x = torch.randn(5, 32)
+    path = tmp_path / "own.safetensors"
+    save(network, path)
+    again = load(path, Own)
+    assert torch.equal(again(x), network(x))
+    assert not again.training
+    for name, layer in block_layers(network).items():
+        assert torch.equal(block_layers(again)[name].zero_blocks(), layer.zero_blocks())
+    torch.testing.assert_close(deploy(again, x)[0](x), network(x), rtol=1e-4, atol=1e-5)
+    whole = path.stat().st_size
+    save(network, path, weights="float16")
+    torch.testing.assert_close(load(path, Own)(x), network(x), rtol=1e-2, atol=1e-2)
+    assert path.stat().st_size < whole
+    assert load(path, lambda: Own().double()).head.weight.dtype == torch.float64
+
+
+def test_files_of_networks_are_refused_where_they_do_not_fit(tmp_path: Path) -> None:
+    network, path = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)), tmp_path / "own.safetensors"
+    with pytest.raises(InputError, match="weights 'float61' is unknown; did you mean 'float16'"):
+        save(network, path, weights="float61")
+    convert(network, {"0": Rule((4, 4))})
+    save(network, path)
+    with pytest.raises(InputError, match=r"own.safetensors: does not fit the network that model_factory makes"):
+        load(path, lambda: nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4)))
+    with pytest.raises(InputError, match=r"pipeline\.kpd\.load\(path, model_factory\) opens"):
+        pipeline.load(path)
+    with pytest.raises(InputError, match="layer '0' is deployed"):
+        save(deploy(network, torch.randn(3, 8), form="block-rows")[0], path)
+    with torch.no_grad():
+        network[1].weight.fill_(1e6)
+    with pytest.raises(InputError, match=r"array '1\.weight' has numbers that float16 cannot hold"):
+        save(network, path, weights="float16")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="checksum differs"):
+        load(path, lambda: nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)))

@@ -17,8 +17,10 @@ from pipeline.neukron.compiled_engine import CompiledEngine
 from pipeline.neukron.evaluation import weighted_sum
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel, Weights
+from pipeline.neukron.numpy_engine import NumpyEngine
 from pipeline.neukron.torch_engine import TorchEngine
 from pipeline.neukron.walk import Walker
+from pipeline.neukron.weights import PlainWeights
 from tests.reference import neukron as reference
 
 SHAPES = st.lists(st.integers(1, 70), min_size=2, max_size=4).map(lambda sizes: tuple(sorted(sizes)))
@@ -46,6 +48,21 @@ def test_products_equal_the_reference(shape: tuple[int, ...], hidden: int, seed:
         expected = reference.values(model, torch.from_numpy(levels.tokens(keys))).numpy()
         for engine in all_engines(levels, hidden, cell):
             np.testing.assert_allclose(engine.products(Weights.of(model), keys), expected, rtol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape=SHAPES, hidden=st.integers(1, 20), seed=st.integers(0, 99))
+def test_few_cells_without_kernels_equal_reference_and_kernels(shape: tuple[int, ...], hidden: int, seed: int) -> None:
+    levels = Levels(shape)
+    model = SequenceModel(levels, hidden, seed)
+    keys = random_keys(levels, 50, seed)
+    arrays = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+    plain = PlainWeights.of(arrays, levels.head_alphabets)
+    found = NumpyEngine(levels, hidden).products(plain, keys)
+    with torch.no_grad():
+        expected = reference.values(model.double(), torch.from_numpy(levels.tokens(keys))).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(found, CompiledEngine(levels, hidden).products(plain, keys), rtol=1e-5)
 
 
 @settings(max_examples=40, deadline=None)

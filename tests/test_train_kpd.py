@@ -66,10 +66,12 @@ def test_kpd_run_leaves_model_metrics_and_history(digits, tmp_path: Path) -> Non
     assert metrics.step_seconds > 0
     assert metrics.dense_step_seconds > 0
     history = pd.read_parquet(tmp_path / "history.parquet")
-    assert list(history.columns) == ["epoch", "loss", "validation_accuracy", "block_sparsity", "seconds"]
+    assert list(history.columns) == ["epoch", "loss", "validation_accuracy", "block_sparsity", "seconds", "cpu_seconds"]
     assert history["epoch"].tolist() == list(range(1, 13))
     assert history["seconds"].is_monotonic_increasing  # since the start, as compressors' histories have them
     assert metrics.seconds == history["seconds"].iloc[-1]
+    assert metrics.cpu_seconds == history["cpu_seconds"].iloc[-1] > 0
+    assert metrics.setup_seconds is not None
     assert metrics.seconds_per_epoch == pytest.approx((metrics.seconds - history["seconds"].iloc[0]) / 11)
 
     model = pipeline.load(tmp_path / "model.safetensors")
@@ -114,7 +116,7 @@ def test_rerun_is_bit_identical(digits, tmp_path: Path) -> None:
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
     assert first == second
     timings = {"seconds", "seconds_per_epoch", "cpu_seconds", "step_seconds", "dense_step_seconds", "peak_rss_bytes"}
-    timings |= {"date"}
+    timings |= {"setup_seconds", "date"}
     contents = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("first", "second")]
     assert {k: v for k, v in contents[0].items() if k not in timings} == {
         k: v for k, v in contents[1].items() if k not in timings

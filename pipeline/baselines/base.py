@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pipeline.errors import is_whole
 from pipeline.runs.compressor import Compressor, Progress, clipped_error
+from pipeline.runs.times import Times
 from pipeline.sparse import SparseTensor
 
 Reals = npt.NDArray[np.float64]
@@ -48,8 +49,12 @@ class Baseline(Compressor):
         inner = self._taken(X)
         self.history_ = []
         self._progress = progress
+        self.times_ = Times()
+        with self.times_.setting_up():
+            self.warm_up(inner.order)
         self._started = time.perf_counter()
-        self._fit(inner)
+        with self.times_.fitting():
+            self._fit(inner)
         self._progress = None
         return self
 

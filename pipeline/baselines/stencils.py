@@ -9,6 +9,7 @@ A sweep costs O(s nnz + (N + M) s^2 k + (N + M) s k^2) operations.
 from __future__ import annotations
 
 import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
@@ -72,7 +73,7 @@ class Stencils(Baseline):
     stencils: int | None = setting(None, at_least=1)
     clusters: int | None = setting(None, at_least=1, at_most=LARGEST_CLUSTERS)
     max_sweeps: int = setting(20, at_least=1)
-    tolerance: float = setting(1.0e-4, at_least=0)
+    tolerance: float = setting(1.0e-4, at_least=0, at_most=1)
     seed: int = seed()
 
     stencils_: list[Stencil]
@@ -88,6 +89,10 @@ class Stencils(Baseline):
                 clusters = max(fitting)
                 return {"stencils": int(min(50, size // each[clusters])), "clusters": clusters}
         return None
+
+    def _trial(self) -> Stencils:
+        """Two stencils, since the second is fitted to what the first leaves."""
+        return type(self)(stencils=2, clusters=1, max_sweeps=1)
 
     def _fit(self, X: SparseTensor) -> None:
         self.clusters_ = min(AUTOMATIC_CLUSTERS, max(X.shape)) if self.clusters is None else self.clusters
@@ -259,20 +264,14 @@ def _multiplier(A: Sparse, others: list[Stencil]) -> Callable[[Reals], Reals]:
 
 
 def kmeans(points: Reals, clusters: int, random: np.random.Generator) -> Integers:
-    """Cluster of each of (n, d) points: k-means++ centres, then Lloyd's sweeps."""
-    centres = [points[random.integers(len(points))]]
-    distance = np.sum((points - centres[0]) ** 2, axis=1)
-    while len(centres) < clusters and distance.any():
-        centres.append(points[random.choice(len(points), p=distance / distance.sum())])
-        distance = np.minimum(distance, np.sum((points - centres[-1]) ** 2, axis=1))
-    middle = np.array(centres)
-    nearest = np.zeros(len(points), dtype=np.int64)
-    for _ in range(KMEANS_SWEEPS):
-        nearest = np.argmin(points @ (-2 * middle.T) + np.sum(middle**2, axis=1), axis=1)
-        members = indicator(nearest, len(middle))
-        counts = np.asarray(members.sum(axis=0)).ravel()
-        middle = np.where(counts[:, None] > 0, (members.T @ points) / np.maximum(counts, 1)[:, None], middle)
-    return nearest.astype(np.int64)
+    """Cluster of each of (n, d) points: SciPy's k-means++ and Lloyd's sweeps, of at most as many as differ."""
+    from scipy.cluster.vq import kmeans2
+
+    count = min(clusters, len(np.unique(points, axis=0)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "One of the clusters is empty")
+        _, nearest = kmeans2(points, count, iter=KMEANS_SWEEPS, minit="++", rng=random)
+    return np.asarray(nearest, dtype=np.int64)
 
 
 def indicator(clusters: Integers, count: int) -> Sparse:

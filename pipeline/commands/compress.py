@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,9 +153,16 @@ def _report(model: Compressor, X: SparseTensor, error: float, path: Path, orders
             ("bytes equal", f"{size['bytes_equal']:,} (4 bytes a real)"),
             ("bytes with orders", f"{size['bytes_with_order']:,} (4 bytes a real, orders stored)"),
             ("file", f"{path}, {path.stat().st_size:,} bytes" + (f", {labels:,} of them labels" if labels else "")),
-            ("seconds", f"{seconds:.1f}"),
+            ("seconds", f"{seconds:.1f}" + _compiling()),
         ]
     )
+
+
+def _compiling() -> str:
+    """How much of a command's time went into compiling, where that is worth a word."""
+    module = sys.modules.get("pipeline.kernels.compiling")
+    seconds = module.seconds() if module else 0.0
+    return f", {seconds:.1f} of them for compiling kernels, once" if seconds >= 0.1 else ""
 
 
 def _check_weights(weights: str, method: str | None) -> None:

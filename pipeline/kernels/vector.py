@@ -14,31 +14,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import llvmlite.binding as llvm
-import numba
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from pipeline.kernels import compiling
 
-def _features() -> set[str]:
-    return {name for name, present in llvm.get_host_cpu_features().items() if present}
-
-
-def _prefer_wide_vectors() -> None:
-    """Let LLVM use 512-bit registers where there are any; its default of 256 costs a third of the speed here.
-
-    Has an effect only before Numba compiles its first function.
-    """
-    config: Any = numba.config
-    features = _features()
-    if config.CPU_FEATURES is None and "avx512f" in features:
-        config.CPU_NAME = llvm.get_host_cpu_name()
-        config.CPU_FEATURES = ",".join([*(f"+{name}" for name in sorted(features)), "-prefer-256-bit"])
-
-
-_prefer_wide_vectors()
-LANES = 16 if {"avx512f", "avx512vl"} <= _features() else 8
+LANES = 16 if {"avx512f", "avx512vl"} <= compiling.features() else 8
 WIDTH = 2 * LANES  # columns of a product computed at once: two vectors
 ROWS = 8 if LANES == 16 else 4  # rows of a product computed at once: as many sums as fit into registers
 SPREAD = 4  # panels of `spread` at once
@@ -60,7 +42,7 @@ def cached(*parts: ModuleType | str, **options: Any) -> Callable[[Callable[..., 
     digest = hashlib.sha256(b"\0".join(Path(file).read_bytes() for file in files)).hexdigest()
 
     def decorate(function: Callable[..., Any]) -> Any:
-        dispatcher = njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+        dispatcher = compiling.compiled(error_model="numpy", **options)(function)
         file = dispatcher._cache._cache_file
         file._source_stamp = (file._source_stamp, digest)
         return dispatcher

@@ -9,13 +9,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.kpd.artifact import load, save
     from pipeline.kpd.conversion import Rule, convert
+    from pipeline.kpd.inference import deploy
     from pipeline.kpd.layer import KPDLinear
     from pipeline.kpd.sparsifier import Sparsifier
 
-__all__ = ["KPDLinear", "Rule", "Sparsifier", "convert"]
+__all__ = ["KPDLinear", "Rule", "Sparsifier", "convert", "deploy", "load", "save"]
 
-_MODULES = {"KPDLinear": "layer", "Rule": "conversion", "Sparsifier": "sparsifier", "convert": "conversion"}
+_MODULES = {
+    "KPDLinear": "layer",
+    "Rule": "conversion",
+    "Sparsifier": "sparsifier",
+    "convert": "conversion",
+    "deploy": "inference",
+    "load": "artifact",
+    "save": "artifact",
+}
 
 
 def __getattr__(name: str) -> Any:

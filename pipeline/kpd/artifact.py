@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,15 +12,17 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, nearest
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers
 from pipeline.kpd.layer import KPDLinear
 from pipeline.kpd.networks import build
 from pipeline.kpd.settings import NETWORKS
-from pipeline.runs.artifact import write_artifact
+from pipeline.runs.artifact import read_artifact, write_artifact
 from pipeline.runs.contents import Contents
 
 LARGEST_SIDE = 1 << 16  # of images
+OWN = "own"  # in the place of a network's name: one that its owner makes
+WEIGHTS = ("as they are", "float16")
 
 
 class NetworkArtifact:
@@ -71,16 +74,7 @@ class NetworkArtifact:
 
     def save(self, path: str | Path) -> None:
         """Write the artifact."""
-        tensors: dict[str, npt.NDArray[Any]] = {}
-        layers: dict[str, dict[str, Any]] = {}
-        for name, layer in block_layers(self.network).items():
-            tensors |= {f"{name}.{key}": value for key, value in _packed(layer).items()}
-            layers[name] = {"block": list(layer.block)}
-            if isinstance(layer, KPDLinear):
-                layers[name] |= {"rank": layer.rank, "variant": layer.variant}
-        for key, value in self.network.state_dict().items():
-            if key.rpartition(".")[0] not in layers:
-                tensors[key] = value.cpu().numpy()
+        tensors, layers = _parts(self.network)
         metadata = {
             "network": self.name,
             "image_shape": list(self.image_shape),
@@ -95,6 +89,8 @@ class NetworkArtifact:
     def from_artifact(cls, tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, Any]) -> Self:
         """Rebuild the network; pruned blocks are outside the support of its layers."""
         contents = Contents(tensors, metadata)
+        if metadata.get("network") == OWN:
+            raise InputError("it holds a network of one's own, which pipeline.kpd.load(path, model_factory) opens")
         name, scale = contents.choice("network", NETWORKS), contents.entry("scale")
         image_shape, classes = contents.wholes("image_shape", 1, LARGEST_SIDE), contents.whole("classes", 1)
         if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < math.inf:
@@ -108,22 +104,7 @@ class NetworkArtifact:
         contents.permitted(4 * reals, f"network '{name}' for images of {image_shape} and {classes:,} classes")
         with torch.random.fork_rng():  # the fresh parameters are about to be replaced
             network = build(name, image_shape, classes)
-        state = {key: torch.from_numpy(value) for key, value in tensors.items()}
-        for name, form in metadata["layers"].items():
-            dense = network.get_submodule(name)
-            if not isinstance(dense, nn.Linear):
-                raise InputError(f"layer '{name}' is no linear layer of network '{metadata['network']}'")
-            layer = _empty(dense, form, contents, name)
-            own = {
-                key: state.pop(f"{name}.{key}") for key in ("blocks", "values", "B", "bias") if f"{name}.{key}" in state
-            }
-            _unpack(layer, own)
-            network.set_submodule(name, layer)
-            state |= {f"{name}.{key}": value for key, value in layer.state_dict().items()}
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            raise InputError(" ".join(str(error).split())) from error
+        _fill(network, contents)
         return cls(
             network,
             name=metadata["network"],
@@ -132,6 +113,103 @@ class NetworkArtifact:
             scale=scale,
             trained_with=metadata["trained_with"],
         )
+
+
+def save(network: nn.Module, path: str | Path, weights: str = "as they are") -> None:
+    """Write a network of one's own without the zero blocks of its block-sparse layers; :func:`load` opens it.
+
+    Parameters
+    ----------
+    network
+        With :class:`KPDLinear` or :class:`BlockLinear` layers, after :meth:`Sparsifier.finish`, before ``deploy``.
+    path
+        A safetensors file with a digest of its content.
+    weights
+        ``as they are``, or ``float16``: rounded to half of the bytes; measure what :func:`load` then gives back.
+
+    Raises
+    ------
+    InputError
+        A layer in its deployed form, a type of numbers that safetensors and NumPy do not share, or a number that
+        float16 cannot hold.
+    """
+    if weights not in WEIGHTS:
+        raise InputError(f"weights '{weights}' is unknown{nearest(weights, WEIGHTS)}")
+    for name, layer in network.named_modules():
+        if hasattr(layer, "map_rows"):
+            raise InputError(f"layer '{name}' is deployed for this machine; save the network that was deployed")
+    try:
+        tensors, layers = _parts(network)
+    except TypeError as error:
+        raise InputError(f"the network has numbers that a file cannot hold ({error}); bring it to float32") from error
+    if weights == "float16":
+        for name, array in tensors.items():
+            if array.dtype.kind == "f":
+                with np.errstate(over="ignore"):
+                    tensors[name] = array.astype(np.float16)
+                if not np.isfinite(tensors[name]).all():
+                    raise InputError(f"array '{name}' has numbers that float16 cannot hold; save it as it is")
+    write_artifact(path, "kpd", tensors, {"network": OWN, "layers": layers})
+
+
+def load(path: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
+    """Give back a network that :func:`save` wrote, for evaluation; ``deploy`` makes it fast on this machine.
+
+    Parameters
+    ----------
+    path
+        The file; a digest tells whether it is what was written.
+    model_factory
+        Makes the network with the dense layers it had before any was made block-sparse, in the wanted type.
+
+    Raises
+    ------
+    InputError
+        The file is damaged or no network of one's own, or does not fit the network made.
+    """
+    tensors, metadata = read_artifact(path)
+    if metadata.get("network") != OWN or not isinstance(metadata.get("layers"), dict):
+        raise InputError(f"{path}: holds no network of one's own; pipeline.load opens what Kronflow's steps wrote")
+    network = model_factory()
+    try:
+        _fill(network, Contents(tensors, metadata))
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{path}: does not fit the network that model_factory makes ({reason})") from error
+    return network.eval()
+
+
+def _parts(network: nn.Module) -> tuple[dict[str, npt.NDArray[Any]], dict[str, dict[str, Any]]]:
+    """Arrays of a network, zero blocks left out, and the form of each block-sparse layer."""
+    tensors: dict[str, npt.NDArray[Any]] = {}
+    layers: dict[str, dict[str, Any]] = {}
+    for name, layer in block_layers(network).items():
+        tensors |= {f"{name}.{key}": value for key, value in _packed(layer).items()}
+        layers[name] = {"block": list(layer.block)}
+        if isinstance(layer, KPDLinear):
+            layers[name] |= {"rank": layer.rank, "variant": layer.variant}
+    for key, value in network.state_dict().items():
+        if key.rpartition(".")[0] not in layers:
+            tensors[key] = value.cpu().numpy()
+    return tensors, layers
+
+
+def _fill(network: nn.Module, contents: Contents) -> None:
+    """Undo :func:`_parts` in a network with dense layers; pruned blocks are outside the support of its layers."""
+    state = {key: torch.from_numpy(value) for key, value in contents.tensors.items()}
+    for name, form in contents.metadata["layers"].items():
+        dense = network.get_submodule(name)
+        if not isinstance(dense, nn.Linear):
+            raise InputError(f"layer '{name}' is no linear layer of network '{contents.metadata['network']}'")
+        layer = _empty(dense, form, contents, name)
+        own = {key: state.pop(f"{name}.{key}") for key in ("blocks", "values", "B", "bias") if f"{name}.{key}" in state}
+        _unpack(layer, own)
+        network.set_submodule(name, layer)
+        state |= {f"{name}.{key}": value for key, value in layer.state_dict().items()}
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(" ".join(str(error).split())) from error
 
 
 def _packed(layer: BlockLayer) -> dict[str, npt.NDArray[Any]]:
@@ -162,10 +240,12 @@ def _empty(dense: nn.Linear, form: dict[str, Any], contents: Contents, name: str
         own.array(f"{name}.B", "f", (own.whole("rank", 1), None, None))
     block, has_bias = (form["block"][0], form["block"][1]), dense.bias is not None
     if "rank" in form:
-        return KPDLinear(
+        layer: BlockLayer = KPDLinear(
             dense.in_features, dense.out_features, block, form["rank"], has_bias, variant=form["variant"], path="shape"
         )
-    return BlockLinear(dense.in_features, dense.out_features, block, has_bias)
+    else:
+        layer = BlockLinear(dense.in_features, dense.out_features, block, has_bias)
+    return layer.to(dense.weight.device, dense.weight.dtype)
 
 
 @torch.no_grad()
@@ -179,11 +259,11 @@ def _unpack(layer: BlockLayer, packed: dict[str, torch.Tensor]) -> None:
     used = torch.from_numpy(bits.astype(bool).reshape(layer.grid))
     if isinstance(layer, KPDLinear):
         layer.A.zero_()
-        layer.A[:, used] = packed["values"]
+        layer.A[:, used] = packed["values"].to(layer.A)
         layer.B.copy_(packed["B"])
     else:
         layer.weight.zero_()
-        layer.blocks(layer.weight).transpose(1, 2)[used] = packed["values"]
+        layer.blocks(layer.weight).transpose(1, 2)[used] = packed["values"].to(layer.weight)
     if layer.bias is not None:
         layer.bias.copy_(packed["bias"])
     layer.set_support(used)

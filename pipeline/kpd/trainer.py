@@ -54,7 +54,10 @@ class Trained:
     network
         The one of the best validation accuracy among the epochs with the final support.
     history
-        One dict an epoch: ``epoch, loss, validation_accuracy, block_sparsity``, and ``seconds`` since the start.
+        One dict an epoch: ``epoch, loss, validation_accuracy, block_sparsity``, and ``seconds`` and ``cpu_seconds``
+        (processor time) since the start.
+    setup_seconds
+        Wall time before that, for compiling kernels.
     report
         Which layers were swapped; None for a dense network.
     """
@@ -66,6 +69,7 @@ class Trained:
     train_loss: float
     block_sparsity: float
     report: Report | None
+    setup_seconds: float = 0.0
 
 
 class Trainer:
@@ -107,11 +111,15 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.rate)
         self.generator = torch.Generator().manual_seed(seed)
         self.history: list[dict[str, Any]] = []
+        self.setup_seconds = 0.0
         self.best: dict[str, Any] | None = None
 
     def run(self, progress: Callable[[dict[str, Any]], None] | None = None, state: State | None = None) -> Trained:
         """Train to the end, from an earlier `state` if there is one; tell `progress` each epoch's entry."""
         earlier = distributed.from_first(state.load() if state is not None and self.rank == 0 else None)
+        started = time.perf_counter()
+        self.warm_up()
+        self.setup_seconds = time.perf_counter() - started
         if earlier is not None:
             try:
                 self.load_state_dict(earlier)
@@ -142,6 +150,13 @@ class Trainer:
                     self.keep(state)
         return self.finish()
 
+    def warm_up(self) -> None:
+        """A step of a copy, so that no epoch's time holds imports and the compiling of kernels."""
+        copied = copy.deepcopy(self.network).train()
+        first = torch.from_numpy(self.data.train[: self.method.batch]).to(self.images.device)
+        with torch.random.fork_rng([self.images.device] if self.images.is_cuda else []):
+            cross_entropy(copied(self.images[first]), self.labels[first]).backward()  # type: ignore[no-untyped-call]
+
     def keep(self, state: State) -> None:
         """Leave the present state; stop, all processes at once, where one was asked to."""
         stops = distributed.any_process(state.asked_to_stop)
@@ -152,7 +167,7 @@ class Trainer:
 
     def epoch(self) -> None:
         """Pass over the training part once and add an entry to the history."""
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         self.network.train()
         total = torch.zeros((), dtype=torch.float64)
         for index in self.batches():
@@ -175,12 +190,14 @@ class Trainer:
             )
         validation = accuracy(self.network, self.images, self.labels, self.data.validation)
         number = len(self.history) + 1
+        before = self.history[-1] if self.history else {"seconds": 0.0, "cpu_seconds": 0.0}
         entry = {
             "epoch": number,
             "loss": loss,
             "validation_accuracy": validation,
             "block_sparsity": block_sparsity(self.network),
-            "seconds": (self.history[-1]["seconds"] if self.history else 0.0) + time.perf_counter() - started,
+            "seconds": before["seconds"] + time.perf_counter() - started,
+            "cpu_seconds": before["cpu_seconds"] + distributed.total(time.process_time() - busy),
         }
         self.history.append(entry)
         is_final = self.method.is_final(number / self.method.epochs)
@@ -234,6 +251,7 @@ class Trainer:
             train_loss=self.history[-1]["loss"],
             block_sparsity=block_sparsity(self.network),
             report=self.report,
+            setup_seconds=self.setup_seconds,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -257,7 +275,8 @@ class Trainer:
             It is of another method or network, or a number is not finite.
         """
         fresh = self.state_dict()
-        entry = {"epoch": 0, "loss": 0.0, "validation_accuracy": 0.0, "block_sparsity": 0.0, "seconds": 0.0}
+        entry = {"epoch": 0, "loss": 0.0, "validation_accuracy": 0.0, "block_sparsity": 0.0}
+        entry |= {"seconds": 0.0, "cpu_seconds": 0.0}
         check_like(state["sparsifier"], fresh["sparsifier"], "sparsifier")
         check_like(state["history"], [entry] * len(state["history"]), "history")
         for name in ("generator", "schedule"):

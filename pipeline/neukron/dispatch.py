@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,12 +16,7 @@ if TYPE_CHECKING:
     from pipeline.neukron.model import Weights
     from pipeline.neukron.weights import PlainWeights
 
-try:
-    from pipeline.neukron.compiled_engine import CompiledEngine
-except ImportError:  # a machine without numba: torch operations serve the CPU as well
-    COMPILED = False
-else:
-    COMPILED = True
+COMPILED = find_spec("numba") is not None  # a machine without it: torch operations serve the CPU as well
 
 
 def make_engine(
@@ -37,6 +33,8 @@ def make_engine(
     That is the compiled kernels on a CPU that has numba, for an LSTM in float32; torch operations for all else.
     """
     if device == "cpu" and slower_because(device, cell, precision) is None:
+        from pipeline.neukron.compiled_engine import CompiledEngine
+
         return CompiledEngine(levels, hidden, threads, chunk)
     from pipeline.neukron.torch_engine import TorchEngine
 

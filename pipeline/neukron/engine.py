@@ -59,8 +59,8 @@ class Engine(ABC):
         """Cells in a chunk that keep its working set small and its matrix products large."""
 
     @abstractmethod
-    def products(self, weights: Any, keys: Keys) -> npt.NDArray[np.float32]:
-        """P of every key; `keys` (words, n) must be sorted. Returns (n,) float32.
+    def products(self, weights: Any, keys: Keys) -> npt.NDArray[Any]:
+        """P of every key; `keys` (words, n) must be sorted. Returns (n,) float32, or what is finer.
 
         `weights` are torch's, or plain arrays where the engine does not use torch.
         """

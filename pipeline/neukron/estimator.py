@@ -19,6 +19,7 @@ from pipeline.neukron.quantise import KINDS, LARGEST_LOG, decode, encode, restor
 from pipeline.neukron.weights import CELL_NAMES, Arrays, PlainWeights, Shapes, count, weight_shapes
 from pipeline.runs.compressor import Compressor, clipped_error, order_bytes
 from pipeline.runs.contents import Contents
+from pipeline.runs.times import Times
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.orders import Order, pack_integers, unpack_integers
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 LARGEST_WIDTH = 1 << 20
 FEW_CELLS = 1 << 16
 LARGEST_RATE = 1.0e6
+BYTES_A_WEIGHT = 48.0  # while fitting, by trial: gradients, Adam's moments, the best so far, the kernels' copies
 
 
 class NeuKron(Compressor):
@@ -167,11 +169,13 @@ class NeuKron(Compressor):
         InputError
             A setting is unknown or out of range, or the squared norm of `X` is no positive number.
         """
-        from pipeline.neukron.dispatch import shared, slower_because
-        from pipeline.neukron.model import SequenceModel
-        from pipeline.neukron.trainer import Trainer, choose_orders
-        from pipeline.runs import distributed
-        from pipeline.runs.checkpoint import UNFIT
+        self.times_ = Times()
+        with self.times_.setting_up():
+            from pipeline.neukron.dispatch import shared, slower_because
+            from pipeline.neukron.model import SequenceModel
+            from pipeline.neukron.trainer import Trainer, choose_orders
+            from pipeline.runs import distributed
+            from pipeline.runs.checkpoint import UNFIT
 
         self.check_settings()
         if self.lr is not None and self.lr > LARGEST_RATE:
@@ -183,6 +187,8 @@ class NeuKron(Compressor):
         engine = shared(self._engine(levels, self.precision))
         if slower := slower_because(engine.device.type, self.cell, self.precision):
             self._tell(slower)
+        with self.times_.setting_up():
+            self.warm_up(2)  # its kernels are the same for all numbers of modes
         options = self._options()
         trainer = Trainer(levels, engine, coords, X.values, options)
         model = SequenceModel(levels, self.hidden, self.seed, cell=self.cell)
@@ -201,10 +207,11 @@ class NeuKron(Compressor):
                     checkpoint.set_aside(str(error))
                 model = SequenceModel(levels, self.hidden, self.seed, cell=self.cell)
         if state is None:
-            started = time.perf_counter()
+            started, busy = time.perf_counter(), time.process_time()
             orders = choose_orders(levels, engine, coords, X.values, self.hidden, options, self.order_init, stop_early)
             state = trainer.start(model, orders)
-            state.seconds = distributed.from_first(time.perf_counter() - started)
+            state.seconds = state.order_seconds = distributed.from_first(time.perf_counter() - started)
+            state.cpu_seconds = distributed.total(time.process_time() - busy)
 
         def each(state: State) -> None:
             if not math.isfinite(state.best_error):
@@ -226,6 +233,11 @@ class NeuKron(Compressor):
             raise
         self._keep(X, state, engine)
         return self
+
+    def _trial(self) -> NeuKron:
+        """One epoch of the least width."""
+        how = {"cell": self.cell, "precision": self.precision, "device": self.device, "threads": 1}
+        return NeuKron(hidden=1, max_epochs=1, order_init="degree", **how)
 
     def check_order(self, X: SparseTensor) -> None:
         """Refuse a tensor whose trees would be too wide."""
@@ -249,7 +261,9 @@ class NeuKron(Compressor):
         weights = count(weight_shapes(levels, self.hidden, levels.head_alphabets, self.cell))
         positions = levels.words * sum(2**bits for bits in levels.bits)
         nodes = min(nnz, 2048) * (levels.alphabets[0] + 8 * self.hidden * levels.depth)
-        reals = 24.0 * weights + 24.0 * positions + 8.0 * nnz * (2 * len(shape) + 6 * levels.words) + 8.0 * nodes
+        reals = (
+            BYTES_A_WEIGHT * weights + 24.0 * positions + 8.0 * nnz * (2 * len(shape) + 6 * levels.words) + 8.0 * nodes
+        )
         return reals, "choose a smaller hidden"
 
     def _options(self) -> Options:
@@ -280,6 +294,8 @@ class NeuKron(Compressor):
         self.device_ = engine.device.type
         self.peak_gpu_bytes_ = torch.cuda.max_memory_allocated() if self.device_ == "cuda" else 0
         self.history_ = state.history
+        self.times_.seconds, self.times_.order_seconds = state.seconds, state.order_seconds
+        self.times_.cpu_seconds = state.cpu_seconds
         self.training_error_ = state.best_error
         if self.precision != "float32":
             fine = self._padded_error(X, self._predict(X.coords))
@@ -325,9 +341,14 @@ class NeuKron(Compressor):
     def _predict(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Without orders in the artifact, indices are positions in the model's own order."""
         from pipeline.neukron.dispatch import products_at
+        from pipeline.neukron.numpy_engine import FEW, NumpyEngine
 
-        # few cells are answered before a GPU is looked for, which takes seconds
-        engine = self._engine(self.levels_, device="cpu" if self.device == "auto" and len(index) <= FEW_CELLS else None)
+        engine: Engine
+        on_cpu = self.device in ("auto", "cpu")
+        if on_cpu and self.cell == "lstm" and len(index) <= FEW:
+            engine = NumpyEngine(self.levels_, self.hidden)
+        else:  # few cells are answered before a GPU is looked for, which takes seconds
+            engine = self._engine(self.levels_, device="cpu" if on_cpu and len(index) <= FEW_CELLS else None)
         ascending = index[:, _ascending(self.inner_shape_)]
         if not engine.uses_torch:
             plain = PlainWeights.of(self.arrays_, self.head_alphabets_)

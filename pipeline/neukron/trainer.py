@@ -48,7 +48,7 @@ FAST_RATE = 0.1  # over the square root of the hidden size
 SMALLEST_SCALE = 1.0e-6  # as a share of ||X||, where the best scale is not positive
 LEAST_DIVISOR = 0.01  # of a mini-batch's gradient, as a share of ||X||: Adam's moments would overflow
 TRIAL_SHARE = 0.1  # of a limit in seconds that a trial of one initial order may take
-PLAIN_STATE = ("error", "best_error", "epoch", "stale", "seconds", "order_seconds", "history")
+PLAIN_STATE = ("error", "best_error", "epoch", "stale", "seconds", "order_seconds", "cpu_seconds", "history")
 TRIAL_EPOCHS = (3, 8)  # of a trial of initial orders, within these a third of the run's; a small model needs eight
 TRIAL_ORDERS = ("degree", "lexicographic", "bisection")
 BISECTION_ENTRIES = 1 << 17  # non-zeros times other modes: with more, trying bisection takes longer than it gains
@@ -87,7 +87,8 @@ class State:
     epoch: int = 0
     stale: int = 0  # epochs without progress, for stopping
     seconds: float = 0.0
-    order_seconds: float = 0.0  # of these, spent on better orders
+    order_seconds: float = 0.0  # of these, of choosing and searching orders
+    cpu_seconds: float = 0.0  # of all threads and processes
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -161,7 +162,7 @@ class Trainer:
             "model": model.state_dict(), "optimiser": saved.get("optimiser"), "orders": identity,
             "products": torch.zeros(len(self.values), dtype=torch.float64), "rng": rng.bit_generator.state,
             "best_weights": model.state_dict(), "best_orders": identity, "error": 0.0, "best_error": 0.0,
-            "epoch": 0, "stale": 0, "seconds": 0.0, "order_seconds": 0.0,
+            "epoch": 0, "stale": 0, "seconds": 0.0, "order_seconds": 0.0, "cpu_seconds": 0.0,
             "history": [entry] * len(saved.get("history", ())),
         }  # fmt: skip
         check_like(saved, fresh, "state")
@@ -190,10 +191,11 @@ class Trainer:
         """
         epoch = self.paper_epoch if self.options.schedule == "paper" else self.fast_epoch
         while not self.finished(state):
-            started = time.perf_counter()
+            started, busy = time.perf_counter(), time.process_time()
             epoch(state)
             state.epoch += 1
             state.seconds += distributed.from_first(time.perf_counter() - started)  # may end the run: for all alike
+            state.cpu_seconds += distributed.total(time.process_time() - busy)
             self._keep_best(state)
             state.history.append(
                 {

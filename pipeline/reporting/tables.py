@@ -168,7 +168,7 @@ def compression_table(results: Results, dataset: str) -> Table:
         ("fitness", "0 to 1"),
         *(("bytes", item.name) for item in ACCOUNTINGS),
         *(("file", "bytes on disk"), ("numbers", "reals kept"), ("epochs", "or sweeps"), ("fit", "time")),
-        *(("of it set-up", "time"), ("peak", "memory")),
+        *(("set-up", "before that"), ("peak", "memory")),
     ]
     caption = f"{dataset}: every method and setting. {_spread(cells)}; bold: on the frontier"
     return Table(caption, heads, rows, _numbers(rows, len(heads)))

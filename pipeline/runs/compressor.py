@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import math
@@ -20,6 +21,7 @@ from pipeline.runs.about import About
 from pipeline.runs.contents import MODES, Contents
 from pipeline.runs.frame import Frame
 from pipeline.runs.memory import check_memory
+from pipeline.runs.times import Times
 from pipeline.sparse import SparseTensor
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,16 @@ log = logging.getLogger(__name__)
 SCAN_CELLS = 1 << 16  # a slice of so few cells is looked at whole
 SMALLEST_SQUARE = 1e-290  # sums of squares below lose digits to underflow
 ARRAY_HEADER = 48  # bytes at least, beside its name, that an array takes in an artifact's header
+
+
+_warm: set[tuple[type[Compressor], int]] = set()  # methods, with orders, that are compiled in this process
+
+
+def _handful(order: int) -> SparseTensor:
+    """Five cells of a tensor of 4 indices a mode."""
+    coords = np.tile(np.arange(4)[:, None], order)
+    other = (np.arange(order) % 2)[None] if order > 1 else np.array([[1]])
+    return SparseTensor(np.concatenate((coords, other)), [1.0, 2.0, 3.0, 4.0, 2.0], (4,) * order)
 
 
 def cells_within(ranges: Sequence[range]) -> npt.NDArray[np.int64]:
@@ -55,6 +67,8 @@ class Compressor(Configured, ABC):
         One dict a sweep or epoch: ``epoch``, ``error``, ``seconds`` and what the method adds.
     about_
         Facts about the tensor and its origin that travel with the artifact.
+    times_
+        Where the fit's time went.
     own_indices_
         Whether it answers in the fitted tensor's own indices: not if it comes from an artifact without orders.
     """
@@ -71,6 +85,7 @@ class Compressor(Configured, ABC):
 
     shape_: tuple[int, ...]
     history_: list[dict[str, Any]]
+    times_: Times
     own_indices_: bool = True
     listener: Callable[[str], None] | None = None  # told what to know about a fit; the log is where there is none
     _frame: Frame | None = None
@@ -85,6 +100,23 @@ class Compressor(Configured, ABC):
     @abstractmethod
     def fit(self, X: SparseTensor) -> Self:
         """Fit to a sparse tensor and return self."""
+
+    def warm_up(self, order: int) -> None:
+        """Import and compile all that a fit to a tensor of `order` modes calls, before a clock starts.
+
+        By a fit to a handful of cells, once a process for each method and order; nothing of it is kept.
+        """
+        if (type(self), order) in _warm:
+            return
+        _warm.add((type(self), order))  # first, since that fit comes here as well
+        with contextlib.suppress(InputError):  # so few cells are too few for it
+            trial = self._trial()
+            trial.listener = lambda _: None
+            trial.fit(_handful(order))
+
+    def _trial(self) -> Compressor:
+        """What :meth:`warm_up` fits."""
+        return type(self)()
 
     @classmethod
     def settings_within(cls, X: SparseTensor, size: float, orders: bool) -> dict[str, Any] | None:

@@ -122,6 +122,15 @@ def any_process(flag: bool) -> bool:
     return bool(count.item())
 
 
+def total(number: float) -> float:
+    """Sum of every process's `number`; all get the same."""
+    if size() == 1:
+        return number
+    sum_ = torch.tensor([number], dtype=torch.float64, device=_device())
+    distributed.all_reduce(sum_)
+    return float(sum_.item())
+
+
 def from_first(value: T) -> T:
     """Return the first process's `value` in all of them (pickled between processes of the same run)."""
     if size() == 1:

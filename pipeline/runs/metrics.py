@@ -36,9 +36,10 @@ class RunMetrics(BaseModel):
     """What every run reports, whatever it trains; the digests are of its settings, its data and its model's file.
 
     `seconds` is the wall time of the fit, `seconds_per_epoch` the mean of its epochs after the first, `cpu_seconds`
-    the processor time of the whole process, libraries' loading and evaluation included. `machine` names the
-    processor, `cores` is how many it offers, `threads` how many the run was given; `date` is when the run ended,
-    in UTC; `commit` is the checkout's, with a plus where files differed from it, None outside of one.
+    the processor time of its threads and processes. `setup_seconds` preceded it and is in none of these: imports,
+    and compiling what is not in the cache. `machine` names the processor, `cores` is how many it offers, `threads`
+    how many the run was given; `date` is when the run ended, in UTC; `commit` is the checkout's, with a plus where
+    files differed from it, None outside of one.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -51,6 +52,7 @@ class RunMetrics(BaseModel):
     epochs: Count
     seconds: NonNegative
     seconds_per_epoch: NonNegative
+    setup_seconds: NonNegative | None = None
     cpu_seconds: NonNegative
     peak_rss_bytes: Count
     peak_gpu_bytes: Count
@@ -71,11 +73,10 @@ class CompressionMetrics(RunMetrics):
 
     `error` covers the tensor's real cells, `error_padded` NeuKron's zero-padded grid, `error_interval`
     the 95 % interval where `error` was sampled, `error_padded_training` what a fit in short numbers took
-    `error_padded` for. `setup_seconds` is what the first epoch took longer than the later ones, kernels that are
-    compiled and first orders included, None where there was one epoch; `order_seconds` of the fit went into better
-    orders and `model_seconds` into all else after the set-up, where the method tells them apart. `bytes` follows the
-    method's own publication, `bytes_equal` charges every method 4 bytes a real, `bytes_with_order` adds the stored
-    orders to that, and `file_bytes` is the artifact on disk.
+    `error_padded` for. `order_seconds` of `seconds` went into choosing and improving orders and `model_seconds` into
+    all else, where the method searches any. `bytes` follows the method's own publication, `bytes_equal` charges
+    every method 4 bytes a real, `bytes_with_order` adds the stored orders to that, and `file_bytes` is the artifact
+    on disk.
     """
 
     kind: Literal["compression"] = "compression"
@@ -86,11 +87,10 @@ class CompressionMetrics(RunMetrics):
     error_padded: NonNegative | None = None
     error_interval: tuple[NonNegative, NonNegative] | None = None
     error_padded_training: NonNegative | None = None
-    relative_error: NonNegative
-    fitness: Finite
-    setup_seconds: NonNegative | None = None
     order_seconds: NonNegative | None = None
     model_seconds: NonNegative | None = None
+    relative_error: NonNegative
+    fitness: Finite
     bytes: Count
     bytes_equal: Count
     bytes_with_order: Count
@@ -180,9 +180,7 @@ def library_versions(*distributions: str) -> dict[str, str]:
 
 def circumstances(threads: int) -> dict[str, Any]:
     """Where and when a run was made, for its metrics."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "machine": processor(),
         "cores": os.cpu_count() or 1,
         "threads": threads,

@@ -59,7 +59,6 @@ def record_compression(
     X: SparseTensor,
     names: dict[str, Any],
     *,
-    seconds: float,
     threads: int,
     device: str = "cpu",
     peak_gpu_bytes: int = 0,
@@ -68,14 +67,14 @@ def record_compression(
 ) -> dict[str, Any]:
     """Write a fitted compressor's three files into `folder` and return its metrics.
 
-    `names` comes from :func:`identity`; `seconds` is the wall time of ``fit``, which was given so many `threads`;
-    `training_error` is ``error_padded_training``; `libraries` are the distributions whose versions decide the result.
+    `names` comes from :func:`identity`; the fit was given so many `threads`; `training_error` is
+    ``error_padded_training``; `libraries` are the distributions whose versions decide the result.
     """
     path = folder / "model.safetensors"
     error = model.error(X)
     model.about_.file, model.about_.sha256 = names["dataset"], names["data_sha256"]
     model.save(path)
-    history = model.history_
+    history, times = model.history_, model.times_
     epochs = int(history[-1]["epoch"])
     metrics = {
         "kind": "compression",
@@ -92,9 +91,12 @@ def record_compression(
         "model_sha256": sha256_file(path),
         "parameters": model.parameter_count(),
         "epochs": epochs,
-        "seconds": seconds,
-        "seconds_per_epoch": epoch_seconds(history, seconds),
-        **_parts(history, seconds),
+        "seconds": times.seconds,
+        "seconds_per_epoch": epoch_seconds(history, times.seconds),
+        "setup_seconds": times.setup_seconds,
+        "order_seconds": times.order_seconds,
+        "model_seconds": times.model_seconds,
+        "cpu_seconds": times.cpu_seconds,
         **circumstances(threads),
         "peak_rss_bytes": peak_rss_bytes(),
         "peak_gpu_bytes": peak_gpu_bytes,
@@ -111,18 +113,6 @@ def epoch_seconds(history: list[dict[str, Any]], seconds: float) -> float:
     first, last = history[0], history[-1]
     later = last["epoch"] - first["epoch"]
     return float((last["seconds"] - first["seconds"]) / later if later > 0 else seconds / max(last["epoch"], 1))
-
-
-def _parts(history: list[dict[str, Any]], seconds: float) -> dict[str, float]:
-    """Set-up, orders and the rest of a fit's `seconds`, as far as its history tells them apart."""
-    first, last = history[0], history[-1]
-    if last["epoch"] <= first["epoch"]:
-        return {}
-    setup = max(first["seconds"] - first["epoch"] * epoch_seconds(history, seconds), 0.0)
-    if "order_seconds" not in last:
-        return {"setup_seconds": setup}
-    orders = last["order_seconds"]
-    return {"setup_seconds": setup, "order_seconds": orders, "model_seconds": max(seconds - setup - orders, 0.0)}
 
 
 def write_history(path: Path, history: list[dict[str, Any]]) -> None:

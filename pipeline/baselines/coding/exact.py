@@ -80,9 +80,10 @@ class Coded(Baseline):
             candidates.append(Labelled(kept_columns, *_pack(stored, coords)))
         if fibres.able(coords, self.inner_shape_):
             candidates.append(Labelled(fibres.pack(coords, values, self.inner_shape_, free=False)[0], {}, {}))
-        mixture = mixed.pack(coords, values, self.inner_shape_)
-        if mixture is not None:
-            candidates.append(Labelled(mixture, {}, {}))
+        kept_codes = [mixed.pack(coords, values, self.inner_shape_)]
+        if unlabelled.keeps(coords, self.inner_shape_):
+            kept_codes.append(unlabelled.pack_kept(coords, values, self.inner_shape_))
+        candidates += [Labelled(code, {}, {}) for code in kept_codes if code is not None]
         return candidates
 
     def _predict(self, index: Integers) -> Reals:
@@ -222,6 +223,8 @@ def decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
         return mixed.unpack(code)
     if code[:1] == unlabelled.CODE:
         return unlabelled.unpack(code)
+    if code[:1] == unlabelled.KEPT:
+        return unlabelled.unpack_kept(code)
     return fibres.unpack(code) if code[:1] in (fibres.FREE, fibres.KEPT) else columns.unpack(code)
 
 

@@ -12,6 +12,8 @@ from pipeline.baselines.base import Integers, Reals
 try:
     import numba
     from numba import prange
+
+    from pipeline.kernels import compiling
 except ImportError:
     numba = None  # type: ignore[assignment]
     prange = range  # type: ignore[misc]
@@ -21,7 +23,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 def compiled(function: Function) -> Function:
     """Compile to machine code, kept beside the module between processes. No reordering of sums, no fused products."""
-    return cast(Function, numba.njit(cache=True, nogil=True)(function)) if numba else function
+    return cast(Function, compiling.compiled()(function)) if numba else function
 
 
 def inlined(function: Function) -> Function:
@@ -31,7 +33,7 @@ def inlined(function: Function) -> Function:
 
 def compiled_parallel(function: Function) -> Function:
     """Compile with ``prange`` loops spread over the threads."""
-    return cast(Function, numba.njit(cache=True, nogil=True, parallel=True)(function)) if numba else function
+    return cast(Function, compiling.compiled(parallel=True)(function)) if numba else function
 
 
 @compiled_parallel

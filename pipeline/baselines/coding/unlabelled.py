@@ -11,6 +11,9 @@ Szpankowski, 2012, Compression of Graphical Structures) made for two kinds of ve
 - what followed the prefix, its last two names, its last and first one before, and how often names met, are contexts,
   mixed in the logistic domain as in :mod:`pipeline.baselines.coding.mixed`;
 - counts are beta-binomial around the mixed chance, of three concentrations weighed by how well they told.
+
+The same model also codes columns one after the other, in the orders that the tensor has, each row by its index. Then
+it also looks at the column before, and at the largest index so far, since rows are often numbered as they appear.
 """
 
 from __future__ import annotations
@@ -23,9 +26,10 @@ import numpy as np
 from pipeline.baselines.base import Integers, Reals
 from pipeline.baselines.coding import gaps, mixed
 
-CODE = b"\x06"  # first byte of such a code
+CODE, KEPT = b"\x06", b"\x07"  # first byte of such a code; of one that keeps the orders
 RAREST = 32  # rows of more cells have names from the start
 ALIKE = 64  # rows of as many cells that make it worth to leave them without a name
+NONE_FRESH = np.zeros(1, dtype=np.int64)
 SLOTS = (12, 25)  # least and most bits of the table of contexts
 BASE_WEIGHT, FIRST_WEIGHT = 26000, 3000  # of what is open, and of the contexts; of 65536
 
@@ -37,31 +41,32 @@ class Model(mixed.Model):
     ----------
     bits, code, room
         As of :class:`mixed.Model`.
-    degrees
-        Rising numbers of cells of the rows that have any.
-    limit
-        Rows of fewer cells than this have no name at the start.
+    named
+        Cells of every row that has a name from the start.
+    fresh
+        How many rows of 0, 1, 2.. cells have none; in the first place all their cells.
     largest
         Columns of the most frequent size.
+    before
+        Where the columns' order is kept: one more than the cells of the largest column.
     """
 
-    def __init__(self, bits: int, code: bytes | None, room: int, degrees: Integers, limit: int, largest: int) -> None:
+    def __init__(
+        self, bits: int, code: bytes | None, room: int, named: Integers, fresh: Integers, largest: int, before: int = 0
+    ) -> None:
         from pipeline.baselines.coding import unlabelled_loops
 
         super().__init__(bits, code, room)
         self._rows: Any = unlabelled_loops
-        named = degrees[degrees >= limit][::-1]
-        self.heavy = len(named)
-        depth = max(1, (len(degrees) - 1).bit_length())
-        fresh = np.bincount(degrees[degrees < limit], minlength=limit)
-        fresh[0] = np.sum(degrees[degrees < limit])
+        self.heavy, total = len(named), len(named) + int(fresh[1:].sum())
+        depth = max(1, (total - 1).bit_length())
         weight = np.zeros(2 << depth, dtype=np.int64)
         weight[(1 << depth) : (1 << depth) + len(named)] = named
         for level in range(depth - 1, -1, -1):
             below = weight[2 << level : 4 << level]
             weight[1 << level : 2 << level] = below[::2] + below[1::2]
         mixing = np.zeros((unlabelled_loops.SETS, unlabelled_loops.INPUTS), dtype=np.int64)
-        mixing[:, 0], mixing[:, 2:10] = BASE_WEIGHT, FIRST_WEIGHT
+        mixing[:, 0], mixing[:, 2:10], mixing[:, 12:] = BASE_WEIGHT, FIRST_WEIGHT, FIRST_WEIGHT
         trust = np.full((unlabelled_loops.TRUSTS, 3), 1 / 3)
         self.rows = unlabelled_loops.State(
             self.coding,
@@ -72,20 +77,32 @@ class Model(mixed.Model):
             depth,
             weight,
             fresh,
-            np.array([self.heavy, 0]),
+            np.array([self.heavy, 0, 0]),
             np.zeros(unlabelled_loops.INPUTS, dtype=np.int64),
-            np.zeros(unlabelled_loops.CONTEXTS, dtype=np.int64),
-            np.zeros(len(degrees), dtype=np.int64),
+            np.zeros(unlabelled_loops.CONTEXTS + unlabelled_loops.KEPT, dtype=np.int64),
+            np.zeros(total, dtype=np.int64),
+            np.zeros(before, dtype=np.int64),
         )
 
     def columns(self, given: Integers, content: Integers, which: Integers, place: Integers, degree: Integers) -> None:
         """Code the (n, size) columns of a size; see ``unlabelled_loops.code_class``."""
         self._rows.code_class(self.rows, given, content, which, place, degree, self.heavy)
 
+    def kept(self, sizes: Integers, given: Integers) -> Integers:
+        """Code the rows of all cells, column after column, in the orders they have; returns them either way."""
+        content = np.zeros(int(sizes.sum()), dtype=np.int64)
+        self._rows.code_kept(self.rows, sizes, given, content)
+        return content
+
 
 def able(coords: Integers, shape: Sequence[int]) -> bool:
     """Whether a tensor is a matrix of modes not too long for this code."""
     return len(shape) == 2 and max(shape) <= mixed.LARGEST_MODE
+
+
+def keeps(coords: Integers, shape: Sequence[int]) -> bool:
+    """Whether a matrix can be coded in its own orders: no mode is much longer than its cells, since all are listed."""
+    return able(coords, shape) and max(shape) <= max(1 << 16, 8 * len(coords))
 
 
 def least_named(degrees: Integers) -> int:
@@ -116,7 +133,7 @@ def pack(coords: Integers, values: Reals, shape: Sequence[int]) -> tuple[bytes, 
     bits = int(np.clip((len(coords) * 24).bit_length(), *SLOTS))
     distinct, times = np.unique(sizes[sizes > 0], return_counts=True)
     room = 1024 + 12 * (len(coords) + len(sizes))
-    model = Model(bits, None, room, used, limit, int(times.max()))
+    model = Model(bits, None, room, *_start(used, limit), int(times.max()))
     contents, order = [], []
     for size in distinct.tolist():
         members = np.flatnonzero(sizes == size)
@@ -145,6 +162,42 @@ def pack(coords: Integers, values: Reals, shape: Sequence[int]) -> tuple[bytes, 
     streams += [(code, 0), gaps.squeeze(numbers)]
     joined = gaps.joined(CODE, [*shape, limit, bits, kind], constant, streams)
     return joined, {1 - top: row_order, top: column_order}
+
+
+def pack_kept(coords: Integers, values: Reals, shape: Sequence[int]) -> bytes | None:
+    """Code a matrix in the orders it has; the columns are the larger mode. None where that takes too much room."""
+    top = gaps.top_mode(shape)
+    degree = np.bincount(coords[:, 1 - top], minlength=shape[1 - top])
+    sizes = np.bincount(coords[:, top], minlength=shape[top])
+    cells = np.lexsort((coords[:, 1 - top], coords[:, top]))
+    rows = coords[cells, 1 - top]
+    bits = int(np.clip((len(coords) * 24).bit_length(), *SLOTS))
+    model = Model(bits, None, 1024 + 12 * (len(coords) + len(sizes)), degree, NONE_FRESH, 1, int(sizes.max()) + 1)
+    model.numbers(2, _size_contexts(len(sizes)), sizes)
+    model.kept(sizes, rows)
+    kind, constant, numbers = gaps.encode_values(values[cells])
+    if kind == gaps.WHOLE:
+        kind, numbers = mixed.MIXED, numbers[:0]
+        model.numbers(1, _value_contexts(rows, coords[cells, top]), gaps.fold(values[cells]))
+    code = model.finished()
+    if code is None:
+        return None
+    streams = [gaps.squeeze(gaps.write_varints(degree)), (code, 0), gaps.squeeze(numbers)]
+    return gaps.joined(KEPT, [*shape, bits, kind], constant, streams)
+
+
+def _size_contexts(count: int) -> Integers:
+    """What a column's size is predicted from, beside the two before: where it stands, roughly."""
+    number = np.arange(count)
+    nothing = np.zeros_like(number)
+    return np.stack((number >> 12, number >> 9, number >> 6, nothing, nothing), axis=1)
+
+
+def _start(degrees: Integers, limit: int) -> tuple[Integers, Integers]:
+    """Cells of the rows that have names from the start, and how many rows of each number of cells have none."""
+    fresh = np.bincount(degrees[degrees < limit], minlength=limit)
+    fresh[0] = np.sum(degrees[degrees < limit])
+    return degrees[degrees >= limit][::-1], fresh
 
 
 def _flat(contents: list[Integers]) -> tuple[Integers, Integers]:
@@ -180,19 +233,53 @@ def unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
         raise ValueError("its sizes and degrees contradict each other")
     if not (SLOTS[0] <= bits <= SLOTS[1] and 1 <= limit <= RAREST + 1 and degrees.min() > 0 and distinct.min() > 0):
         raise ValueError("no such model")
-    model = Model(bits, streams[2], 0, degrees, limit, int(times.max()))
+    model = Model(bits, streams[2], 0, *_start(degrees, limit), int(times.max()))
     nothing, contents = np.zeros(0, dtype=np.int64), []
     for size, number in zip(distinct.tolist(), times.tolist(), strict=True):
         content = np.zeros((number, size), dtype=np.int64)
         model.columns(np.zeros((0, 0), dtype=np.int64), content, nothing, nothing, nothing)
         contents.append(content)
     names, columns = _flat(contents)
+    return _cells(model, shape, names, columns, kind, constant, gaps.expand(streams[3], int(head[12])))
+
+
+def _cells(
+    model: Model, shape: tuple[int, int], rows: Integers, columns: Integers, kind: int, constant: float, numbers: bytes
+) -> tuple[Integers, Reals, tuple[int, ...]]:
+    """Coordinates, values and shape, once the rows and columns of all cells are known."""
     if kind == mixed.MIXED:
-        folded = np.zeros(count, dtype=np.int64)
-        model.numbers(1, _value_contexts(names, columns), folded)
+        folded = np.zeros(len(rows), dtype=np.int64)
+        model.numbers(1, _value_contexts(rows, columns), folded)
         values = gaps.unfold(folded)
     else:
-        values = gaps.decode_values(kind, constant, gaps.expand(streams[3], int(head[12])), count)
-    coords = np.empty((count, 2), dtype=np.int64)
-    coords[:, top], coords[:, 1 - top] = columns, names
+        values = gaps.decode_values(kind, constant, numbers, len(rows))
+    coords = np.empty((len(rows), 2), dtype=np.int64)
+    top = gaps.top_mode(shape)
+    coords[:, top], coords[:, 1 - top] = columns, rows
     return coords, values, shape
+
+
+@gaps.decoder
+def unpack_kept(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
+    """Undo :func:`pack_kept`.
+
+    Raises
+    ------
+    InputError
+        The code is damaged.
+    """
+    head, at = gaps.read_varints(code, 10, 1)
+    shape, bits, kind = (int(head[0]), int(head[1])), int(head[2]), int(head[3])
+    constant, streams = gaps.read_streams(code, at, kind, head[4::2])
+    degree, _ = gaps.read_varints(gaps.expand(streams[0], int(head[5])), -1, 0)
+    top, count = gaps.top_mode(shape), int(degree.sum())
+    if len(degree) != shape[1 - top] or degree.max() > shape[top] or not SLOTS[0] <= bits <= SLOTS[1]:
+        raise ValueError("its degrees and its shape contradict each other")
+    model = Model(bits, streams[1], 0, degree, NONE_FRESH, 1, shape[1 - top] + 1)
+    sizes = np.zeros(shape[top], dtype=np.int64)
+    model.numbers(2, _size_contexts(len(sizes)), sizes)
+    if sizes.max() > shape[1 - top] or int(sizes.sum()) != count:
+        raise ValueError("its sizes and degrees contradict each other")
+    rows = model.kept(sizes, np.zeros(0, dtype=np.int64))
+    columns = np.repeat(np.arange(shape[top]), sizes)
+    return _cells(model, shape, rows, columns, kind, constant, gaps.expand(streams[2], int(head[9])))

@@ -12,13 +12,14 @@ import numpy.typing as npt
 
 from pipeline.baselines.base import Integers, Reals
 from pipeline.baselines.coding.loops import compiled, power
-from pipeline.baselines.coding.mixed_loops import Coding, code_bit, find, hashed, learn, of_any
+from pipeline.baselines.coding.mixed_loops import Coding, below, code_bit, find, hashed, learn, of_any
 
 Whole = Any  # an int or an np.int64: compiled code takes either
-INPUTS = 12
+INPUTS = 14
 PARTNERS = 6  # members of the prefix whose meetings a chance looks at
 REMEMBERED = 24  # members of the prefix that a new member is noted to have met
 CONTEXTS = 6  # of a member, beside its meetings
+KEPT = 2  # more contexts where the columns' order is kept, the last two inputs
 LIMIT = 250  # of a slot's count
 FEW, MANY = 3.0, 4.0  # speed of the mixing weights: in the end, and more at the start
 HALFWAY = 1 << 19  # decisions after which that more has halved
@@ -43,6 +44,8 @@ class State(NamedTuple):
         Names given so far, and decisions mixed so far.
     spot
         Where a name stands in the list of names that may come again.
+    before
+        Where the columns' order is kept: a number of names, and the rising names of the column before.
     """
 
     coding: Coding
@@ -57,6 +60,7 @@ class State(NamedTuple):
     inputs: Integers
     places: Integers
     spot: Integers
+    before: Integers
 
 
 @compiled
@@ -266,10 +270,27 @@ def code_names(
         inputs[9] = min(max(evidence, -2000), 2000)
         inputs[10] = min(max(base + evidence, -2000), 2000) if seen > 0 else np.int64(0)
         inputs[11] = base
+        contexts_here = CONTEXTS
+        inputs[12], inputs[13] = 0, 0
+        if len(state.before) > 0:
+            contexts_here = CONTEXTS + KEPT
+            ends_of = 1 + state.before[0]
+            one = below(state.before, 1, ends_of, low)
+            two = below(state.before, 1 + one, ends_of, middle)
+            three = below(state.before, 1 + one + two, ends_of, low + width)
+            places[6] = find(slots, hashed(hashed(min(two, 3) * 4 + min(three, 3), 12), min(known, 2)), node)
+            newest = state.counters[2]
+            side: Whole = np.int64(0)
+            for edge in (low, middle, low + width):
+                side += 1 if newest >= edge else 0
+            room = min(max(newest - low, middle - newest), 3) if side == 1 or side == 2 else np.int64(0)
+            places[7] = find(slots, hashed(hashed(side * 4 + max(room, 0), 13), left), level)
+            inputs[12] = told_chance(slots, stretch, places[6])
+            inputs[13] = told_chance(slots, stretch, places[7])
         familiar = min(whole, 3) * 3 + (0 if ends == 0 else (1 if ends < 4 else 2))
         row = NAMED_SETS + (min(known, 4) * 12 + familiar) * 2 + (1 if number > 1 else 0)
         other = NAMED_SETS + 200 + level * 6 + left - 1
-        yes = code_mixed(state, row, other, NAMED_TRUST + level, CONTEXTS, number, yes)
+        yes = code_mixed(state, row, other, NAMED_TRUST + level, contexts_here, number, yes)
         work[top, 0], work[top, 1], work[top, 2], work[top, 3] = 2 * node + 1, level + 1, start + yes, end
         work[top, 4], work[top + 1, 4] = beyond, beyond + upper
         work[top + 1, 0], work[top + 1, 1], work[top + 1, 2] = 2 * node, level + 1, start
@@ -569,3 +590,36 @@ def code_evenly(state: State, number: Whole, which: Whole) -> Whole:
         else:
             low = middle
     return low
+
+
+@compiled
+def code_kept(state: State, sizes: Integers, given: Integers, content: Integers) -> None:
+    """Code one column after the other, in their order; all rows have names, rising in every column.
+
+    Parameters
+    ----------
+    sizes
+        Of every column.
+    given, content
+        Names of all cells, column after column, when encoding, and filled in either way.
+    """
+    work = np.zeros((256, 5), dtype=np.int64)
+    draws = np.zeros(1, dtype=np.int64)
+    start = np.int64(0)
+    for column in range(len(sizes)):
+        size = sizes[column]
+        for place in range(size):
+            if not state.coding.decoding:
+                draws[0] = given[start + place]
+            prefix = content[start : start + place]
+            code_names(state, prefix, size - place, draws, 0, 1, work)
+            name = draws[0]
+            content[start + place] = name
+            add_weight(state, name, -1)
+            if state.weight[(np.int64(1) << state.bits) + name] < 0:
+                raise ValueError("a row with more cells than it has")
+            meet(state, prefix, name, 1)
+            state.counters[2] = max(state.counters[2], name + 1)
+        state.before[0] = size
+        state.before[1 : 1 + size] = content[start : start + size]
+        start += size

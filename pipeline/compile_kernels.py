@@ -1,0 +1,56 @@
+"""Compile all kernels for this processor, so that no first use waits for it; ``make setup`` calls this."""
+
+from __future__ import annotations
+
+import time
+
+from pipeline.core import step
+
+ORDERS = (2, 3)  # matrices, and tensors of any order
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Fit every method to a handful of cells, train and deploy a layer, read a table: whatever calls a kernel."""
+    step.parser("Compile all kernels for this processor; `make setup` does it once.").parse_args(argv)
+    from pipeline.kernels import compiling
+    from pipeline.methods import COMPRESSORS, METHODS
+
+    started = time.perf_counter()
+    for method in COMPRESSORS:
+        for order in ORDERS:
+            METHODS[method].load()().warm_up(order)
+    _layers()
+    _readers()
+    took, compiled = time.perf_counter() - started, compiling.seconds()
+    print(f"kernels: ready; {took:.0f} s, {compiled:.0f} of them for compiling")
+
+
+def _layers() -> None:
+    """KPD layers with low and high blocks, in training and in every form for inference."""
+    import torch
+
+    from pipeline.kpd import KPDLinear
+    from pipeline.kpd.inference import FORMS, forms_of
+
+    for block in (2, 16):
+        layer = KPDLinear(32, 32, (block, block), path="fused")
+        x = torch.ones(3, 32, requires_grad=True)
+        layer(x).sum().backward()
+        for form in forms_of(layer):
+            FORMS[form](layer)(x.detach())
+
+
+def _readers() -> None:
+    """Numbers of 32 and of 64 bits, and cells that occur twice."""
+    import numpy as np
+
+    from pipeline.datasets.scan import scan_integers
+    from pipeline.datasets.sums import sum_packed
+
+    for line in (b"1 2 3\n", b"1 2 12345678901\n"):
+        scan_integers(line, 3)
+    sum_packed(np.array([5, 7]), 2, np.empty(2, np.int64))
+
+
+if __name__ == "__main__":
+    step.run(main)
