@@ -177,10 +177,11 @@ class Proximal(BlockMethod):
     def sparsify(self, index: int, layer: BlockLayer, wanted: int) -> None:
         """Proximal step with the controlled threshold."""
         threshold, scores = self._thresholds[index], layer.block_scores()
-        first_kept = torch.sort(scores.flatten()).values[wanted]
+        first_kept = torch.kthvalue(scores.flatten(), wanted + 1).values
         weights = (first_kept / scores).clamp_max(1.0) ** WEIGHT_POWER  # 1 for a block that is zero already
-        layer.shrink(torch.nextafter(first_kept, first_kept.new_zeros(())).clamp_max(threshold) * weights)
-        enough = int(layer.zero_blocks().sum()) >= wanted
+        shrinkage = torch.nextafter(first_kept, first_kept.new_zeros(())).clamp_max(threshold) * weights
+        layer.shrink(shrinkage)
+        enough = int((scores <= shrinkage).sum()) >= wanted
         self._thresholds[index] = threshold / GAIN if enough else threshold * GAIN
 
     def state_dict(self) -> dict[str, Any]:
