@@ -10,7 +10,7 @@ COMPACT := sed -un -e '/^Finished jobid/ {s/.*Rule: \(.*\))/\1/; h; d;}' \
 	-e '/^[0-9]* of [0-9]* steps/ {s/ steps (\(.*\)) done/ (\1)/; G; s/\n/  /; p; d;}' \
 	-e '/^\(Select jobs\|Execute [0-9]\|Using \|Assuming \|Building \|Conda \|\[\|$$\)/ d' -e p
 
-.PHONY: help setup demo test lint format bench bench-gpu mirror commit push pull status experiment lock clean
+.PHONY: help setup tools demo test lint format bench bench-gpu mirror commit push pull status why diff slurm-lab slurm-lab-stop experiment lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -56,26 +56,39 @@ bench-gpu: setup ## the same on a GPU
 mirror: setup ## make mirror TO=folder: pack what has been fetched as a KRONFLOW_MIRROR for a machine without network
 	python -m pipeline.mirror $(or $(TO),mirror)
 
-commit: setup ## record with DVC what snakemake has made, without running it again
+# Any environment that has the tools will do: .venv, or the one that is activated, however old.
+tools:
+	@python -c 'import dvc, snakemake, pipeline' 2> /dev/null || $(MAKE) --no-print-directory setup
+
+commit: tools ## record with DVC what snakemake has made, without running it again
 	@python -m pipeline.share whole
-	@snakemake --dry-run --quiet all > /dev/null && snakemake --dry-run | grep -q 'Nothing to be done' \
-	  || { echo "error: results are not up to date; run snakemake first" >&2; exit 2; }
+	@plan=$$(snakemake --dry-run recorded 2>&1) || { echo "$$plan" >&2; exit 2; }; \
+	  grep -q 'Nothing to be done' <<< "$$plan" \
+	  || { echo "error: results are not up to date; run 'snakemake recorded' first" >&2; exit 2; }
 	dvc commit --force
 
-push: setup ## send what DVC has recorded to the remote
-	@python -m pipeline.share recorded
-	dvc push
+push: tools ## send what DVC has recorded to the remote
+	@python -m pipeline.share push
 
-pull: setup ## fetch what this commit records from the remote
-	@python -m pipeline.share recorded
-	dvc pull
+pull: tools ## fetch what this commit records from the remote, and check it
+	@python -m pipeline.share pull
 
-status: setup ## what differs from the record, here and on the remote
-	@python -m pipeline.share recorded
-	dvc status
-	dvc status --cloud
+status: tools ## what differs between here, the record and the remote, and whose turn it is
+	@python -m pipeline.share status
 
-experiment: setup ## make experiment NAME=paper: point params.yaml and dvc.yaml at another experiment
+why: tools ## make why TARGET=..: what changed that makes snakemake run it again, from what to what
+	@python -m pipeline.why $(TARGET)
+
+diff: tools ## make diff REV=HEAD~1: metrics of that revision beside those here, the runs that differ
+	@python -m pipeline.diff $(or $(REV),HEAD)
+
+slurm-lab: tools ## two virtual Slurm nodes on this machine; make slurm-lab-stop ends them
+	python -m tests.slurm_lab start build/slurm-lab
+
+slurm-lab-stop: tools
+	python -m tests.slurm_lab stop build/slurm-lab
+
+experiment: tools ## make experiment NAME=paper: point params.yaml and dvc.yaml at another experiment
 	python -m pipeline.config --use $(NAME)
 
 lock: ## resolve pyproject.toml anew and write requirements.lock

@@ -5,9 +5,10 @@ snakemake -n                          what would be done, and why
 snakemake results/demo/report.html    one experiment
 snakemake partial                     a report of the runs that are there, in results/<experiment>-partial/
 snakemake descriptions                a page about each data set of the default experiment
+snakemake flights.neukron             all runs of one data set and method
+snakemake recorded                    all that DVC records: the default experiment and `recorded` of params.yaml
 snakemake paper-small                 the evidence of both papers, as far as two cores get, and RESULTS.md
 snakemake fig3                        the runs of one of its figures or tables, and what is published beside ours
-snakemake flights.neukron             all runs of one data set and method of the default experiment
 """
 
 import json
@@ -23,8 +24,10 @@ from snakemake.exceptions import WorkflowError
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 sys.path.insert(0, workflow.basedir)
 
-from pipeline.config import load_config, setting_arguments
+from pipeline.config import load_config, setting_arguments, together
 from pipeline.core.closure import code_files
+from pipeline.core.locks import release_stale
+from pipeline.cost import memory_to_reserve, minutes_to_reserve, work_of
 from pipeline.errors import InputError
 from pipeline.reporting.outputs import report_files
 from pipeline.reporting.targets import EVIDENCE, TARGETS, expectation, runs_of
@@ -37,6 +40,15 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
+if workflow.is_main_process and release_stale():
+    print(
+        "the last snakemake here was killed: its locks are released, what it left half done is made again",
+        file=sys.stderr,
+    )
+
+DAY = 24 * 60  # minutes
+# What DVC records: this experiment and those that params.yaml names beside it.
+RECORDED = list(dict.fromkeys([EXPERIMENT, *CONFIG.recorded_experiments()]))
 # The data sets of the default experiment.
 DATASETS = sorted({run.dataset.partition(".f")[0] for run in RUNS[EXPERIMENT]})
 RUN_BY_FOLDER = {run.folder: run for runs in RUNS.values() for run in runs}
@@ -90,8 +102,19 @@ def run_arguments(wildcards):
 
 
 def run_memory(wildcards, input, attempt):
-    """Memory to reserve in MB: a base for the libraries, and some times the file."""
-    return attempt * (700 + 60 * int(input.size_mb))
+    """Memory to reserve in MB: what the cost model predicts and a margin, twice as much at each attempt."""
+    return memory_to_reserve(run_work(wildcards), attempt, input.size_mb)
+
+
+def run_minutes(wildcards, attempt):
+    """Time to reserve; a run that ends when it makes no progress has a day."""
+    return minutes_to_reserve(run_work(wildcards), attempt, default=DAY)
+
+
+def run_work(wildcards):
+    """What decides the cost of a run."""
+    run = the_run(wildcards)
+    return work_of(run.rule, run.method, CONFIG.size_of(run.dataset), run.settings)
 
 
 def artifacts(name, runs):
@@ -159,7 +182,7 @@ for name, entry in CONFIG.datasets.items():
         name:
             f"download_{name}"
         input:
-            entry.own_files(),
+            entry.own_files(Path("data/raw") / name),
             code=code_files("download"),
         output:
             [f"data/raw/{name}/{file}" for file in entry.files],
@@ -168,6 +191,7 @@ for name, entry in CONFIG.datasets.items():
         benchmark:
             f"logs/benchmarks/download/{name}.tsv"
         retries: 1
+        localrule: True  # a cluster's nodes may have no network
         conda:
             "environment.yaml"
         params:
@@ -196,6 +220,8 @@ for name, entry in CONFIG.datasets.items():
         resources:
             mem_mb=lambda wildcards, input, attempt: attempt
             * (1000 + 30 * int(input.size_mb)),
+            runtime=lambda wildcards, input, attempt: attempt
+            * (20 + int(input.size_mb / 10)),
         params:
             dataset=name,
             entry=entry.deciding(),
@@ -264,12 +290,14 @@ rule train_neukron:
     threads: 1
     resources:
         mem_mb=run_memory,
+        runtime=run_minutes,
+        device="auto",  # a profile may ask for cuda: then a job without a GPU fails
     params:
         folder=subpath(output.model, parent=True),
         arguments=run_arguments,
     shell:
         "python -m pipeline.train_neukron {input.tensor} {params.folder} {params.arguments}"
-        " --threads {threads} 2> {log}"
+        " --threads {threads} --device {resources.device} 2> {log}"
 
 
 rule fit_baseline:
@@ -291,6 +319,7 @@ rule fit_baseline:
     threads: 1
     resources:
         mem_mb=run_memory,
+        runtime=run_minutes,
     params:
         folder=subpath(output.model, parent=True),
         arguments=run_arguments,
@@ -319,12 +348,14 @@ rule train_kpd:
     threads: 1
     resources:
         mem_mb=run_memory,
+        runtime=run_minutes,
+        device="auto",  # a profile may ask for cuda: then a job without a GPU fails
     params:
         folder=subpath(output.model, parent=True),
         arguments=run_arguments,
     shell:
         "python -m pipeline.train_kpd {input.tensor} {params.folder} --labels {input.labels}"
-        " --method {wildcards.method} {params.arguments} --threads {threads} > {log} 2>&1"
+        " --method {wildcards.method} {params.arguments} --threads {threads} --device {resources.device} > {log} 2>&1"
 
 
 for name, runs in RUNS.items():
@@ -373,8 +404,10 @@ for name, runs in RUNS.items():
 
 # All runs of one data set and method: what a DVC stage asks for.
 for (dataset, method), runs in groupby(
-    RUNS[EXPERIMENT], key=lambda run: (run.dataset, run.method)
+    together(run for name in RECORDED for run in RUNS[name]),
+    key=lambda run: (run.dataset, run.method),
 ):
+    runs = list(runs)
 
     rule:
         name:
@@ -386,6 +419,17 @@ for (dataset, method), runs in groupby(
         localrule: True
         conda:
             "environment.yaml"
+
+
+rule recorded:
+    input:
+        [f"results/{name}/report.html" for name in RECORDED],
+        [file for name in RECORDED for file in whole(RUNS[name])],
+    log:
+        "logs/recorded.log",
+    localrule: True
+    conda:
+        "environment.yaml"
 
 
 # The evidence of both papers: all of it, or what one figure or table needs, where params.yaml has the experiment.

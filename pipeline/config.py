@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -24,6 +24,7 @@ from pipeline.core.names import plain_name
 from pipeline.core.sections import Fraction, Name, Section, Seed, checked
 from pipeline.core.settings import defaults, problem_with, settings_of
 from pipeline.core.yaml_files import read_yaml
+from pipeline.cost import Size, size_of
 from pipeline.datasets.registry import Dataset
 from pipeline.errors import InputError, nearest
 from pipeline.methods import BASELINES, METHODS, NETWORKS
@@ -95,6 +96,7 @@ class Config(Section):
     """The whole of ``params.yaml``; the sections of the methods, and what networks share, in `methods`."""
 
     experiment: str
+    recorded: list[str] = []  # experiments that DVC records beside the default one
     experiments: dict[Name, Experiment]
     sample_seed: Seed = 0
     datasets: dict[Name, Dataset]
@@ -112,6 +114,13 @@ class Config(Section):
         if separator:
             return f"data/samples/{name}/f{fraction}-s{self.sample_seed}.parquet"
         return f"data/tensors/{name}.parquet"
+
+    def size_of(self, dataset: str, root: Path = Path()) -> Size:
+        """Size of a data set's tensor or sample: as the registry says, else as its file, where that is there."""
+        name, _, fraction = dataset.partition(".f")
+        entry = self.datasets[name]
+        share = float(fraction) if fraction else 1.0
+        return size_of(entry.shape, entry.nnz, share, root / self.tensor_path(dataset))
 
     def label_path(self, dataset: str) -> str:
         """Where the labels of the last mode (the images' classes) lie."""
@@ -135,6 +144,14 @@ class Config(Section):
                 f"params.yaml: experiments.{name}: more than {MOST_RUNS:,} runs; name fewer seeds or settings"
             )
         return found
+
+    def recorded_experiments(self) -> list[str]:
+        """Names of the experiments whose results DVC records, the default one first."""
+        return list(dict.fromkeys([self.experiment, *self.recorded]))
+
+    def recorded_runs(self) -> list[Run]:
+        """Every run of the recorded experiments once, those of one data set and method together."""
+        return together(run for name in self.recorded_experiments() for run in self.runs(name))
 
     def _runs(self, plan: Experiment) -> Iterator[Run]:
         cells: list[tuple[str, str, str]] = []
@@ -173,6 +190,14 @@ class Run(NamedTuple):
         return f"results/runs/{self.dataset}/{self.method}/{self.setting}-s{self.seed}"
 
 
+def together(runs: Iterable[Run]) -> list[Run]:
+    """Runs without repetition, those of one data set and method after each other."""
+    cells: dict[tuple[str, str], dict[str, Run]] = {}
+    for run in runs:
+        cells.setdefault((run.dataset, run.method), {})[run.folder] = run
+    return [run for cell in cells.values() for run in cell.values()]
+
+
 def load_config(path: str | Path = "params.yaml") -> Config:
     """Read and check ``params.yaml``.
 
@@ -202,6 +227,9 @@ def _problems(config: Config) -> Iterator[tuple[str, str]]:
     """What types alone cannot check: names that must exist, settings that must fit their method."""
     if config.experiment not in config.experiments:
         yield "experiment", f"'{config.experiment}' does not exist{nearest(config.experiment, config.experiments)}"
+    for name in config.recorded:
+        if name not in config.experiments:
+            yield "recorded", f"'{name}' does not exist{nearest(name, config.experiments)}"
     meaning: dict[tuple[str, str, str], tuple[str, dict[str, Any]]] = {}
     for method, values in config.methods.items():
         yield from _value_problems(list(NETWORKS) if method == SHARED else [method], values, method)
@@ -303,10 +331,23 @@ def _yaml_value(value: Any) -> str:
 
 
 def use_experiment(name: str, params: Path, stages: Path) -> None:
-    """Point ``params.yaml`` (default target of Snakemake) and ``dvc.yaml``, which is written anew, at `name`."""
-    written = dvc.text(load_config(params), name)
-    text = params.read_text(encoding="utf-8")
-    write_text(params, re.sub(r"^experiment:.*$", f"experiment: {name}", text, flags=re.MULTILINE))
+    """Point ``params.yaml`` (default target of Snakemake) and ``dvc.yaml``, which is written anew, at `name`.
+
+    Other experiments stay recorded: those that ``recorded`` lists, and the last one if ``dvc.lock`` has its results.
+    """
+    config = load_config(params)
+    locked = read_yaml(lock).get("stages") or {} if (lock := stages.with_name("dvc.lock")).is_file() else {}
+    kept = config.recorded + [config.experiment] * (dvc.stage_name("report", config.experiment) in locked)
+    others = [each for each in dict.fromkeys(kept) if each != name]
+    written = dvc.text(config, [name, *others])
+    text = re.sub(r"^experiment:.*$", f"experiment: {name}", params.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    if others != config.recorded:
+        line = f"recorded: [{', '.join(others)}]"
+        text, count = re.subn(r"^recorded: *\[.*?\]", line, text, count=1, flags=re.MULTILINE)
+        if not count and config.recorded:
+            raise InputError(f"{params}: recorded: write the names on one line, as in '{line}'")
+        text = text if count else f"{line}\n{text}"
+    write_text(params, text)
     write_text(stages, written)
 
 

@@ -1,25 +1,37 @@
-"""Before DVC is called: are the run folders as planned, is there a record of them, is there a remote?"""
+"""Around DVC: are the run folders as planned, is there a record of them, does the remote answer, whose turn is it?"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import logging
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pipeline.config import Config, load_config
 from pipeline.core import step
+from pipeline.core.files import PARTIAL
+from pipeline.core.yaml_files import read_yaml
 from pipeline.errors import InputError
-from pipeline.runs.metrics import FILES, check_model, read_metrics
+from pipeline.merge_lock import Objects
+from pipeline.remote import probe
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
 
 SHOWN = 10  # problems that a message names one by one
-EXAMPLE = """example:
+EXAMPLE = """examples:
   python -m pipeline.share whole
-  python -m pipeline.share recorded
+  python -m pipeline.share push
 """
 
 
 def check_whole(config: Config, root: Path) -> int:
-    """Compare the folders that DVC records for the default experiment with the plan; return the number of runs.
+    """Compare the folders that DVC records with the plan of the recorded experiments; return the number of runs.
 
     DVC records ``results/runs/<data set>/<method>`` with all that lies there, so that runs of other experiments
     of ``params.yaml`` may be there too, whole.
@@ -29,20 +41,29 @@ def check_whole(config: Config, root: Path) -> int:
     InputError
         A file of a run is missing, damaged or exchanged, or there is one that belongs to no run; all are named.
     """
-    planned = [run.folder for run in config.runs()]
-    problems = [*_missing_and_damaged(config, root), *_extra(config, root)]
+    planned = config.recorded_runs()
+    problems = [*_missing_and_damaged(_shared_runs(config, root), root), *_extra(config, root)]
     if problems:
-        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise InputError(
-            f"the runs of experiment '{config.experiment}' are not as planned, nothing is recorded: "
-            f"{'; '.join(problems[:SHOWN])}{more}. Make what is missing with 'snakemake', delete what is not planned"
+            f"the runs of {_named(config)} are not as planned: {_some(problems)}. Make what is missing with "
+            "'snakemake recorded', or fetch it with 'make pull'; delete what is not planned. Nothing is recorded before"
         )
     return len(planned)
 
 
+def _some(problems: list[str], separator: str = "; ") -> str:
+    more = f"{separator}and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return f"{separator.join(problems[:SHOWN])}{more}"
+
+
+def _named(config: Config) -> str:
+    names = config.recorded_experiments()
+    return f"experiment{'s' if len(names) > 1 else ''} {', '.join(repr(name) for name in names)}"
+
+
 def _shared_runs(config: Config, root: Path) -> Iterator[str]:
     """Folders of the planned runs, and of other experiments' runs that lie beside them."""
-    planned = config.runs()
+    planned = config.recorded_runs()
     beside = {(run.dataset, run.method) for run in planned}
     names = dict.fromkeys(run.folder for run in planned)
     for experiment in config.experiments:
@@ -52,8 +73,10 @@ def _shared_runs(config: Config, root: Path) -> Iterator[str]:
     yield from names
 
 
-def _missing_and_damaged(config: Config, root: Path) -> Iterator[str]:
-    for folder in _shared_runs(config, root):
+def _missing_and_damaged(folders: Iterable[str], root: Path) -> Iterator[str]:
+    from pipeline.runs.metrics import FILES, check_model, read_metrics
+
+    for folder in folders:
         missing = [name for name in FILES if not (root / folder / name).is_file()]
         for name in missing:
             yield f"{folder}/{name} is missing"
@@ -66,59 +89,224 @@ def _missing_and_damaged(config: Config, root: Path) -> Iterator[str]:
 
 
 def _extra(config: Config, root: Path) -> Iterator[str]:
-    runs = set(_shared_runs(config, root))
-    for cell in sorted({Path(folder).parent.as_posix() for folder in runs}):
-        known = {Path(folder).name for folder in runs if Path(folder).parent.as_posix() == cell}
+    from pipeline.runs.metrics import FILES
+
+    known: dict[str, set[str]] = {}
+    for folder in _shared_runs(config, root):
+        known.setdefault(Path(folder).parent.as_posix(), set()).add(Path(folder).name)
+    for cell, names in sorted(known.items()):
         for path in sorted((root / cell).iterdir() if (root / cell).is_dir() else ()):
-            if path.name not in known:
+            if path.name not in names:
                 yield f"{cell}/{path.name} is in no experiment of params.yaml"
             elif path.is_dir():
                 others = sorted(each.name for each in path.iterdir() if each.name not in FILES)
-                yield from (f"{cell}/{path.name}/{name} is no file of a run" for name in others)
+                # half files of a killed step: DVC ignores them and the next run removes them
+                yield from (
+                    f"{cell}/{path.name}/{name} is no file of a run" for name in others if not name.startswith(PARTIAL)
+                )
 
 
-def whole(options: argparse.Namespace) -> None:
+def whole(root: Path) -> None:
     """Print how many runs are whole, or refuse."""
-    config = load_config(options.params)
-    print(f"{check_whole(config, options.params.parent)} runs of experiment '{config.experiment}' are whole")
+    from pipeline.config import load_config
+
+    config = load_config(root / "params.yaml")
+    print(f"{check_whole(config, root)} runs of {_named(config)} are whole")
 
 
-def recorded(options: argparse.Namespace) -> None:
-    """Refuse where DVC has no record or no remote: it would say that everything is up to date."""
+def default_remote(root: Path) -> tuple[str, dict[str, Any]]:
+    """Name and settings of the remote; refuse where DVC has no record or no remote: it would call that up to date."""
     from dvc.config import Config as DvcConfig
 
-    root = options.params.parent
     lock = root / "dvc.lock"
     if not lock.is_file():
         raise InputError(
             f"{lock}: no such file, DVC has recorded nothing here; who has the results runs 'snakemake', "
             "'make commit' and 'git commit'; who wants them takes that commit with 'git pull'"
         )
-    if not DvcConfig(dvc_dir=str(root / ".dvc"))["core"].get("remote"):
+    config = DvcConfig(dvc_dir=str(root / ".dvc"))
+    name = config["core"].get("remote")
+    if not name:
         raise InputError(
             f"{root / '.dvc/config'}: names no remote; add one with 'dvc remote add --default NAME URL', where the "
             "results go to or come from"
         )
+    if name not in config["remote"]:
+        known = ", ".join(config["remote"]) or "none"
+        raise InputError(f"{root / '.dvc/config'}: its remote '{name}' has no address (known: {known})")
+    return name, dict(config["remote"][name])
 
 
-ACTIONS = {"whole": whole, "recorded": recorded}
+def push(root: Path) -> None:
+    """Send what is recorded, if the remote takes it."""
+    name, remote = default_remote(root)
+    probe(name, remote, write=True)
+    _dvc("push")
+    _send_lost(root)
+
+
+class Places:
+    """Where the recorded objects are: in the cache here, on the remote; asked object by object.
+
+    DVC takes a folder's files to be where the folder's list is, so that it sends none again that was lost since.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.objects = Objects(root)
+        self.cache = self.objects.cache
+        self.remote = self.objects.repo.cloud.get_remote_odb(command="status")
+        self.paths = dict(self._recorded(root))
+        self.there = set(self.remote.oids_exist(list(self.paths)))
+        self.here = {name for name in self.paths if Path(self.cache.oid_to_path(name)).is_file()}
+
+    def _recorded(self, root: Path) -> Iterator[tuple[str, str]]:
+        """Objects of what is recorded and shared, and what they are of; of lists that nobody has only the list."""
+        kept = kept_back(root)
+        for out in recorded_outs(root):
+            if out["path"] not in kept:
+                yield out["md5"], out["path"]
+                if out["md5"].endswith(".dir"):
+                    with suppress(InputError):
+                        for path, name in self.objects.read(out["md5"]).items():
+                            yield name, f"{out['path']}/{path}"
+
+    def paths_of(self, names: set[str]) -> list[str]:
+        """What these objects are of."""
+        return sorted(self.paths[name] for name in names)
+
+    def send(self, names: set[str]) -> None:
+        """Put objects that are here onto the remote."""
+        for name in sorted(names):
+            self.remote.add(self.cache.oid_to_path(name), self.cache.fs, name)
+
+
+def _send_lost(root: Path) -> None:
+    """Send again what the remote had and has no more; refuse where some of it is not here either."""
+    places = Places(root)
+    lost = set(places.paths) - places.there
+    places.send(lost & places.here)
+    if sent := places.paths_of(lost & places.here):
+        print(f"{len(sent)} objects that the remote had lost were sent again: {_some(sent, ', ')}")
+    if gone := places.paths_of(lost - places.here):
+        raise InputError(
+            f"recorded, neither here nor on the remote: {_some(gone)}; whoever has them runs 'make push', or "
+            "'snakemake' makes them again"
+        )
+
+
+def pull(root: Path) -> None:
+    """Fetch what is recorded, if the remote gives it, and check every model against what was measured on it."""
+    name, remote = default_remote(root)
+    probe(name, remote, write=False)
+    kept, recorded = kept_back(root), [out["path"] for out in recorded_outs(root)]
+    _dvc("pull", *([path for path in recorded if path not in kept] if kept else []))
+    if kept:
+        print(
+            f"{len(kept)} files or folders are not shared, by the licence of their data set (push: false): "
+            f"{_some(sorted(kept), ', ')}; make them with 'snakemake {_tensors(kept)}' before anything else",
+            file=sys.stderr,
+        )
+    cells = [root / out for out in recorded if out.startswith("results/runs/")]
+    runs = sorted(path.relative_to(root).as_posix() for cell in cells for path in cell.iterdir() if path.is_dir())
+    if problems := list(_missing_and_damaged(runs, root)):
+        raise InputError(
+            f"what was pulled is not what was measured: {_some(problems)}. If the remote has it so, who made it runs "
+            "'make push' again after deleting the damaged object there"
+        )
+    print(f"{len(runs)} runs are whole, their models those that were measured")
+
+
+def _tensors(kept: set[str]) -> str:
+    return " ".join(sorted(path for path in kept if path.startswith(("data/tensors/", "data/samples/"))))
+
+
+def kept_back(root: Path) -> set[str]:
+    """Outs that DVC records and does not send."""
+    stages = _stages(root)
+    outs = [out for stage in stages.values() for out in stage.get("outs", []) if isinstance(out, dict)]
+    return {path for out in outs for path, options in out.items() if options.get("push") is False}
+
+
+def recorded_outs(root: Path) -> list[dict[str, Any]]:
+    """Outs, with `path` and `md5`, that stand in ``dvc.lock`` and are still of a stage."""
+    stages = _stages(root)
+    locked = read_yaml(root / "dvc.lock").get("stages") or {}
+    return [out for name, stage in locked.items() if name in stages for out in stage.get("outs", [])]
+
+
+def _stages(root: Path) -> dict[str, Any]:
+    path = root / "dvc.yaml"
+    return (read_yaml(path).get("stages") or {}) if path.is_file() else {}
+
+
+def _dvc(*arguments: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], check=False)
+    if done.returncode:
+        raise InputError(
+            f"dvc {arguments[0]} did not finish; what it said stands above. The same command goes on where it stopped; "
+            "an object that the remote has not: who made it runs 'make push'"
+        )
+
+
+def status(root: Path) -> None:
+    """Print what differs between here, the record and the remote, and whose turn it is."""
+    from dvc.repo import Repo
+
+    logging.getLogger("dvc").setLevel(logging.ERROR)
+    name, remote = default_remote(root)
+    repo = Repo(str(root))
+    outs = [out["path"] for out in recorded_outs(root)]
+    changed = repo.status()
+    _tell("here: differs from the record", sorted(changed), "'snakemake', then 'make commit'; or 'make pull'")
+    _tell("git: dvc.lock is not committed", _git(root, "status", "--porcelain", "--", "dvc.lock"), "'git commit'")
+    _tell("git: commits that are only here", _git(root, "log", "--oneline", "@{upstream}.."), "'git push'")
+    _tell("git: commits that are not here", _git(root, "log", "--oneline", "..@{upstream}"), "'git pull', 'make pull'")
+    probe(name, remote, write=False)
+    places = Places(root)
+    recorded = set(places.paths)
+    unsent = places.paths_of(places.here - places.there)
+    absent = places.paths_of(places.there - places.here)
+    lost = places.paths_of(recorded - places.here - places.there)
+    for what, paths, remedy in (
+        (f"recorded here, not on '{name}'", unsent, "your turn: 'make push'"),
+        (f"on '{name}', not here", absent, "'make pull'"),
+        ("recorded, neither here nor there", lost, "who made them runs 'make push', or 'snakemake' makes them again"),
+    ):
+        _tell(what, [next((out for out in outs if path.startswith(f"{out}/")), path) for path in paths], remedy)
+    if not (changed or unsent or absent or lost):
+        print(f"here, the record and '{name}' are the same")
+
+
+def _tell(what: str, items: Iterable[str], remedy: str) -> None:
+    counts = Counter(items)
+    if counts:
+        shown = [item if count == 1 else f"{item} ({count})" for item, count in counts.items()]
+        print(f"{what} ({counts.total()}): {_some(shown, ', ')}\n  -> {remedy}")
+
+
+def _git(root: Path, *arguments: str) -> list[str]:
+    """Lines that git prints; none where it has nothing to say, such as of a branch without an upstream."""
+    done = subprocess.run(["git", *arguments], cwd=root, check=False, capture_output=True, text=True)
+    return done.stdout.splitlines() if done.returncode == 0 else []
+
+
+ACTIONS = {"whole": whole, "push": push, "pull": pull, "status": status}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of this module."""
     arguments = step.parser(
-        "Say whether what is to be shared is whole (every file of every planned run, no other) and recorded.", EXAMPLE
+        "Say whether what is to be shared is whole (every file of every planned run, no other); push, pull and "
+        "compare with the remote, which has to answer first.",
+        EXAMPLE,
     )
-    arguments.add_argument(
-        "action",
-        choices=ACTIONS,
-        help="whole: run folders against the plan; recorded: a record, a remote",
-    )
+    arguments.add_argument("action", choices=ACTIONS)
     arguments.add_argument(
         "--params", type=Path, default=Path("params.yaml"), help="the configuration (default: params.yaml)"
     )
-    options = arguments.parse_args(argv)
-    ACTIONS[options.action](options)
+    options: argparse.Namespace = arguments.parse_args(argv)
+    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    ACTIONS[options.action](options.params.parent)
 
 
 if __name__ == "__main__":

@@ -428,8 +428,8 @@ def test_files_beside_an_output_are_never_somebody_elses(tmp_path: Path, capsys:
     mine = tmp_path / "c.labels-0.parquet"
     pd.DataFrame({"user": ["a"], "item": ["b"], "n": [1]}).to_parquet(mine)
     content = mine.read_bytes()
-    for file in ("c.csv", mine.name):
-        with pytest.raises(InputError, match="is there already"):
+    for file, problem in (("c.csv", "is there already"), (mine.name, "is a file that is read")):
+        with pytest.raises(InputError, match=problem):
             step_convert.main(["--file", str(tmp_path / file), "--output", str(tmp_path / "c.parquet")])
     assert mine.read_bytes() == content and not (tmp_path / "c.parquet").exists()
     mine.unlink()

@@ -144,8 +144,9 @@ def test_places_that_are_no_files(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "folder.tns: is a folder" in refused(tmp_path, capsys, ["--file", str(tmp_path / "folder.tns"), *output])
     assert "none.tns: no such file" in refused(tmp_path, capsys, ["--file", str(tmp_path / "none.tns"), *output])
     own = ["--file", str(tmp_path / "x.tns")]
-    assert "folder.tns: is a folder or a device" in refused(
-        tmp_path, capsys, [*own, "--output", str(tmp_path / "folder.tns")]
+    (tmp_path / "folder.parquet").mkdir()
+    assert "folder.parquet: is a folder or a device" in refused(
+        tmp_path, capsys, [*own, "--output", str(tmp_path / "folder.parquet")]
     )
     assert "x.tns: is a file that is read" in refused(tmp_path, capsys, [*own, "--output", str(tmp_path / "x.tns")])
     os.mkfifo(tmp_path / "pipe")

@@ -217,7 +217,7 @@ class TestCSV:
             ("a,b\n1,1\n2,99999999999999999999\n", {"base": 0}, "x.csv:3: index '99999999999999999999' is no whole"),
             ("a,b\n1,1\n2,0x3\n", {"base": 0}, "x.csv:3: index '0x3' is no whole number"),
             ("a,c\n", {}, "x.csv:1: no single column 'b'"),
-            ("a,b,b\n1,2,3\n", {}, "no single column 'b' stands there 2 times"),
+            ("a,b,b\n1,2,3\n", {}, "no single column 'b'; it stands there 2 times"),
             ("", {}, "empty tensor"),
             ("a,b\n", {}, "empty tensor"),
             (b"a,b\nx,\xff\n", {}, "x.csv:2: no utf-8 text"),

@@ -168,6 +168,15 @@ def test_a_time_of_another_machine_is_not_judged(config: Config) -> None:
     assert "A processor" in line["why"]
 
 
+def test_only_data_sets_of_the_publication_are_counted_as_reproduced(config: Config) -> None:
+    flights = next(run for run in config.runs(EVIDENCE) if run.dataset == "flights")
+    rows = [made(email(config, "t-svd", "rank10")[0], 1.0), made(flights, 1.0, nnz=44396)]
+    found = {line["case"]: line["verdict"] for line in lines(results_of(config, rows), "table3")}
+    assert found == {"email": "reproduced", "flights": "ours alone"}
+    [line] = lines(results_of(config, [rows[0] | {"nnz": 5}]), "table7")
+    assert (line["published"], line["ours"], line["verdict"]) == (92159, 5, "differs")
+
+
 def test_higher_is_better_for_an_accuracy() -> None:
     assert judge(0.9, 0.001, 0.8, math.nan, lower_is_better=False) == "better"
     assert judge(0.7, 0.001, 0.8, math.nan, lower_is_better=False) == "differs"

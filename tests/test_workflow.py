@@ -22,6 +22,7 @@ from pipeline.core.closure import code_files
 from pipeline.core.stages import stage_name
 from pipeline.core.stages import text as dvc_text
 from pipeline.methods import BASELINES
+from tests.checkout import ENVIRONMENT, copy_checkout, dry_run_jobs, make, run
 
 STEPS = [
     "download",
@@ -34,48 +35,6 @@ STEPS = [
     "aggregate",
     "report",
 ]
-ENVIRONMENT = {
-    **os.environ,
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    "GIT_AUTHOR_NAME": "t",
-    "GIT_AUTHOR_EMAIL": "t@example.org",
-    "GIT_COMMITTER_NAME": "t",
-    "GIT_COMMITTER_EMAIL": "t@example.org",
-    "DVC_NO_ANALYTICS": "1",
-}
-
-
-def run(folder: Path, *command: str, status: int = 0) -> str:
-    """Run a command and return what it printed; fail with its output if the exit status is another."""
-    done = subprocess.run(
-        command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=500
-    )
-    assert done.returncode == status, f"{' '.join(command)}: status {done.returncode}\n{done.stdout[-4000:]}"
-    return done.stdout
-
-
-def dry_run_jobs(folder: Path) -> dict[str, int]:
-    """Number of jobs a rule that Snakemake would run."""
-    table = run(folder, "snakemake", "-n").rpartition("Job stats:")[2].partition("\n\n")[0]
-    return {rule: int(count) for rule, count in re.findall(r"^(\S+) +(\d+)$", table, re.MULTILINE) if rule != "total"}
-
-
-def copy_checkout(root: Path, target: Path) -> None:
-    """A repository of its own with the checkout's files as they are now."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=root,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    for name in filter(None, listed.split("\0")):
-        if (root / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(root / name, target / name)
-    run(target, "git", "init", "-q", "-b", "main")
-    run(target, "git", "add", "-A")
-    run(target, "git", "commit", "-q", "-m", "start")
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +158,7 @@ def test_a_changed_parameter_reruns_what_depends_on_it(made: Path, tmp_path: Pat
     assert dry_run_jobs(folder) == {"train_kpd": 1, "aggregate_smoke": 1, "report_smoke": 1, "all": 1}
     output = run(folder, "dvc", "repro")
     ran = re.findall(r"Running stage '(.+?)'", output)
-    assert ran == ["train_kpd-digits-kpd", "aggregate", "report"]
+    assert ran == ["train_kpd-digits-kpd", "aggregate-smoke", "report-smoke", "records"]
     assert "Nothing to be done" in run(folder, "snakemake", "-n")
     before = json.loads((made / "results/smoke/summary.json").read_text())
     after = json.loads((folder / "results/smoke/summary.json").read_text())
@@ -243,11 +202,6 @@ def test_a_lost_model_is_made_again(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, folder, symlinks=True)
     (folder / "results/runs/flights/neukron/h4-s0/model.safetensors").unlink()
     assert "train_neukron" in dry_run_jobs(folder)
-
-
-def make(folder: Path, *targets: str, status: int = 0) -> str:
-    """Run targets of the Makefile with this environment in place of one of their own."""
-    return run(folder, "make", "--silent", "-o", "setup", *targets, status=status)
 
 
 def test_a_loss_is_not_shared(made: Path, tmp_path: Path) -> None:
@@ -522,7 +476,7 @@ def test_stage_deps_are_the_rule_inputs(root: Path) -> None:
 
 def test_the_stages_in_git_are_those_of_the_plan(root: Path) -> None:
     config = load_config(root / "params.yaml")
-    assert (root / "dvc.yaml").read_text() == dvc_text(config, config.experiment)
+    assert (root / "dvc.yaml").read_text() == dvc_text(config, config.recorded_experiments())
 
 
 def test_every_out_is_kept_and_no_command_holds_threads_or_paths(root: Path) -> None:

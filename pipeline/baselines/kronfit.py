@@ -76,7 +76,7 @@ class KronFit(Baseline):
     seed_power: int | None = setting(None, at_least=2)
     gamma: float = setting(10.0, at_least=0)
     max_sweeps: int = setting(100, at_least=1)
-    tolerance: float = setting(1.0e-4, at_least=0)
+    tolerance: float = setting(1.0e-4, at_least=0, at_most=1)
     seed: int = seed()
 
     seed_: Reals

@@ -73,7 +73,7 @@ class Stencils(Baseline):
     stencils: int | None = setting(None, at_least=1)
     clusters: int | None = setting(None, at_least=1, at_most=LARGEST_CLUSTERS)
     max_sweeps: int = setting(20, at_least=1)
-    tolerance: float = setting(1.0e-4, at_least=0)
+    tolerance: float = setting(1.0e-4, at_least=0, at_most=1)
     seed: int = seed()
 
     stencils_: list[Stencil]

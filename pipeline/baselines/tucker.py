@@ -62,7 +62,7 @@ class Tucker(Baseline):
 
     rank: int | None = setting(None, at_least=1)
     max_sweeps: int = setting(50, at_least=1)
-    tolerance: float = setting(1.0e-4, at_least=0)
+    tolerance: float = setting(1.0e-4, at_least=0, at_most=1)
     seed: int = seed()
 
     core_: Reals

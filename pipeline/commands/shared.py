@@ -40,7 +40,7 @@ class SharedRuns:
         folder = Path(repository)
         if folder.is_dir() and not (folder / ".dvc").is_dir() and not _is_bare(folder):
             raise InputError(f"{self.address}: the folder is no checkout that DVC records (no .dvc in it)")
-        with self._clear_errors("the repository"):
+        with clear_errors(self.address, "the repository"):
             self.files = DVCFileSystem(repository, rev=revision)
             found = self.files.find(str(ROOT))
         self.names = sorted(str(PurePosixPath(path).parent.relative_to(ROOT)) for path in found
@@ -77,7 +77,7 @@ class SharedRuns:
         return metrics
 
     def _fetch(self, path: str, to: Path) -> None:
-        with self._clear_errors(path):
+        with clear_errors(self.address, path):
             try:
                 self.files.get_file(path, str(to))
             except FileNotFoundError as error:
@@ -85,30 +85,27 @@ class SharedRuns:
                     f"{self.address}: {path}: recorded, but no storage has the object; who made it runs 'make push'"
                 ) from error
 
-    @contextmanager
-    def _clear_errors(self, what: str) -> Iterator[None]:
-        """Say in one line what a repository or its storage refuses."""
-        from dvc.exceptions import DvcException
-        from dvc.scm import CloneError, RevError
-        from dvc_data.index import DataIndexDirError
 
-        try:
-            yield
-        except RevError as error:
-            raise InputError(
-                f"{self.address}: {masked(error)}; name a branch, tag or commit after the last @"
-            ) from error
-        except CloneError as error:
-            raise InputError(f"{self.address}: no Git repository can be read there") from error
-        except DataIndexDirError as error:
-            raise InputError(
-                f"{self.address}: {what}: recorded, but no storage has or gives the list of a folder's files; who made "
-                "it runs 'make push', who reads it needs the storage's credentials"
-            ) from error
-        except (DvcException, OSError) as error:
-            raise InputError(
-                f"{self.address}: {what}: cannot be read ({type(error).__name__}: {masked(error)})"
-            ) from error
+@contextmanager
+def clear_errors(address: str, what: str) -> Iterator[None]:
+    """Say in one line what the repository at `address`, or its storage, refuses when `what` is read."""
+    from dvc.exceptions import DvcException
+    from dvc.scm import CloneError, RevError
+    from dvc_data.index import DataIndexDirError
+
+    try:
+        yield
+    except RevError as error:
+        raise InputError(f"{address}: {masked(error)}; name a branch, tag or commit after the last @") from error
+    except CloneError as error:
+        raise InputError(f"{address}: no Git repository can be read there") from error
+    except DataIndexDirError as error:
+        raise InputError(
+            f"{address}: {what}: recorded, but no storage has or gives the list of a folder's files; who made "
+            "it runs 'make push', who reads it needs the storage's credentials"
+        ) from error
+    except (DvcException, OSError) as error:
+        raise InputError(f"{address}: {what}: cannot be read ({type(error).__name__}: {masked(error)})") from error
 
 
 def split_address(address: str) -> tuple[str, str | None]:

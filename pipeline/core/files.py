@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import platform
+import re
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import InputError
 
+PARTIAL = ".partial-"  # how the names of folders begin in which a file is being written
+DAY = 86_400  # seconds
+ATTEMPTS = 20
 MARKED = 1 << 16  # bytes at either end in which a mark is looked for
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it onto `path` when the block succeeds.
+    """Give a temporary path of the same name on the same disk; rename it onto `path` when the block succeeds.
 
-    On any exception the temporary file is removed and what stood at `path` stays as it was.
+    On any exception the temporary file is removed and what stood at `path` stays as it was. A process that is
+    killed leaves one where no tool records it (:func:`partials_folder`), and the next to write there removes it.
     A full disk or a missing right becomes an :class:`InputError` that names the file.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: is a folder or a device, which a file cannot replace; name another place")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    lock, folder = None, None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock, folder = _locked_folder(partials_folder(path))
+        temporary = folder / path.name
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -41,7 +50,62 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             f"{path}: cannot write: {error.strerror or error}; the previous file, if any, is unchanged"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if lock is not None and folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+def partials_folder(path: Path) -> Path:
+    """Where what becomes `path` lies for the time being: ``.cache/partial`` of the tree that DVC records.
+
+    Beside it where there is no such tree, or ``.cache`` is on another disk; Git and DVC ignore the names there.
+    """
+    parent = path.absolute().parent
+    root = next((folder for folder in (parent, *parent.parents) if (folder / ".dvc").is_dir()), None)
+    if root is None:
+        return path.parent
+    folder = root / ".cache" / "partial"
+    with suppress(OSError):  # no right to write there
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.stat().st_dev == parent.stat().st_dev and os.access(folder, os.W_OK):
+            return folder
+    return path.parent
+
+
+def _locked_folder(parent: Path) -> tuple[int, Path]:
+    """Create a folder for one temporary file, locked as long as its writer lives; remove those of dead writers."""
+    _sweep(parent)
+    for _ in range(ATTEMPTS):
+        folder = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{_host()}-", dir=parent))
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # swept between its creation and its lock
+        with suppress(OSError):  # a file system without locks: there nothing is swept
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if folder.is_dir():
+            return handle, folder
+        os.close(handle)
+    raise InputError(f"{parent}: what is written there disappears at once; is another program removing it?")
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what dead writers left: this machine's by their lock, others' when it is a day old too."""
+    own = f"{PARTIAL}{_host()}-"
+    for left in parent.glob(f"{PARTIAL}*"):
+        with suppress(OSError):
+            if not left.name.startswith(own) and time.time() - left.stat().st_mtime < DAY:
+                continue
+            handle = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(handle)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", platform.node())[:32]
 
 
 def refuse_clashes(
@@ -60,9 +124,6 @@ def refuse_clashes(
     InputError
         Two paths are one file, under whatever names, or a file beside would be lost.
     """
-    for path, mark in (beside or {}).items():
-        if path.exists() and not has_mark(path, mark):
-            raise InputError(f"{path}: would be written beside {writes[0]}, and is there already; name another output")
     outputs = [Path(path) for path in (*writes, *(beside or ()))]
     for number, output in enumerate(outputs):
         for path in (Path(path) for path in reads if path is not None):
@@ -71,6 +132,9 @@ def refuse_clashes(
                 raise InputError(f"{output}: is a file that is read{other}; name another one to write")
         if output.resolve() in [other.resolve() for other in outputs[:number]]:
             raise InputError(f"{output}: would be written twice; name another one")
+    for path, mark in (beside or {}).items():
+        if path.exists() and not has_mark(path, mark):
+            raise InputError(f"{path}: would be written beside {writes[0]}, and is there already; name another output")
 
 
 def has_mark(path: Path, mark: bytes) -> bool:

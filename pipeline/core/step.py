@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Any, TextIO
 
 import yaml
@@ -173,7 +174,8 @@ def _fail(message: str) -> None:
     line = " ".join(message.split())
     cut = line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} .. {line[-LONGEST // 2 :]}"
     shown = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in cut)
-    print(f"error: {shown}", file=sys.stderr)
+    with suppress(OSError):  # the log may lie on the disk that is full
+        print(f"error: {shown}", file=sys.stderr, flush=True)
     raise SystemExit(2)
 
 

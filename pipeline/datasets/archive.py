@@ -150,6 +150,10 @@ def _tar_entries(path: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
         total = 0
         for entry in archive:
             total += entry.size
+            if entry.issparse():
+                raise InputError(
+                    f"{path}: {entry.name} is a sparse file, most of which is not stored; unpack it yourself"
+                )
             _check(path, entry.name, total, plain=entry.isreg() or entry.isdir())
             if entry.isreg():
                 yield entry.name, partial(_open_tar_entry, archive, entry)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,19 @@ from pipeline.datasets.archive import (
 )
 from pipeline.errors import InputError
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 Array = npt.NDArray[Any]
 Keys = Any  # a NumPy array, or an Arrow one where labels are text
 Files = Mapping[str, Path]  # the entry's file names -> where they lie
 Block = tuple[list[Keys], Array]  # one array of keys a mode, and the values
+
+
+UNPACKED = 1 << 27  # bytes that a file of any size may unpack to
+EXPANSION = 200  # and how many times its own size beyond that
+LONGEST_LINE = 1 << 22  # bytes
+BUFFER = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,7 @@ def file_named(files: Files, *parts: str) -> Path:
 
 
 @contextmanager
-def open_raw(path: Path, member: str | None = None) -> Iterator[IO[bytes]]:
+def open_raw(path: Path, member: str | None = None, *, lines: bool = False) -> Iterator[IO[bytes]]:
     """Open a raw file for reading, unpacking ``.gz``, ``.bz2``, ``.xz``, ``.zst`` and a file of an archive.
 
     Damage that shows while reading becomes an :class:`InputError` that names the file.
@@ -99,9 +108,11 @@ def open_raw(path: Path, member: str | None = None) -> Iterator[IO[bytes]]:
     ----------
     member
         Which file of an archive; None: the only one, or that of the archive's own name.
+    lines
+        Whether it is text, whose lines have a bound.
     """
     with telling_damage(path), _open_packed(path, member) as stream:
-        yield stream
+        yield io.BufferedReader(_Bounded(path, stream, lines), BUFFER)
 
 
 def members(path: Path, pattern: str) -> list[str]:
@@ -155,6 +166,45 @@ def _open_packed(path: Path, member: str | None) -> AbstractContextManager[IO[by
     return opened
 
 
+class _Bounded(io.RawIOBase):
+    """Passes a stream on as long as it is not out of all proportion to the file that it is unpacked from."""
+
+    def __init__(self, path: Path, stream: IO[bytes], lines: bool) -> None:
+        self._path, self._stream, self._lines = path, stream, lines
+        self._count, self._since = 0, 0  # bytes so far, and those after the last line feed
+        packed = is_archive(path) or path.suffix.lower() in OPENERS
+        self._most = max(UNPACKED, EXPANSION * path.stat().st_size) if packed else None
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Fill the buffer as far as there is content."""
+        view = memoryview(buffer).cast("B")
+        content = self._stream.read(len(view))
+        view[: len(content)] = content
+        self._count += len(content)
+        if self._most is not None and self._count > self._most:
+            raise InputError(
+                f"{self._path}: unpacks to more than {self._most:,} bytes, {EXPANSION} times its size; "
+                "if that is meant, unpack it yourself and name what came of it"
+            )
+        if self._lines:
+            end = content.rfind(b"\n")
+            self._since = self._since + len(content) if end < 0 else len(content) - end - 1
+            if self._since > LONGEST_LINE:
+                raise InputError(f"{self._path}: a line of more than {LONGEST_LINE:,} bytes; it is no table of entries")
+        return len(content)
+
+
+@contextmanager
+def open_lines(path: Path, member: str | None = None) -> Iterator[IO[bytes]]:
+    """Open a raw text file as :func:`open_raw` does; a line of more than 4 MiB is an InputError."""
+    with open_raw(path, member, lines=True) as stream:
+        yield stream
+
+
 @contextmanager
 def open_text(path: Path, encoding: str = "utf-8", member: str | None = None) -> Iterator[io.TextIOWrapper]:
     """Open a raw text file as :func:`open_raw` does; text in another encoding is an InputError.
@@ -166,7 +216,7 @@ def open_text(path: Path, encoding: str = "utf-8", member: str | None = None) ->
     except LookupError as error:
         raise InputError(f"option encoding: Python knows no encoding '{encoding}'") from error
     known = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
-    with open_raw(path, member) as stream, io.TextIOWrapper(stream, encoding=known, newline="") as text:
+    with open_lines(path, member) as stream, io.TextIOWrapper(stream, encoding=known, newline="") as text:
         try:
             yield text
         except UnicodeDecodeError as error:

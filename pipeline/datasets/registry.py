@@ -38,6 +38,7 @@ class Dataset(Section):
     format: str
     options: dict[str, Any] = {}
     labels: list[Annotated[int, Field(ge=0)]] = []  # modes whose labels become a file
+    push: bool = True  # false where the licence forbids to pass on: DVC keeps raw files, tensor and samples here
     mirror: FileName | None = None  # folder in a mirror; default: the data set's name
     registration: str | None = None  # where to get files that need an account
     files: Annotated[dict[FileName, RawFile], Field(min_length=1)]
@@ -53,11 +54,26 @@ class Dataset(Section):
         """Published sha256 of every raw file."""
         return {name: file.sha256 for name, file in self.files.items()}
 
-    def own_files(self) -> list[str]:
-        """Files on the user's disk that raw files are copies of, those that are there: a mirror may have them too."""
-        sources = [file.sources[0] for file in self.files.values() if len(file.sources) == 1]
-        paths = [source.removeprefix("file:") for source in sources if source.startswith("file:")]
-        return [path for path in paths if Path(path).is_file()]
+    def sources_on_disk(self) -> dict[str, list[str]]:
+        """Paths of the ``file:`` sources of each raw file that has some, relative ones to ``params.yaml``'s folder."""
+        paths = {
+            name: [str(Path(each.removeprefix("file:")).expanduser()) for each in file.sources if each[:5] == "file:"]
+            for name, file in self.files.items()
+        }
+        return {name: found for name, found in paths.items() if found}
+
+    def own_files(self, raw: Path) -> list[str]:
+        """Files on the user's disk that the raw files in the folder `raw` are, or would be, copies of.
+
+        One that is not there counts too where its copy is: Snakemake then takes the copy as it is, so that who got
+        it from a colleague or a mirror has nothing to make again.
+        """
+        found = []
+        for name, paths in self.sources_on_disk().items():
+            there = [path for path in paths if Path(path).is_file()]
+            only = len(self.files[name].sources) == 1 and (raw / name).is_file()
+            found += there[:1] or (paths if only else [])
+        return found
 
 
 class _Named(Section):

@@ -11,13 +11,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
+from numba import types
 from numba.extending import intrinsic
 
-from pipeline.kernels import compiling  # noqa: F401 - the processor to compile for, and a line that says so
+from pipeline.kernels import compiling
 
 Table = npt.NDArray[np.uint32] | npt.NDArray[np.int64]
 
@@ -89,13 +89,13 @@ def _count_zeros(context: Any, word: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
-    return numba.types.uint64(numba.types.uint64), generate
+    return types.uint64(types.uint64), generate
 
 
 _trailing_zeros: Any = intrinsic(_count_zeros)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiling.compiled()
 def _scan(data: Any, words: Any, table: Any, longest: int, decimals: bool) -> tuple[int, int]:
     """Fill the table from bytes that end with a newline; returns numbers of lines and of empty ones.
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
-
-from pipeline.kernels import compiling  # noqa: F401 - the processor to compile for, and a line that says so
+from pipeline.kernels import compiling
 
 
-@numba.njit(cache=True, nogil=True)
+@compiling.compiled()
 def sum_packed(numbers: Any, bits: int, sums: Any) -> int:
     """Add up the values of each cell in sorted numbers that hold cell and value.
 

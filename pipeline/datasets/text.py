@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.datasets.parallel import in_order
-from pipeline.datasets.raw import open_raw
+from pipeline.datasets.raw import open_lines
 from pipeline.errors import InputError
 
 BLOCK_BYTES = 1 << 22
@@ -34,6 +34,8 @@ ORDINARY = b"0123456789eE+-. \n"
 INTEGER = re.compile(rb"[+-]?[0-9]+")
 NUMBER = re.compile(rb"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 SHOWN = 40  # characters of a wrong field in a message
+MOST_FIELDS = 1024  # of a line
+MOST_WITHOUT = 1 << 26  # bytes in a row without an entry: comments and empty lines
 
 Column = npt.NDArray[Any]
 Table = tuple[list[Column], Column]  # indices and values; of unsigned types where no number has a sign
@@ -66,26 +68,35 @@ def read_numbers(path: Path, order: int | None, *, values: bool = True, skip: in
     blocks = _blocks_of_lines(path, skip)
     line = skip + 1
     if order is None:
+        without = 0
         for block in blocks:
             comments, fields = _first_fields(block)
             if fields:
                 order = len(fields) - values
+                if len(fields) > MOST_FIELDS:
+                    _fail(path, line + comments, f"{len(fields):,} fields; an entry has at most {MOST_FIELDS:,}")
                 if order < 1:
                     _fail(path, line + comments, "needs at least one index" + " and a value" * values)
                 blocks = itertools.chain([block], blocks)
                 break
+            without = check_without(path, line, without + len(block))
             line += _newlines(block)
     if order is not None:
+        without = 0
         for block, table, lines in in_order(partial(_parse, order, values), blocks):
-            yield table or parse_lines(path, line, block, order, values=values)
+            found = table or parse_lines(path, line, block, order, values=values)
+            without = 0 if len(found[1]) else check_without(path, line, without + len(block))
+            yield found
             line += lines
 
 
 def first_lines(path: Path, count: int) -> list[tuple[int, list[bytes]]]:
     """Number and fields of the first lines that have any, comments aside; fewer where there are fewer."""
     found: list[tuple[int, list[bytes]]] = []
-    with open_raw(path) as stream:
+    read = 0
+    with open_lines(path) as stream:
         for number, line in enumerate(stream, start=1):
+            read = check_without(path, number, read + len(line))
             fields = line.removeprefix(MARK).translate(SEPARATORS).split()
             if fields and fields[0][:1] not in b"#%":
                 found.append((number, fields))
@@ -96,9 +107,11 @@ def first_lines(path: Path, count: int) -> list[tuple[int, list[bytes]]]:
 
 def comments_above(path: Path) -> list[bytes]:
     """The comments before the first line with fields, without the signs that make them comments."""
-    found = []
-    with open_raw(path) as stream:
+    found: list[bytes] = []
+    read = 0
+    with open_lines(path) as stream:
         for line in stream:
+            read = check_without(path, len(found) + 1, read + len(line))
             text = line.removeprefix(MARK).strip()
             if text and text[:1] not in b"#%":
                 break
@@ -117,13 +130,20 @@ def is_number(field: str) -> bool:
 
 
 def _blocks_of_lines(path: Path, skip: int) -> Iterator[bytes]:
-    with open_raw(path) as stream:
+    with open_lines(path) as stream:
         for _ in range(skip):
             stream.readline()
         first = skip == 0
         while block := stream.read(BLOCK_BYTES):
             yield block.removeprefix(MARK * first) + stream.readline()
             first = False
+
+
+def check_without(path: Path, line: int, count: int) -> int:
+    """Return how many bytes in a row have had no entry; very many are no table."""
+    if count > MOST_WITHOUT:
+        _fail(path, line, f"comments and empty lines of more than {MOST_WITHOUT:,} bytes without an entry")
+    return count
 
 
 def _newlines(block: bytes) -> int:
@@ -250,7 +270,7 @@ def _fail(path: Path, number: int, problem: str) -> NoReturn:
 def line_of_entry(path: Path, entry: int, skip: int = 0) -> int:
     """Number of the line that holds the table's entry of the given number (0-based), for a message."""
     seen = 0
-    with open_raw(path) as stream:
+    with open_lines(path) as stream:
         for number, line in enumerate(stream, start=1):
             if number <= skip or not line.translate(SEPARATORS).split() or COMMENT.match(line):
                 continue

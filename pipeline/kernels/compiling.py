@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
 import numba
 import numba.core.event as events
+from numba.core.caching import FunctionCache
 
 LINE = "kernels: compiling for this processor, once (up to a minute; `python -m pipeline.compile_kernels` does all)"
 
@@ -76,3 +78,25 @@ events.register("numba:compile", _watch)  # type: ignore[no-untyped-call]
 def seconds() -> float:
     """Wall time that this process has spent compiling so far."""
     return _watch.seconds
+
+
+class _Forgiving(FunctionCache):
+    """Numba's cache of one function, which goes without where it cannot be written."""
+
+    def save_overload(self, signature: Any, data: Any) -> None:
+        """Keep the compiled code for other processes, if that is possible."""
+        try:
+            super().save_overload(signature, data)  # type: ignore[no-untyped-call]
+        except OSError:
+            self.disable()  # type: ignore[no-untyped-call]
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Decorator: as ``numba.njit(cache=True, nogil=True, **options)``, and compiled anew where no disk took it."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        dispatcher = numba.njit(cache=True, nogil=True, **options)(function)
+        dispatcher._cache = _Forgiving(function)  # type: ignore[no-untyped-call]
+        return dispatcher
+
+    return decorate

@@ -42,7 +42,7 @@ def cached(*parts: ModuleType | str, **options: Any) -> Callable[[Callable[..., 
     digest = hashlib.sha256(b"\0".join(Path(file).read_bytes() for file in files)).hexdigest()
 
     def decorate(function: Callable[..., Any]) -> Any:
-        dispatcher = njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+        dispatcher = compiling.compiled(error_model="numpy", **options)(function)
         file = dispatcher._cache._cache_file
         file._source_stamp = (file._source_stamp, digest)
         return dispatcher

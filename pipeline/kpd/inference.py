@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 import time
 import warnings
@@ -354,5 +355,7 @@ def export_program(network: nn.Module, images: Tensor, path: str | Path) -> None
     twin, _ = deploy(network, images, form="dense")
     batch = torch.export.Dim("batch", min=1)
     program: Any = torch.export.export(twin, (images,), dynamic_shapes=({0: batch},))
+    content = io.BytesIO()  # of a disk that is full torch would not say so
+    torch.export.save(program, content)
     with atomic_path(path) as temporary:
-        torch.export.save(program, temporary)
+        temporary.write_bytes(content.getbuffer())

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 LARGEST_WIDTH = 1 << 20
 FEW_CELLS = 1 << 16
 LARGEST_RATE = 1.0e6
+BYTES_A_WEIGHT = 48.0  # while fitting, by trial: gradients, Adam's moments, the best so far, the kernels' copies
 
 
 class NeuKron(Compressor):
@@ -260,7 +261,9 @@ class NeuKron(Compressor):
         weights = count(weight_shapes(levels, self.hidden, levels.head_alphabets, self.cell))
         positions = levels.words * sum(2**bits for bits in levels.bits)
         nodes = min(nnz, 2048) * (levels.alphabets[0] + 8 * self.hidden * levels.depth)
-        reals = 24.0 * weights + 24.0 * positions + 8.0 * nnz * (2 * len(shape) + 6 * levels.words) + 8.0 * nodes
+        reals = (
+            BYTES_A_WEIGHT * weights + 24.0 * positions + 8.0 * nnz * (2 * len(shape) + 6 * levels.words) + 8.0 * nodes
+        )
         return reals, "choose a smaller hidden"
 
     def _options(self) -> Options:

@@ -68,8 +68,9 @@ class PlainWeights(NamedTuple):
         """Of the weights of a model with an LSTM."""
         first = arrays["first"].astype(np.float64)
         seed = np.where(first > 20, first, np.log1p(np.exp(np.minimum(first, 20))))
-        table = arrays["embedding"] @ arrays["rnn.weight_ih_l0"].T
-        table += arrays["rnn.bias_ih_l0"] + arrays["rnn.bias_hh_l0"]
+        with np.errstate(over="ignore", invalid="ignore"):  # of weights that were changed; answers are looked at
+            table = arrays["embedding"] @ arrays["rnn.weight_ih_l0"].T
+            table += arrays["rnn.bias_ih_l0"] + arrays["rnn.bias_hh_l0"]
         layers = {size: (arrays[f"heads.{size}.weight"], arrays[f"heads.{size}.bias"]) for size in heads}
         unit = (seed / np.linalg.norm(seed)).astype(np.float32)
         return cls(unit, table, arrays["rnn.weight_hh_l0"], layers)

@@ -25,7 +25,8 @@ def available_bytes() -> int:
             bounds.append(max(0, int(numbers[0]) - int(numbers[1])))
     address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
     if address_space != resource.RLIM_INFINITY:
-        bounds.append(address_space)
+        taken = [int(line.split()[0]) * os.sysconf("SC_PAGE_SIZE") for line in _lines("/proc/self/statm")]
+        bounds.append(max(0, address_space - sum(taken)))
     return min(bounds)
 
 

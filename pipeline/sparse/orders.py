@@ -124,9 +124,9 @@ def accept(
     part = proposal.swap[index]
     moved = part >= 0
     delta = np.bincount(part[moved], weights=change[moved], minlength=proposal.count)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         threshold = -np.log(rng.random(proposal.count))
-    accepted = delta < 0 if np.isinf(gamma) else gamma * delta < threshold
+        accepted = delta < 0 if np.isinf(gamma) else gamma * delta < threshold
     taken = np.concatenate((accepted, [False]))  # swap -1: not part of any
     return np.where(taken[proposal.swap], proposal.position, position), taken[part]
 

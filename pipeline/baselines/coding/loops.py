@@ -13,7 +13,7 @@ try:
     import numba
     from numba import prange
 
-    from pipeline.kernels import compiling  # noqa: F401 - the processor to compile for, and a line that says so
+    from pipeline.kernels import compiling
 except ImportError:
     numba = None  # type: ignore[assignment]
     prange = range  # type: ignore[misc]
@@ -23,7 +23,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 def compiled(function: Function) -> Function:
     """Compile to machine code, kept beside the module between processes. No reordering of sums, no fused products."""
-    return cast(Function, numba.njit(cache=True, nogil=True)(function)) if numba else function
+    return cast(Function, compiling.compiled()(function)) if numba else function
 
 
 def inlined(function: Function) -> Function:
@@ -33,7 +33,7 @@ def inlined(function: Function) -> Function:
 
 def compiled_parallel(function: Function) -> Function:
     """Compile with ``prange`` loops spread over the threads."""
-    return cast(Function, numba.njit(cache=True, nogil=True, parallel=True)(function)) if numba else function
+    return cast(Function, compiling.compiled(parallel=True)(function)) if numba else function
 
 
 @compiled_parallel

@@ -11,6 +11,7 @@ import math
 import mmap
 import re
 import sys
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tokenize import TokenError
@@ -20,10 +21,15 @@ import numpy as np
 
 from pipeline.datasets.archive import DAMAGE
 from pipeline.datasets.places import check_range
-from pipeline.datasets.raw import Array, Files, Mode, RawTensor, only_file
+from pipeline.datasets.raw import EXPANSION as UNPACKING
+from pipeline.datasets.raw import UNPACKED, Array, Files, Mode, RawTensor, only_file
 from pipeline.errors import InputError
 
 HEAP_HEADER = 16  # bytes of the header of a heap in HDF5, and of one of its objects
+NPZ_ARRAYS = (  # of SciPy's and of pydata/sparse's files
+    "format", "shape", "coords", "row", "col", "data", "indices", "indptr", "offsets", "fill_value", "compressed_axes",
+)  # fmt: skip
+LARGEST_HEADER = 10_000  # characters of a .npy header
 EXPANSION = 2000  # at most so many bytes of an array for a stored one; deflate reaches half of that
 MATRIX_NAMES = ("row", "column")
 Arrays = Mapping[str, Array]
@@ -66,14 +72,20 @@ def read_npz(files: Files) -> RawTensor:
     """
     path = only_file(files)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        with zipfile.ZipFile(path) as archive:
+            held = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+            wanted = held if len(held) == 1 else [name for name in held if name in NPZ_ARRAYS]
+            arrays = {name: _npz_array(path, archive, name) for name in wanted}
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; fetch it with 'python -m pipeline.download'") from error
-    except (*DAMAGE, ValueError, OSError, KeyError) as error:
+    except InputError:
+        raise
+    except zipfile.BadZipFile as error:
+        if path.is_file() and path.open("rb").read(6) == b"\x93NUMPY":
+            raise InputError(f"{path}: a single array where scipy.sparse.save_npz writes an archive") from error
         raise InputError(f"{path}: not a readable .npz file ({error})") from error
-    except (AttributeError, TypeError) as error:  # what a single array answers to the names of an archive
-        raise InputError(f"{path}: a single array where scipy.sparse.save_npz writes an archive") from error
+    except (*DAMAGE, ValueError, OSError, KeyError, TypeError, SyntaxError, TokenError) as error:
+        raise InputError(f"{path}: not a readable .npz file ({' '.join(str(error).split())[:200]})") from error
     named = arrays.get("format", np.array("")) if "shape" in arrays else np.array("")
     layout = named.astype(np.str_).item() if named.dtype.kind in "SU" and named.size == 1 else ""
     if not layout and len(arrays) == 1:
@@ -86,12 +98,12 @@ def read_npz(files: Files) -> RawTensor:
         "coo": _coo,
         "csr": _csr,
         "csc": _csc,
-        "bsr": _through_scipy,
-        "dia": _through_scipy,
+        "bsr": _bsr,
+        "dia": _dia,
         "gcxs": _gcxs,
     }
     if layout not in readers:
-        holds = ", ".join(map(str, list(arrays)[:5]))
+        holds = ", ".join(held[:5])
         raise InputError(
             f"{path}: no sparse matrix of scipy.sparse.save_npz; its 'format' is none of {list(readers)}; it holds the "
             f"arrays {holds}: save the one that is the tensor by numpy.save"
@@ -134,22 +146,57 @@ def _gcxs(path: Path, arrays: Arrays, shape: tuple[int, ...]) -> tuple[list[Arra
     return [found[axis] for axis in range(len(shape))], _array(path, arrays, "data")
 
 
-def _through_scipy(path: Path, arrays: Arrays, shape: tuple[int, ...]) -> tuple[list[Array], Array]:
-    from scipy import sparse
+def _bsr(path: Path, arrays: Arrays, shape: tuple[int, ...]) -> tuple[list[Array], Array]:
+    """Blocks (n, r, c), each with its row and column of blocks."""
+    blocks, inner = _array(path, arrays, "data"), _array(path, arrays, "indices")
+    if blocks.ndim != 3 or inner.shape != (len(blocks),) or inner.dtype.kind not in "iu" or len(shape) != 2:
+        raise InputError(f"{path}: blocks of shape {blocks.shape} with {inner.shape} indices")
+    _, rows, columns = blocks.shape
+    if not rows or not columns or shape[0] % rows or shape[1] % columns:
+        raise InputError(f"{path}: blocks of {rows} x {columns} do not divide a shape {shape}")
+    outer = expand_pointers(path, _array(path, arrays, "indptr"), len(inner), shape[0] // rows)
+    if len(inner) and (inner.min() < 0 or inner.max() >= shape[1] // columns):
+        raise InputError(f"{path}: an index of a block is outside 0..{shape[1] // columns - 1}")
+    row = (outer * rows)[:, None, None] + np.arange(rows)[:, None]
+    column = (inner.astype(np.int64) * columns)[:, None, None] + np.arange(columns)
+    places = [np.broadcast_to(place, blocks.shape).ravel() for place in (row, column)]
+    kept = blocks.ravel() != 0
+    return [place[kept] for place in places], blocks.ravel()[kept]
 
-    blocked = "indptr" in arrays
-    parts = tuple(
-        _array(path, arrays, name) for name in (("data", "indices", "indptr") if blocked else ("data", "offsets"))
-    )
-    try:
-        kind: Any = sparse.bsr_array if blocked else sparse.dia_array
-        matrix = kind(parts, shape=shape)
-        if blocked:
-            matrix.check_format(full_check=True)
-        entries = matrix.tocoo()
-    except (ValueError, TypeError, IndexError) as error:
-        raise InputError(f"{path}: its arrays form no matrix ({error})") from error
-    return list(entries.coords), entries.data
+
+def _dia(path: Path, arrays: Arrays, shape: tuple[int, ...]) -> tuple[list[Array], Array]:
+    """Diagonals (k, n): what is at column j of the one with offset d lies in row j - d."""
+    data, offsets = np.atleast_2d(_array(path, arrays, "data")), _array(path, arrays, "offsets")
+    if data.ndim != 2 or offsets.shape != (len(data),) or offsets.dtype.kind not in "iu" or len(shape) != 2:
+        raise InputError(f"{path}: diagonals of shape {data.shape} with {offsets.shape} offsets")
+    if len(offsets) and (offsets.min() <= -shape[0] or offsets.max() >= shape[1]):
+        raise InputError(f"{path}: an offset of a diagonal is outside a shape {shape}")
+    column = np.broadcast_to(np.arange(data.shape[1]), data.shape)
+    row = column - offsets.astype(np.int64)[:, None]
+    kept = (row >= 0) & (row < shape[0]) & (column < shape[1]) & (data != 0)
+    return [row[kept], column[kept]], data[kept]
+
+
+def _npz_array(path: Path, archive: zipfile.ZipFile, name: str) -> Array:
+    """One array, once its header is found to ask for no more than is stored."""
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    entry = archive.getinfo(f"{name}.npy")
+    most = max(UNPACKED, UNPACKING * path.stat().st_size)
+    if entry.file_size > most:
+        raise InputError(f"{path}: array '{name}' unpacks to {entry.file_size:,} bytes, more than {most:,}")
+    with archive.open(entry) as stream:
+        version = np.lib.format.read_magic(stream)
+        if version not in read_header:
+            raise InputError(f"{path}: array '{name}' has a header of version {version}")
+        shape, fortran, kind = read_header[version](stream, max_header_size=LARGEST_HEADER)
+        if kind.hasobject:
+            raise InputError(f"{path}: not a readable .npz file (array '{name}' holds objects, which are not loaded)")
+        if math.prod(shape) * kind.itemsize > entry.file_size or min(shape, default=0) < 0:
+            raise InputError(f"{path}: array '{name}' of shape {shape} and type {kind} is more than what is stored")
+        content = stream.read(math.prod(shape) * kind.itemsize + 1)
+    if len(content) != math.prod(shape) * kind.itemsize:
+        raise InputError(f"{path}: array '{name}' has {len(content):,} bytes, its shape {shape} is of other")
+    return np.frombuffer(content, dtype=kind).reshape(shape, order="F" if fortran else "C")
 
 
 def expand_pointers(path: Path, pointers: Array, entries: int, size: int) -> Array:

@@ -57,7 +57,7 @@ def _blocks(path: Path, columns: list[str], value: str | None, drop: bool, indic
     try:
         for batch in _batches(path, wanted):
             batch.validate(full=True)  # text that is no UTF-8 would show only later
-            keys = [batch.column(name) for name in columns]
+            keys = [_without_views(batch.column(name)) for name in columns]
             values = pa.array(np.ones(batch.num_rows)) if value is None else batch.column(value)
             _check_types(path, columns, keys, value, values, indices)
             kept = np.ones(batch.num_rows, dtype=bool)
@@ -80,6 +80,15 @@ def _blocks(path: Path, columns: list[str], value: str | None, drop: bool, indic
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a readable Parquet or Arrow table ({reason})") from error
+
+
+def _without_views(column: Any) -> Any:
+    """Text that Arrow holds as views, which its sorting does not know, as plain text."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    kind = column.type.value_type if types.is_dictionary(column.type) else column.type
+    return column.cast(pa.string()) if types.is_string_view(kind) else column
 
 
 def _batches(path: Path, wanted: list[str] | None) -> Iterator[Any]:

@@ -22,7 +22,7 @@ from pipeline.datasets.raw import (
     each_member,
     members,
     only_file,
-    open_raw,
+    open_lines,
     open_text,
     telling_damage,
 )
@@ -30,6 +30,8 @@ from pipeline.datasets.text import INTEGER, NUMBER, SHOWN, is_number
 from pipeline.errors import InputError, nearest
 
 BLOCK_BYTES = 1 << 24
+MOST_COLUMNS = 100_000
+MOST_EMPTY = 10_000_000  # lines in a row
 SEPARATORS = ("\t", ";", "|")  # looked for where there is no comma
 NAMES = {"\t": "a tab"}
 JOINT = "\x1f"  # stands for a separator of several characters: ASCII's own separator of fields
@@ -257,6 +259,11 @@ class Layout:
         number, first = next(_lines(self, skip_header=False), (1, []))
         if not first:
             raise InputError(f"{self.name}: empty tensor: the file has no line")
+        if len(first) > MOST_COLUMNS:
+            raise InputError(
+                f"{self.name}:{number}: {len(first):,} columns, more than {MOST_COLUMNS:,}; if its lines are rows of a "
+                "matrix, write it as one (.mtx, .npz)"
+            )
         return number, [name.removeprefix("\ufeff") for name in first] if self.header else list(range(len(first)))
 
     def _plain(self, name: Any) -> Any:
@@ -309,7 +316,8 @@ def _fast_blocks(layout: Layout, rest: IO[bytes] | None) -> Iterator[tuple[int, 
     kinds |= {names[column]: pa.float64() for column in (layout.value, layout.minus) if column is not None}
     long = len(layout.separator) > 1
     try:
-        with telling_damage(layout.path), nullcontext(rest) if rest else open_raw(layout.path, layout.member) as stream:
+        opened = nullcontext(rest) if rest else open_lines(layout.path, layout.member)
+        with telling_damage(layout.path), opened as stream:
             joined = _Joined(stream, layout.separator.encode(layout.encoding)) if long else stream
             reader = arrow_csv.open_csv(
                 _Plain(joined) if layout.quotes else joined,
@@ -420,9 +428,12 @@ def _lines(layout: Layout, skip_header: bool = True) -> Iterator[tuple[int, list
         long = len(layout.separator) > 1
         source = (line.replace(layout.separator, JOINT) for line in text) if long else text
         lines = csv.reader(source, delimiter=JOINT if long else layout.separator, quoting=quoting, strict=True)
-        skipped = not (skip_header and layout.header)
+        skipped, last = not (skip_header and layout.header), 0
         try:
             for fields in lines:
+                if not fields and lines.line_num - last > MOST_EMPTY:
+                    raise InputError(f"{layout.name}:{lines.line_num}: {MOST_EMPTY:,} empty lines; it is no table")
+                last = lines.line_num if fields else last
                 if fields and skipped:
                     yield lines.line_num, fields
                 skipped = skipped or bool(fields)

@@ -14,8 +14,8 @@ from typing import IO
 import numpy as np
 
 from pipeline.datasets.places import check_range
-from pipeline.datasets.raw import Array, Block, Files, Mode, RawTensor, only_file, open_raw
-from pipeline.datasets.text import MARK, NUMBER, SHOWN, line_of_entry, read_numbers
+from pipeline.datasets.raw import Array, Block, Files, Mode, RawTensor, only_file, open_lines
+from pipeline.datasets.text import MARK, NUMBER, SHOWN, check_without, line_of_entry, read_numbers
 from pipeline.errors import InputError
 
 LAYOUTS = ("coordinate", "array")
@@ -58,7 +58,7 @@ def read_header(path: Path) -> Header:
     InputError
         No Matrix Market file, or one that holds complex values.
     """
-    with open_raw(path) as stream:
+    with open_lines(path) as stream:
         words = stream.readline().removeprefix(MARK).decode("utf-8", "replace").lower().split()
         if len(words) != 5 or words[0] != "%%matrixmarket" or words[1] not in ("matrix", "tensor"):
             raise InputError(f"{path}:1: no Matrix Market file; the first line starts with '%%MatrixMarket matrix'")
@@ -68,7 +68,7 @@ def read_header(path: Path) -> Header:
         for given, allowed in ((layout, LAYOUTS), (field, FIELDS), (symmetry, SYMMETRIES)):
             if given not in allowed:
                 raise InputError(f"{path}:1: '{given}' is none of: {', '.join(allowed)}")
-        number, sizes = _size_line(stream)
+        number, sizes = _size_line(path, stream)
     dense = layout == "array"
     if not all(size.isdigit() and len(size) < 19 for size in sizes) or (
         len(sizes) != 3 - dense if kind == "matrix" else len(sizes) < 2 - dense
@@ -88,8 +88,10 @@ def read_header(path: Path) -> Header:
     return Header(layout, field, symmetry, shape, entries, number)
 
 
-def _size_line(stream: IO[bytes]) -> tuple[int, list[bytes]]:
+def _size_line(path: Path, stream: IO[bytes]) -> tuple[int, list[bytes]]:
+    read = 0
     for number, line in enumerate(stream, start=2):
+        read = check_without(path, number, read + len(line))
         if line.strip() and line.lstrip()[:1] != b"%":
             return number, line.split()
     return 1, [b""]
@@ -105,7 +107,7 @@ def _stored(shape: tuple[int, ...], symmetry: str) -> int:
 def _cells(path: Path, header: Header) -> tuple[list[Array], Array]:
     """Places and values of an array's non-zeros, as they are stored."""
     found: list[float] = []
-    with open_raw(path) as stream:
+    with open_lines(path) as stream:
         for number, line in enumerate(stream, start=1):
             if number <= header.lines or line.lstrip()[:1] == b"%":
                 continue

@@ -1,0 +1,61 @@
+"""A checkout of its own for tests, and the commands that users run in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "GIT_AUTHOR_NAME": "t",
+    "GIT_AUTHOR_EMAIL": "t@example.org",
+    "GIT_COMMITTER_NAME": "t",
+    "GIT_COMMITTER_EMAIL": "t@example.org",
+    "DVC_NO_ANALYTICS": "1",
+}
+
+
+def run(folder: Path, *command: str, status: int = 0) -> str:
+    """Run a command and return what it printed; fail with its output if the exit status is another."""
+    done = subprocess.run(
+        command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=500
+    )
+    assert done.returncode == status, f"{' '.join(command)}: status {done.returncode}\n{done.stdout[-4000:]}"
+    return done.stdout
+
+
+def dry_run_jobs(folder: Path) -> dict[str, int]:
+    """Number of jobs a rule that Snakemake would run."""
+    table = run(folder, "snakemake", "-n").rpartition("Job stats:")[2].partition("\n\n")[0]
+    return {rule: int(count) for rule, count in re.findall(r"^(\S+) +(\d+)$", table, re.MULTILINE) if rule != "total"}
+
+
+def copy_checkout(root: Path, target: Path) -> None:
+    """A repository of its own with the checkout's files as they are now."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=root,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (root / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root / name, target / name)
+    for name in root.glob("pipeline/**/__pycache__/*.nb[ic]"):  # what is compiled already; Numba looks at the times
+        (target / name.relative_to(root)).parent.mkdir(exist_ok=True)
+        shutil.copy2(name, target / name.relative_to(root))
+    run(target, "git", "init", "-q", "-b", "main")
+    run(target, "git", "add", "-A")
+    run(target, "git", "commit", "-q", "-m", "start")
+
+
+def make(folder: Path, *targets: str, status: int = 0) -> str:
+    """Run targets of the Makefile with this environment in place of one of their own."""
+    return run(folder, "make", "--silent", "-o", "setup", *targets, status=status)

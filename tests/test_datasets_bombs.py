@@ -1,0 +1,194 @@
+"""Raw files that are small on disk and very large, long or wide once they are read: a line, not all memory."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import struct
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import scipy.sparse
+
+from pipeline.datasets import raw, read_raw, text
+from pipeline.datasets.assemble import assemble
+from pipeline.datasets.readers import csvtable
+from pipeline.errors import InputError
+
+HEAD = b"%%MatrixMarket matrix coordinate real general\n"
+
+
+def read(name: str, path: Path, **options: Any) -> Any:
+    return assemble(read_raw(name, {path.name: path}, options), {}).tensor
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds that files of kilobytes reach."""
+    monkeypatch.setattr(raw, "UNPACKED", 100_000)
+    monkeypatch.setattr(raw, "LONGEST_LINE", 300_000)
+    monkeypatch.setattr(csvtable, "MOST_EMPTY", 1000)
+    monkeypatch.setattr(csvtable, "MOST_COLUMNS", 1000)
+    monkeypatch.setattr(text, "MOST_WITHOUT", 50_000)
+    monkeypatch.setattr(text, "BLOCK_BYTES", 10_000)
+
+
+@pytest.mark.parametrize(
+    ("reader", "content", "problem"),
+    [
+        ("tns", b"1" * 2_000_000, "a line of more than 300,000 bytes"),
+        ("tns", b"1 " * 1500 + b"\n", "1: 1,500 fields; an entry has at most 1,024"),
+        ("tns", b"\n" * 90_000, "comments and empty lines of more than 50,000 bytes without an entry"),
+        ("tns", b"1 1 1\n" + b"# x\n" * 20_000, "comments and empty lines of more than 50,000 bytes"),
+        ("coo", b"# x\n" * 20_000, "comments and empty lines of more than 50,000 bytes"),
+        ("mtx", HEAD + b"% x\n" * 20_000, "comments and empty lines of more than 50,000 bytes"),
+        ("mtx", HEAD + b"%" * 2_000_000, "a line of more than 300,000 bytes"),
+        ("mtx", HEAD + b"9 9 999999999999\n1 1 1\n", "1 entries where its line 2 promises 999,999,999,999"),
+        ("csv", b"a,b\n" + b"x" * 2_000_000, "a line of more than 300,000 bytes|field larger than field limit"),
+        ("csv", b"\n" * 5000, "1,000 empty lines; it is no table"),
+        ("csv", b"a," * 1500 + b"b\n", "1: 1,501 columns, more than 1,000"),
+    ],
+)
+@pytest.mark.usefixtures("narrow")
+def test_text_without_an_end(reader: str, content: bytes, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x.{reader}"
+    path.write_bytes(content)
+    options = {"columns": ["a"]} if reader == "csv" else {"values": True} if reader == "coo" else {}
+    with pytest.raises(InputError, match=problem):
+        read(reader, path, **options)
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])
+@pytest.mark.usefixtures("narrow")
+def test_a_file_that_unpacks_to_much_more_than_it_is(suffix: str, pack: Any, tmp_path: Path) -> None:
+    path = tmp_path / f"x.tns.{suffix}"
+    path.write_bytes(pack(b"1 1 1\n" * 200_000))
+    with pytest.raises(InputError, match="times its size; if that is meant, unpack it yourself"):
+        read("tns", path)
+    (tmp_path / "x.tns").write_bytes(b"1 1 1\n" * 200_000)
+    assert read("tns", tmp_path / "x.tns").values.tolist() == [200_000]
+
+
+def array(content: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, content, allow_pickle=True)
+    return buffer.getvalue()
+
+
+def header(shape: tuple[int, ...], kind: str) -> bytes:
+    """A .npy file of this shape without any content."""
+    text = repr({"descr": kind, "fortran_order": False, "shape": shape}).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+PARTS = {"format": np.array(b"coo"), "shape": [2, 2], "row": [0, 1], "col": [0, 1], "data": [1.0, 2.0]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("row", header((1 << 40,), "<i8"), r"array 'row' of shape \(1099511627776,\) .* is more than what is stored"),
+        ("row", header((-1,), "<i8"), "array 'row'"),
+        ("row", header((1 << 200, 0), "<i8") + bytes(8), "not a readable .npz file|array"),
+        ("data", array(np.array([{}, {}], dtype=object)), "array 'data' holds objects, which are not loaded"),
+        ("row", b"no array", "not a readable .npz file"),
+        ("row", array(np.array([0, 1]))[:-3], "array 'row'"),
+        ("format", array(np.array([b"coo", b"csr"])), "its 'format' is none of"),
+        ("shape", array(np.array([2.5, 2])), "is no list of sizes"),
+    ],
+)
+def test_npz_headers_are_compared_with_what_is_stored(name: str, content: bytes, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for part, value in PARTS.items():
+            archive.writestr(f"{part}.npy", content if part == name else array(np.array(value)))
+    with pytest.raises(InputError, match=problem):
+        read("npz", path)
+
+
+@pytest.mark.usefixtures("narrow")
+def test_npz_members_are_read_only_where_needed_and_within_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.datasets.readers import arrays
+
+    monkeypatch.setattr(arrays, "UNPACKED", 100_000)
+    path = tmp_path / "x.npz"
+    parts = {f"{part}.npy": array(np.array(value)) for part, value in PARTS.items()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for part, content in parts.items():
+            archive.writestr(part, content)
+        archive.writestr("junk.npy", header((1 << 50,), "<f8") + bytes(3_000_000))
+    assert read("npz", path).values.tolist() == [1, 2]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for part, content in (parts | {"row.npy": array(np.zeros(1_000_000, dtype=np.int64))}).items():
+            archive.writestr(part, content)
+    with pytest.raises(InputError, match="array 'row' unpacks to 8,000,128 bytes, more than"):
+        read("npz", path)
+
+
+@pytest.mark.parametrize("layout", ["bsr", "dia"])
+@pytest.mark.parametrize("seed", range(3))
+def test_blocks_and_diagonals_are_those_of_scipy(layout: str, seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    matrix = scipy.sparse.random_array((12, 18), density=0.2, rng=rng)
+    stored = scipy.sparse.bsr_array(matrix, blocksize=(3, 2)) if layout == "bsr" else scipy.sparse.dia_array(matrix)
+    scipy.sparse.save_npz(tmp_path / "x.npz", stored)
+    X = assemble(read_raw("npz", {"x.npz": tmp_path / "x.npz"}, {}), {}).tensor
+    assert np.array_equal(X.to_dense(), matrix.toarray())
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes", "problem"),
+    [
+        ("bsr", {"indices": np.array([0, 9])}, "an index of a block is outside 0..1"),
+        ("bsr", {"indptr": np.array([0, 1, 9])}, "pointers do not rise"),
+        ("bsr", {"shape": np.array([5, 4])}, "do not divide a shape"),
+        ("bsr", {"data": np.ones((2, 0, 2))}, "do not divide a shape"),
+        ("dia", {"offsets": np.array([0, 1])}, "diagonals of shape"),
+        ("dia", {"offsets": np.array([1 << 62])}, "an offset of a diagonal is outside"),
+    ],
+)
+def test_wrong_blocks_and_diagonals(layout: str, changes: dict[str, Any], problem: str, tmp_path: Path) -> None:
+    blocks = {"data": np.ones((2, 2, 2)), "indices": np.array([0, 1]), "indptr": np.array([0, 1, 2])}
+    parts = blocks if layout == "bsr" else {"data": np.ones((1, 4)), "offsets": np.array([0])}
+    np.savez(tmp_path / "x.npz", **{"format": np.array(layout.encode()), "shape": np.array([4, 4])} | parts | changes)
+    with pytest.raises(InputError, match=problem):
+        read("npz", tmp_path / "x.npz")
+
+
+def test_a_diagonal_of_a_huge_matrix_takes_what_it_holds(tmp_path: Path) -> None:
+    parts = {"format": np.array(b"dia"), "shape": np.array([1 << 40, 1 << 40]), "offsets": np.array([-5])}
+    np.savez(tmp_path / "x.npz", data=np.array([[1.0, 0.0, 3.0]]), **parts)
+    assert read("npz", tmp_path / "x.npz").coords.tolist() == [[5, 0], [7, 2]]
+
+
+def test_sparse_files_of_archives_are_refused(tmp_path: Path) -> None:
+    entry = tarfile.TarInfo("a.csv")
+    entry.size = 10
+    entry.pax_headers = {"GNU.sparse.size": str(1 << 40), "GNU.sparse.numblocks": "1", "GNU.sparse.map": "0,10"}
+    path = tmp_path / "x.csv.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(entry, io.BytesIO(b"a,b\n1,2\n  "))
+    with pytest.raises(InputError, match=r"a\.csv is a sparse file|unpacks to more than"):
+        read("csv", path, columns=["a"])
+
+
+def test_text_that_arrow_holds_as_views_is_read_as_text(tmp_path: Path) -> None:
+    found = []
+    for kind in (pa.string(), pa.string_view(), pa.large_string()):
+        labels = pa.array(["b", "a", "a text of more than twelve bytes"], kind)
+        table = pa.table({"a": labels, "n": [1, 2, 3]})
+        with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        files = {"x.arrow": tmp_path / "x.arrow"}
+        assembled = assemble(read_raw("columnar", files, {"columns": ["a"], "value": "n"}), {})
+        found.append((assembled.tensor.values.tolist(), assembled.labels[0]["label"].to_pylist()))
+    assert found == [([2, 3, 1], ["a", "a text of more than twelve bytes", "b"])] * 3

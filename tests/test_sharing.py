@@ -1,0 +1,174 @@
+"""A small data set of one's own, shared: several experiments on record, damaged remotes, data that stay."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.config import load_config
+from pipeline.errors import InputError
+from pipeline.share import check_whole, kept_back
+from tests.checkout import copy_checkout, dry_run_jobs, make, run
+
+EXPERIMENTS = """experiments:
+  tiny:
+    seeds: [0]
+    matrix_baselines: {datasets: [clicks], methods: [truncation, t-svd]}
+    settings:
+      clicks: {truncation: {k10: {keep: 0.1}}, t-svd: {r1: {rank: 1}}}
+
+  other:
+    seeds: [0]
+    matrix_baselines: {datasets: [clicks], methods: [truncation]}
+    settings:
+      clicks: {truncation: {k50: {keep: 0.5}}}
+
+"""
+CLICKS = """datasets:
+  clicks:
+    description: who clicked on what
+    licence: mine
+    citation: none
+    format: csv
+    options: {columns: [user, item], value: clicks}
+    labels: [0, 1]
+    push: false
+    files:
+      clicks.csv: {sources: ["file:clicks.csv"]}
+"""
+SNAKEMAKE = ["snakemake", "--quiet", "progress", "host", "rules", "--"]
+
+
+def use(folder: Path, name: str) -> None:
+    run(folder, sys.executable, "-m", "pipeline.config", "--use", name)
+
+
+@pytest.fixture(scope="module")
+def shared(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with two small experiments, made and recorded one after the other, and a remote beside it."""
+    folder = tmp_path_factory.mktemp("sharing") / "shared"
+    folder.mkdir()
+    copy_checkout(root, folder)
+    params = folder / "params.yaml"
+    text = params.read_text().replace("experiments:\n", EXPERIMENTS, 1).replace("\ndatasets:\n", f"\n{CLICKS}", 1)
+    params.write_text(text)
+    rows = "".join(f"u{i % 29},i{i % 31},{1 + i % 5}\n" for i in range(600))
+    (folder / "clicks.csv").write_text(f"user,item,clicks\n{rows}")
+    run(folder, "dvc", "remote", "add", "-q", "-d", "shared", str(folder.parent / "remote"))
+    use(folder, "tiny")
+    run(folder, *SNAKEMAKE, "all")
+    make(folder, "commit")
+    use(folder, "other")
+    run(folder, *SNAKEMAKE, "all")
+    make(folder, "commit")
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-q", "-m", "results")
+    make(folder, "push")
+    return folder
+
+
+@pytest.fixture
+def copy(shared: Path, tmp_path: Path) -> Path:
+    shutil.copytree(shared, tmp_path / "copy", symlinks=True)
+    return tmp_path / "copy"
+
+
+def test_results_of_both_experiments_are_recorded_and_pulled(shared: Path, tmp_path: Path) -> None:
+    assert load_config(shared / "params.yaml").recorded_experiments() == ["other", "tiny"]
+    stages = yaml.safe_load((shared / "dvc.lock").read_text())["stages"]
+    assert {"report-other", "report-tiny", "records"} <= set(stages)
+    run(tmp_path, "git", "clone", "-q", str(shared), "pulled")
+    pulled = tmp_path / "pulled"
+    told = make(pulled, "pull")
+    assert "data/raw/clicks" in told and "snakemake data/tensors/clicks.labels-0.parquet" in told
+    assert "3 runs are whole, their models those that were measured" in told
+    for name in ("tiny", "other"):
+        page = Path("results") / name / "report.html"
+        assert (pulled / page).read_bytes() == (shared / page).read_bytes()
+    # the data stay with who may have them
+    assert not (pulled / "data").exists()
+    (remote,) = (shared.parent / "remote").iterdir()
+    objects = {path.parent.name + path.name for path in remote.rglob("*") if path.is_file()}
+    assert objects and not objects & {
+        out["md5"] for stage in stages.values() for out in stage["outs"] if out["path"] in kept_back(shared)
+    }
+    # who has the source makes its tensor, and nothing else is to be made
+    run(pulled, *SNAKEMAKE, *re.findall(r"snakemake (data/[^']+)'", told)[0].split())
+    assert "Nothing to be done" in run(pulled, "snakemake", "-n", "recorded")
+    assert "fit_baseline" not in run(pulled, "dvc", "status")
+
+
+def test_an_edited_source_of_ones_own_is_seen_and_a_lost_one_is_not_needed(copy: Path) -> None:
+    source = copy / "clicks.csv"
+    source.rename(copy / "elsewhere.csv")
+    assert "Nothing to be done" in run(copy, "snakemake", "-n", "recorded")
+    source.write_text((copy / "elsewhere.csv").read_text() + "u1,i2,7\n")
+    jobs = dry_run_jobs(copy)
+    assert {"download_clicks", "convert_clicks", "fit_baseline"} <= set(jobs)
+    assert "clicks.csv" in run(copy, "dvc", "status", "download-clicks")
+    refused = make(copy, "commit", status=2)
+    assert "not up to date" in refused
+
+
+def test_why_and_diff_name_what_changed(copy: Path) -> None:
+    assert "No run differs between HEAD and here" in make(copy, "diff")
+    params = copy / "params.yaml"
+    params.write_text(params.read_text().replace("k50: {keep: 0.5}", "k50: {keep: 0.6}"))
+    with (copy / "pipeline/baselines/truncation.py").open("a") as file:
+        file.write("# changed\n")
+    with (copy / "clicks.csv").open("a") as file:
+        file.write("u1,i2,7\n")
+    told = make(copy, "why")
+    assert re.search(
+        r"^\| `data/raw/clicks/clicks.csv` \| input \| clicks.csv \| sha256 \w{12} \| sha256 \w{12} \|$", told, re.M
+    )
+    assert "| parameter | keep | 0.5 | 0.6 |" in told
+    assert "| code | pipeline/baselines/truncation.py | sha256 " in told
+    assert "upstream | download_clicks" in told
+    assert "No rule to produce nonsense" in make(copy, "why", "TARGET=nonsense", status=2)
+
+
+def test_a_lost_run_of_the_other_experiment_is_not_recorded(copy: Path) -> None:
+    shutil.rmtree(copy / "results/runs/clicks/t-svd")
+    with pytest.raises(InputError, match="experiments 'other', 'tiny' are not as planned") as refused:
+        check_whole(load_config(copy / "params.yaml"), copy)
+    assert "results/runs/clicks/t-svd/r1-s0/model.safetensors is missing" in str(refused.value)
+
+
+def test_status_says_when_all_are_the_same(shared: Path) -> None:
+    assert "here, the record and 'shared' are the same" in make(shared, "status")
+
+
+def test_damaged_and_lost_objects_are_named(copy: Path, tmp_path: Path) -> None:
+    remote = tmp_path / "remote"
+    run(copy, "dvc", "remote", "modify", "shared", "url", str(remote))
+    remote.mkdir()
+    run(copy, "git", "commit", "-q", "-am", "remote")
+    told = make(copy, "status")
+    assert "recorded here, not on 'shared'" in told and "your turn: 'make push'" in told
+    make(copy, "push")
+    model = "results/runs/clicks/truncation/k10-s0/model.safetensors"
+    digest = hashlib.md5((copy / model).read_bytes(), usedforsecurity=False).hexdigest()
+    stored = remote / "files/md5" / digest[:2] / digest[2:]
+    stored.chmod(0o644)
+    stored.write_bytes(stored.read_bytes()[:-1])
+    run(tmp_path, "git", "clone", "-q", str(copy), "pulled")
+    refused = make(tmp_path / "pulled", "pull", status=2)
+    assert f"{model}: damaged or exchanged" in refused
+    stored.unlink()
+    for folder in (".dvc/cache", "results"):
+        shutil.rmtree(tmp_path / "pulled" / folder)
+    refused = make(tmp_path / "pulled", "pull", status=2)
+    assert digest in refused and "dvc pull did not finish" in refused
+    told = make(tmp_path / "pulled", "status")
+    assert "neither here nor there (1): results/runs/clicks/truncation" in told
+    assert f"sent again: {model}" in make(copy, "push")  # DVC's own push would call all up to date
+    assert "3 runs are whole" in make(tmp_path / "pulled", "pull")
+    shutil.rmtree(remote)
+    assert "no such folder; is the disk mounted?" in make(tmp_path / "pulled", "pull", status=2)
