@@ -188,8 +188,8 @@ def error_seconds(results: Results, dataset: str) -> Drawing:
         data[data["seconds"] > 0].reset_index(drop=True),
         "seconds",
         "time since the start of the fit",
-        "The same runs against wall time, from the start of the fit: kernels that are compiled and first orders are "
-        "in it; a marker where a method fits in one pass.",
+        "The same runs against wall time, from the start of the fit: first orders are in it, imports and compiling are "
+        "not; a marker where a method fits in one pass.",
         dataset,
     )
 
