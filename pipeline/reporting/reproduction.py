@@ -271,7 +271,7 @@ def _parts(target: str, results: Results) -> Iterator[Line]:
         for column, name in (("setup_seconds", "set-up"), ("order_seconds", "orders"), ("model_seconds", "model")):
             values = [float(value) for value in runs[column].dropna()]
             if values:
-                yield _line(target, f"{dataset}, {setting}, {name}", "seconds of the fit", values, why=_epochs(runs))
+                yield _line(target, f"{dataset}, {setting}, {name}", "seconds", values, why=_epochs(runs))
 
 
 def _slopes(target: str, results: Results) -> Iterator[Line]:
