@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 from pipeline.config import Run, load_config, setting_arguments
 from pipeline.core import step
 from pipeline.core.files import atomic_path, refuse_clashes, write_json
+from pipeline.core.names import plain_name
 from pipeline.errors import InputError
 from pipeline.runs.metrics import CompressionMetrics, Metrics, NetworkMetrics, check_model, read_metrics
 from pipeline.runs.record import params_digest
@@ -207,7 +208,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--partial", action="store_true", help="go on without the runs that are missing")
     options = arguments.parse_args(argv)
     config = load_config(options.params)
-    experiment = options.experiment or config.experiment
+    experiment = plain_name(options.experiment or config.experiment, "experiment")
     folder = options.folder or Path("results") / experiment
     refuse_clashes([], [folder], {folder / name: mark for name, mark in FILES.items()})
     aggregate(collect(config.runs(experiment), options.runs_dir, experiment, options.partial), folder)

@@ -160,6 +160,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--output", type=Path, help="default: data/tensors/DATASET.parquet")
     arguments.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
     options = arguments.parse_args(argv)
+    if options.output is not None:
+        refuse_clashes(options.file or [], [options.output])
     if options.output is not None and kind_of(options.output) not in ("", "columnar data"):
         raise InputError(f"{options.output}: an ending of {kind_of(options.output)}; what is written is .parquet")
     if (options.dataset is None) == (options.file is None):

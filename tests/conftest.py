@@ -16,7 +16,10 @@ from pipeline.sparse import SparseTensor
 with contextlib.suppress(ImportError):
     # Before any test: first imported in one that limits threads, it would hold on to that number, and refuse to
     # compile once the environment is put back.
-    import numba as _numba  # noqa: F401
+    import numba as _numba
+
+    # Damaged files are asked in forked children, in which GNU's OpenMP ends the process.
+    _numba.config.THREADING_LAYER = "forksafe"
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -62,7 +62,7 @@ def change(path: Path, old: str, new: str) -> None:
         ("  gamma: 10.0", "  gama: 10.0", r"neukron.gama: unknown key 'gama'; did you mean 'gamma'"),
         ("    seeds: [0, 1]", "    seeds: [0, -1]", r"seeds.1: .*-1"),
         ("sample_seed: 0", "sample_seed: 0\nsample_seed: 1", r"params.yaml:\d+: .*'sample_seed' is given twice"),
-        ("        t-svd:\n", "        t-sdv:\n", r"method 't-sdv' does not exist; did you mean 't-svd'"),
+        ("        t-svd: {", "        t-sdv: {", r"method 't-sdv' does not exist; did you mean 't-svd'"),
         ("columns: [259, 324, ", "columns: [259, ", r"email.cur: .*equally long \(values of rows: 5, columns: 4\)"),
         ("sample_seed: 0", "sample_seed: [", r"params.yaml:\d+: no valid YAML"),
     ],

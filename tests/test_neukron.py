@@ -287,7 +287,7 @@ def test_largest_cells_are_those_of_a_full_scan(
         ({"seed": 2.5}, "seed=2.5"),
         ({"hidden": True}, "hidden=True"),
         ({"max_seconds": True}, "max_seconds=True"),
-        ({"lr": "fast"}, "lr='fast'"),
+        ({"lr": "fast"}, "lr=fast: needs a number"),
         ({"cell": "lstn"}, "did you mean 'lstm'"),
         ({"schedule": "papr"}, "did you mean 'paper'"),
         ({"pairs": "shingle"}, "did you mean 'shingles'"),

@@ -153,7 +153,7 @@ def test_a_changed_parameter_reruns_what_depends_on_it(made: Path, tmp_path: Pat
     shutil.copytree(made, folder, symlinks=True)
     params = folder / "params.yaml"
     text = params.read_text()
-    params.write_text(text.replace("block: [2, 4], epochs: 3}", "block: [2, 4], epochs: 4}"))
+    params.write_text(text.replace("block: [2, 4], epochs: 3}", "block: [2, 4], epochs: 6}"))
     assert params.read_text() != text
     assert dry_run_jobs(folder) == {"train_kpd": 1, "aggregate_smoke": 1, "report_smoke": 1, "all": 1}
     output = run(folder, "dvc", "repro")
