@@ -141,7 +141,7 @@ def test_a_registry_names_files_and_its_mirror_plainly(root: Path, tmp_path: Pat
     for change in (rename_file, rename_mirror):
         path = changed(root, tmp_path, change)
         with pytest.raises(InputError, match="is no plain name"):
-            mirror.main(["folder", "--params", str(path)])
+            mirror.main([str(tmp_path / "packed"), "--params", str(path)])
 
 
 PROGRAM = r"""
