@@ -162,8 +162,8 @@ def main(argv: list[str] | None = None) -> None:
     options = arguments.parse_args(argv)
     if options.output is not None:
         refuse_clashes(options.file or [], [options.output])
-    if options.output is not None and kind_of(options.output) not in ("", "columnar data"):
-        raise InputError(f"{options.output}: an ending of {kind_of(options.output)}; what is written is .parquet")
+        if kind_of(options.output) not in ("", "columnar data"):
+            raise InputError(f"{options.output}: an ending of {kind_of(options.output)}; what is written is .parquet")
     if (options.dataset is None) == (options.file is None):
         raise InputError("name either a data set or a file with --file")
     if options.file is not None:

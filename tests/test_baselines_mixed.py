@@ -16,20 +16,7 @@ from pipeline.baselines.lossless import Lossless
 from pipeline.baselines.truncation import Truncation
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
-
-KINDS = {
-    "ones": np.ones(1),
-    "constant": np.full(1, 0.3),
-    "whole": np.array([-3.0, 1.0, 2.0, 300.0, -(2.0**53)]),
-    "real": np.array([0.1, -1e300, 5e-324, 2.0]),
-}
-
-
-def random_tensor(seed: int, order: int, kind: str) -> SparseTensor:
-    random = np.random.default_rng(seed)
-    shape = random.integers(1, 12, order)
-    coords = np.unique(random.integers(0, shape, (int(random.integers(1, 60)), order)), axis=0)
-    return SparseTensor(coords, random.choice(KINDS[kind], len(coords)), shape.tolist())
+from tests.test_baselines_coded import KINDS, random_tensor
 
 
 def bigrams(count: int = 4000) -> SparseTensor:

@@ -17,7 +17,8 @@ from pipeline.baselines.coding import exact, mixed, unlabelled, unlabelled_loops
 from pipeline.baselines.lossless import Lossless
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
-from tests.test_baselines_mixed import KINDS, banded
+from tests.test_baselines_coded import KINDS
+from tests.test_baselines_mixed import banded
 
 
 def skewed(seed: int, kind: str = "ones", most: int = 60) -> SparseTensor:

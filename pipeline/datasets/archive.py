@@ -185,11 +185,11 @@ def _open_tar_entry(archive: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[byte
     stream = archive.extractfile(entry)
     if stream is None:
         raise tarfile.ReadError(f"{entry.name} has no content")
-    return io.BufferedReader(_Forward(stream))
+    return io.BufferedReader(Forward(stream))
 
 
-class _Readable(io.RawIOBase):
-    """A stream of Arrow's as one of Python's."""
+class Forward(io.RawIOBase):
+    """A stream of anything that has `read` as one of Python's: forwards only, and it says so."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -200,29 +200,21 @@ class _Readable(io.RawIOBase):
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         """Fill the buffer as far as there is content."""
-        content = self._stream.read(memoryview(buffer).nbytes)
-        memoryview(buffer).cast("B")[: len(content)] = content
+        view = memoryview(buffer).cast("B")
+        content = self.take(len(view))
+        view[: len(content)] = content
         return len(content)
+
+    def take(self, size: int) -> bytes:
+        """Up to `size` bytes of the stream."""
+        content: bytes = self._stream.read(size)
+        return content
+
+
+class _Readable(Forward):
+    """A stream of Arrow's, closed with this one."""
 
     def close(self) -> None:
         """Close both."""
         self._stream.close()
         super().close()
-
-
-class _Forward(io.RawIOBase):
-    """A file of an archive that is read as a stream: forwards only, and it says so."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        """Fill the buffer as far as there is content."""
-        view = memoryview(buffer).cast("B")
-        content = self._stream.read(len(view))
-        view[: len(content)] = content
-        return len(content)

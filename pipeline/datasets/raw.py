@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pipeline.datasets.archive import (
     DAMAGE,
     OPENERS,
+    Forward,
     is_archive,
     main_member,
     member_names,
@@ -24,9 +25,6 @@ from pipeline.datasets.archive import (
     open_members,
 )
 from pipeline.errors import InputError
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 Array = npt.NDArray[Any]
 Keys = Any  # a NumPy array, or an Arrow one where labels are text
@@ -166,24 +164,19 @@ def _open_packed(path: Path, member: str | None) -> AbstractContextManager[IO[by
     return opened
 
 
-class _Bounded(io.RawIOBase):
+class _Bounded(Forward):
     """Passes a stream on as long as it is not out of all proportion to the file that it is unpacked from."""
 
     def __init__(self, path: Path, stream: IO[bytes], lines: bool) -> None:
-        self._path, self._stream, self._lines = path, stream, lines
+        super().__init__(stream)
+        self._path, self._lines = path, lines
         self._count, self._since = 0, 0  # bytes so far, and those after the last line feed
         packed = is_archive(path) or path.suffix.lower() in OPENERS
         self._most = max(UNPACKED, EXPANSION * path.stat().st_size) if packed else None
 
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        """Fill the buffer as far as there is content."""
-        view = memoryview(buffer).cast("B")
-        content = self._stream.read(len(view))
-        view[: len(content)] = content
+    def take(self, size: int) -> bytes:
+        """Up to `size` bytes, counted."""
+        content = super().take(size)
         self._count += len(content)
         if self._most is not None and self._count > self._most:
             raise InputError(
@@ -195,7 +188,7 @@ class _Bounded(io.RawIOBase):
             self._since = self._since + len(content) if end < 0 else len(content) - end - 1
             if self._since > LONGEST_LINE:
                 raise InputError(f"{self._path}: a line of more than {LONGEST_LINE:,} bytes; it is no table of entries")
-        return len(content)
+        return content
 
 
 @contextmanager
