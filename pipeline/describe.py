@@ -234,13 +234,13 @@ def main(argv: list[str] | None = None) -> None:
     add_reading(arguments)
     options = arguments.parse_args(argv)
     output: Path = options.output
+    reading = Reading.of(options)
+    reads = [options.tensor, *reading.more]
+    refuse_clashes(reads, [output])
     if output.suffix.lower() != ".html":
         raise InputError(f"{output}: a page ends in .html; files of its name with other endings go beside it")
     marks = {".csv": _line(DISTRIBUTIONS), ".svg": CREATOR.encode(), ".summary.csv": _line(SUMMARY[:9]).rstrip()}
-    reading = Reading.of(options)
-    refuse_clashes(
-        [options.tensor, *reading.more], [output], {output.with_suffix(suffix): mark for suffix, mark in marks.items()}
-    )
+    refuse_clashes(reads, [output], {output.with_suffix(suffix): mark for suffix, mark in marks.items()})
     blocks, shape, names = _opened(options.tensor, reading)
     description = describe(blocks, shape)
     figure = figure_svg(list(distributions(description, names)))

@@ -37,7 +37,7 @@ def _run(options: argparse.Namespace) -> None:
     smallest = parse_bytes(options.smallest, "--from") if options.smallest else max(256, csf // 1000)
     largest = parse_bytes(options.largest, "--to") if options.largest else max(csf // 4, smallest)
     if smallest > largest:
-        raise InputError(f"--from {smallest:,} bytes: above --to {largest:,} bytes; give both")
+        raise InputError(f"--from {smallest:,} bytes: above --to {largest:,} bytes; give --from, --to")
     print(f"# {X}: {csf:,} bytes in compressed sparse fibres; sizes from {smallest:,} to {largest:,} bytes")
     print(f"{options.name}:")
     for method, settings in automatic_grid(X, smallest, largest, options.points).items():

@@ -63,6 +63,8 @@ class Naming:
             return place
         number = whole_number(text)
         if number is None:
+            if text.strip().isascii() and text.strip().lstrip("+-").isdecimal():
+                raise InputError(f"{text[:SHOWN]}: outside a tensor of shape {self.shape}")
             raise InputError(
                 f"{self.names[mode]} '{text[:SHOWN]}': this artifact has no labels of it, so indices are whole numbers "
                 "from 0"
