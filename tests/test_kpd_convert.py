@@ -379,7 +379,8 @@ def test_every_kind_of_layer_is_swapped_or_named() -> None:
     x = torch.randn(3, 8)
     expected = {name: network[name](x) for name in ("plain", "named", "conv1d")}
     report = convert(network, {"*": Rule((2, 2), 4)}, keep_weights=True)
-    assert report.swapped == list(expected)
+    projections = [f"attention.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj")]
+    assert report.swapped == [*expected, *projections]
     for name, value in expected.items():
         torch.testing.assert_close(network[name](x), value, rtol=1e-4, atol=1e-5)
     problems = {swap.name: swap.problem for swap in report.swaps if swap.problem is not None}
@@ -387,9 +388,7 @@ def test_every_kind_of_layer_is_swapped_or_named() -> None:
         "scaled": "a Scaled computes in a way of its own",
         "lazy": "its sizes are not known yet; run a batch",
         **dict.fromkeys(("pruned", "old_norm", "norm", "spectral", "old_spectral"), "remove_parametrizations"),
-        "attention": "a MultiheadAttention is no linear layer",
-        "attention.out_proj": "does not call it",
-        "conv": "a Conv2d is no linear layer",
+        "conv": "a convolution; convolutions=True takes it too",
         "lstm": "a LSTM is no linear layer",
         "bilinear": "a Bilinear is no linear layer",
     }

@@ -104,7 +104,7 @@ class BlockMethod(BlockSettings, Dense):
         report = None
         if not any(isinstance(layer, self.kind) for layer in network.modules()):
             pattern = "*" if self.layers == "all" else str(self.layers)
-            report = swap_layers(network, {pattern: self.rule()}, self.make_layer, keep_weights)
+            report = swap_layers(network, {pattern: self.rule()}, self.make_layer, keep_weights, self.convolutions)
         self._layers = list(block_layers(network).values())
         return report
 

@@ -64,10 +64,13 @@ class SparseSettings(DenseSettings):
         Share of each layer's blocks that end up exactly zero, reached to the nearest whole block.
     layers
         Pattern of the names of the layers to work on, or all; one that the block does not divide stays dense.
+    convolutions
+        Whether two-dimensional convolutions count as layers too, as linear maps of patches.
     """
 
     block_sparsity: float = setting(0.5, at_least=0, below=1)
     layers: str | int = setting("all")  # a layer's name may be a number
+    convolutions: bool = setting(False)
 
 
 class BlockSettings(SparseSettings):
