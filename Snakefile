@@ -25,9 +25,9 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 sys.path.insert(0, workflow.basedir)
 
 from pipeline.config import load_config, setting_arguments, together
-from pipeline.core.closure import code_files
-from pipeline.core.locks import release_stale
-from pipeline.cost import memory_to_reserve, minutes_to_reserve, work_of
+from pipeline.workflow.closure import code_files
+from pipeline.workflow.locks import release_stale
+from pipeline.workflow.resources import memory_to_reserve, minutes_to_reserve, work_of
 from pipeline.errors import InputError
 from pipeline.reporting.outputs import report_files
 from pipeline.reporting.targets import EVIDENCE, TARGETS, expectation, runs_of

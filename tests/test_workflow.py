@@ -18,10 +18,10 @@ import yaml
 
 from pipeline.baselines import module_of
 from pipeline.config import load_config
-from pipeline.core.closure import code_files
-from pipeline.core.stages import stage_name
-from pipeline.core.stages import text as dvc_text
 from pipeline.methods import BASELINES
+from pipeline.workflow.closure import code_files
+from pipeline.workflow.stages import stage_name
+from pipeline.workflow.stages import text as dvc_text
 from tests.checkout import ENVIRONMENT, copy_checkout, dry_run_jobs, make, run
 
 STEPS = [
@@ -412,7 +412,7 @@ print(*(module.__file__ for name, module in sys.modules.items() if name.startswi
         ["pipeline.download", "pipeline.datasets.fetch"],
         ["pipeline.convert", "pipeline.datasets.assemble"],
         ["pipeline.train_neukron", "pipeline.neukron"],
-        ["pipeline.train_kpd", "pipeline.kpd.methods"],
+        ["pipeline.train_kpd", "pipeline.kpd.sparsity_methods"],
         *(["pipeline.fit_baseline", module_of(name)] for name in BASELINES),
     ],
     ids=lambda modules: modules[-1],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pipeline.core.closure import code_files, code_paths
+from pipeline.workflow.closure import code_files, code_paths
 
 if TYPE_CHECKING:
     from pipeline.config import Config, Run
