@@ -20,6 +20,7 @@ from itertools import groupby
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.io import report as reported
 
 # Jobs run `python`: let it be the one that runs Snakemake, with or without an activated environment.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -130,7 +131,7 @@ def shown(experiment, files):
     for file in map(Path, files):
         kind = kinds.get(file.suffix, "origin")
         found.append(
-            report(
+            reported(
                 f"results/{experiment}/{file}",
                 caption=f"pipeline/reporting/captions/{kind}.rst",
                 category=experiment,
