@@ -30,8 +30,12 @@ Entity = dict[str, Any]  # a node of JSON-LD
 CRATE = "https://w3id.org/ro/crate/1.1"
 CROISSANT = "http://mlcommons.org/croissant/"
 SOFTWARE = "#kronflow"
-TYPES = {".parquet": "application/vnd.apache.parquet", ".safetensors": "application/octet-stream"}
-TERMS = ("column", "extract", "field", "fileObject", "recordSet", "source")
+TYPES = {".parquet": "application/x-parquet", ".safetensors": "application/octet-stream"}
+TERMS = [  # of Croissant, as its specification's context has them
+    *("citeAs", "column", "equivalentProperty", "extract", "field", "fileProperty", "fileObject", "fileSet", "format"),
+    *("includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex"),
+    *("repeated", "replace", "samplingRate", "separator", "source", "subField", "transform"),
+]
 CONTEXT: dict[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
@@ -39,9 +43,11 @@ CONTEXT: dict[str, Any] = {
     "cr": CROISSANT,
     "dct": "http://purl.org/dc/terms/",
     "conformsTo": "dct:conformsTo",
-    "citeAs": "cr:citeAs",
+    "rai": f"{CROISSANT}RAI/",
     **{term: f"cr:{term}" for term in TERMS},
+    "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "examples": {"@id": "cr:examples", "@type": "@json"},
 }
 
 
@@ -70,9 +76,9 @@ def card(run: Run, metrics: Row, entry: Dataset) -> str:
     name = run.folder.removeprefix("results/runs/")
     settings = " ".join(setting_arguments(run.settings)[1::2]) or "none"
     sample = f", a sample (share {run.dataset.partition('.f')[2]})" if ".f" in run.dataset else ""
-    made = [f"{str(metrics['date'])[:10]} in {metrics['seconds']:.3g} s of fit on {metrics['threads']} threads of"]
+    made = [f"{str(metrics['date'])[:10]} in {metrics['seconds']:.3g} s of fit on {metrics['threads']} thread(s) of"]
     made += [f"{metrics['machine']} ({metrics['device']}), commit {metrics['commit'] or 'unknown'},"]
-    made += [" ".join(f"{library} {version}" for library, version in metrics["versions"].items())]
+    made += [" ".join(f"{library} {version}" for library, version in sorted(metrics["versions"].items()))]
     facts = [
         ("file", f"`{run.folder}/model.safetensors`, {metrics['file_bytes']:,} bytes"),
         ("SHA-256", f"`{metrics['model_sha256']}`"),
@@ -116,8 +122,8 @@ def _measured(metrics: Row) -> Iterator[str]:
     for each in ACCOUNTINGS:
         yield f"| {each.name} | {counts[each.column]:,} | {metrics['relative_error']:.6g} | {metrics['error']:.8g} |"
     yield ""
-    yield "The relative error is the squared error over the squared norm of the data, "
-    yield f"{metrics['norm2']:.8g}; bytes: " + "; ".join(f"{each.name}: {each.meaning}" for each in ACCOUNTINGS) + "."
+    yield f"The relative error is the squared error over the squared norm of the data, {metrics['norm2']:.8g}. Bytes:"
+    yield "; ".join(f"{each.name}: {each.meaning}" for each in ACCOUNTINGS) + "."
     if low_high := metrics.get("error_interval") or _interval(metrics):
         yield f"It was sampled: 95 % interval of the squared error {low_high[0]:.8g} to {low_high[1]:.8g}."
 
