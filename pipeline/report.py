@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--params", default="params.yaml", help="the configuration (default: params.yaml)")
     arguments.add_argument("--runs-dir", type=Path, default=Path("results/runs"), help="default: results/runs")
     arguments.add_argument(
-        "--headlines", action="store_true", help="print the report's path and its ten most telling lines, make nothing"
+        "--headlines", action="store_true", help="print the report's path and its most telling lines, make nothing"
     )
     arguments.add_argument(
         "--results", type=Path, metavar="FILE", help="write only the scoreboard of both publications, as Markdown"

@@ -163,7 +163,7 @@ def _write(
     from pipeline.kpd.artifact import NetworkArtifact
     from pipeline.kpd.cost import inference_flops, inference_parameters, measured_costs, training_flops
     from pipeline.kpd.methods import make
-    from pipeline.kpd.trainer import dense_twin, fresh_network, step_seconds
+    from pipeline.kpd.trainer import dense_twin, fresh_network, inference_seconds, step_seconds
     from pipeline.runs.metrics import circumstances, library_versions, peak_rss_bytes, write_metrics
     from pipeline.runs.record import epoch_seconds, identity, write_history
 
@@ -173,6 +173,7 @@ def _write(
     for name, (own, dense) in measured_costs(network, images).items():
         print(f"layer {name}: {own / dense:.2f} times the dense layer's time, measured", file=sys.stderr)
     own_seconds, dense_seconds = step_seconds([network, dense_twin(network)], images, labels)
+    deployed_seconds, dense_inference_seconds = inference_seconds(network, images)
     artifact = NetworkArtifact(
         network,
         name=settings["network"],
@@ -207,6 +208,8 @@ def _write(
             "batch": len(first),
             "step_seconds": own_seconds,
             "dense_step_seconds": dense_seconds,
+            "inference_seconds": deployed_seconds,
+            "dense_inference_seconds": dense_inference_seconds,
             "epochs": len(trained.history),
             "seconds": seconds,
             "seconds_per_epoch": epoch_seconds(trained.history, seconds),

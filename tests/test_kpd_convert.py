@@ -144,6 +144,13 @@ def test_lenet_takes_small_and_coloured_images(shape: tuple[int, ...]) -> None:
         assert sum(p.numel() for p in network.parameters()) == 61706
 
 
+def test_the_wide_network_has_two_hidden_layers_of_1024() -> None:
+    network = build("mlp", (8, 8), 10)
+    sizes = [(layer.in_features, layer.out_features) for layer in network if isinstance(layer, nn.Linear)]
+    assert sizes == [(64, 1024), (1024, 1024), (1024, 10)]
+    assert network(torch.rand(2, 8, 8)).shape == (2, 10)
+
+
 def test_networks_refuse_what_they_cannot_take() -> None:
     with pytest.raises(InputError, match="needs rows and columns"):
         build("lenet5", (64,), 10)

@@ -29,7 +29,15 @@ from pipeline.kpd.methods import (
     wanted_count,
 )
 from pipeline.kpd.networks import build
-from pipeline.kpd.trainer import Trainer, block_sparsity, dense_twin, fresh_network, step_seconds, train
+from pipeline.kpd.trainer import (
+    Trainer,
+    block_sparsity,
+    dense_twin,
+    fresh_network,
+    inference_seconds,
+    step_seconds,
+    train,
+)
 from pipeline.runs.checkpoint import Checkpoint
 
 
@@ -169,6 +177,14 @@ def test_step_times_are_of_copies(blobs) -> None:
     assert own > 0
     assert dense > 0
     assert torch.equal(network[1].A, before)
+
+
+def test_inference_times_are_of_copies(blobs) -> None:
+    network, _ = fresh_network(make("kpd", {}), blobs, 0)
+    before = copy.deepcopy(network.state_dict())
+    assert min(inference_seconds(network, torch.from_numpy(blobs.images[:8]), repeats=3)) > 0
+    assert network.training
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
 def test_published_test_part_is_kept_apart() -> None:

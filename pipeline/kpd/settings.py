@@ -8,7 +8,7 @@ from __future__ import annotations
 from pipeline.core.settings import Configured, setting
 from pipeline.errors import InputError
 
-NETWORKS = ("linear", "lenet5", "vit-tiny", "vit-base", "swin-tiny")  # each a function of pipeline.kpd.networks
+NETWORKS = ("linear", "mlp", "lenet5", "vit-tiny", "vit-base", "swin-tiny")  # each a function of pipeline.kpd.networks
 AUGMENTATIONS: dict[str, tuple[str, ...]] = {  # functions of pipeline.kpd.data, one after the other
     "none": (),
     "shift": ("shifted",),

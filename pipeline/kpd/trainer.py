@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pipeline.errors import InputError
 from pipeline.kpd.blocks import block_layers, replaced
 from pipeline.kpd.conversion import Report
 from pipeline.kpd.data import LabelledImages, augmented, mixed
+from pipeline.kpd.inference import deploy
 from pipeline.kpd.methods import Dense, KPDChoice
 from pipeline.kpd.networks import build
 from pipeline.kpd.sparsifier import Sparsifier
@@ -359,7 +361,23 @@ def step_seconds(networks: list[nn.Module], images: Tensor, labels: Tensor, repe
             _wait(images)
             if repeat >= 3:  # the first ones warm up
                 own.append(time.perf_counter() - started)
-    return [sorted(own)[len(own) // 2] for own in times]
+    return [statistics.median(own) for own in times]
+
+
+@torch.no_grad()
+def inference_seconds(network: nn.Module, images: Tensor, repeats: int = 30) -> tuple[float, float]:
+    """Median wall time to classify `images` by the deployed network and by its dense twin, taken in turn."""
+    pair = (deploy(network, images)[0], dense_twin(network).eval())
+    times: tuple[list[float], list[float]] = ([], [])
+    for repeat in range(repeats + 3):
+        for twin, own in zip(pair, times, strict=True):
+            _wait(images)
+            started = time.perf_counter()
+            twin(images)
+            _wait(images)
+            if repeat >= 3:  # the first ones warm up
+                own.append(time.perf_counter() - started)
+    return statistics.median(times[0]), statistics.median(times[1])
 
 
 def _wait(images: Tensor) -> None:
