@@ -117,10 +117,14 @@ class Config(Section):
 
     def size_of(self, dataset: str, root: Path = Path()) -> Size:
         """Size of a data set's tensor or sample: as the registry says, else as its file, where that is there."""
-        name, _, fraction = dataset.partition(".f")
-        entry = self.datasets[name]
+        fraction = dataset.partition(".f")[2]
+        entry = self.entry_of(dataset)
         share = float(fraction) if fraction else 1.0
         return size_of(entry.shape, entry.nnz, share, root / self.tensor_path(dataset))
+
+    def entry_of(self, dataset: str) -> Dataset:
+        """The registry's entry of a data set, or of what a sample was drawn from."""
+        return self.datasets[dataset.partition(".f")[0]]
 
     def label_path(self, dataset: str) -> str:
         """Where the labels of the last mode (the images' classes) lie."""
