@@ -19,8 +19,8 @@ from pipeline.kpd import KPDLinear, Rule, Sparsifier, convert
 from pipeline.kpd.blocks import BlockLinear, block_layers
 from pipeline.kpd.cost import inference_flops, inference_parameters, measured_costs, sparse_flops, training_flops
 from pipeline.kpd.data import labelled_images
-from pipeline.kpd.methods import METHODS, make, target_count
 from pipeline.kpd.networks import build
+from pipeline.kpd.sparsity_methods import SPARSITY_METHODS, make, target_count
 from pipeline.kpd.trainer import Trainer, dense_twin
 
 
@@ -211,7 +211,7 @@ def test_missing_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:layer .* costs")
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "dense"])
+@pytest.mark.parametrize("name", [name for name in SPARSITY_METHODS if name != "dense"])
 def test_a_trained_model_is_kept(name: str) -> None:
     torch.manual_seed(0)
     network = small().double().eval()
@@ -291,7 +291,7 @@ def loop(name: str, stop: int | None = None, taken_up: dict | None = None) -> tu
 
 
 @pytest.mark.filterwarnings("ignore:layer .* costs")
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SPARSITY_METHODS)
 def test_any_loop_reaches_the_sparsity_and_resumes(name: str) -> None:
     model, sparsifier, _ = loop(name)
     sparsifier.finish()

@@ -1,6 +1,6 @@
 """Settings of the sparsity methods, declared without importing torch: the planner reads them too.
 
-One class a method; the method itself, in :mod:`pipeline.kpd.methods`, derives from it.
+One class a method; the method itself, in :mod:`pipeline.kpd.sparsity_methods`, derives from it.
 """
 
 from __future__ import annotations

@@ -477,7 +477,7 @@ def erk_targets(grids: list[tuple[int, int]], sparsity: float) -> list[int]:
     ]
 
 
-METHODS: dict[str, type[Dense]] = {
+SPARSITY_METHODS: dict[str, type[Dense]] = {
     method.name: method
     for method in (
         Dense,
@@ -501,10 +501,10 @@ def make(name: str, settings: dict[str, Any]) -> Dense:
     InputError
         An unknown method or setting (the nearest name is suggested), or a value of the wrong kind.
     """
-    if name not in METHODS:
-        raise InputError(f"method '{name}' is unknown{nearest(name, METHODS)}")
-    check_given(METHODS[name], settings, name)
-    return METHODS[name](**settings)
+    if name not in SPARSITY_METHODS:
+        raise InputError(f"method '{name}' is unknown{nearest(name, SPARSITY_METHODS)}")
+    check_given(SPARSITY_METHODS[name], settings, name)
+    return SPARSITY_METHODS[name](**settings)
 
 
 def target_count(share: float, blocks: int) -> int:
