@@ -131,10 +131,10 @@ WRONG = {  # the command -> words of its one line
     "export c.parquet m.mtx/o.tns": "cannot write",
     "mirror x --params nope": "nope: no such file",
     "config --experiment nope": "experiment 'nope' is not in params.yaml",
-    "cost m.mtx": "holds no run",
-    "merge_lock a b c": "no checkout that DVC records",
-    "diff --upload-pack=x": "the following arguments are required: revision",
-    "share status --params c.csv": "DVC knows params.yaml of a checkout",
+    "workflow.resources m.mtx": "holds no run",
+    "workflow.merge_lock a b c": "no checkout that DVC records",
+    "workflow.diff --upload-pack=x": "the following arguments are required: revision",
+    "workflow.share status --params c.csv": "DVC knows params.yaml of a checkout",
     "methods x": "unrecognized arguments: x",
 }
 
