@@ -11,7 +11,8 @@ from pipeline.config import Config
 from pipeline.methods import METHODS
 from pipeline.reporting.targets import EVIDENCE, runs_of
 
-ALWAYS = ["report.html", "headlines.txt"]
+CRATE = "ro-crate-metadata.json"
+ALWAYS = ["report.html", "headlines.txt", "cards.md", CRATE]
 TABLES = ["datasets", "compression", "smallest", "networks", "scaling", "reproduction", "runs"]
 
 
@@ -76,4 +77,5 @@ def figure_names(config: Config, experiment: str) -> list[str]:
 def report_files(config: Config, experiment: str) -> list[str]:
     """Paths of all files of a report, relative to the experiment's folder."""
     figures = [f"figures/{name}.{suffix}" for name in figure_names(config, experiment) for suffix in ("svg", "csv")]
-    return [*ALWAYS, *figures, *(f"tables/{name}.csv" for name in TABLES)]
+    data = [f"croissant/{name}.json" for name in dict.fromkeys(run.dataset for run in config.runs(experiment))]
+    return [*ALWAYS, *figures, *(f"tables/{name}.csv" for name in TABLES), *data]
