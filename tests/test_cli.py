@@ -126,7 +126,7 @@ def test_a_search_says_what_it_looks_for_what_it_tried_and_why_it_chose(
     lines = call(capsys, "compress", str(tmp_path / "my.csv"), str(out), "--bytes", "1MB").splitlines()
     assert lines[0].startswith("modes: user, item; value: stars")
     assert lines[2].startswith(
-        "wanted: the least error within 1,000,000 bytes, orders stored; tried in turn: lossless,"
+        "wanted: the least error within 1,000,000 bytes, orders stored, in 60 s; tried in turn: lossless,"
     )
     assert lines[3].startswith("lossless(): ")
     assert lines[4].startswith("chosen: lossless(): ") and "it is exact and within the size" in lines[4]
@@ -159,6 +159,7 @@ def test_columns_of_a_table_can_be_named(tmp_path: Path, capsys: pytest.CaptureF
         (["--error", "0.3", "--method", "t-svd", "--set", "rank=1"], "settings of t-svd are what is looked for"),
         (["--error", "0.3", "--weights", "int8"], "not with --bytes or --error"),
         (["--error", "0.3", "--neukron-seconds", "0"], "a time above 0"),
+        (["--error", "0.3", "--seconds", "0"], "--seconds 0.0: needs a time above 0"),
         (["--error", "0.3", "--set", "gama=3"], "did you mean 'gamma'"),
     ],
 )

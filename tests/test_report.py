@@ -623,7 +623,7 @@ def test_templates_are_part_of_the_distribution(root: Path) -> None:
     patterns = tool["setuptools"]["package-data"]["pipeline.reporting"]
     package = root / "pipeline" / "reporting"
     shipped = {path for pattern in patterns for path in package.glob(pattern)}
-    assert shipped == {path for part in ("templates", "published") for path in (package / part).iterdir()}
+    assert shipped == {path for part in ("templates", "published", "captions") for path in (package / part).iterdir()}
 
 
 def test_where_no_rival_was_run_nothing_is_won(root: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +36,10 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("--error", metavar="E", help="find the smallest file of a relative error up to E: 0.3, 30%%")
     command.add_argument(
-        "--neukron-seconds", type=float, metavar="S", help="with --bytes or --error: NeuKron's time (default: 60)"
+        "--seconds", type=float, metavar="S", help="with --bytes or --error: time of the search (default: 60)"
+    )
+    command.add_argument(
+        "--neukron-seconds", type=float, metavar="S", help="likewise: NeuKron's own time (default: what is left then)"
     )
     add_reading(command)
     command.add_argument("--seed", action=step.WholeNumber, least=0, below=SEEDS, default=0)
@@ -61,7 +63,9 @@ def _run(options: argparse.Namespace) -> None:
     settings = step.parse_settings(options.settings)
     limits = _limits(options.bytes, options.error)
     if limits:
-        _check_search(options.method, settings, options.weights, options.neukron_seconds)
+        times = {"--seconds": options.seconds, "--neukron-seconds": options.neukron_seconds}
+        _check_search(options.method, settings, options.weights, times)
+        limits |= {} if options.seconds is None else {"seconds": options.seconds}
     _check_output(options.tensor, options.artifact)
     if options.threads:
         step.limit_threads(options.threads)
@@ -160,8 +164,9 @@ def _report(model: Compressor, X: SparseTensor, error: float, path: Path, orders
 
 def _compiling() -> str:
     """How much of a command's time went into compiling, where that is worth a word."""
-    module = sys.modules.get("pipeline.kernels.compiling")
-    seconds = module.seconds() if module else 0.0
+    from pipeline.commands.search import compiling_seconds
+
+    seconds = compiling_seconds()
     return f", {seconds:.1f} of them for compiling kernels, once" if seconds >= 0.1 else ""
 
 
@@ -193,14 +198,15 @@ def _limits(size: str | None, error: str | None) -> dict[str, Any]:
     return {} if error is None else {"max_error": parse_share(error)}
 
 
-def _check_search(method: str | None, settings: dict[str, Any], weights: str, seconds: float | None) -> None:
+def _check_search(method: str | None, settings: dict[str, Any], weights: str, times: dict[str, float | None]) -> None:
     """Refuse what a search cannot do, before the tensor is read."""
     if weights != "float32":
         raise InputError("--weights: not with --bytes or --error; fit neukron with the settings found, then shorten it")
     if settings and method not in (None, "neukron"):
         raise InputError(f"--set: with --bytes or --error the settings of {method} are what is looked for")
-    if seconds is not None and not seconds > 0:
-        raise InputError(f"--neukron-seconds {seconds}: needs a time above 0")
+    for option, seconds in times.items():
+        if seconds is not None and not seconds > 0:
+            raise InputError(f"{option} {seconds}: needs a time above 0")
 
 
 def _search(
@@ -226,6 +232,8 @@ def _search(
         tell=lambda line: print(line, flush=True),
     )
     print(f"chosen: {found.best}: {found.reason}")
+    if len(found.fates) > 1:
+        print_rows([(f"  {name}", fate) for name, fate in found.fates.items()])
     return found.best.model
 
 
