@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     step.limit_threads(options.threads)
 
     from pipeline.commands.loaded import load_compressor
-    from pipeline.runs.evaluation import evaluate
+    from pipeline.reporting.evaluation import evaluate
 
     model = load_compressor(options.model)
     if not model.own_indices_:

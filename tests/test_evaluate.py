@@ -15,8 +15,8 @@ from pipeline import query_times
 from pipeline.baselines import METHODS
 from pipeline.core.files import sha256_file
 from pipeline.errors import InputError
+from pipeline.reporting.evaluation import error_by_value, kept_singular_values, leading_singular_values
 from pipeline.runs.compressor import Compressor
-from pipeline.runs.evaluation import error_by_value, kept_singular_values, leading_singular_values
 from pipeline.sparse import SparseTensor
 
 VALUES = [1.0, 1.5, 2.0, -3.0, 0.25, 7.0]
