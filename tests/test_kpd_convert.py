@@ -272,7 +272,7 @@ def loop(name: str, stop: int | None = None, taken_up: dict | None = None) -> tu
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
     more = {"blocks": [(2, 2), (4, 4)]} if name == "kpd-choice" else {"block": (2, 2)} if name != "dense" else {}
-    more |= {"interval": 5} if name == "rigl" else {}
+    more |= {"interval": 5} if name.endswith("rigl") else {}
     share = {} if name == "dense" else {"sparsity": 0.5}
     sparsifier = Sparsifier(model, name, total_steps=40, **share, **more)
     optimizer = torch.optim.AdamW(sparsifier.parameter_groups(), lr=0.02)
