@@ -295,27 +295,43 @@ def test_a_layer_pruned_whole_gives_its_bias() -> None:
 
 
 def test_deploy_takes_the_fastest_form_of_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = nn.Sequential(pruned("selector", 16, 8, (2, 2), 1, 0.5), nn.ReLU(), pruned("full", 8, 4, (2, 2), 1, 0.5))
-    rows = []
+    network = nn.Sequential(
+        *(pruned("selector", 16, 16, (2, 2), 1, 0.5) for _ in range(6)),
+        pruned("full", 16, 8, (2, 2), 1, 0.5),
+        pruned("full", 8, 4, (2, 2), 1, 0.5),
+    )
+    measured = []
 
-    def measure(layer: BlockLayer, x: torch.Tensor) -> dict[str, float]:
-        rows.append(tuple(x.shape))
-        factored = {"factored": 0.5} if isinstance(layer, KPDLinear) else {}
-        return {"dense": 2.0, "block-rows": 1.0} | factored
+    def measure(samples: list) -> dict[str, float]:
+        layers, rows = zip(*((layer, tuple(x.shape)) for layer, x in samples), strict=True)
+        measured.append((len(layers), rows[0]))
+        factored = {"factored": 0.5} if isinstance(layers[0], KPDLinear) else {}
+        return {"dense": 2.0, "block-rows": 1.0 if layers[0].in_features == 16 else 1.95} | factored
 
     monkeypatch.setattr(inference, "measure_forms", measure)
+    monkeypatch.setattr(inference, "seconds_of", lambda *_: 1.0)
     images = torch.randn(5, 16)
     twin, taken = deploy(network, images)
-    assert taken == {"0": "factored", "2": "block-rows"}
-    assert rows == [(5, 16), (5, 8)]
+    assert list(taken.values()) == ["factored"] * 6 + ["block-rows", "dense"]  # less than a twentieth is no gain
+    assert measured == [(inference.SAMPLE, (5, 16)), (1, (5, 16)), (1, (5, 8))]  # six alike layers, four of them
     torch.testing.assert_close(twin(images), network(images), rtol=1e-4, atol=1e-5)
     assert isinstance(network[0], KPDLinear)
 
 
-def test_measuring_covers_all_forms() -> None:
-    layer = pruned("selector", 16, 8, (2, 2), 1, 0.5)
-    assert set(measure_forms(layer, torch.randn(3, 16), repeats=1)) == set(FORMS)
-    assert "factored" not in measure_forms(pruned("full", 16, 8, (2, 2), 1, 0.5), torch.randn(3, 16), repeats=1)
+def test_a_network_that_is_faster_dense_stays_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Sequential(pruned("selector", 16, 16, (2, 2), 1, 0.5))
+    monkeypatch.setattr(inference, "measure_forms", lambda _: {"dense": 2.0, "factored": 1.0})
+    monkeypatch.setattr(inference, "seconds_of", lambda own, _: 1.0 if isinstance(own[0], nn.Linear) else 1.1)
+    twin, taken = deploy(network, torch.randn(3, 16))
+    assert taken == {"0": "dense"}
+    assert type(twin[0]) is nn.Linear
+
+
+def test_measuring_covers_all_forms_but_those_that_our_kernels_replace(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = pruned("selector", 16, 8, (2, 2), 1, 0.5), torch.randn(3, 16)
+    assert set(measure_forms([(layer, x)] * 2, repeats=1)) == set(FORMS) - {"bsr"}
+    assert set(measure_forms([(layer.double(), x.double())], repeats=1)) == set(FORMS)
+    assert "factored" not in measure_forms([(pruned("full", 16, 8, (2, 2), 1, 0.5), x)], repeats=1)
 
 
 def test_unknown_and_impossible_forms_are_refused() -> None:
