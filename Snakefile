@@ -6,6 +6,7 @@ snakemake results/demo/report.html    one experiment
 snakemake partial                     a report of the runs that are there, in results/<experiment>-partial/
 snakemake descriptions                a page about each data set of the default experiment
 snakemake flights.neukron             all runs of one data set and method
+snakemake --report report.zip         after it: results, captions, settings, run times in one archive
 snakemake recorded                    all that DVC records: the default experiment and `recorded` of params.yaml
 snakemake paper-small                 the evidence of both papers, as far as two cores get, and RESULTS.md
 snakemake fig3                        the runs of one of its figures or tables, and what is published beside ours
@@ -19,15 +20,16 @@ from itertools import groupby
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.io import report as reported
 
 # Jobs run `python`: let it be the one that runs Snakemake, with or without an activated environment.
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 sys.path.insert(0, workflow.basedir)
 
 from pipeline.config import load_config, setting_arguments, together
-from pipeline.core.closure import code_files
-from pipeline.core.locks import release_stale
-from pipeline.cost import memory_to_reserve, minutes_to_reserve, work_of
+from pipeline.workflow.closure import code_files
+from pipeline.workflow.locks import release_stale
+from pipeline.workflow.resources import memory_to_reserve, minutes_to_reserve, work_of
 from pipeline.errors import InputError
 from pipeline.reporting.outputs import report_files
 from pipeline.reporting.targets import EVIDENCE, TARGETS, expectation, runs_of
@@ -120,6 +122,24 @@ def run_work(wildcards):
 def artifacts(name, runs):
     """One of the files of each run."""
     return [f"{run.folder}/{name}" for run in runs]
+
+
+def shown(experiment, files):
+    """Files of an experiment as `snakemake --report` shows them: with a caption, by kind."""
+    kinds = {".html": "page", ".svg": "figure", ".csv": "table", ".txt": "page"}
+    found = []
+    for file in map(Path, files):
+        kind = kinds.get(file.suffix, "origin")
+        found.append(
+            reported(
+                f"results/{experiment}/{file}",
+                caption=f"pipeline/reporting/captions/{kind}.rst",
+                category=experiment,
+                subcategory=kind,
+                labels={"file": file.stem, "format": file.suffix[1:]},
+            )
+        )
+    return found
 
 
 def whole(runs):
@@ -367,10 +387,8 @@ for name, runs in RUNS.items():
             artifacts("metrics.json", runs),
             artifacts("model.safetensors", runs),
         output:
-            [
-                f"results/{name}/{file}"
-                for file in ("metrics.parquet", "metrics.csv", "summary.json")
-            ],
+            f"results/{name}/metrics.parquet",
+            shown(name, ["metrics.csv", "summary.json"]),
         log:
             f"logs/aggregate/{name}.log",
         benchmark:
@@ -389,7 +407,7 @@ for name, runs in RUNS.items():
             f"results/{name}/metrics.parquet",
             artifacts("history.parquet", runs),
         output:
-            [f"results/{name}/{file}" for file in report_files(runs)],
+            shown(name, report_files(runs)),
         log:
             f"logs/report/{name}.log",
         benchmark:

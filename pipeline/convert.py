@@ -13,9 +13,9 @@ from pipeline.core import step
 from pipeline.core.files import refuse_clashes, sha256_file
 from pipeline.datasets import READERS, files_of, kind_of, read_raw, text_options
 from pipeline.datasets.assemble import Assembled, assemble
-from pipeline.datasets.columns import with_columns
 from pipeline.datasets.labels import Labels
 from pipeline.datasets.registry import Dataset, read_entry
+from pipeline.datasets.table_columns import with_columns
 from pipeline.errors import InputError
 from pipeline.sparse.grid import NORM2_TOLERANCE
 from pipeline.sparse.labels import MARK, label_path
@@ -59,7 +59,7 @@ def convert_file(paths: Sequence[Path], output: Path, format_name: str | None, o
     format_name
         A key of :data:`pipeline.datasets.READERS`; None: what the file's name suggests.
     options
-        Of the format's reader; a table's columns have a default (:func:`pipeline.datasets.columns.with_columns`).
+        Of the format's reader; a table's columns have a default (:func:`pipeline.datasets.table_columns.with_columns`).
     """
     files: dict[str, Path] = {}
     for path in paths:

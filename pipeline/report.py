@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.aggregate import FILES as AGGREGATED
 from pipeline.config import load_config
 from pipeline.core import step
-from pipeline.core.files import atomic_path, write_text
+from pipeline.core.files import atomic_path, write_json, write_text
 from pipeline.core.names import plain_name
 from pipeline.errors import InputError
 
 
 def report(folder: Path, experiment: str, params: str | Path, runs_dir: Path) -> None:
-    """Write ``report.html``, ``headlines.txt``, ``figures/`` and ``tables/`` into `folder`.
+    """Write ``report.html``, ``headlines.txt``, ``figures/`` and ``tables/`` into `folder`, and where they come from.
 
+    That is ``cards.md``, ``croissant/`` and ``ro-crate-metadata.json``, see :mod:`pipeline.reporting.provenance`.
     The same inputs give the same bytes.
 
     Parameters
@@ -29,7 +31,9 @@ def report(folder: Path, experiment: str, params: str | Path, runs_dir: Path) ->
     """
     from pipeline.reporting.figures import all_figures
     from pipeline.reporting.findings import headlines
+    from pipeline.reporting.outputs import CRATE, report_files
     from pipeline.reporting.page import render
+    from pipeline.reporting.provenance import cards, crate, croissant
     from pipeline.reporting.results import load_results
     from pipeline.reporting.tables import all_tables
 
@@ -44,6 +48,12 @@ def report(folder: Path, experiment: str, params: str | Path, runs_dir: Path) ->
             table.to_csv(temporary, index=False)
     write_text(folder / "headlines.txt", headlines(results))
     write_text(folder / "report.html", render(results, drawings))
+    write_text(folder / "cards.md", cards(results))
+    root = Path(params).parent
+    for name, content in croissant(results, folder / "croissant", root).items():
+        write_json(folder / "croissant" / f"{name}.json", content)
+    written = [file for file in (*AGGREGATED, *report_files(results.planned)) if (folder / file).is_file()]
+    write_json(folder / CRATE, crate(results, folder, runs_dir, root, [file for file in written if file != CRATE]))
 
 
 def write_results(path: Path, folder: Path, experiment: str, params: str | Path, runs_dir: Path) -> None:
@@ -69,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     """Command line of this step."""
     arguments = step.parser(
         "Turn an experiment's aggregated results into report.html (one file, opens anywhere), headlines.txt, "
-        "figures/ (SVG and CSV) and tables/ (CSV).",
+        "figures/ (SVG and CSV), tables/ (CSV); cards.md, croissant/ and ro-crate-metadata.json tell their origin.",
         epilog="examples:\n  python -m pipeline.report results/demo --experiment demo\n"
         "  python -m pipeline.report --headlines results/demo",
     )
@@ -78,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--params", default="params.yaml", help="the configuration (default: params.yaml)")
     arguments.add_argument("--runs-dir", type=Path, default=Path("results/runs"), help="default: results/runs")
     arguments.add_argument(
-        "--headlines", action="store_true", help="print the report's path and its ten most telling lines, make nothing"
+        "--headlines", action="store_true", help="print the report's path and its most telling lines, make nothing"
     )
     arguments.add_argument(
         "--results", type=Path, metavar="FILE", help="write only the scoreboard of both publications, as Markdown"

@@ -35,33 +35,34 @@ def main(argv: list[str] | None = None) -> None:
     from tqdm import tqdm
 
     from pipeline.core.settings import values_of
-    from pipeline.kpd.methods import make
+    from pipeline.kpd.sparsity_methods import make
     from pipeline.kpd.trainer import train
-    from pipeline.runs import distributed
+    from pipeline.runs import distributed, gpus
 
     torch.set_num_threads(options.threads)
     method = make(options.method, step.parse_settings(options.settings))
     settings = values_of(method)
     data = read_images(options.tensor, options.labels, options.seed)
     state = _state(options, settings)
-    with distributed.joined(distributed.available_device(options.device)) as device:
-        is_first = distributed.is_first()
-        with (
-            state.stopping_on_signals(),
-            tqdm(total=method.epochs, unit="epoch", desc=options.method, disable=not is_first) as bar,
-        ):
+    with gpus.held(distributed.available_device(options.device)) as place:
+        with distributed.joined(place) as device:
+            is_first = distributed.is_first()
+            with (
+                state.stopping_on_signals(),
+                tqdm(total=method.epochs, unit="epoch", desc=options.method, disable=not is_first) as bar,
+            ):
 
-            def show(entry: dict[str, Any]) -> None:
-                accuracy, zeros = entry["validation_accuracy"], entry["block_sparsity"]
-                bar.set_postfix(validation=f"{accuracy:.4f}", zeros=f"{zeros:.3f}")
-                bar.update()
+                def show(entry: dict[str, Any]) -> None:
+                    accuracy, zeros = entry["validation_accuracy"], entry["block_sparsity"]
+                    bar.set_postfix(validation=f"{accuracy:.4f}", zeros=f"{zeros:.3f}")
+                    bar.update()
 
-            trained = train(method, data, seed=options.seed, device=device, progress=show, state=state)
-    if not is_first:
-        return
-    if trained.report is not None:
-        print(trained.report, file=sys.stderr)
-    _write(options, settings, data, trained, device)
+                trained = train(method, data, seed=options.seed, device=device, progress=show, state=state)
+        if not is_first:
+            return
+        if trained.report is not None:
+            print(trained.report, file=sys.stderr)
+        _write(options, settings, data, trained, device)
     state.clear()
 
 
@@ -161,8 +162,8 @@ def _write(
     from pipeline.core.files import sha256_file
     from pipeline.kpd.artifact import NetworkArtifact
     from pipeline.kpd.cost import inference_flops, inference_parameters, measured_costs, training_flops
-    from pipeline.kpd.methods import make
-    from pipeline.kpd.trainer import dense_twin, fresh_network, step_seconds
+    from pipeline.kpd.sparsity_methods import make
+    from pipeline.kpd.trainer import dense_twin, fresh_network, inference_seconds, step_seconds
     from pipeline.runs.metrics import circumstances, library_versions, peak_rss_bytes, write_metrics
     from pipeline.runs.record import epoch_seconds, identity, write_history
 
@@ -172,6 +173,7 @@ def _write(
     for name, (own, dense) in measured_costs(network, images).items():
         print(f"layer {name}: {own / dense:.2f} times the dense layer's time, measured", file=sys.stderr)
     own_seconds, dense_seconds = step_seconds([network, dense_twin(network)], images, labels)
+    deployed_seconds, dense_inference_seconds = inference_seconds(network, images)
     artifact = NetworkArtifact(
         network,
         name=settings["network"],
@@ -206,6 +208,8 @@ def _write(
             "batch": len(first),
             "step_seconds": own_seconds,
             "dense_step_seconds": dense_seconds,
+            "inference_seconds": deployed_seconds,
+            "dense_inference_seconds": dense_inference_seconds,
             "epochs": len(trained.history),
             "seconds": seconds,
             "seconds_per_epoch": epoch_seconds(trained.history, seconds),

@@ -14,6 +14,8 @@ EXAMPLE = """examples:
   torchrun --standalone --nproc-per-node 2 -m pipeline.train_neukron ...   two processes share each evaluation;
                       with --device cuda each has a GPU of its own
 
+Several jobs on one machine take GPUs that no other one holds, and wait for one where all are held.
+
 Ctrl-C, then the same command, goes on where it stopped, with as many processes as it is started with.
 """
 
@@ -28,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     step.limit_threads(options.threads)
 
     from pipeline.neukron import NeuKron
-    from pipeline.runs import distributed, progress
+    from pipeline.runs import distributed, gpus, progress
     from pipeline.runs.checkpoint import Checkpoint
     from pipeline.runs.metrics import library_versions
 
@@ -36,25 +38,26 @@ def main(argv: list[str] | None = None) -> None:
     X = SparseTensor.read_parquet(options.tensor)
     names = identity(options, NeuKron.name, settings)
     checkpoint = Checkpoint(names | {"versions": library_versions("torch", "numpy"), "device": options.device})
-    with distributed.joined(distributed.available_device(options.device)) as device:
-        is_first = distributed.is_first()
-        model = NeuKron(seed=options.seed, device=device, threads=options.threads, **settings)
-        model.listener = progress.tell
-        with progress.epochs(X.norm2, model.max_epochs) as after_epoch, checkpoint.stopping_on_signals():
-            model.fit(X, after_epoch, checkpoint)
-    if not is_first:
-        return
-    record_compression(
-        options.folder,
-        model,
-        X,
-        names,
-        threads=options.threads,
-        device=model.device_,
-        peak_gpu_bytes=model.peak_gpu_bytes_,
-        training_error=None if model.precision == "float32" else model.training_error_,
-        libraries=("torch", "numpy", "numba"),
-    )
+    with gpus.held(distributed.available_device(options.device)) as place:
+        with distributed.joined(place) as device:
+            is_first = distributed.is_first()
+            model = NeuKron(seed=options.seed, device=device, threads=options.threads, **settings)
+            model.listener = progress.tell
+            with progress.epochs(X.norm2, model.max_epochs) as after_epoch, checkpoint.stopping_on_signals():
+                model.fit(X, after_epoch, checkpoint)
+        if not is_first:
+            return
+        record_compression(
+            options.folder,
+            model,
+            X,
+            names,
+            threads=options.threads,
+            device=model.device_,
+            peak_gpu_bytes=model.peak_gpu_bytes_,
+            training_error=None if model.precision == "float32" else model.training_error_,
+            libraries=("torch", "numpy", "numba"),
+        )
     checkpoint.clear()
 
 

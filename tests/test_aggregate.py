@@ -87,7 +87,8 @@ def metrics_of(run: Run) -> dict[str, Any]:
             "kind": "network", "network": "linear", "accuracy": 0.9, "validation_accuracy": 0.8, "train_loss": 0.1,
             "block_sparsity": 0.0, "train_parameters": 650, "inference_parameters": 650, "train_flops": 100,
             "dense_train_flops": 100, "inference_flops": 50, "dense_inference_flops": 50, "batch": 64,
-            "step_seconds": 1e-4, "dense_step_seconds": 1e-4, "file_bytes": 3000,
+            "step_seconds": 1e-4, "dense_step_seconds": 1e-4,
+            "inference_seconds": 1e-4, "dense_inference_seconds": 1e-4, "file_bytes": 3000,
         }  # fmt: skip
     error = ERRORS[run.seed]
     return common | {

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pipeline.kpd.data import LabelledImages
-from pipeline.kpd.methods import make
+from pipeline.kpd.sparsity_methods import make
 from pipeline.kpd.trainer import train
 from pipeline.methods import NETWORKS
 from pipeline.neukron import NeuKron

@@ -19,8 +19,8 @@ from pipeline.kpd import KPDLinear, Rule, Sparsifier, convert
 from pipeline.kpd.blocks import BlockLinear, block_layers
 from pipeline.kpd.cost import inference_flops, inference_parameters, measured_costs, sparse_flops, training_flops
 from pipeline.kpd.data import labelled_images
-from pipeline.kpd.methods import METHODS, make, target_count
 from pipeline.kpd.networks import build
+from pipeline.kpd.sparsity_methods import SPARSITY_METHODS, make, target_count
 from pipeline.kpd.trainer import Trainer, dense_twin
 
 
@@ -144,6 +144,13 @@ def test_lenet_takes_small_and_coloured_images(shape: tuple[int, ...]) -> None:
         assert sum(p.numel() for p in network.parameters()) == 61706
 
 
+def test_the_wide_network_has_two_hidden_layers_of_1024() -> None:
+    network = build("mlp", (8, 8), 10)
+    sizes = [(layer.in_features, layer.out_features) for layer in network if isinstance(layer, nn.Linear)]
+    assert sizes == [(64, 1024), (1024, 1024), (1024, 10)]
+    assert network(torch.rand(2, 8, 8)).shape == (2, 10)
+
+
 def test_networks_refuse_what_they_cannot_take() -> None:
     with pytest.raises(InputError, match="needs rows and columns"):
         build("lenet5", (64,), 10)
@@ -193,7 +200,7 @@ def test_missing_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:layer .* costs")
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "dense"])
+@pytest.mark.parametrize("name", [name for name in SPARSITY_METHODS if name != "dense"])
 def test_a_trained_model_is_kept(name: str) -> None:
     torch.manual_seed(0)
     network = small().double().eval()
@@ -273,7 +280,7 @@ def loop(name: str, stop: int | None = None, taken_up: dict | None = None) -> tu
 
 
 @pytest.mark.filterwarnings("ignore:layer .* costs")
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SPARSITY_METHODS)
 def test_any_loop_reaches_the_sparsity_and_resumes(name: str) -> None:
     model, sparsifier, _ = loop(name)
     sparsifier.finish()
@@ -361,7 +368,8 @@ def test_every_kind_of_layer_is_swapped_or_named() -> None:
     x = torch.randn(3, 8)
     expected = {name: network[name](x) for name in ("plain", "named", "conv1d")}
     report = convert(network, {"*": Rule((2, 2), 4)}, keep_weights=True)
-    assert report.swapped == list(expected)
+    projections = [f"attention.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj")]
+    assert report.swapped == [*expected, *projections]
     for name, value in expected.items():
         torch.testing.assert_close(network[name](x), value, rtol=1e-4, atol=1e-5)
     problems = {swap.name: swap.problem for swap in report.swaps if swap.problem is not None}
@@ -369,9 +377,7 @@ def test_every_kind_of_layer_is_swapped_or_named() -> None:
         "scaled": "a Scaled computes in a way of its own",
         "lazy": "its sizes are not known yet; run a batch",
         **dict.fromkeys(("pruned", "old_norm", "norm", "spectral", "old_spectral"), "remove_parametrizations"),
-        "attention": "a MultiheadAttention is no linear layer",
-        "attention.out_proj": "does not call it",
-        "conv": "a Conv2d is no linear layer",
+        "conv": "a convolution; convolutions=True takes it too",
         "lstm": "a LSTM is no linear layer",
         "bilinear": "a Bilinear is no linear layer",
     }

@@ -206,11 +206,11 @@ def test_a_node_depends_on_its_path_alone() -> None:
     for cell in CELLS:
         model = SequenceModel(levels, 4, 0, cell=cell)
         walker = Walker(levels, Weights.of(model))
-        frontier, outputs = walker.root(), []
+        nodes, outputs = walker.root(), []
         for tokens in ([0, 1, 2, 3], [0, 2]):
             parent = np.zeros(len(tokens), dtype=np.intp)
-            frontier = walker.step(frontier, parent, np.array(tokens), torch.ones(len(tokens)))
-            outputs.append(frontier.state[0])
+            nodes = walker.step(nodes, parent, np.array(tokens), torch.ones(len(tokens)))
+            outputs.append(nodes.state[0])
         alone = walker.step(walker.root(), np.zeros(1, dtype=np.intp), np.array([0]), torch.ones(1))
         torch.testing.assert_close(alone.state[0][0], outputs[0][0])
         alone = walker.step(alone, np.zeros(1, dtype=np.intp), np.array([2]), torch.ones(1))

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline import remote as probing
 from pipeline.errors import InputError
-from pipeline.remote import probe
+from pipeline.workflow.remote import probe
 
 SECRETS = {"rw": "labsecret-4711", "ro": "rosecret-4712", "wrong": "wrongsecret-4713"}
 REMOTE = {"url": "s3://artifacts/dvc", "region": "us-east-1"}

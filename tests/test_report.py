@@ -175,6 +175,8 @@ def network(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         "batch": 64,
         "step_seconds": 3.1e-4 if sparse else 1.6e-4,
         "dense_step_seconds": 1.6e-4,
+        "inference_seconds": 0.4e-4 if sparse else 0.8e-4,
+        "dense_inference_seconds": 0.8e-4,
         "file_bytes": 4 * trained + 700,
     }
     history = [
@@ -436,8 +438,10 @@ def test_samples_are_only_in_the_scaling_figure(folder: Path) -> None:
 
 def test_cost_figure_says_where_the_block_sparse_network_loses(folder: Path) -> None:
     data = pd.read_csv(folder / "figures" / "cost-digits.csv")
-    step = data[data["quantity"].str.startswith("time")]
-    assert step["ratio"].tolist() == pytest.approx([3.1 / 1.6] * 2)
+    ratios = data.groupby("quantity")["ratio"].first()
+    assert ratios["time of a training step (measured)"] == pytest.approx(3.1 / 1.6)
+    assert ratios["time of an inference batch (measured)"] == pytest.approx(0.5)
+    assert ratios["bytes of the file"] == pytest.approx((4 * 498 + 700) / (4 * 650 + 700))
     assert any("dearer than dense" in text for text in tooltips(folder, "cost-digits"))
 
 
@@ -480,7 +484,7 @@ def test_page_says_what_the_settings_stand_for(page: str) -> None:
     assert "Settings: KPD b2x4 = block [2, 4]; all else as by default." in page
 
 
-def test_headlines_are_ten_aligned_lines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_headlines_are_eleven_aligned_lines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report.main(["--headlines", str(folder)])
     first, empty, *rest = capsys.readouterr().out.splitlines()
     assert first == f"Report: {folder / 'report.html'}"
@@ -488,10 +492,11 @@ def test_headlines_are_ten_aligned_lines(folder: Path, capsys: pytest.CaptureFix
     text = (folder / "headlines.txt").read_text()
     assert rest == text.splitlines()
     body = rest[rest.index(next(line for line in rest if line.startswith("data set"))) + 1 :]
-    assert len(body) == 10
+    assert len(body) == 11
     assert max(map(len, rest)) <= 130
     assert len({line.index("larger") > 0 for line in body if "larger" in line}) == 1
     assert any("equal + orders" in line and "kB" in line for line in body)
+    assert any("KPD b2x2: step 1.9x, inference 0.50x" in line and "50 % of blocks zero" in line for line in body)
     assert body[-1].startswith("kjv-4gram")
     assert str(folder) not in text
 

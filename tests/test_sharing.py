@@ -13,7 +13,7 @@ import yaml
 
 from pipeline.config import load_config
 from pipeline.errors import InputError
-from pipeline.share import check_whole, kept_back
+from pipeline.workflow.share import check_whole, kept_back
 from tests.checkout import copy_checkout, dry_run_jobs, make, run
 
 EXPERIMENTS = """experiments:

@@ -19,8 +19,8 @@ from pipeline.core import step
 from pipeline.core.settings import settings_of, values_of
 from pipeline.errors import InputError
 from pipeline.kpd.data import labelled_images
-from pipeline.kpd.methods import METHODS, make
 from pipeline.kpd.settings import SETTINGS
+from pipeline.kpd.sparsity_methods import SPARSITY_METHODS, make
 from pipeline.kpd.trainer import Trainer, train
 from pipeline.runs.metrics import NetworkMetrics, read_metrics
 from pipeline.sparse import SparseTensor
@@ -65,6 +65,8 @@ def test_kpd_run_leaves_model_metrics_and_history(digits, tmp_path: Path) -> Non
     assert metrics.inference_flops <= metrics.dense_inference_flops / 2
     assert metrics.step_seconds > 0
     assert metrics.dense_step_seconds > 0
+    assert metrics.inference_seconds > 0
+    assert metrics.dense_inference_seconds > 0
     history = pd.read_parquet(tmp_path / "history.parquet")
     assert list(history.columns) == ["epoch", "loss", "validation_accuracy", "block_sparsity", "seconds", "cpu_seconds"]
     assert history["epoch"].tolist() == list(range(1, 13))
@@ -116,7 +118,7 @@ def test_rerun_is_bit_identical(digits, tmp_path: Path) -> None:
     first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
     assert first == second
     timings = {"seconds", "seconds_per_epoch", "cpu_seconds", "step_seconds", "dense_step_seconds", "peak_rss_bytes"}
-    timings |= {"setup_seconds", "date"}
+    timings |= {"setup_seconds", "date", "inference_seconds", "dense_inference_seconds"}
     contents = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("first", "second")]
     assert {k: v for k, v in contents[0].items() if k not in timings} == {
         k: v for k, v in contents[1].items() if k not in timings
@@ -131,7 +133,7 @@ def test_rerun_is_bit_identical(digits, tmp_path: Path) -> None:
         (["--method", "dens"], "did you mean 'dense'"),
         (["--device", "cuda:99"], "not available here"),
         (["--set", "network=linea"], "did you mean 'linear'"),
-        (["--set", "network=5"], "network=5: needs linear, lenet5, vit-tiny"),
+        (["--set", "network=5"], "network=5: needs linear, mlp, lenet5, vit-tiny"),
         (["--set", "layers=7"], "no linear layer has a name like 7"),
         (["--seed", "-1"], "--seed -1: needs a whole number of at least 0"),
         (["--seed", "5000000000"], "and below 2,147,483,648"),
@@ -205,8 +207,8 @@ def test_damaged_artifacts_are_refused(digits, tmp_path: Path) -> None:
 
 def test_sections_of_params_yaml_are_the_methods_defaults(root: Path) -> None:
     config = load_config(root / "params.yaml")
-    assert METHODS.keys() == SETTINGS.keys()
-    for name, method in METHODS.items():
+    assert SPARSITY_METHODS.keys() == SETTINGS.keys()
+    for name, method in SPARSITY_METHODS.items():
         assert config.method_defaults(name) == values_of(method())
         assert settings_of(method) == settings_of(SETTINGS[name])
 

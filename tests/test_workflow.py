@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ import yaml
 
 from pipeline.baselines import module_of
 from pipeline.config import load_config
-from pipeline.core.closure import code_files
-from pipeline.core.stages import stage_name
-from pipeline.core.stages import text as dvc_text
 from pipeline.methods import BASELINES
+from pipeline.reporting.outputs import report_files
+from pipeline.workflow.closure import code_files
+from pipeline.workflow.stages import stage_name
+from pipeline.workflow.stages import text as dvc_text
 from tests.checkout import ENVIRONMENT, copy_checkout, dry_run_jobs, make, run
 
 STEPS = [
@@ -83,6 +85,18 @@ def test_a_colleague_pulls_and_has_nothing_to_do(made: Path, tmp_path: Path) -> 
     assert float(answer.splitlines()[-1]) >= 0
 
 
+def test_snakemakes_own_report_holds_the_results(made: Path, tmp_path: Path) -> None:
+    run(made, "snakemake", "--report", str(tmp_path / "report.zip"))
+    with zipfile.ZipFile(tmp_path / "report.zip") as archive:
+        held = {(Path(each.filename).name, each.file_size) for each in archive.infolist()}
+        texts = [archive.read(name).decode() for name in archive.namelist() if name.endswith((".html", ".js"))]
+    for wanted in report_files(load_config(made / "params.yaml").runs()):
+        assert (Path(wanted).name, (made / "results/smoke" / wanted).stat().st_size) in held, wanted
+    for kind in ("page", "figure", "table", "origin"):
+        caption = (made / f"pipeline/reporting/captions/{kind}.rst").read_text().partition("{{")[0]
+        assert any(caption.partition("\n")[0].rstrip() in text for text in texts), kind
+
+
 @pytest.mark.parametrize("target", ["push", "pull", "status"])
 def test_sharing_without_a_record_or_a_remote_says_so(root: Path, tmp_path: Path, target: str) -> None:
     (tmp_path / "pipeline").symlink_to(root / "pipeline")
@@ -127,7 +141,8 @@ def test_a_consumer_lists_and_pulls_one_model(made: Path, tmp_path: Path) -> Non
     assert listed[name] == {key: measured[key] for key in ("relative_error", "bytes", "file_bytes")}
 
     original = made / "results/runs" / name / "model.safetensors"
-    shown = ask("pull", f"file://{shared}@v1", name, "-o", "m.safetensors")
+    shown = ask("pull", f"file://{shared}@v1", name, "-o", "m.safetensors", "--card", "m.md")
+    assert (tmp_path / "m.md").read_text() in (made / "results/smoke/cards.md").read_text()
     assert (tmp_path / "m.safetensors").read_bytes() == original.read_bytes()
     assert f"{measured['model_sha256']} (checked)" in shown
 
@@ -412,7 +427,7 @@ print(*(module.__file__ for name, module in sys.modules.items() if name.startswi
         ["pipeline.download", "pipeline.datasets.fetch"],
         ["pipeline.convert", "pipeline.datasets.assemble"],
         ["pipeline.train_neukron", "pipeline.neukron"],
-        ["pipeline.train_kpd", "pipeline.kpd.methods"],
+        ["pipeline.train_kpd", "pipeline.kpd.sparsity_methods"],
         *(["pipeline.fit_baseline", module_of(name)] for name in BASELINES),
     ],
     ids=lambda modules: modules[-1],

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.baselines import patterns
 from pipeline.baselines.base import Integers, Reals
 from pipeline.baselines.coding import gaps
-from pipeline.baselines.coding.exact import Coded
+from pipeline.baselines.coding.exact import ExactCells
 from pipeline.core.settings import setting
 from pipeline.errors import InputError
 from pipeline.runs.contents import Contents
@@ -33,7 +33,7 @@ class Choice(NamedTuple):
     error: float
 
 
-class RateDistortion(Coded):
+class RateDistortion(ExactCells):
     """The cells that lower the error by more than their bits cost, at a price that meets a size or an error.
 
     Two ways to choose are tried, and the better one is kept. *Cells*: a cell stays if it lowers the squared error by

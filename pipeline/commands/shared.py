@@ -76,6 +76,21 @@ class SharedRuns:
                 )
         return metrics
 
+    def card(self, name: str, metrics: Metrics) -> str:
+        """Say in Markdown what the model of a run is, by its metrics and the plan of this revision."""
+        from pipeline.config import load_config
+        from pipeline.reporting.provenance import card
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "params.yaml"
+            self._fetch("params.yaml", path)
+            config = load_config(path)
+        runs = {run.folder: run for experiment in config.experiments for run in config.runs(experiment)}
+        run = runs.get(f"{ROOT}/{name}")
+        if run is None:
+            raise InputError(f"{self.address}: {name}: no experiment of its params.yaml plans this run: it has no card")
+        return card(run, metrics.model_dump(mode="json"), config.entry_of(run.dataset))
+
     def _fetch(self, path: str, to: Path) -> None:
         with clear_errors(self.address, path):
             try:

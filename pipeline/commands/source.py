@@ -74,7 +74,7 @@ def read_tensor(path: Path, reading: Reading | None = None) -> SparseTensor:
 
 def _options(path: Path, format_name: str, given: dict[str, Any]) -> dict[str, Any]:
     """The reader's options; of a table, with its columns."""
-    from pipeline.datasets.columns import TABLES, with_columns
+    from pipeline.datasets.table_columns import TABLES, with_columns
 
     if format_name not in TABLES and (tables := {"columns", "value"} & set(given)):
         raise InputError(f"{', '.join(f'--{name}' for name in sorted(tables))}: {path} is no table")

@@ -14,6 +14,7 @@ from torch import nn
 
 from pipeline.errors import InputError, nearest
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers
+from pipeline.kpd.conversion import open_holders
 from pipeline.kpd.layer import KPDLinear
 from pipeline.kpd.networks import build
 from pipeline.kpd.settings import NETWORKS
@@ -197,6 +198,7 @@ def _parts(network: nn.Module) -> tuple[dict[str, npt.NDArray[Any]], dict[str, d
 def _fill(network: nn.Module, contents: Contents) -> None:
     """Undo :func:`_parts` in a network with dense layers; pruned blocks are outside the support of its layers."""
     state = {key: torch.from_numpy(value) for key, value in contents.tensors.items()}
+    open_holders(network, contents.metadata["layers"])
     for name, form in contents.metadata["layers"].items():
         dense = network.get_submodule(name)
         if not isinstance(dense, nn.Linear):

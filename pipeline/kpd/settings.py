@@ -1,6 +1,6 @@
 """Settings of the sparsity methods, declared without importing torch: the planner reads them too.
 
-One class a method; the method itself, in :mod:`pipeline.kpd.methods`, derives from it.
+One class a method; the method itself, in :mod:`pipeline.kpd.sparsity_methods`, derives from it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from pipeline.core.settings import Configured, setting
 from pipeline.errors import InputError
 
-NETWORKS = ("linear", "lenet5", "vit-tiny", "vit-base", "swin-tiny")  # each a function of pipeline.kpd.networks
+NETWORKS = ("linear", "mlp", "lenet5", "vit-tiny", "vit-base", "swin-tiny")  # each a function of pipeline.kpd.networks
 AUGMENTATIONS: dict[str, tuple[str, ...]] = {  # functions of pipeline.kpd.data, one after the other
     "none": (),
     "shift": ("shifted",),
@@ -64,10 +64,13 @@ class SparseSettings(DenseSettings):
         Share of each layer's blocks that end up exactly zero, reached to the nearest whole block.
     layers
         Pattern of the names of the layers to work on, or all; one that the block does not divide stays dense.
+    convolutions
+        Whether two-dimensional convolutions count as layers too, as linear maps of patches.
     """
 
     block_sparsity: float = setting(0.5, at_least=0, below=1)
     layers: str | int = setting("all")  # a layer's name may be a number
+    convolutions: bool = setting(False)
 
 
 class BlockSettings(SparseSettings):

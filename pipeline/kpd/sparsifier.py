@@ -1,4 +1,4 @@
-"""Sparsifier: any method of :mod:`pipeline.kpd.methods` on any network, in any training loop."""
+"""Sparsifier: any method of :mod:`pipeline.kpd.sparsity_methods` on any network, in any training loop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputError, is_whole
-from pipeline.kpd.methods import Dense, make
+from pipeline.kpd.sparsity_methods import Dense, make
 
 
 class Sparsifier:
@@ -20,7 +20,8 @@ class Sparsifier:
     model
         Any module that holds linear layers; they are swapped in place.
     method
-        Name of a method of :data:`pipeline.kpd.methods.METHODS`, or one made already (without settings then).
+        Name of a method of :data:`pipeline.kpd.sparsity_methods.SPARSITY_METHODS`, or one made already (without
+        settings then).
     block
         (m2, n2): rows and columns of a block; None: the method's default, as for `rank` and `sparsity`.
     rank

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from pipeline.errors import InputError
 from pipeline.kpd.blocks import block_layers, replaced
 from pipeline.kpd.conversion import Report
 from pipeline.kpd.data import LabelledImages, augmented, mixed
-from pipeline.kpd.methods import Dense, KPDChoice
+from pipeline.kpd.inference import deploy
 from pipeline.kpd.networks import build
 from pipeline.kpd.sparsifier import Sparsifier
+from pipeline.kpd.sparsity_methods import Dense, KPDChoice
 from pipeline.runs import distributed
 from pipeline.runs.checkpoint import UNFIT, check_like, check_optimiser
 
@@ -28,7 +30,7 @@ EVALUATION_BATCH = 2048
 EXPLODED = 100.0  # mean loss of an epoch, in losses of a network that knows nothing, that no training comes back from
 
 
-class State(Protocol):
+class StateStore(Protocol):
     """Where training leaves its state; :class:`pipeline.runs.checkpoint.Checkpoint` is one."""
 
     @property
@@ -78,7 +80,7 @@ class Trainer:
     Parameters
     ----------
     method
-        From :func:`pipeline.kpd.methods.make`; used up by the run.
+        From :func:`pipeline.kpd.sparsity_methods.make`; used up by the run.
     data
         The images; every choice is made on the validation part, the test part is used once, at the end.
     seed
@@ -114,7 +116,7 @@ class Trainer:
         self.setup_seconds = 0.0
         self.best: dict[str, Any] | None = None
 
-    def run(self, progress: Callable[[dict[str, Any]], None] | None = None, state: State | None = None) -> Trained:
+    def run(self, progress: Callable[[dict[str, Any]], None] | None = None, state: StateStore | None = None) -> Trained:
         """Train to the end, from an earlier `state` if there is one; tell `progress` each epoch's entry."""
         earlier = distributed.from_first(state.load() if state is not None and self.rank == 0 else None)
         started = time.perf_counter()
@@ -134,13 +136,13 @@ class Trainer:
                 raise
             raise self._unfit(state, f"the run that went on from it failed: {error}") from error
 
-    def _unfit(self, state: State | None, reason: str) -> InputError:
+    def _unfit(self, state: StateStore | None, reason: str) -> InputError:
         """Put away a state that would fail each time."""
         if state is not None and self.rank == 0:
             state.set_aside(reason)
         return InputError("the state of an earlier run does not fit; give the command again, which starts anew")
 
-    def _run_on(self, progress: Callable[[dict[str, Any]], None] | None, state: State | None) -> Trained:
+    def _run_on(self, progress: Callable[[dict[str, Any]], None] | None, state: StateStore | None) -> Trained:
         with torch.random.fork_rng([self.images.device] if self.images.is_cuda else []):
             while len(self.history) < self.method.epochs:
                 self.epoch()
@@ -157,7 +159,7 @@ class Trainer:
         with torch.random.fork_rng([self.images.device] if self.images.is_cuda else []):
             cross_entropy(copied(self.images[first]), self.labels[first]).backward()  # type: ignore[no-untyped-call]
 
-    def keep(self, state: State) -> None:
+    def keep(self, state: StateStore) -> None:
         """Leave the present state; stop, all processes at once, where one was asked to."""
         stops = distributed.any_process(state.asked_to_stop)
         if self.rank == 0:
@@ -307,7 +309,7 @@ def train(
     seed: int = 0,
     device: torch.device | str = "cpu",
     progress: Callable[[dict[str, Any]], None] | None = None,
-    state: State | None = None,
+    state: StateStore | None = None,
 ) -> Trained:
     """Train a network on `data` by `method`; see :class:`Trainer`."""
     return Trainer(method, data, seed, device).run(progress, state)
@@ -359,7 +361,23 @@ def step_seconds(networks: list[nn.Module], images: Tensor, labels: Tensor, repe
             _wait(images)
             if repeat >= 3:  # the first ones warm up
                 own.append(time.perf_counter() - started)
-    return [sorted(own)[len(own) // 2] for own in times]
+    return [statistics.median(own) for own in times]
+
+
+@torch.no_grad()
+def inference_seconds(network: nn.Module, images: Tensor, repeats: int = 30) -> tuple[float, float]:
+    """Median wall time to classify `images` by the deployed network and by its dense twin, taken in turn."""
+    pair = (deploy(network, images)[0], dense_twin(network).eval())
+    times: tuple[list[float], list[float]] = ([], [])
+    for repeat in range(repeats + 3):
+        for twin, own in zip(pair, times, strict=True):
+            _wait(images)
+            started = time.perf_counter()
+            twin(images)
+            _wait(images)
+            if repeat >= 3:  # the first ones warm up
+                own.append(time.perf_counter() - started)
+    return statistics.median(times[0]), statistics.median(times[1])
 
 
 def _wait(images: Tensor) -> None:

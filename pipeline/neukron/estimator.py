@@ -26,7 +26,7 @@ from pipeline.sparse.orders import Order, pack_integers, unpack_integers
 if TYPE_CHECKING:
     from pipeline.neukron.engine import Engine
     from pipeline.neukron.model import SequenceModel
-    from pipeline.neukron.trainer import Options, State
+    from pipeline.neukron.trainer import Options, TrainingState
     from pipeline.neukron.walk import Mass
     from pipeline.runs.checkpoint import Checkpoint
 
@@ -151,7 +151,7 @@ class NeuKron(Compressor):
     def fit(
         self,
         X: SparseTensor,
-        after_epoch: Callable[[State], None] | None = None,
+        after_epoch: Callable[[TrainingState], None] | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> Self:
         """Fit to `X`.
@@ -194,7 +194,7 @@ class NeuKron(Compressor):
         model = SequenceModel(levels, self.hidden, self.seed, cell=self.cell)
         saved = distributed.from_first(checkpoint.load() if checkpoint and distributed.is_first() else None)
 
-        def stop_early(_: State) -> None:
+        def stop_early(_: TrainingState) -> None:
             if checkpoint and distributed.any_process(checkpoint.asked_to_stop):
                 raise KeyboardInterrupt  # nothing to keep yet
 
@@ -213,7 +213,7 @@ class NeuKron(Compressor):
             state.seconds = state.order_seconds = distributed.from_first(time.perf_counter() - started)
             state.cpu_seconds = distributed.total(time.process_time() - busy)
 
-        def each(state: State) -> None:
+        def each(state: TrainingState) -> None:
             if not math.isfinite(state.best_error):
                 raise InputError(f"neukron: lr={self.lr}: training diverged in epoch {state.epoch}; take a lower one")
             if after_epoch:
@@ -282,7 +282,7 @@ class NeuKron(Compressor):
             learn_scale=self.scale == "learned",
         )
 
-    def _keep(self, X: SparseTensor, state: State, engine: Engine) -> None:
+    def _keep(self, X: SparseTensor, state: TrainingState, engine: Engine) -> None:
         """Take the best of a training."""
         import torch
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.neukron.cells import State
+from pipeline.neukron.cells import CellState
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import Weights
 from pipeline.sparse.orders import Order
@@ -32,7 +32,7 @@ SEARCH_NODES = 1 << 21  # that it may expand: some minutes, and a gigabyte of st
 
 
 @dataclass
-class Frontier:
+class Nodes:
     """Nodes of one depth: their tokens so far as positions' leading bits, products and states.
 
     ``prefix`` (n, D) int64, ``product`` (n,) float32, ``state`` the sequence model's, n rows each.
@@ -41,13 +41,13 @@ class Frontier:
     depth: int
     prefix: npt.NDArray[np.int64]
     product: Tensor
-    state: State
+    state: CellState
 
-    def select(self, rows: npt.NDArray[np.intp]) -> Frontier:
+    def select(self, rows: npt.NDArray[np.intp]) -> Nodes:
         """Some of the nodes."""
         index = torch.from_numpy(rows)
         state = tuple(part[index] for part in self.state)
-        return Frontier(self.depth, self.prefix[rows], self.product[index], state)
+        return Nodes(self.depth, self.prefix[rows], self.product[index], state)
 
     def __len__(self) -> int:
         return len(self.prefix)
@@ -60,40 +60,38 @@ class Walker:
         self.levels = levels
         self.weights = weights.replace([tensor.detach().cpu() for tensor in weights.tensors()])
 
-    def root(self) -> Frontier:
+    def root(self) -> Nodes:
         """The empty prefix."""
         state = self.weights.cell.start(self.weights.table, self.weights.table.dtype)
-        return Frontier(0, np.zeros((1, len(self.levels.bits)), dtype=np.int64), torch.ones(1), state)
+        return Nodes(0, np.zeros((1, len(self.levels.bits)), dtype=np.int64), torch.ones(1), state)
 
-    def factors(self, frontier: Frontier) -> Tensor:
+    def factors(self, nodes: Nodes) -> Tensor:
         """Normalised factors of the next level at every node, (n, alphabet)."""
-        if frontier.depth == 0:
+        if nodes.depth == 0:
             return self.weights.first[None]
-        return self.weights.factors(self.levels.alphabets[frontier.depth], frontier.state[0])
+        return self.weights.factors(self.levels.alphabets[nodes.depth], nodes.state[0])
 
     def child_prefixes(
-        self, frontier: Frontier, parent: npt.NDArray[np.intp], token: npt.NDArray[np.int64]
+        self, nodes: Nodes, parent: npt.NDArray[np.intp], token: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
         """Prefixes of the children that `token` leads to from the nodes `parent`."""
-        prefix = frontier.prefix[parent].copy()
-        level = frontier.depth + 1
+        prefix = nodes.prefix[parent].copy()
+        level = nodes.depth + 1
         modes = [mode for mode, bits in enumerate(self.levels.bits) if bits >= level]
         for rank, mode in enumerate(reversed(modes)):
             prefix[:, mode] = (prefix[:, mode] << 1) | ((token >> rank) & 1)
         return prefix
 
-    def step(
-        self, frontier: Frontier, parent: npt.NDArray[np.intp], token: npt.NDArray[np.int64], product: Tensor
-    ) -> Frontier:
+    def step(self, nodes: Nodes, parent: npt.NDArray[np.intp], token: npt.NDArray[np.int64], product: Tensor) -> Nodes:
         """The children that `token` leads to from the nodes `parent`, with their states."""
-        prefix = self.child_prefixes(frontier, parent, token)
-        level = frontier.depth + 1
+        prefix = self.child_prefixes(nodes, parent, token)
+        level = nodes.depth + 1
         if level == self.levels.depth:
-            return Frontier(level, prefix, product, ())
+            return Nodes(level, prefix, product, ())
         rows = torch.from_numpy(token) + self.levels.embedding_offset(level)
         weights = self.weights
-        state = weights.cell.step(weights.table, weights.inner, frontier.state, torch.from_numpy(parent), rows)
-        return Frontier(level, prefix, product, state)
+        state = weights.cell.step(weights.table, weights.inner, nodes.state, torch.from_numpy(parent), rows)
+        return Nodes(level, prefix, product, state)
 
 
 @dataclass
@@ -160,17 +158,17 @@ class _RealCells:
         return whole, none
 
 
-def _children(walker: Walker, frontier: Frontier) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64], Tensor]:
+def _children(walker: Walker, nodes: Nodes) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64], Tensor]:
     """Every child of every node: parent row, token, product."""
-    alphabet = walker.levels.alphabets[frontier.depth]
-    parent = np.repeat(np.arange(len(frontier)), alphabet)
-    token = np.tile(np.arange(alphabet), len(frontier))
-    return parent, token, (frontier.product[:, None] * walker.factors(frontier)).flatten()
+    alphabet = walker.levels.alphabets[nodes.depth]
+    parent = np.repeat(np.arange(len(nodes)), alphabet)
+    token = np.tile(np.arange(alphabet), len(nodes))
+    return parent, token, (nodes.product[:, None] * walker.factors(nodes)).flatten()
 
 
-def _blocks(frontier: Frontier) -> Iterator[Frontier]:
-    for start in range(0, len(frontier), BLOCK):
-        yield frontier.select(np.arange(start, min(start + BLOCK, len(frontier))))
+def _blocks(nodes: Nodes) -> Iterator[Nodes]:
+    for start in range(0, len(nodes), BLOCK):
+        yield nodes.select(np.arange(start, min(start + BLOCK, len(nodes))))
 
 
 def _exact_share(walker: Walker, real: _RealCells, budget: int) -> float | None:
@@ -179,16 +177,16 @@ def _exact_share(walker: Walker, real: _RealCells, budget: int) -> float | None:
     total = 0.0
     visited = 0
     while stack:
-        frontier = stack.pop()
-        visited += len(frontier)
+        nodes = stack.pop()
+        visited += len(nodes)
         if visited > budget:
             return None
-        parent, token, product = _children(walker, frontier)
-        whole, none = real.classify(walker.child_prefixes(frontier, parent, token), frontier.depth + 1)
+        parent, token, product = _children(walker, nodes)
+        whole, none = real.classify(walker.child_prefixes(nodes, parent, token), nodes.depth + 1)
         total += float((product.double().numpy()[whole] ** 2).sum())
         mixed = np.flatnonzero(~whole & ~none)
         if len(mixed):
-            children = walker.step(frontier, parent[mixed], token[mixed], product[torch.from_numpy(mixed)])
+            children = walker.step(nodes, parent[mixed], token[mixed], product[torch.from_numpy(mixed)])
             stack.extend(_blocks(children))
     return min(total, 1.0)
 
@@ -198,17 +196,17 @@ def _sampled_inside(walker: Walker, real: _RealCells, rng: np.random.Generator, 
     inside = 0
     stack = [(walker.root(), np.array([samples]))]
     while stack:
-        frontier, counts = stack.pop()
-        chances = walker.factors(frontier).double().numpy() ** 2
+        nodes, counts = stack.pop()
+        chances = walker.factors(nodes).double().numpy() ** 2
         chances = chances / chances.sum(axis=1, keepdims=True)
-        split = rng.multinomial(counts, np.broadcast_to(chances, (len(frontier), chances.shape[1])))
+        split = rng.multinomial(counts, np.broadcast_to(chances, (len(nodes), chances.shape[1])))
         parent, token = np.nonzero(split)
         number = split[parent, token]
-        whole, none = real.classify(walker.child_prefixes(frontier, parent, token), frontier.depth + 1)
+        whole, none = real.classify(walker.child_prefixes(nodes, parent, token), nodes.depth + 1)
         inside += int(number[whole].sum())
         mixed = np.flatnonzero(~whole & ~none)
         if len(mixed):
-            children = walker.step(frontier, parent[mixed], token[mixed], torch.ones(len(mixed)))
+            children = walker.step(nodes, parent[mixed], token[mixed], torch.ones(len(mixed)))
             for start, block in zip(range(0, len(mixed), BLOCK), _blocks(children), strict=True):
                 stack.append((block, number[mixed][start : start + BLOCK]))
     return inside
@@ -253,26 +251,26 @@ def largest_cells(
     expanded = 0
     real = _RealCells(levels, shape, orders)
     found_at, found = np.zeros((0, len(levels.bits)), dtype=np.int64), np.zeros(0, dtype=np.float32)
-    waiting: list[tuple[float, int, Frontier]] = [(-1.0, 0, walker.root())]
+    waiting: list[tuple[float, int, Nodes]] = [(-1.0, 0, walker.root())]
     pushed = 0
     while waiting and (len(found) < count or -waiting[0][0] > found[-1]):
-        _, _, frontier = heapq.heappop(waiting)
-        expanded += len(frontier)
+        _, _, nodes = heapq.heappop(waiting)
+        expanded += len(nodes)
         if expanded > SEARCH_NODES:
             raise InputError(
                 f"largest: {expanded:,} prefixes looked at without an end, the model's cells are too much alike; "
                 "fix the index of more modes"
             )
-        parent, token, product = _children(walker, frontier)
-        prefix = walker.child_prefixes(frontier, parent, token)
-        kept = ~real.classify(prefix, frontier.depth + 1)[1]
+        parent, token, product = _children(walker, nodes)
+        prefix = walker.child_prefixes(nodes, parent, token)
+        kept = ~real.classify(prefix, nodes.depth + 1)[1]
         for mode, position in fixed.items():
-            kept &= prefix[:, mode] == position >> max(levels.bits[mode] - frontier.depth - 1, 0)
+            kept &= prefix[:, mode] == position >> max(levels.bits[mode] - nodes.depth - 1, 0)
         if len(found) == count:
             kept &= product.numpy() > found[-1]
         chosen = np.flatnonzero(kept)
         chosen = chosen[np.argsort(-product.numpy()[chosen], kind="stable")]
-        if frontier.depth + 1 == levels.depth:
+        if nodes.depth + 1 == levels.depth:
             found_at = np.concatenate((found_at, prefix[chosen]))
             found = np.concatenate((found, product.numpy()[chosen]))
             best = np.argsort(-found, kind="stable")[:count]
@@ -280,7 +278,7 @@ def largest_cells(
             continue
         for start in range(0, len(chosen), SEARCH_BLOCK):
             part = chosen[start : start + SEARCH_BLOCK]
-            children = walker.step(frontier, parent[part], token[part], product[torch.from_numpy(part)])
+            children = walker.step(nodes, parent[part], token[part], product[torch.from_numpy(part)])
             pushed += 1
             heapq.heappush(waiting, (-float(children.product[0]), pushed, children))
     return found_at, found

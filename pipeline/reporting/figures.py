@@ -42,6 +42,8 @@ COSTS = [
     ("train_flops", "FLOPs of a training step"),
     ("inference_flops", "FLOPs of an inference batch"),
     ("step_seconds", "time of a training step (measured)"),
+    ("inference_seconds", "time of an inference batch (measured)"),
+    ("file_bytes", "bytes of the file"),
 ]
 
 
@@ -365,7 +367,7 @@ def accuracy_sparsity(results: Results, dataset: str) -> Drawing:
 
 
 def cost(results: Results, dataset: str) -> Drawing:
-    """Parameters, FLOPs and step time of every network as a multiple of the dense one's."""
+    """Parameters, FLOPs, times and file of every network as a multiple of the dense one's."""
     data = cost_ratios(results, dataset)
     groups = list(dict.fromkeys(data["quantity"]))
 
@@ -416,20 +418,21 @@ def cost(results: Results, dataset: str) -> Drawing:
 def cost_ratios(results: Results, dataset: str) -> pd.DataFrame:
     """Cost of each block-sparse setting over dense, one row a quantity and setting.
 
-    FLOPs and step times are compared within each run, which counts and times both networks side by side;
-    parameters need a run of the dense network, and are left out without one.
+    FLOPs and times are compared within each run, which counts and times both networks side by side;
+    parameters and files need a run of the dense network, and are left out without one.
     """
     cells = results.networks[results.networks["dataset"] == dataset]
     dense = cells[cells["method"] == "dense"]
     rows = []
     for column, name in COSTS:
         for cell in cells[cells["method"] != "dense"].to_dict("records"):
-            if column.endswith("parameters"):
+            if column.endswith("parameters") or column == "file_bytes":
                 base = float(dense.iloc[0][column]) if len(dense) else math.nan
                 ratio = cell[column] / base
             else:
                 base = cell[f"dense_{column}"]
-                ratio = cell["step_ratio"] if column == "step_seconds" else cell[column] / base
+                timed = column.removesuffix("_seconds")
+                ratio = cell[f"{timed}_ratio"] if timed != column else cell[column] / base
             if math.isfinite(ratio):
                 rows.append((name, cell["method"], cell["setting"], cell[column], base, ratio))
     return pd.DataFrame(rows, columns=["quantity", "method", "setting", "value", "dense", "ratio"])

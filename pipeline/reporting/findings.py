@@ -19,7 +19,7 @@ from pipeline.reporting.statistics import PowerLaw, frontier, welch_halfwidth
 from pipeline.reporting.style import ABOUT, PLUS_MINUS, look, point_name, significant, times, with_prefix
 
 TARGETS = [0.9, 0.75, 0.5, 0.25, 0.1, 0.0]  # relative errors that the table of smallest artifacts asks for
-TELLING_LINES = 10
+TELLING_LINES = 11
 
 
 Measure = Literal["error", "bytes"]
@@ -377,7 +377,11 @@ def _network_sentence(results: Results, dataset: str) -> str:
     )
     if found.dense is not None:
         text += f", dense {_share(found.dense['accuracy'])}"
-    text += f"; its training step takes {_step(found.own)}. "
+    text += f"; its training step takes {_beside(found.own['step_ratio'])}, classifying a batch "
+    text += f"{_beside(found.own['inference_ratio'])}"
+    if found.dense is not None:
+        text += f", its file {times(found.own['file_bytes'] / found.dense['file_bytes'])} of the dense one's bytes"
+    text += ". "
     if found.rival is None:
         return text + "No other method was run at this sparsity."
     name = point_name(found.rival["method"], found.rival["setting"])
@@ -388,17 +392,16 @@ def _share(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def _step(cell: Record) -> str:
-    ratio = float(cell["step_ratio"])
+def _beside(ratio: float) -> str:
     if ratio >= 1:
         return f"{times(ratio)} times as long as the dense one"
     return f"{times(1 / ratio)} times less time than the dense one"
 
 
 def headlines(results: Results) -> str:
-    """The ten most telling lines of the report as aligned plain text, under a title and a header."""
+    """The most telling lines of the report as aligned plain text, under a title and a header."""
     datasets = results.compression_datasets()
-    networks = [_network_line(results, name) for name in results.network_datasets()][:2]
+    networks = [line for name in results.network_datasets()[:2] for line in _network_lines(results, name)]
     slopes = [_scaling_line(*key, law) for key, law in scaling_laws(results).items()][-1:]
     room = TELLING_LINES - len(networks) - len(slopes)
     free = [_size_line(results, name, 0) for name in datasets]
@@ -450,20 +453,21 @@ def _point(cell: Record, accounting: Accounting) -> str:
     return f"{name}: {size}, error {significant(float(cell['relative_error']))}"
 
 
-def _network_line(results: Results, dataset: str) -> tuple[str, ...]:
+def _network_lines(results: Results, dataset: str) -> list[tuple[str, ...]]:
+    """KPD beside dense: who is more accurate, and what KPD's step and inference take."""
     found = compare_networks(results, dataset)
     if found.own is None:
-        return (dataset, "accuracy", "KPD: not run", "-", "-")
-    pace = f"step {times(float(found.own['step_ratio']))}x"
-    own = f"{point_name('kpd', found.own['setting'])}: {_share(found.own['accuracy'])}"
-    own += f", {100 * found.own['block_sparsity']:.0f} % zero, {pace}"
+        return [(dataset, "accuracy", "KPD: not run", "-", "-")]
+    name, zeros = point_name("kpd", found.own["setting"]), f"{100 * found.own['block_sparsity']:.0f} % of blocks zero"
+    step, inference = (f"{what} {times(float(found.own[f'{what}_ratio']))}x" for what in ("step", "inference"))
+    cost = (dataset, "time", f"{name}: {step}, {inference}", "dense, measured in the same run: 1x", zeros)
+    own = f"{name}: {_share(found.own['accuracy'])}, {with_prefix(float(found.own['file_bytes']), 'B')}"
     if found.dense is None:
-        return (dataset, "accuracy", own, "dense: not run", "-")
-    dense = f"dense: {_share(found.dense['accuracy'])}"
+        return [(dataset, "accuracy", own, "dense: not run", "-"), cost]
+    dense = f"dense: {_share(found.dense['accuracy'])}, {with_prefix(float(found.dense['file_bytes']), 'B')}"
     gap = 100 * (found.own["accuracy"] - found.dense["accuracy"])
-    if gap < 0:
-        return (dataset, "accuracy", dense, own, f"{-gap:.1f} points lower")
-    return (dataset, "accuracy", own, dense, f"{gap:.1f} points lower")
+    pair = (dense, own) if gap < 0 else (own, dense)
+    return [(dataset, "accuracy", *pair, f"{abs(gap):.1f} points lower"), cost]
 
 
 def _scaling_line(base: str, setting: str, law: PowerLaw) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from pipeline.config import Run
 from pipeline.methods import METHODS
 
-ALWAYS = ["report.html", "headlines.txt"]
+CRATE = "ro-crate-metadata.json"
+ALWAYS = ["report.html", "headlines.txt", "cards.md", CRATE]
 TABLES = ["datasets", "compression", "smallest", "networks", "scaling", "reproduction", "runs"]
 
 
@@ -69,5 +70,7 @@ def figure_names(runs: Iterable[Run]) -> list[str]:
 
 def report_files(runs: Iterable[Run]) -> list[str]:
     """Paths of all files of a report, relative to the experiment's folder."""
+    runs = list(runs)
     figures = [f"figures/{name}.{suffix}" for name in figure_names(runs) for suffix in ("svg", "csv")]
-    return [*ALWAYS, *figures, *(f"tables/{name}.csv" for name in TABLES)]
+    data = [f"croissant/{name}.json" for name in dict.fromkeys(run.dataset for run in runs)]
+    return [*ALWAYS, *figures, *(f"tables/{name}.csv" for name in TABLES), *data]

@@ -42,8 +42,10 @@ NETWORK = [
         "dense_inference_flops",
         "step_seconds",
         "dense_step_seconds",
+        "inference_seconds",
+        "dense_inference_seconds",
     ),
-    *("step_ratio", "seconds", "epochs", "peak_rss_bytes", "file_bytes"),
+    *("step_ratio", "inference_ratio", "seconds", "epochs", "peak_rss_bytes", "file_bytes"),
 ]
 
 
@@ -78,8 +80,11 @@ class Results:
     def networks(self) -> pd.DataFrame:
         """Means over seeds of all networks: one row a data set, method and setting."""
         runs = self._of_kind("network", samples=False)
-        ratio = runs["step_seconds"].astype(float) / runs["dense_step_seconds"].astype(float)
-        means = over_seeds(runs.assign(step_ratio=ratio), NETWORK)
+        ratios = {
+            f"{what}_ratio": runs[f"{what}_seconds"].astype(float) / runs[f"dense_{what}_seconds"].astype(float)
+            for what in ("step", "inference")
+        }
+        means = over_seeds(runs.assign(**ratios), NETWORK)
         means.insert(len(CELL), "network", runs.groupby(CELL, sort=False)["network"].first().tolist())
         return means
 

@@ -247,6 +247,8 @@ def network_table(results: Results, dataset: str) -> Table:
             ),
             _plain(duration(cell["step_seconds"]), cell["step_seconds"]),
             _plain(f"{significant(cell['step_ratio'])}x", cell["step_ratio"]),
+            _plain(f"{significant(cell['inference_ratio'])}x", cell["inference_ratio"]),
+            _plain(with_prefix(cell["file_bytes"], "B"), cell["file_bytes"]),
             _plain(f"{cell['epochs']:,.0f}", cell["epochs"]),
             _plain(duration(cell["seconds"]), cell["seconds"]),
         ]
@@ -256,7 +258,8 @@ def network_table(results: Results, dataset: str) -> Table:
         *(("method", ""), ("setting", ""), ("test accuracy", "share right"), ("block sparsity", "share zero")),
         *(("parameters, training", "reals"), ("parameters, inference", "reals")),
         *(("FLOPs, training step", "a batch"), ("FLOPs, inference", "a batch"), ("training step", "time")),
-        *(("step, beside dense", "ratio"), ("epochs", ""), ("training", "time")),
+        *(("step, beside dense", "ratio"), ("inference, beside dense", "ratio"), ("file", "bytes")),
+        *(("epochs", ""), ("training", "time")),
     ]
     caption = f"{dataset}: every network. {_spread(cells)}"
     return Table(caption, heads, rows, _numbers(rows, len(heads)))

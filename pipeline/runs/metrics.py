@@ -102,7 +102,8 @@ class NetworkMetrics(RunMetrics):
 
     `accuracy` is on the test part. FLOPs are of the matrix products of one training step (forward and
     backward) or of classifying one batch, zero blocks skipped; times are of one training step, both measured
-    in the same run. `inference_parameters` counts the reals that classification needs.
+    in the same run, and of classifying a batch by the network as it is deployed. `inference_parameters` counts the
+    reals that classification needs.
     """
 
     kind: Literal["network"] = "network"
@@ -120,6 +121,8 @@ class NetworkMetrics(RunMetrics):
     batch: Count
     step_seconds: NonNegative
     dense_step_seconds: NonNegative
+    inference_seconds: NonNegative
+    dense_inference_seconds: NonNegative
     file_bytes: Count
 
 

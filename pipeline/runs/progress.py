@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.neukron.trainer import State
+    from pipeline.neukron.trainer import TrainingState
 
 
 def tell(line: str) -> None:
@@ -27,7 +27,7 @@ def epochs(norm2: float, max_epochs: int | None) -> Iterator[Any]:
 
     with tqdm(total=max_epochs, unit="epoch", desc="NeuKron", disable=not distributed.is_first()) as bar:
 
-        def after_epoch(state: State) -> None:
+        def after_epoch(state: TrainingState) -> None:
             bar.set_postfix_str(f"error {state.error:,.6g} ({state.error / norm2:.2%} of ||X||^2)", refresh=False)
             bar.update(state.epoch - bar.n)  # a resumed run starts above zero
 

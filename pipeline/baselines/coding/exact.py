@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.baselines.base import Baseline, Integers, Reals
-from pipeline.baselines.coding import columns, fibres, gaps, mixed, unlabelled
+from pipeline.baselines.coding import column_sets, fibres, gaps, mixed, unlabelled
 from pipeline.errors import InputError
 from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
@@ -35,7 +35,7 @@ class Labelled(NamedTuple):
         return len(self.code) + sum(len(packed) for packed in self.orders.values())
 
 
-class Coded(Baseline):
+class ExactCells(Baseline):
     """Cells held exactly; all others are zero.
 
     Attributes after ``fit``
@@ -75,8 +75,8 @@ class Coded(Baseline):
         for kept in kept_orders if gaps_pay(coords, self.inner_shape_) else []:
             moved = _move(coords, [kept.get(mode, np.arange(size)) for mode, size in enumerate(self.inner_shape_)])
             candidates.append(Labelled(gaps.encode(moved, values, self.inner_shape_), *_pack(kept, coords)))
-        if columns.able(coords, self.inner_shape_):
-            kept_columns, stored = columns.pack(coords, values, self.inner_shape_, free=False)
+        if column_sets.able(coords, self.inner_shape_):
+            kept_columns, stored = column_sets.pack(coords, values, self.inner_shape_, free=False)
             candidates.append(Labelled(kept_columns, *_pack(stored, coords)))
         if fibres.able(coords, self.inner_shape_):
             candidates.append(Labelled(fibres.pack(coords, values, self.inner_shape_, free=False)[0], {}, {}))
@@ -191,8 +191,8 @@ def free_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[
     unnamed = unlabelled.pack(coords, values, shape) if unlabelled.able(coords, shape) else None
     if unnamed is not None:
         packed.append(unnamed)
-    if (unnamed is None or len(coords) <= COLUMNS_AT_MOST) and columns.able(coords, shape):
-        packed.append(columns.pack(coords, values, shape, free=True))
+    if (unnamed is None or len(coords) <= COLUMNS_AT_MOST) and column_sets.able(coords, shape):
+        packed.append(column_sets.pack(coords, values, shape, free=True))
     candidates += [(code, [chosen[mode] for mode in range(len(shape))]) for code, chosen in packed]
     return min(candidates, key=lambda candidate: len(candidate[0]))
 
@@ -215,8 +215,14 @@ def gap_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[b
     return gaps.encode(_move(coords, orders), values, shape), orders
 
 
-def decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
-    """Coordinates, values and shape from a code of any kind."""
+def decode(code: bytes) -> gaps.Cells:
+    """Coordinates (n, D) in lexicographic order, values (n,) and shape from a code of any kind.
+
+    Raises
+    ------
+    InputError
+        The code is damaged.
+    """
     if code[:1] == gaps.KIND:
         return gaps.decode(code)
     if code[:1] == mixed.CODE:
@@ -225,7 +231,7 @@ def decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
         return unlabelled.unpack(code)
     if code[:1] == unlabelled.KEPT:
         return unlabelled.unpack_kept(code)
-    return fibres.unpack(code) if code[:1] in (fibres.FREE, fibres.KEPT) else columns.unpack(code)
+    return fibres.unpack(code) if code[:1] in (fibres.FREE, fibres.KEPT) else column_sets.unpack(code)
 
 
 def _move(coords: Integers, orders: list[Integers]) -> Integers:

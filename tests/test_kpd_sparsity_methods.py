@@ -17,9 +17,10 @@ from pipeline.errors import InputError
 from pipeline.kpd import KPDLinear, Sparsifier
 from pipeline.kpd.blocks import BlockLinear, block_layers
 from pipeline.kpd.data import erased, jittered, labelled_images, mixed, shifted, shifted_and_flipped
-from pipeline.kpd.methods import (
+from pipeline.kpd.networks import build
+from pipeline.kpd.sparsity_methods import (
     KPD,
-    METHODS,
+    SPARSITY_METHODS,
     Dense,
     erk_targets,
     largest,
@@ -28,8 +29,15 @@ from pipeline.kpd.methods import (
     target_count,
     wanted_count,
 )
-from pipeline.kpd.networks import build
-from pipeline.kpd.trainer import Trainer, block_sparsity, dense_twin, fresh_network, step_seconds, train
+from pipeline.kpd.trainer import (
+    Trainer,
+    block_sparsity,
+    dense_twin,
+    fresh_network,
+    inference_seconds,
+    step_seconds,
+    train,
+)
 from pipeline.runs.checkpoint import Checkpoint
 
 
@@ -157,7 +165,7 @@ def test_unknown_network_is_refused(blobs) -> None:
 
 
 def test_methods_are_named_as_their_classes_say() -> None:
-    assert {name: method.name for name, method in METHODS.items()} == {name: name for name in METHODS}
+    assert {name: method.name for name, method in SPARSITY_METHODS.items()} == {name: name for name in SPARSITY_METHODS}
     assert isinstance(KPD(), Dense)
 
 
@@ -169,6 +177,14 @@ def test_step_times_are_of_copies(blobs) -> None:
     assert own > 0
     assert dense > 0
     assert torch.equal(network[1].A, before)
+
+
+def test_inference_times_are_of_copies(blobs) -> None:
+    network, _ = fresh_network(make("kpd", {}), blobs, 0)
+    before = copy.deepcopy(network.state_dict())
+    assert min(inference_seconds(network, torch.from_numpy(blobs.images[:8]), repeats=3)) > 0
+    assert network.training
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
 def test_published_test_part_is_kept_apart() -> None:
@@ -197,7 +213,7 @@ def test_wrong_images_are_refused(images: np.ndarray, labels: np.ndarray, words:
         labelled_images(images, labels, seed=0)
 
 
-SPARSE = [name for name in METHODS if name != "dense"]
+SPARSE = [name for name in SPARSITY_METHODS if name != "dense"]
 
 
 @pytest.mark.parametrize("name", SPARSE)
@@ -330,7 +346,7 @@ def test_ramp_rises_from_nothing_to_the_target(target: int, early: float, late: 
     assert wanted_count(target, 0.6) == target
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SPARSITY_METHODS)
 def test_resumed_run_equals_an_uninterrupted_one(blobs, tmp_path, name: str) -> None:
     def method() -> Dense:
         more = {"rigl": {"interval": 7}, "kpd-choice": {"blocks": [[2, 2], [4, 4], [1, 2]]}}.get(name, {})

@@ -104,7 +104,7 @@ class BlockMethod(BlockSettings, Dense):
         report = None
         if not any(isinstance(layer, self.kind) for layer in network.modules()):
             pattern = "*" if self.layers == "all" else str(self.layers)
-            report = swap_layers(network, {pattern: self.rule()}, self.make_layer, keep_weights)
+            report = swap_layers(network, {pattern: self.rule()}, self.make_layer, keep_weights, self.convolutions)
         self._layers = list(block_layers(network).values())
         return report
 
@@ -477,7 +477,7 @@ def erk_targets(grids: list[tuple[int, int]], sparsity: float) -> list[int]:
     ]
 
 
-METHODS: dict[str, type[Dense]] = {
+SPARSITY_METHODS: dict[str, type[Dense]] = {
     method.name: method
     for method in (
         Dense,
@@ -501,10 +501,10 @@ def make(name: str, settings: dict[str, Any]) -> Dense:
     InputError
         An unknown method or setting (the nearest name is suggested), or a value of the wrong kind.
     """
-    if name not in METHODS:
-        raise InputError(f"method '{name}' is unknown{nearest(name, METHODS)}")
-    check_given(METHODS[name], settings, name)
-    return METHODS[name](**settings)
+    if name not in SPARSITY_METHODS:
+        raise InputError(f"method '{name}' is unknown{nearest(name, SPARSITY_METHODS)}")
+    check_given(SPARSITY_METHODS[name], settings, name)
+    return SPARSITY_METHODS[name](**settings)
 
 
 def target_count(share: float, blocks: int) -> int:

@@ -1,8 +1,9 @@
 """What a run takes: memory and time by the size of its data and its settings, fitted to what runs of ours took.
 
-Both are sums of few terms with coefficients that are not negative, one fit for each step (memory) and method (time);
-the coefficients and the records they were fitted to are in ``benchmarks/results/cost.json``. A cluster reserves more
-than predicted, and more again at each attempt.
+Time is processor time: how long a run waited for others says nothing of the next. Both are sums of few terms with
+coefficients that are not negative, one fit for each step (memory) and method (time); the coefficients and the records
+they were fitted to are in ``benchmarks/results/cost.json``. A cluster reserves more than predicted, and more again at
+each attempt.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from pipeline.core import step
 from pipeline.core.files import write_json
 from pipeline.errors import InputError
 
-FILE = Path(__file__).parent.parent / "benchmarks" / "results" / "cost.json"
+FILE = Path(__file__).parents[2] / "benchmarks" / "results" / "cost.json"
 WIDTHS = ("hidden", "rank", "rows", "clusters", "seed_power")  # settings that a model's size grows with
 EPOCHS = ("max_epochs", "epochs", "max_sweeps")
 MEMORY_MARGIN, LEAST_MARGIN_MB = 1.5, 300  # over the prediction, whichever is more
 TIME_MARGIN, LEAST_MINUTES = 10.0, 10  # machines differ, and are shared
 BYTES_A_NONZERO = 2.0  # of a Parquet tensor, where nothing else is known of it
 EXAMPLE = """examples:
-  python -m pipeline.cost
-  python -m pipeline.cost --fit results
+  python -m pipeline.workflow.resources
+  python -m pipeline.workflow.resources --fit results
 """
 
 
@@ -92,7 +93,7 @@ def predicted_mb(work: Work) -> float:
 
 
 def predicted_seconds(work: Work) -> float | None:
-    """Expected time of the fit in seconds on one core; None where the number of epochs is not known."""
+    """Expected processor time of the fit in seconds, its time on one core; None where the epochs are not known."""
     if work.epochs is None:
         return None
     known = coefficients()["seconds"]
@@ -121,7 +122,7 @@ def minutes_to_reserve(work: Work, attempt: int, default: int) -> int:
 def fit(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Coefficients by non-negative least squares of the relative errors, for each step and (time) each method.
 
-    A record has the fields of :class:`Work` with those of :class:`Size` in place of `size`, and `mb` and `seconds`.
+    A record has the fields of :class:`Work`, those of :class:`Size` in place of `size`, `mb` and processor `seconds`.
     """
     works = [_work(record) for record in records]
     memory, seconds = {}, {}
@@ -168,14 +169,14 @@ def collect(results: Path, params: Path) -> list[dict[str, Any]]:
             work = work_of(run.rule, run.method, size, run.settings)
             record = {"run": folder.removeprefix("results/runs/"), "rule": run.rule, "method": run.method}
             record |= size._asdict() | {"width": work.width, "epochs": metrics.epochs}
-            found.append(record | {"mb": round(metrics.peak_rss_bytes / 1e6), "seconds": round(metrics.seconds, 2)})
+            found.append(record | {"mb": round(metrics.peak_rss_bytes / 1e6), "seconds": round(metrics.cpu_seconds, 2)})
     return found
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> str:
     """Predicted beside used, and what a cluster would be asked for at the first attempt, as Markdown."""
     lines = [
-        "| run | MB used | predicted | reserved | s used | predicted | minutes reserved |",
+        "| run | MB used | predicted | reserved | processor s used | predicted | minutes reserved |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for record in records:

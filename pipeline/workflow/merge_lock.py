@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = step.parser(
         "Merge two versions of dvc.lock, stage by stage; the result is written over OURS. Git calls this where "
         "'make setup' has installed it.",
-        epilog="example:\n  git config merge.dvc-lock.driver 'python -m pipeline.merge_lock %O %A %B'",
+        epilog="example:\n  git config merge.dvc-lock.driver 'python -m pipeline.workflow.merge_lock %O %A %B'",
     )
     for name, meaning in (("base", "the common ancestor"), ("ours", "our version"), ("theirs", "the other version")):
         arguments.add_argument(name, type=Path, help=meaning)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pipeline.core.closure import code_files, code_paths
+from pipeline.workflow.closure import code_files, code_paths
 
 if TYPE_CHECKING:
     from pipeline.config import Config, Run
@@ -118,6 +118,8 @@ def _cells(runs: Iterable[Run]) -> list[str]:
 
 def _ends(name: str, runs: list[Run]) -> dict[str, dict[str, Any]]:
     """Aggregate and report."""
+    from pipeline.reporting.outputs import report_files
+
     folder = f"results/{name}"
     aggregate = _stage(
         f"{folder}/summary.json",
@@ -126,7 +128,7 @@ def _ends(name: str, runs: list[Run]) -> dict[str, dict[str, Any]]:
         [f"experiments.{name}"],
     )
     aggregate["metrics"] = [{f"{folder}/summary.json": {"persist": True}}]
-    pages = [f"{folder}/{each}" for each in ("figures", "headlines.txt", "report.html", "tables")]
+    pages = [f"{folder}/{each}" for each in sorted({file.partition("/")[0] for file in report_files(runs)})]
     report = _stage(
         f"{folder}/report.html", [f"{folder}/metrics.parquet", *_cells(runs)], pages, [f"experiments.{name}"]
     )
