@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pipeline.kpd.methods import METHODS
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,7 +17,6 @@ from pipeline.kpd.attention import Attention
 from pipeline.kpd.blocks import block_layers
 from pipeline.kpd.convolution import PatchConv2d
 from pipeline.kpd.cost import inference_flops, inference_parameters
-from pipeline.kpd.methods import METHODS
 from pipeline.kpd.trainer import dense_twin
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "out_proj"]

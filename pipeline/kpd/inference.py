@@ -28,7 +28,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from pipeline.core.files import atomic_path
 from pipeline.errors import InputError, nearest
-from pipeline.kpd.blocks import BlockLayer, block_layers, called, layer_inputs, replaced
+from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers, called, layer_inputs, replaced
 from pipeline.kpd.functional import HAS_FUSED, as_array, kron_weight, side_by_side
 from pipeline.kpd.layer import DerivedWeight, KPDLinear, WithDerivedWeight, check_width, keep_called, map_nested
 
@@ -56,6 +56,7 @@ class InferenceLayer(WithDerivedWeight):
             )
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.block, self.grid = layer.block, layer.grid
+        self.has_bias = layer.bias is not None
         bias = parameter.new_zeros(self.out_features) if layer.bias is None else layer.bias
         self.register_buffer("bias", bias.detach().clone())
         keep_called(self)
@@ -68,6 +69,16 @@ class InferenceLayer(WithDerivedWeight):
     def to_matrix(self) -> Tensor:
         """W from the buffers, (m, n)."""
         raise NotImplementedError
+
+    @torch.no_grad()
+    def to_layer(self) -> BlockLayer:
+        """The layer with blocks that this form computes now."""
+        layer = BlockLinear(self.in_features, self.out_features, self.block, self.has_bias)
+        layer.to(self.bias.device, self.bias.dtype).approximate(self.to_matrix())
+        layer.set_support(~layer.zero_blocks())
+        if layer.bias is not None:
+            layer.bias.copy_(self.bias)
+        return layer
 
     def map_rows(self, x: Tensor) -> Tensor:
         """(N, n) -> (N, m), with the bias, by one operator that torch knows, from the buffers as they are."""
@@ -176,10 +187,26 @@ class FactoredLinear(InferenceLayer):
         """S * A_i side by side, (m1, r n1), on the storage of the buffers."""
         return _outer_matrix(self.values, self.columns, self.starts, len(self.B) * self.grid[1])
 
+    def scaled(self) -> Tensor:
+        """S * A_i, (r, m1, n1), zeros included."""
+        m1, n1 = self.grid
+        return self.outer().to_dense().view(m1, -1, n1).transpose(0, 1)
+
     def to_matrix(self) -> Tensor:
         """W from the buffers, (m, n)."""
-        m1, n1 = self.grid
-        return kron_weight(self.outer().to_dense().view(m1, -1, n1).transpose(0, 1), self.B)
+        return kron_weight(self.scaled(), self.B)
+
+    @torch.no_grad()
+    def to_layer(self) -> BlockLayer:
+        """The layer with these factors, S being 1."""
+        layer = KPDLinear(self.in_features, self.out_features, self.block, len(self.B), self.has_bias)
+        layer.to(self.bias.device, self.bias.dtype)
+        layer.A.copy_(self.scaled())
+        layer.B.copy_(self.B)
+        layer.set_support((layer.A != 0).any(dim=0))
+        if layer.bias is not None:
+            layer.bias.copy_(self.bias)
+        return layer
 
     def map_rows(self, x: Tensor) -> Tensor:
         """Multiply by B and the coefficients, on a CPU tile by tile."""
@@ -373,6 +400,7 @@ class Deployed(tuple[nn.Module, dict[str, str]]):
     layers: dict[str, BlockLayer]
 
     def __new__(cls, network: nn.Module, forms: dict[str, str], layers: dict[str, BlockLayer]) -> Self:
+        """Make the pair."""
         deployed = super().__new__(cls, (network, forms))
         deployed.layers = layers
         return deployed

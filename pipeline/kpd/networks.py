@@ -75,7 +75,7 @@ def lenet5(image_shape: Sequence[int], classes: int) -> nn.Module:
     )
 
 
-_OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
+_OPERATORS = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def _declare_operators() -> None:
@@ -88,7 +88,8 @@ def _declare_operators() -> None:
         import torchvision  # noqa: F401
     except RuntimeError:
         for name in ("nms", "qnms"):
-            _OPERATORS.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            _OPERATORS.define(schema)  # type: ignore[no-untyped-call]
 
 
 def _timm(model: str, pixels: int) -> Callable[[Sequence[int], int], nn.Module]:
