@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from pipeline.kpd.methods import METHODS
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,6 +16,7 @@ from pipeline.kpd.attention import Attention
 from pipeline.kpd.blocks import block_layers
 from pipeline.kpd.convolution import PatchConv2d
 from pipeline.kpd.cost import inference_flops, inference_parameters
+from pipeline.kpd.sparsity_methods import SPARSITY_METHODS
 from pipeline.kpd.trainer import dense_twin
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "out_proj"]
@@ -249,7 +249,7 @@ def test_convolutions_are_taken_where_asked_and_named_where_not() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:layer .* costs")
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "dense"])
+@pytest.mark.parametrize("method", [name for name in SPARSITY_METHODS if name != "dense"])
 def test_every_method_trains_a_convolution(method: str) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 2, stride=2), nn.Flatten(), nn.Linear(32, 4))
