@@ -305,6 +305,33 @@ def test_any_loop_reaches_the_sparsity_and_resumes(name: str) -> None:
         assert torch.equal(own, true)
 
 
+def test_the_dense_twin_teaches() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4), nn.Dropout(0.5))
+    x = torch.randn(64, 8)
+    dense = copy.deepcopy(model).eval()(x).detach()
+    sparsifier = Sparsifier(model, "kpd", block=(2, 2), rank=1, sparsity=0.5, layers="0", total_steps=200, distil=True)
+    torch.testing.assert_close(sparsifier.teacher(x), dense)  # without dropout
+    assert not any(p.requires_grad for p in sparsifier.teacher.parameters())
+    outputs = torch.randn(64, 4)
+    p, q = (dense / 3).softmax(dim=1), (outputs / 3).softmax(dim=1)
+    by_hand = 9 * (p * (p / q).log()).sum(dim=1).mean()
+    torch.testing.assert_close(sparsifier.distillation(outputs, x, 3.0), by_hand)
+    torch.testing.assert_close(sparsifier.distillation(dense, x), torch.zeros(()), atol=1e-6, rtol=0)
+    model.eval()
+    before = float(sparsifier.distillation(model(x), x).detach())
+    optimizer = torch.optim.Adam(sparsifier.parameter_groups(), lr=0.02)
+    for _ in range(200):
+        optimizer.zero_grad()
+        sparsifier.distillation(model(x), x).backward()
+        optimizer.step()
+        sparsifier.step(optimizer)
+    sparsifier.finish()
+    assert float(sparsifier.distillation(model(x), x).detach()) < before / 3
+    with pytest.raises(InputError, match="no teacher: make the Sparsifier with distil=True"):
+        Sparsifier(small(), block=(2, 2), total_steps=1).distillation(outputs, x)
+
+
 def test_a_sparsifier_refuses_what_cannot_be() -> None:
     with pytest.raises(InputError, match="total_steps=0"):
         Sparsifier(small(), total_steps=0)

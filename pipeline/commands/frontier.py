@@ -60,12 +60,13 @@ def _run(options: argparse.Namespace) -> None:
         raise InputError(f"--seconds {options.seconds}: needs a time above 0")
     ends = [parse_bytes(size, name) if size else None for size, name in _ends(options)]
     table = options.output.with_suffix(".csv")
-    refuse_clashes([options.tensor], [options.output], {table: MARK.encode()})
+    files = [options.tensor, *options.file]
+    refuse_clashes(files, [options.output], {table: MARK.encode()})
     if options.threads:
         step.limit_threads(options.threads)
-    X = read_tensor(options.tensor, Reading.of(options.format, options.read, options.columns, options.value))
+    X = read_tensor(options.tensor, Reading.of(options))
     print(X)
-    content = sha256_file(options.tensor) if options.tensor.is_file() else options.tensor.name
+    content = [sha256_file(path) if path.is_file() else path.name for path in files]
     told = {
         name: getattr(options, name) for name in ("seconds", "seed", "method", "format", "read", "columns", "value")
     }

@@ -399,9 +399,18 @@ def fitted_square(weight: Tensor, block: tuple[int, int], rank: int) -> Tensor:
 
     ||weight||^2 less this is the squared error of :meth:`KPDLinear.approximate`.
     """
+    return kronecker_spectrum(weight, block)[:rank].sum()
+
+
+@torch.no_grad()
+def kronecker_spectrum(weight: Tensor, block: tuple[int, int]) -> Tensor:
+    """Squared norms of the Kronecker products that add up to an (m, n) `weight`, the largest first; float64.
+
+    Squared singular values of the rearranged matrix (Van Loan): as many as the smaller of blocks and cells of a block.
+    """
     blocks = _block_a_row(weight, block).double()
     gram = blocks.T @ blocks if blocks.shape[0] >= blocks.shape[1] else blocks @ blocks.T
-    squares: Tensor = torch.linalg.eigvalsh(gram)[-rank:].clamp_min(0).sum()
+    squares: Tensor = torch.linalg.eigvalsh(gram).flip(0).clamp_min(0)
     return squares
 
 
