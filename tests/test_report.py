@@ -260,7 +260,7 @@ class Tags(HTMLParser):
 def test_all_files_of_the_plan_and_no_others(world: tuple[Path, Path, list[Run]], folder: Path) -> None:
     aggregated = {"metrics.parquet", "metrics.csv", "summary.json"}
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert written == set(report_files(world[2])) | aggregated
+    assert written == set(report_files(load_config(world[0]), "demo")) | aggregated
 
 
 def test_page_asks_nothing_of_anyone(page: str) -> None:
@@ -540,9 +540,9 @@ def test_partial_report_says_so(world: tuple[Path, Path, list[Run]], tmp_path: P
 )  # fmt: skip
 def test_experiments_of_any_extent_have_a_report(root: Path, tmp_path: Path, edit: dict[str, Any]) -> None:
     params = write_params(root, tmp_path, edit)
-    runs = write_runs(params, tmp_path / "runs")
+    write_runs(params, tmp_path / "runs")
     folder = make_report(params, tmp_path / "runs", tmp_path / "demo")
-    for name in report_files(runs):
+    for name in report_files(load_config(params), "demo"):
         assert (folder / name).stat().st_size > 0, name
     tags = Tags((folder / "report.html").read_text())
     assert tags.wrong == []
@@ -571,10 +571,10 @@ def test_a_data_set_may_have_compressors_and_networks(root: Path, tmp_path: Path
     content = yaml.safe_load(params.read_text())
     content["datasets"]["flights"]["labels"] = [1]
     params.write_text(yaml.safe_dump(content, sort_keys=False))
-    runs = write_runs(params, tmp_path / "runs")
+    write_runs(params, tmp_path / "runs")
     folder = make_report(params, tmp_path / "runs", tmp_path / "demo")
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert written == {*report_files(runs), "metrics.parquet", "metrics.csv", "summary.json"}
+    assert written == {*report_files(load_config(params), "demo"), "metrics.parquet", "metrics.csv", "summary.json"}
     curves = pd.read_csv(folder / "figures/error-epochs-flights.csv")
     assert set(curves["method"]) == {"neukron"}  # truncation has no epochs
     last = curves[curves["method"] == "neukron"].sort_values("epoch").iloc[-1]
@@ -623,7 +623,7 @@ def test_templates_are_part_of_the_distribution(root: Path) -> None:
     patterns = tool["setuptools"]["package-data"]["pipeline.reporting"]
     package = root / "pipeline" / "reporting"
     shipped = {path for pattern in patterns for path in package.glob(pattern)}
-    assert shipped == {path for part in ("templates", "published") for path in (package / part).iterdir()}
+    assert shipped == {path for part in ("templates", "published", "captions") for path in (package / part).iterdir()}
 
 
 def test_where_no_rival_was_run_nothing_is_won(root: Path, tmp_path: Path) -> None:
