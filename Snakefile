@@ -299,7 +299,7 @@ rule sample:
     conda:
         "environment.yaml"
     shell:
-        "python -m pipeline.sample {input.tensor} {output} --fraction {wildcards.fraction} --seed {wildcards.seed} 2> {log}"
+        "python -m pipeline.sample {input.tensor} {output} --fraction {wildcards.fraction} --seed {wildcards.seed} --no-labels 2> {log}"
 
 
 rule train_neukron:

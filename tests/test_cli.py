@@ -309,7 +309,7 @@ def test_nothing_is_written_over_and_an_ending_says_what_it_is(
     (tmp_path / "link.safetensors").symlink_to(tmp_path / "clicks.csv")
     for name in ("clicks.csv", "link.safetensors"):
         assert "a file that is read" in refuse(capsys, "compress", data, str(tmp_path / name), "--method", "lossless")
-    assert "name it .safetensors" in refuse(capsys, "compress", data, str(tmp_path / "my.parquet"))
+    assert "what is written is .safetensors" in refuse(capsys, "compress", data, str(tmp_path / "my.parquet"))
     assert "a file that is read" in refuse(capsys, "decompress", str(clicks), data, "--among", data)
     assert (tmp_path / "clicks.csv").read_text() == CLICKS
     call(capsys, "decompress", str(clicks), str(tmp_path / "o.mtx"))
@@ -485,7 +485,9 @@ def test_what_is_written_is_what_its_ending_says(
     call(capsys, "decompress", str(clicks), str(tmp_path / "o.TSV"))
     assert (tmp_path / "o.TSV").read_text().splitlines()[:2] == ["user\titem\tvalue", "ann\tbook\t3"]
     for name in ("o.npy", "o.h5ad", "o.tar.gz", "o.zst", "o.ttx.xz"):
-        assert "name it .safetensors" in refuse(capsys, "compress", data, str(tmp_path / name), "--method", "lossless")
+        assert "what is written is .safetensors" in refuse(
+            capsys, "compress", data, str(tmp_path / name), "--method", "lossless"
+        )
     for name in ("o.csv", "o.mtx.gz", "o.gz"):
         with pytest.raises(InputError, match=r"what is written is \.parquet"):
             step_convert.main(["--file", data, "--output", str(tmp_path / name)])

@@ -106,7 +106,7 @@ def size_error(results: Results, dataset: str, accounting: Accounting) -> Drawin
 
     def paint(pen: Pen) -> None:
         axes = pen.axes
-        _bytes_axis(axes, limits, f"bytes, {_counted(accounting)}")
+        bytes_axis(axes, limits, f"bytes, {_counted(accounting)}")
         top = max(1.0, float((data["relative_error"] + data["relative_error_stderr"].fillna(0)).max()))
         axes.set_ylim(-0.03 * top, top * 1.06)
         axes.set_ylabel("relative error")
@@ -770,7 +770,8 @@ def _scaling_series(pen: Pen, setting: str, points: pd.DataFrame) -> tuple[float
     return (float(x[-1]), float(y[-1]), f"{setting}: slope {law}" if law else setting)
 
 
-def _bytes_axis(axes: Axes, limits: tuple[float, float], label: str) -> None:
+def bytes_axis(axes: Axes, limits: tuple[float, float], label: str) -> None:
+    """A logarithmic axis of bytes with readable ticks."""
     axes.set_xscale("log")
     axes.set_xlim(*limits)
     axes.set_xlabel(label)
