@@ -156,27 +156,15 @@ def test_networks_refuse_what_they_cannot_take() -> None:
         build("lenet5", (64,), 10)
 
 
-@pytest.fixture(scope="module")
-def timm():
-    """timm. Its torchvision may be built for another torch: nothing compiled in it is needed here."""
-    if importlib.util.find_spec("timm") is None:
-        pytest.skip("the extra 'vit' is not installed")
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        yield library
-    else:
-        yield None
+needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="the extra 'vit' is not installed")
 
 
+@needs_timm
 @pytest.mark.filterwarnings("ignore:layer .* costs")
 @pytest.mark.parametrize(
     ("block", "rank", "count"), [((4, 4), 1, 882_836), ((4, 4), 4, 1_884_116), ((8, 8), 4, 662_308)]
 )
-def test_vit_tiny_has_the_true_number_of_parameters(timm, block: tuple[int, int], rank: int, count: int) -> None:
+def test_vit_tiny_has_the_true_number_of_parameters(block: tuple[int, int], rank: int, count: int) -> None:
     network = build("vit-tiny", (32, 32, 3), 100)
     report = convert(network, {"*": Rule(block, rank)})
     assert sum(p.numel() for p in network.parameters()) == count
@@ -184,8 +172,9 @@ def test_vit_tiny_has_the_true_number_of_parameters(timm, block: tuple[int, int]
     assert len(report.swapped) == (49 if block == (4, 4) else 48)  # 8 does not divide 100 classes
 
 
+@needs_timm
 @pytest.mark.parametrize("name", ["vit-tiny", "vit-base", "swin-tiny"])
-def test_recipe_of_a_transformer_runs_a_step(timm, root: Path, name: str) -> None:
+def test_recipe_of_a_transformer_runs_a_step(root: Path, name: str) -> None:
     runs = load_config(root / "params.yaml").runs("cifar")
     settings = {run.method: run.settings for run in runs if run.settings["network"] == name}
     assert set(settings) >= {"dense", "kpd"}
@@ -272,7 +261,7 @@ def loop(name: str, stop: int | None = None, taken_up: dict | None = None) -> tu
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
     more = {"blocks": [(2, 2), (4, 4)]} if name == "kpd-choice" else {"block": (2, 2)} if name != "dense" else {}
-    more |= {"interval": 5} if name == "rigl" else {}
+    more |= {"interval": 5} if name.endswith("rigl") else {}
     share = {} if name == "dense" else {"sparsity": 0.5}
     sparsifier = Sparsifier(model, name, total_steps=40, **share, **more)
     optimizer = torch.optim.AdamW(sparsifier.parameter_groups(), lr=0.02)

@@ -336,7 +336,7 @@ class _Hunt:
                 best = attempt
             if CLOSE <= share <= 1 or (share <= 1 and kind.fits_to_meet_a_size == 2):
                 break
-            nominal *= min(4.0, 0.97 / share)
+            nominal *= min(4.0, (0.995 if 1 < share < 1.05 else 0.97) / share)
         if best is None:
             self.tell(self._why_not(name, limit))
         return best

@@ -206,7 +206,7 @@ def quick_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> bytes
 
 
 def quick_length(coords: Integers, values: Reals, shape: tuple[int, ...], orders: bool) -> int:
-    """Bytes that :class:`ExactCells` does not exceed, for comparing many choices of cells, by a mostly best code.
+    """Bytes that :class:`ExactCells` does not exceed, for comparing choices of cells by a code that is mostly best.
 
     A few cells are coded in every way; so are those that this code does not take.
     """
