@@ -76,7 +76,7 @@ METHODS: dict[str, Method] = {
         ("cp", "baseline", "CP", "#00805f", "#3fcca2", "^", "sum of rank-one terms, by alternating least squares", 7),
         ("tucker", "baseline", "Tucker", "#3d7ea6", "#8fd0f0", "v", "core tensor times one factor matrix a mode", 8),
         ("truncation", "baseline", "truncation", "#b0487f", "#ee94c4", "D",
-         "keeps the largest part exactly and drops the rest", 1),
+         "keeps the largest part exactly and drops the rest", 2),
         ("rate-distortion", "baseline", "rate-distortion", "#8a5a44", "#dba88f", "p",
          "keeps, fills in and rounds cells by what their bits are worth", 1),
         ("lossless", "baseline", "lossless", "#555b63", "#c3cad3", "*", "every non-zero, entropy-coded: no error", 0),
@@ -95,6 +95,8 @@ METHODS: dict[str, Method] = {
         ("elastic-group-lasso", "network", "elastic group LASSO", "#3d7ea6", "#8fd0f0", "v",
          "group LASSO plus l2, then debiasing"),
         ("rigl", "network", "block RigL", "#00805f", "#3fcca2", "D", "blocks that move to where the gradient is large"),
+        ("srigl", "network", "block SRigL", "#2f6b1e", "#95d67e", "h",
+         "block RigL with equally many blocks in every block row in use"),
         ("magnitude", "network", "magnitude pruning", "#41389b", "#a8a0ff", "<", "the blocks of smallest norm go"),
     )
 }  # fmt: skip

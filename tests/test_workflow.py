@@ -90,7 +90,7 @@ def test_snakemakes_own_report_holds_the_results(made: Path, tmp_path: Path) -> 
     with zipfile.ZipFile(tmp_path / "report.zip") as archive:
         held = {(Path(each.filename).name, each.file_size) for each in archive.infolist()}
         texts = [archive.read(name).decode() for name in archive.namelist() if name.endswith((".html", ".js"))]
-    for wanted in report_files(load_config(made / "params.yaml").runs()):
+    for wanted in report_files(load_config(made / "params.yaml"), "smoke"):
         assert (Path(wanted).name, (made / "results/smoke" / wanted).stat().st_size) in held, wanted
     for kind in ("page", "figure", "table", "origin"):
         caption = (made / f"pipeline/reporting/captions/{kind}.rst").read_text().partition("{{")[0]

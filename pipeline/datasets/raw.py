@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import errno
 import io
 from collections.abc import Iterable, Iterator, Mapping
@@ -205,16 +204,17 @@ def open_text(path: Path, encoding: str = "utf-8", member: str | None = None) ->
     A byte order mark at its start is no part of it.
     """
     try:
-        codecs.lookup(encoding)
-    except LookupError as error:
-        raise InputError(f"option encoding: Python knows no encoding '{encoding}'") from error
+        io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    except (LookupError, ValueError) as error:
+        raise InputError(f"option encoding: Python knows no encoding '{encoding}' of text") from error
     known = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
     with open_lines(path, member) as stream, io.TextIOWrapper(stream, encoding=known, newline="") as text:
         try:
             yield text
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             line = _line_that_is_no(encoding, path, member)
-            raise InputError(f"{path}:{line}: no {encoding} text ({error.reason}); set the option encoding") from error
+            reason = getattr(error, "reason", error)
+            raise InputError(f"{path}:{line}: no {encoding} text ({reason}); set the option encoding") from error
 
 
 def _line_that_is_no(encoding: str, path: Path, member: str | None) -> int:
@@ -224,7 +224,7 @@ def _line_that_is_no(encoding: str, path: Path, member: str | None) -> int:
         for number, line in enumerate(stream, start=1):
             try:
                 line.decode(encoding)
-            except UnicodeDecodeError:
+            except UnicodeError:
                 return number
     return number
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 LARGEST_WIDTH = 1 << 20
 FEW_CELLS = 1 << 16
 LARGEST_RATE = 1.0e6
+FEW_WEIGHTS = 1 << 20  # so many are tried whatever the tensor; an epoch of them takes seconds
 BYTES_A_WEIGHT = 48.0  # while fitting, by trial: gradients, Adam's moments, the best so far, the kernels' copies
 
 
@@ -255,10 +256,24 @@ class NeuKron(Compressor):
         packed = sum((size * bits + 7) // 8 for size, bits in zip(levels.shape, levels.bits, strict=True))
         return weights | ({"order": packed} if orders else {})
 
+    def _check_memory(self, shape: tuple[int, ...], nnz: int) -> None:
+        """Refuse as well what a plain array of all cells would be smaller than."""
+        weights, cells = self._weights(shape), math.prod(shape)
+        if weights > max(FEW_WEIGHTS, cells):
+            raise InputError(
+                f"hidden={self.hidden}: a model of {weights:,} numbers for a tensor of {cells:,} cells, more than an "
+                "array of all cells has; choose a smaller hidden"
+            )
+        super()._check_memory(shape, nnz)
+
+    def _weights(self, shape: tuple[int, ...]) -> int:
+        levels = Levels(tuple(sorted(shape)))
+        return count(weight_shapes(levels, self.hidden, levels.head_alphabets, self.cell))
+
     def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
         """Weights with their gradients and moments, tables of positions, keys, and the nodes of a chunk."""
         levels = Levels(tuple(sorted(shape)))
-        weights = count(weight_shapes(levels, self.hidden, levels.head_alphabets, self.cell))
+        weights = self._weights(shape)
         positions = levels.words * sum(2**bits for bits in levels.bits)
         nodes = min(nnz, 2048) * (levels.alphabets[0] + 8 * self.hidden * levels.depth)
         reals = (

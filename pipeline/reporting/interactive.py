@@ -71,8 +71,10 @@ def sizes(dataset: str, cells: pd.DataFrame, theirs: pd.DataFrame) -> Spec:
     }
 
 
-def curves(data: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str, error_of: str | None = None) -> Spec:
-    """A curve a run."""
+def curves(
+    data: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str, error_of: str | None = None, log: bool = False,
+) -> Spec:  # fmt: skip
+    """A curve a run; `x` is logarithmic where asked for and where it is time."""
     lines = [
         {
             "m": method,
@@ -84,10 +86,15 @@ def curves(data: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str, error_o
         for (method, setting, seed), run in data.groupby(["method", "setting", "seed"], sort=False)
     ]
     return {
-        "x": _axis(xlabel, "seconds" if x == "seconds" else "count", "log" if x == "seconds" else "linear"),
-        "y": _axis(ylabel, "number" if error_of else "percent", "linear", error_of),
+        "x": _axis(xlabel, _form(x, "count"), "log" if log or x == "seconds" else "linear"),
+        "y": _axis(ylabel, _form(y, "number" if error_of else "percent"), "linear", error_of),
         "lines": lines,
     }
+
+
+def _form(column: str, usual: str) -> str:
+    """How an axis writes its numbers."""
+    return "seconds" if column == "seconds" else usual
 
 
 def accuracies(data: pd.DataFrame) -> Spec:
@@ -119,6 +126,22 @@ def ratios(data: pd.DataFrame) -> Spec:
         for row in data.to_dict("records")
     ]  # fmt: skip
     return {"x": _axis("multiple of dense", "ratio", "log"), "rows": rows, "reference": {"x": 1}}
+
+
+def step_times(data: pd.DataFrame) -> Spec:
+    """Time of a training step over dense against the size of the dense network: a point a setting."""
+    points = [
+        _named(row)
+        | {"s": f"{row['dataset']} {row['network']} {row['setting']}", "x": _value(row["dense_train_flops"]),
+           "y": _value(row["step_ratio"]), "ye": _value(row["step_ratio_stderr"])}
+        for row in data.to_dict("records")
+    ]  # fmt: skip
+    return {
+        "x": _axis("FLOPs of a training step of the dense network", "count", "log"),
+        "y": _axis("time of a step over dense", "ratio", "linear"),
+        "points": points,
+        "reference": {"y": 1},
+    }
 
 
 def powers(data: pd.DataFrame, laws: Mapping[tuple[str, str], PowerLaw]) -> Spec:

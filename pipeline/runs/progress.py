@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from pipeline.neukron.trainer import TrainingState
 
 
+DELAY = 0.1  # seconds without a bar: a setting that is refused at once is told in one line
+
+
 def tell(line: str) -> None:
     """Print a line on standard error, above a progress bar where there is one."""
     from tqdm import tqdm
@@ -25,7 +28,7 @@ def epochs(norm2: float, max_epochs: int | None) -> Iterator[Any]:
 
     from pipeline.runs import distributed
 
-    with tqdm(total=max_epochs, unit="epoch", desc="NeuKron", disable=not distributed.is_first()) as bar:
+    with tqdm(total=max_epochs, unit="epoch", desc="NeuKron", delay=DELAY, disable=not distributed.is_first()) as bar:
 
         def after_epoch(state: TrainingState) -> None:
             bar.set_postfix_str(f"error {state.error:,.6g} ({state.error / norm2:.2%} of ||X||^2)", refresh=False)

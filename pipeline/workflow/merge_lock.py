@@ -102,9 +102,13 @@ class Objects:
     """Recorded folders: from DVC's cache, or else from its remote."""
 
     def __init__(self, root: Path) -> None:
+        from dvc.exceptions import NotDvcRepoError
         from dvc.repo import Repo
 
-        self.repo = Repo(str(root))
+        try:
+            self.repo = Repo(str(root))
+        except NotDvcRepoError as error:
+            raise InputError(f"{root.absolute()}: no checkout that DVC records; run it in one") from error
         self.cache = self.repo.cache.local
 
     def read(self, name: str) -> Tree:

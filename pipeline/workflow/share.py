@@ -306,6 +306,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     options: argparse.Namespace = arguments.parse_args(argv)
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    if options.params.name != "params.yaml":
+        raise InputError(f"--params {options.params}: DVC knows params.yaml of a checkout; name that")
     ACTIONS[options.action](options.params.parent)
 
 

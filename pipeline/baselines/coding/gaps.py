@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pipeline.baselines.base import Integers, Reals
 from pipeline.errors import InputError
-from pipeline.sparse.tensor import EXACT_INTEGER
+from pipeline.sparse.reals import EXACT_INTEGER
 
 Bytes = npt.NDArray[np.uint8]
 Cells = tuple[Integers, Reals, tuple[int, ...]]  # coordinates (n, D), values (n,) and shape
