@@ -17,15 +17,18 @@ from torch import Tensor, nn
 from pipeline.core.settings import check_given
 from pipeline.errors import InputError, nearest
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers, replaced
+from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.choice import BlockChoice, block_name
 from pipeline.kpd.conversion import Report, Rule, swap_layers
 from pipeline.kpd.layer import KPDLinear, fitted_square, forget_inputs, observe_inputs
 from pipeline.kpd.settings import (
     BlockSettings,
+    BTTSettings,
     DenseSettings,
     ElasticGroupLassoSettings,
     KPDChoiceSettings,
     KPDSettings,
+    MonarchSettings,
     RandomMaskSettings,
     RigLSettings,
     SRigLSettings,
@@ -86,6 +89,51 @@ class Dense(DenseSettings):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`."""
+
+
+class Monarch(MonarchSettings, Dense):
+    """Layers that are products of two block-diagonal matrices, without zero blocks (Dao et al. 2022)."""
+
+    name: ClassVar[str] = "monarch"
+
+    rank = 1
+
+    def prepare(self, network: nn.Module, keep_weights: bool = False) -> Report | None:
+        """Swap the linear layers; where the network has layers of this kind already, work on those."""
+        if any(isinstance(layer, BTTLinear) for layer in network.modules()):
+            return None
+        pattern = "*" if self.layers == "all" else str(self.layers)
+        rules = {pattern: Rule((self.block[0], self.block[1]))}
+        return swap_layers(network, rules, self.make_layer, keep_weights, self.convolutions)
+
+    def make_layer(self, layer: nn.Linear, rule: Rule) -> nn.Module:
+        """Return a fresh layer in the place of `layer`."""
+        return BTTLinear(layer.in_features, layer.out_features, rule.block, self.rank, layer.bias is not None)
+
+
+class BTT(BTTSettings, Monarch):
+    """Block tensor trains with a learning rate of its own for each factor (Qiu et al. 2024).
+
+    AdamW's rate goes with one over a matrix's inputs: a factor with f of them gets n / f times the rate that is right
+    for a dense layer of n inputs.
+    """
+
+    name: ClassVar[str] = "btt"
+
+    def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
+        """Each factor in a group with the rate `lr` times n / f; the rest as by default."""
+        scales: dict[int, float] = {}
+        for layer in network.modules():
+            if isinstance(layer, BTTLinear):
+                for factor in (layer.R, layer.L):
+                    scales[id(factor)] = layer.in_features / factor.shape[2]
+        groups: list[dict[str, Any]] = []
+        for group in super().parameter_groups(network):
+            apart = [parameter for parameter in group["params"] if id(parameter) in scales]
+            rest = [parameter for parameter in group["params"] if id(parameter) not in scales]
+            groups += [group | {"params": rest}] if rest else []
+            groups += [group | {"params": [own], "lr": self.lr * scales[id(own)]} for own in apart]
+        return groups
 
 
 class BlockMethod(BlockSettings, Dense):
@@ -585,6 +633,8 @@ SPARSITY_METHODS: dict[str, type[Dense]] = {
         ElasticGroupLasso,
         BlockRigL,
         SRigL,
+        Monarch,
+        BTT,
         MagnitudePruning,
     )
 }
