@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.kpd.layer import KPDLinear, checked_block
+from pipeline.kpd.layer import KPDLinear, checked_block, input_squares
 
 
 class BlockLinear(nn.Linear):
@@ -68,13 +68,20 @@ class BlockLinear(nn.Linear):
 
     @torch.no_grad()
     def block_scores(self) -> Tensor:
-        """(m1, n1): what the proximal step shrinks, the blocks' norms."""
-        return self.block_norms() * self.support
+        """(m1, n1): what the proximal step shrinks, the blocks' norms.
+
+        Of W with its columns weighted, where :func:`pipeline.kpd.layer.observe_inputs` says by what.
+        """
+        squares = input_squares(self)
+        if squares is None:
+            return self.block_norms() * self.support
+        weighted: Tensor = torch.linalg.vector_norm(self.blocks(self.weight * squares.sqrt()), dim=(1, 3))
+        return weighted * self.support
 
     @torch.no_grad()
     def shrink(self, threshold: Tensor | float) -> None:
         """Proximal step of the group penalty: W_g <- W_g max(0, 1 - threshold / ||W_g||_F)."""
-        norms = self.block_norms()
+        norms = self.block_scores()
         factors = torch.where(norms > threshold, 1.0 - threshold / norms, 0.0)
         self.blocks(self.weight).mul_(factors[:, None, :, None])
 
