@@ -95,6 +95,12 @@ METHODS: dict[str, Method] = {
         ("elastic-group-lasso", "network", "elastic group LASSO", "#3d7ea6", "#8fd0f0", "v",
          "group LASSO plus l2, then debiasing"),
         ("rigl", "network", "block RigL", "#00805f", "#3fcca2", "D", "blocks that move to where the gradient is large"),
+        ("srigl", "network", "block SRigL", "#2f6b1e", "#95d67e", "h",
+         "block RigL with equally many blocks in every block row in use"),
+        ("monarch", "network", "Monarch", "#7f3f8f", "#d39be0", "p",
+         "product of two block-diagonal matrices, without zeros"),
+        ("btt", "network", "BTT", "#9a5b00", "#f0b060", "d",
+         "block tensor train, with a learning rate for each factor"),
         ("magnitude", "network", "magnitude pruning", "#41389b", "#a8a0ff", "<", "the blocks of smallest norm go"),
     )
 }  # fmt: skip

@@ -153,15 +153,15 @@ def compression(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def network(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Invented but plausible metrics and history of a network's run on 64 x 10 weights."""
-    dense = 650
+    """Invented but plausible metrics and history of a network's run, on 64 x 10 weights where it is linear."""
+    dense = 650 if run.settings["network"] == "linear" else 1_125_386
     m2, n2 = run.settings.get("block", (1, 1))
     sparse = run.method == "kpd"
     trained = 3 * (10 // m2) * (64 // n2) + 2 * m2 * n2 + 10 if sparse else dense
     accuracy = (0.953 if m2 * n2 == 4 else 0.941 if sparse else 0.9611) + 0.004 * run.seed
     metrics = common(run, 1.9 if sparse else 1.1, 30, trained) | {
         "kind": "network",
-        "network": "linear",
+        "network": run.settings["network"],
         "accuracy": accuracy,
         "validation_accuracy": accuracy + 0.005,
         "train_loss": 0.11,
@@ -586,6 +586,30 @@ def test_a_data_set_may_have_compressors_and_networks(root: Path, tmp_path: Path
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert "<dt>data set</dt><dd>1</dd>" in page
+
+
+def test_networks_are_compared_with_their_own_dense_twin(root: Path, tmp_path: Path) -> None:
+    nothing: dict[str, Any] = {"datasets": [], "methods": []}
+    small, large = {"network": "linear"}, {"network": "mlp"}
+    edit = {
+        "seeds": [0, 1], "neukron": {"datasets": []}, "matrix_baselines": nothing, "tensor_baselines": nothing,
+        "networks": {"datasets": ["digits"], "methods": ["dense", "kpd"]}, "scaling": {"datasets": [], "fractions": []},
+        "settings": {"digits": {"dense": {"small": small, "large": large},
+                                "kpd": {"small": small | {"block": [2, 2]}, "large": large | {"block": [2, 2]}}}},
+    }  # fmt: skip
+    params = write_params(root, tmp_path, edit)
+    write_runs(params, tmp_path / "runs")
+    folder = make_report(params, tmp_path / "runs", tmp_path / "demo")
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} >= set(
+        report_files(load_config(params), "demo")
+    )
+    cost = pd.read_csv(folder / "figures/cost-digits.csv")
+    bases = cost[cost["quantity"] == "parameters at inference"].set_index("setting")["dense"]
+    assert bases.to_dict() == {"small": 650, "large": 1_125_386}
+    sizes = pd.read_csv(folder / "figures/step-network-size.csv").set_index("network")
+    assert sizes["step_ratio"].to_dict() == pytest.approx({"linear": 3.1 / 1.6, "mlp": 3.1 / 1.6})
+    assert sizes["dense_train_flops"].to_dict() == {"linear": 166_400, "mlp": 288_098_816}
+    assert 'data-figure="step-network-size"' in (folder / "report.html").read_text()
 
 
 def test_missing_and_damaged_inputs_are_named(world: tuple[Path, Path, list[Run]], tmp_path: Path) -> None:

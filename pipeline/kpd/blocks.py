@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.kpd.layer import KPDLinear, checked_block, kept_shares
+from pipeline.kpd.layer import KPDLinear, checked_block, input_squares, kept_shares
 
 
 class BlockLinear(nn.Linear):
@@ -68,15 +68,21 @@ class BlockLinear(nn.Linear):
 
     @torch.no_grad()
     def block_scores(self) -> Tensor:
-        """(m1, n1): what the proximal step shrinks, the blocks' norms."""
-        return self.scores_of([self])[0]
+        """(m1, n1): what the proximal step shrinks, the blocks' norms.
+
+        Of W with its columns weighted, where :func:`pipeline.kpd.layer.observe_inputs` says by what.
+        """
+        squares = input_squares(self)
+        if squares is None:
+            return self.block_norms() * self.support
+        weighted: Tensor = torch.linalg.vector_norm(self.blocks(self.weight * squares.sqrt()), dim=(1, 3))
+        return weighted * self.support
 
     @staticmethod
     @torch.no_grad()
     def scores_of(layers: Sequence[BlockLinear]) -> Tensor:
         """(L, m1, n1): :meth:`block_scores` of L layers of one :meth:`kind`."""
-        norms = torch.stack([layer.block_norms() for layer in layers])
-        return norms * torch.stack([layer.support for layer in layers])
+        return torch.stack([layer.block_scores() for layer in layers])
 
     @property
     def kind(self) -> tuple[Any, ...]:
@@ -86,7 +92,7 @@ class BlockLinear(nn.Linear):
     @torch.no_grad()
     def shrink(self, threshold: Tensor | float) -> None:
         """Proximal step of the group penalty: W_g <- W_g max(0, 1 - threshold / ||W_g||_F)."""
-        self.scale_blocks([self], kept_shares(self.block_norms(), threshold)[None])
+        self.scale_blocks([self], kept_shares(self.block_scores(), threshold)[None])
 
     @staticmethod
     @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -333,7 +333,7 @@ class KPDLinear(WithDerivedWeight):
         """(m1, n1): what the proximal step shrinks, the same for every (S, A, B) of one W.
 
         |S_ab| as :meth:`fix_gauge` would make it, the square root of the block's Frobenius norm; in the group
-        variant the norm itself.
+        variant the norm itself. Of W with its columns weighted, where :func:`observe_inputs` says by what.
         """
         return self.scores_of([self])[0]
 
@@ -341,18 +341,38 @@ class KPDLinear(WithDerivedWeight):
     @torch.no_grad()
     def scores_of(layers: Sequence[KPDLinear]) -> Tensor:
         """(L, m1, n1): :meth:`block_scores` of L layers of one :meth:`kind`, in a few operations for all."""
+        first = layers[0]
         scaled = torch.stack([layer.A for layer in layers])
-        if layers[0].S is not None:
+        if first.S is not None:
             scaled = scaled * torch.stack([layer.S for layer in layers if layer.S is not None])[:, None]
         scaled = scaled.masked_fill(~torch.stack([layer.support for layer in layers])[:, None], 0.0)
         B = torch.stack([layer._stored for layer in layers])
-        norms = kron_block_norms(scaled, UnitNorm()(B) if layers[0].is_bound else B)
-        return norms if layers[0].S is None else norms.sqrt()
+        B = UnitNorm()(B) if first.is_bound else B
+        seen = [own for own in map(input_squares, layers) if own is not None]
+        if seen:
+            (_, _, n1), n2 = first.A.shape, first.block[1]
+            roots = torch.stack(seen).sqrt().view(len(layers), n1, 1, 1, n2)
+            weighted = (B[:, None] * roots).flatten(3)  # (L, n1, r, m2 n2)
+            gram = weighted @ weighted.mT  # (L, n1, r, r)
+            norms = torch.einsum("Liab,Lbil,Llab->Lab", scaled, gram.to(B.dtype), scaled).clamp_min(0).sqrt()
+        else:
+            norms = kron_block_norms(scaled, B)
+        return norms if first.S is None else norms.sqrt()
 
     @property
     def kind(self) -> tuple[Any, ...]:
         """What two layers have alike that :meth:`scores_of` takes together."""
-        return KPDLinear, self.A.shape, self.block, self.variant, self.is_bound, self.A.dtype, self.A.device
+        where, is_weighted = (self.A.dtype, self.A.device), input_squares(self) is not None
+        return (
+            KPDLinear,
+            tensor.shape,
+            self.block,
+            self.variant,
+            self.is_bound,
+            is_weighted,
+            tensor.dtype,
+            tensor.device,
+        )
 
     @torch.no_grad()
     def shrink(self, threshold: Tensor | float) -> None:
@@ -448,6 +468,47 @@ def kronecker_spectrum(weight: Tensor, block: tuple[int, int]) -> Tensor:
     gram = blocks.T @ blocks if blocks.shape[0] >= blocks.shape[1] else blocks @ blocks.T
     squares: Tensor = torch.linalg.eigvalsh(gram).flip(0).clamp_min(0)
     return squares
+
+
+MEMORY = 0.95  # share of the running mean of squared inputs that one more batch leaves
+
+
+def observe_inputs(layer: nn.Module) -> None:
+    """Have a linear layer keep the running mean square of each input while it is trained, in a buffer (n,).
+
+    A block is then scored by what it adds to the outputs, the norm of W_ij rms(x_j), in place of that of W_ij (Sun et
+    al. 2023 for single weights): weights of inputs that are always near zero count for nothing.
+    """
+    features = cast("int", layer.in_features)
+    layer.register_buffer("input_squares", next(layer.parameters()).new_zeros(features))
+    layer._observing = layer.register_forward_pre_hook(_observe, with_kwargs=True)  # type: ignore[assignment]
+
+
+def forget_inputs(layer: nn.Module) -> None:
+    """Undo :func:`observe_inputs`."""
+    if input_squares(layer) is not None:
+        del layer.input_squares
+        layer._observing.remove()  # type: ignore[operator, union-attr]
+        del layer._observing
+
+
+def input_squares(layer: nn.Module) -> Tensor | None:
+    """The running mean squares, (n,), where they are kept; scaled alike, in the first batches too small."""
+    return layer._buffers.get("input_squares")
+
+
+@torch.no_grad()
+def _observe(layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+    if not layer.training:
+        return
+    x = next(iter((*given, *named.values()))).detach()
+    rows = torch.cat(x.unbind()) if x.is_nested else x.reshape(-1, x.shape[-1])
+    kept = cast("Tensor", input_squares(layer))
+    squares = rows.to(kept.dtype).square().mean(dim=0)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(squares)  # all choose the same blocks
+        squares /= torch.distributed.get_world_size()
+    kept.lerp_(squares, 1.0 - MEMORY)
 
 
 def keep_called(layer: nn.Module) -> None:

@@ -63,6 +63,8 @@ def all_figures(results: Results) -> Iterator[Drawing]:
         yield accuracy_sparsity(results, dataset)
         yield cost(results, dataset)
         yield accuracy_epochs(results, dataset)
+    if len(set(zip(results.networks["dataset"], results.networks["network"], strict=True))) > 1:
+        yield network_size(results)
     if len(results.scaling):
         yield scaling(results)
     if results.query_times is not None:
@@ -566,7 +568,7 @@ def cost_ratios(results: Results, dataset: str) -> pd.DataFrame:
     """Cost of each block-sparse setting over dense, one row a quantity and setting.
 
     FLOPs and times are compared within each run, which counts and times both networks side by side;
-    parameters and files need a run of the dense network, and are left out without one.
+    parameters and files need a run of the same network dense, and are left out without one.
     """
     cells = results.networks[results.networks["dataset"] == dataset]
     dense = cells[cells["method"] == "dense"]
@@ -574,7 +576,8 @@ def cost_ratios(results: Results, dataset: str) -> pd.DataFrame:
     for column, name in COSTS:
         for cell in cells[cells["method"] != "dense"].to_dict("records"):
             if column.endswith("parameters") or column == "file_bytes":
-                base = float(dense.iloc[0][column]) if len(dense) else math.nan
+                twin = dense[dense["network"] == cell["network"]]
+                base = float(twin.iloc[0][column]) if len(twin) else math.nan
                 ratio = cell[column] / base
             else:
                 base = cell[f"dense_{column}"]
@@ -597,6 +600,51 @@ def _cost_row(pen: Pen, row: Record, height: float) -> None:
         f"{name}  {times(ratio)}x", (ratio, height), xytext=(side, 0), textcoords="offset points",
         ha="left" if ratio >= 1 else "right", va="center", fontsize=TEXT - 1.5, color=INK,
     )  # fmt: skip
+
+
+def network_size(results: Results) -> Drawing:
+    """Time of a training step over dense, against the size of the dense network."""
+    cells = results.networks[results.networks["method"] != "dense"]
+    columns = ["dataset", "network", "method", "setting", "seeds", "dense_train_flops", "step_ratio"]
+    data = cells[[*columns, "step_ratio_stderr"]].reset_index(drop=True)
+
+    def paint(pen: Pen) -> None:
+        axes = pen.axes
+        axes.set_xlabel("FLOPs of a training step of the dense network")
+        axes.set_ylabel("time of a step over dense")
+        if data.empty:
+            _empty(axes, "only dense networks here")
+            return
+        _log_axis(axes, "x", data["dense_train_flops"], lambda value: with_prefix(value, "", 1))
+        axes.set_ylim(0, 1.15 * max(1.0, float(data["step_ratio"].max())))
+        axes.axhline(1.0, color=INK, linewidth=1.0, zorder=2)
+        for row in data.to_dict("records"):
+            x, y, spread = row["dense_train_flops"], row["step_ratio"], _or_zero(row["step_ratio_stderr"])
+            colour = look(row["method"]).light
+            axes.errorbar(x, y, yerr=spread, fmt="none", color=colour, elinewidth=1.0, capsize=2.0, zorder=4)
+            name = f"{row['dataset']} {row['network']}, {point_name(row['method'], row['setting'])}"
+            pen.point(x, y, row["method"], f"{name}: {times(y)} times dense")
+        for row in data.sort_values("step_ratio").to_dict("records"):
+            pen.place(row["dense_train_flops"], row["step_ratio"], f"{row['network']} {row['setting']}")
+
+    text = "; ".join(
+        f"{row['dataset']} {row['network']}, {point_name(row['method'], row['setting'])}: {times(row['step_ratio'])}"
+        for row in data.to_dict("records")
+    )
+    return draw(
+        "step-network-size",
+        "Time of a training step and size of the network",
+        paint,
+        alt=f"Time of a training step as a multiple of the dense network's. {text}.",
+        caption="Below the line: faster than dense. Both are timed in the same process. "
+        + spread_note(data, "step_ratio"),
+        data=data,
+        legend=data["method"].unique(),
+        width=WIDE,
+        left=52.0,
+        right=40.0,
+        spec=interactive.step_times(data),
+    )
 
 
 def _ratio_axis(axes: Axes, ratios: pd.Series) -> None:

@@ -128,6 +128,22 @@ def ratios(data: pd.DataFrame) -> Spec:
     return {"x": _axis("multiple of dense", "ratio", "log"), "rows": rows, "reference": {"x": 1}}
 
 
+def step_times(data: pd.DataFrame) -> Spec:
+    """Time of a training step over dense against the size of the dense network: a point a setting."""
+    points = [
+        _named(row)
+        | {"s": f"{row['dataset']} {row['network']} {row['setting']}", "x": _value(row["dense_train_flops"]),
+           "y": _value(row["step_ratio"]), "ye": _value(row["step_ratio_stderr"])}
+        for row in data.to_dict("records")
+    ]  # fmt: skip
+    return {
+        "x": _axis("FLOPs of a training step of the dense network", "count", "log"),
+        "y": _axis("time of a step over dense", "ratio", "linear"),
+        "points": points,
+        "reference": {"y": 1},
+    }
+
+
 def powers(data: pd.DataFrame, laws: Mapping[tuple[str, str], PowerLaw]) -> Spec:
     """Time against non-zeros: a point a size, and the fitted lines."""
     points = [

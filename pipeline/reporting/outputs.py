@@ -67,6 +67,9 @@ def figure_names(config: Config, experiment: str) -> list[str]:
             if dataset in evaluated:
                 names += [f"error-values-{dataset}"]
                 names += [f"singular-values-{dataset}"] if len(config.datasets[dataset].shape or []) == 2 else []
+    sizes = {(run.dataset, run.settings["network"]) for run in runs if METHODS[run.method].kind == "network"}
+    if len(sizes) > 1:
+        names.append("step-network-size")
     if any(".f" in run.dataset for run in runs):
         names.append("scaling")
     if experiment == EVIDENCE:

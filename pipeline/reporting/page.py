@@ -64,6 +64,7 @@ def context(results: Results, drawings: Mapping[str, Drawing]) -> dict[str, Any]
         "compressors": [_compression_section(results, name, drawings) for name in results.compression_datasets()],
         "networks": [_network_section(results, name, drawings) for name in results.network_datasets()],
         "scaling": drawings.get("scaling"),
+        "step_times": drawings.get("step-network-size"),
         "query_times": drawings.get("query-times"),
         "scaling_provenance": provenance(results, None, "compression") if "scaling" in drawings else [],
         "smallest": tables.smallest_table(results),

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -169,7 +169,18 @@ def check_like(saved: Any, fresh: Any, name: str) -> None:
         raise ValueError(f"'{name}' is no {type(fresh).__name__}")
 
 
-def check_optimiser(saved: Any, optimiser: torch.optim.Optimizer) -> None:
+class Optimiser(Protocol):
+    """Adam or AdamW, torch's or of the same shape."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Parameters and how they are moved."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Moments and groups."""
+
+
+def check_optimiser(saved: Any, optimiser: Optimiser) -> None:
     """Refuse the state of an Adam or AdamW that is not of the same parameters, with moments and rates as they may be.
 
     Raises
