@@ -363,16 +363,7 @@ class KPDLinear(WithDerivedWeight):
     def kind(self) -> tuple[Any, ...]:
         """What two layers have alike that :meth:`scores_of` takes together."""
         where, is_weighted = (self.A.dtype, self.A.device), input_squares(self) is not None
-        return (
-            KPDLinear,
-            tensor.shape,
-            self.block,
-            self.variant,
-            self.is_bound,
-            is_weighted,
-            tensor.dtype,
-            tensor.device,
-        )
+        return KPDLinear, self.A.shape, self.block, self.variant, self.is_bound, is_weighted, where
 
     @torch.no_grad()
     def shrink(self, threshold: Tensor | float) -> None:
