@@ -394,7 +394,7 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(
 def test_an_answer_needs_neither_torch_nor_compiled_kernels(artifact: Path) -> None:
     code = (
         "import sys; from pipeline.__main__ import main; main(['query', sys.argv[1], '0', '0']); "
-        "main(['info', sys.argv[1]]); "
+        "main(['query', sys.argv[1], '--top', '3']); main(['info', sys.argv[1]]); "
         "print({'torch', 'numba', 'scipy', 'pandas', 'pyarrow', 'pydantic'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code, str(artifact)], check=True, capture_output=True, text=True)

@@ -16,7 +16,7 @@ from pipeline.core.settings import seed, setting
 from pipeline.errors import InputError
 from pipeline.neukron.levels import LARGEST_ORDER, Levels
 from pipeline.neukron.quantise import KINDS, LARGEST_LOG, decode, encode, restored_weights, stored_bytes
-from pipeline.neukron.weights import CELL_NAMES, Arrays, PlainWeights, Shapes, count, weight_shapes
+from pipeline.neukron.weights import CELL_NAMES, Arrays, PlainSteps, PlainWeights, Shapes, count, weight_shapes
 from pipeline.runs.compressor import Compressor, clipped_error, order_bytes
 from pipeline.runs.contents import Contents
 from pipeline.runs.times import Times
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pipeline.neukron.engine import Engine
     from pipeline.neukron.model import SequenceModel
     from pipeline.neukron.trainer import Options, TrainingState
-    from pipeline.neukron.walk import Mass
+    from pipeline.neukron.walk import Mass, Walker
     from pipeline.runs.checkpoint import Checkpoint
 
 LARGEST_WIDTH = 1 << 20
@@ -380,9 +380,6 @@ class NeuKron(Compressor):
         self, count: int, fixed: dict[int, int]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Best first instead of by a scan; refuses a model so even that the search finds no end."""
-        import torch
-
-        from pipeline.neukron.model import Weights
         from pipeline.neukron.walk import Walker, largest_cells
 
         inner_shape = self.inner_shape_
@@ -391,9 +388,11 @@ class NeuKron(Compressor):
         orders = self.orders_ or [np.arange(2**bits) for bits in levels.bits]
         shape = tuple(inner_shape[mode] for mode in ascending)
         positions = {rank: int(orders[rank][fixed[mode]]) for rank, mode in enumerate(ascending) if mode in fixed}
-        with torch.no_grad():
-            walker = Walker(levels, Weights.of(self.model_))
-            at, products = largest_cells(walker, shape, orders, count, positions)
+        if self.cell == "lstm":
+            walker = Walker(levels, PlainSteps(PlainWeights.of(self.arrays_, self.head_alphabets_)))
+        else:
+            walker = self._torch_walker()
+        at, products = largest_cells(walker, shape, orders, count, positions)
         coords = np.empty_like(at)
         for rank, mode in enumerate(ascending):
             coords[:, mode] = np.argsort(orders[rank])[at[:, rank]]
@@ -421,16 +420,20 @@ class NeuKron(Compressor):
 
     def _real_mass(self) -> Mass:
         """Share of the squared mass on the real cells."""
-        import torch
-
-        from pipeline.neukron.model import Weights
-        from pipeline.neukron.walk import Walker, real_mass
+        from pipeline.neukron.walk import real_mass
 
         assert self.orders_ is not None  # noqa: S101 - only asked for with orders
-        with torch.no_grad():
-            walker = Walker(self.levels_, Weights.of(self.model_))
         shape = tuple(sorted(self.inner_shape_))
-        return real_mass(walker, shape, self.orders_, np.random.default_rng([self.seed, 3]))
+        return real_mass(self._torch_walker(), shape, self.orders_, np.random.default_rng([self.seed, 3]))
+
+    def _torch_walker(self) -> Walker:
+        import torch
+
+        from pipeline.neukron.model import TorchSteps, Weights
+        from pipeline.neukron.walk import Walker
+
+        with torch.no_grad():
+            return Walker(self.levels_, TorchSteps(Weights.of(self.model_)))
 
     def _padded_error(self, X: SparseTensor, approximation: npt.NDArray[np.float64]) -> float:
         """Squared error over the padded grid (Lemma 1), given the approximations of the non-zeros."""

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.neukron.adam import Adam
 from pipeline.neukron.cells import CELLS
 from pipeline.neukron.dispatch import products_at
 from pipeline.neukron.engine import Engine
@@ -27,6 +28,7 @@ from pipeline.neukron.evaluation import weighted_sum
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel, Weights
 from pipeline.neukron.order_search import initial_orders, reorder_mode
+from pipeline.neukron.threads import one_thread
 from pipeline.runs import distributed
 from pipeline.runs.checkpoint import check_like, check_optimiser
 from pipeline.sparse.orders import Order
@@ -76,7 +78,7 @@ class TrainingState:
     """Everything that decides the rest of a run."""
 
     model: SequenceModel
-    optimiser: torch.optim.Adam
+    optimiser: Adam
     orders: list[Order]
     products: npt.NDArray[np.float64]  # (nnz,) P under the present model and orders
     rng: np.random.Generator
@@ -130,10 +132,10 @@ class Trainer:
         self.refresh(state)
         return state
 
-    def _optimiser(self, model: SequenceModel) -> torch.optim.Adam:
+    def _optimiser(self, model: SequenceModel) -> Adam:
         fast = FAST_RATE * CELLS[model.cell].rate / math.sqrt(model.hidden)
         default = PAPER_RATE if self.options.schedule == "paper" else fast
-        return torch.optim.Adam(model.parameters(), lr=self.options.lr or default)
+        return Adam(model.parameters(), lr=self.options.lr or default)
 
     def snapshot(self, state: TrainingState) -> dict[str, Any]:
         """Everything of a state as tensors and plain values."""
@@ -191,24 +193,31 @@ class Trainer:
 
         `after_epoch` sees the state after each epoch; the best weights and orders are kept in it.
         """
-        epoch = self.paper_epoch if self.options.schedule == "paper" else self.fast_epoch
-        while not self.finished(state):
-            started, busy = time.perf_counter(), time.process_time()
-            epoch(state)
-            state.epoch += 1
-            state.seconds += distributed.from_first(time.perf_counter() - started)  # may end the run: for all alike
-            state.cpu_seconds += distributed.total(time.process_time() - busy)
-            self._keep_best(state)
-            state.history.append(
-                {
-                    "epoch": state.epoch,
-                    "error": state.error,
-                    "seconds": state.seconds,
-                    "order_seconds": state.order_seconds,
-                    "learning_rate": float(state.optimiser.param_groups[0]["lr"]),
-                }
-            )
-            after_epoch(state)
+        with one_thread():
+            while not self.finished(state):
+                self._epoch(state)
+                after_epoch(state)
+
+    def _epoch(self, state: TrainingState) -> None:
+        """One epoch of the schedule, timed, and its entry of the history."""
+        started, busy = time.perf_counter(), time.process_time()
+        if self.options.schedule == "paper":
+            self.paper_epoch(state)
+        else:
+            self.fast_epoch(state)
+        state.epoch += 1
+        state.seconds += distributed.from_first(time.perf_counter() - started)  # may end the run: for all alike
+        state.cpu_seconds += distributed.total(time.process_time() - busy)
+        self._keep_best(state)
+        state.history.append(
+            {
+                "epoch": state.epoch,
+                "error": state.error,
+                "seconds": state.seconds,
+                "order_seconds": state.order_seconds,
+                "learning_rate": float(state.optimiser.param_groups[0]["lr"]),
+            }
+        )
 
     def finished(self, state: TrainingState) -> bool:
         """Whether a limit is reached or patience has run out, after one epoch at the earliest."""

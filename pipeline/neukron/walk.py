@@ -11,17 +11,17 @@ import heapq
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.neukron.cells import CellState
 from pipeline.neukron.levels import Levels
-from pipeline.neukron.model import Weights
 from pipeline.sparse.orders import Order
+
+Floats = npt.NDArray[np.float32]
+State = tuple[Any, ...]  # arrays or tensors of the model's own, one row a node
 
 BLOCK = 1 << 13  # nodes expanded together
 EXACT_CELLS = 1 << 26  # larger padded grids are sampled straight away
@@ -29,6 +29,25 @@ EXACT_NODES = 1 << 22  # walk at most so many nodes before sampling takes over
 SAMPLES = 1 << 17
 SEARCH_BLOCK = 64  # nodes expanded together by best-first search
 SEARCH_NODES = 1 << 21  # that it may expand: some minutes, and a gigabyte of states waiting
+
+
+class Steps(Protocol):
+    """A model a step at a time: :class:`pipeline.neukron.model.TorchSteps`, or without torch an LSTM's
+    :class:`pipeline.neukron.weights.PlainSteps`.
+    """
+
+    @property
+    def first(self) -> Floats:
+        """The normalised first factor, (a_1,)."""
+
+    def start(self) -> State:
+        """State before the first token, one row."""
+
+    def step(self, state: State, parent: npt.NDArray[np.int64], row: npt.NDArray[np.int64]) -> State:
+        """States of children: the row of each one's parent in `state`, and of its token in the table."""
+
+    def factors(self, alphabet: int, state: State) -> Floats:
+        """Normalised factors of the next level, (n, alphabet)."""
 
 
 @dataclass
@@ -40,36 +59,34 @@ class Nodes:
 
     depth: int
     prefix: npt.NDArray[np.int64]
-    product: Tensor
-    state: CellState
+    product: Floats
+    state: State
 
     def select(self, rows: npt.NDArray[np.intp]) -> Nodes:
         """Some of the nodes."""
-        index = torch.from_numpy(rows)
-        state = tuple(part[index] for part in self.state)
-        return Nodes(self.depth, self.prefix[rows], self.product[index], state)
+        return Nodes(self.depth, self.prefix[rows], self.product[rows], tuple(part[rows] for part in self.state))
 
     def __len__(self) -> int:
         return len(self.prefix)
 
 
 class Walker:
-    """Expands nodes of the tree of a model with the given level structure and weights (detached, CPU)."""
+    """Expands nodes of the tree of a model with the given level structure."""
 
-    def __init__(self, levels: Levels, weights: Weights) -> None:
+    def __init__(self, levels: Levels, steps: Steps) -> None:
         self.levels = levels
-        self.weights = weights.replace([tensor.detach().cpu() for tensor in weights.tensors()])
+        self.steps = steps
 
     def root(self) -> Nodes:
         """The empty prefix."""
-        state = self.weights.cell.start(self.weights.table, self.weights.table.dtype)
-        return Nodes(0, np.zeros((1, len(self.levels.bits)), dtype=np.int64), torch.ones(1), state)
+        prefix = np.zeros((1, len(self.levels.bits)), dtype=np.int64)
+        return Nodes(0, prefix, np.ones(1, dtype=np.float32), self.steps.start())
 
-    def factors(self, nodes: Nodes) -> Tensor:
+    def factors(self, nodes: Nodes) -> Floats:
         """Normalised factors of the next level at every node, (n, alphabet)."""
         if nodes.depth == 0:
-            return self.weights.first[None]
-        return self.weights.factors(self.levels.alphabets[nodes.depth], nodes.state[0])
+            return self.steps.first[None]
+        return self.steps.factors(self.levels.alphabets[nodes.depth], nodes.state)
 
     def child_prefixes(
         self, nodes: Nodes, parent: npt.NDArray[np.intp], token: npt.NDArray[np.int64]
@@ -82,16 +99,14 @@ class Walker:
             prefix[:, mode] = (prefix[:, mode] << 1) | ((token >> rank) & 1)
         return prefix
 
-    def step(self, nodes: Nodes, parent: npt.NDArray[np.intp], token: npt.NDArray[np.int64], product: Tensor) -> Nodes:
+    def step(self, nodes: Nodes, parent: npt.NDArray[np.intp], token: npt.NDArray[np.int64], product: Floats) -> Nodes:
         """The children that `token` leads to from the nodes `parent`, with their states."""
         prefix = self.child_prefixes(nodes, parent, token)
         level = nodes.depth + 1
         if level == self.levels.depth:
             return Nodes(level, prefix, product, ())
-        rows = torch.from_numpy(token) + self.levels.embedding_offset(level)
-        weights = self.weights
-        state = weights.cell.step(weights.table, weights.inner, nodes.state, torch.from_numpy(parent), rows)
-        return Nodes(level, prefix, product, state)
+        rows = token + self.levels.embedding_offset(level)
+        return Nodes(level, prefix, product, self.steps.step(nodes.state, parent, rows))
 
 
 @dataclass
@@ -158,7 +173,7 @@ class _RealCells:
         return whole, none
 
 
-def _children(walker: Walker, nodes: Nodes) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64], Tensor]:
+def _children(walker: Walker, nodes: Nodes) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64], Floats]:
     """Every child of every node: parent row, token, product."""
     alphabet = walker.levels.alphabets[nodes.depth]
     parent = np.repeat(np.arange(len(nodes)), alphabet)
@@ -183,10 +198,10 @@ def _exact_share(walker: Walker, real: _RealCells, budget: int) -> float | None:
             return None
         parent, token, product = _children(walker, nodes)
         whole, none = real.classify(walker.child_prefixes(nodes, parent, token), nodes.depth + 1)
-        total += float((product.double().numpy()[whole] ** 2).sum())
+        total += float((product.astype(np.float64)[whole] ** 2).sum())
         mixed = np.flatnonzero(~whole & ~none)
         if len(mixed):
-            children = walker.step(nodes, parent[mixed], token[mixed], product[torch.from_numpy(mixed)])
+            children = walker.step(nodes, parent[mixed], token[mixed], product[mixed])
             stack.extend(_blocks(children))
     return min(total, 1.0)
 
@@ -197,7 +212,7 @@ def _sampled_inside(walker: Walker, real: _RealCells, rng: np.random.Generator, 
     stack = [(walker.root(), np.array([samples]))]
     while stack:
         nodes, counts = stack.pop()
-        chances = walker.factors(nodes).double().numpy() ** 2
+        chances = walker.factors(nodes).astype(np.float64) ** 2
         chances = chances / chances.sum(axis=1, keepdims=True)
         split = rng.multinomial(counts, np.broadcast_to(chances, (len(nodes), chances.shape[1])))
         parent, token = np.nonzero(split)
@@ -206,7 +221,7 @@ def _sampled_inside(walker: Walker, real: _RealCells, rng: np.random.Generator, 
         inside += int(number[whole].sum())
         mixed = np.flatnonzero(~whole & ~none)
         if len(mixed):
-            children = walker.step(nodes, parent[mixed], token[mixed], torch.ones(len(mixed)))
+            children = walker.step(nodes, parent[mixed], token[mixed], np.ones(len(mixed), dtype=np.float32))
             for start, block in zip(range(0, len(mixed), BLOCK), _blocks(children), strict=True):
                 stack.append((block, number[mixed][start : start + BLOCK]))
     return inside
@@ -267,18 +282,18 @@ def largest_cells(
         for mode, position in fixed.items():
             kept &= prefix[:, mode] == position >> max(levels.bits[mode] - nodes.depth - 1, 0)
         if len(found) == count:
-            kept &= product.numpy() > found[-1]
+            kept &= product > found[-1]
         chosen = np.flatnonzero(kept)
-        chosen = chosen[np.argsort(-product.numpy()[chosen], kind="stable")]
+        chosen = chosen[np.argsort(-product[chosen], kind="stable")]
         if nodes.depth + 1 == levels.depth:
             found_at = np.concatenate((found_at, prefix[chosen]))
-            found = np.concatenate((found, product.numpy()[chosen]))
+            found = np.concatenate((found, product[chosen]))
             best = np.argsort(-found, kind="stable")[:count]
             found_at, found = found_at[best], found[best]
             continue
         for start in range(0, len(chosen), SEARCH_BLOCK):
             part = chosen[start : start + SEARCH_BLOCK]
-            children = walker.step(nodes, parent[part], token[part], product[torch.from_numpy(part)])
+            children = walker.step(nodes, parent[part], token[part], product[part])
             pushed += 1
             heapq.heappush(waiting, (-float(children.product[0]), pushed, children))
     return found_at, found
