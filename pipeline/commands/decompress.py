@@ -92,7 +92,7 @@ def _wanted(model: Compressor, block: str | None, among: Path | None, top: int |
         return model.largest(top)
     else:
         used = model.frame_.used  # cells of an index that never occurs are zero
-        indices = [
+        indices: list[Any] = [
             used[mode][(used[mode] >= start) & (used[mode] < stop)] if mode in used else range(start, stop)
             for mode, (start, stop) in enumerate(ranges)
         ]
