@@ -10,8 +10,6 @@ clock. Calls are taken in turn; the table has their medians.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
 import statistics
 import time
@@ -25,7 +23,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.bench_kpd import RESULTS, processor
+from benchmarks import about
 from pipeline.kernels.vector import FLOAT, WIDTH, product
 
 Matrix = npt.NDArray[np.float32]
@@ -131,18 +129,9 @@ def layers(repeats: int) -> list[dict[str, Any]]:
 
 def table(results: dict[str, Any]) -> str:
     """The results as Markdown."""
-    about = results["about"]
-    lines = [
-        "# Own kernels and threads",
-        "",
-        f"`python -m benchmarks.bench_kernels --repeats {about['repeats']}`: {about['processor']}, {about['cores']} "
-        f"cores, {about['date']}, load {about['load']:.1f} before. Medians of calls taken in turn.",
-    ]
-    if about["load"] > about["cores"]:
-        lines += [
-            "",
-            "The machine was busy with other work: of the wall times only the ratios tell something, roughly.",
-        ]
+    how = results["about"]
+    command = f"`python -m benchmarks.bench_kernels --repeats {how['repeats']}`"
+    lines = ["# Own kernels and threads", "", f"{command}: {about.told(how)} Medians of calls taken in turn."]
     lines += ["", "## Products of small matrices, one thread, GFLOP a second of its processor time", ""]
     names = list(results["products"][0]["gflops"])
     lines += ["| product | size | " + " | ".join(names) + " |", "|---|---|" + "--:|" * len(names)]
@@ -165,18 +154,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--repeats", type=int, default=41)
     options = arguments.parse_args(argv)
-    about = {
-        "repeats": options.repeats,
-        "load": os.getloadavg()[0],
-        "cores": os.cpu_count(),
-        "processor": processor(),
-        "date": datetime.date.today().isoformat(),
-    }
-    results = {"about": about, "products": products(options.repeats), "layers": layers(options.repeats)}
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "kernels.json").write_text(json.dumps(results, indent=1) + "\n")
-    (RESULTS / "kernels.md").write_text(table(results))
-    print(table(results))
+    how = about.circumstances(repeats=options.repeats)
+    results = {"about": how, "products": products(options.repeats), "layers": layers(options.repeats)}
+    about.write("kernels", results, table)
 
 
 if __name__ == "__main__":
