@@ -85,6 +85,9 @@ METHODS: dict[str, Method] = {
         ("accams", "baseline", "ACCAMS", "#41389b", "#a8a0ff", "<", "sum of co-clusterings", 2),
         ("baccams", "baseline", "bACCAMS", "#8a2550", "#f08bae", ">", "sum of co-clusterings, by Gibbs sampling", 3),
         ("kronfit", "baseline", "KronFit", "#2f6b1e", "#95d67e", "h", "Kronecker powers of one small matrix", 9),
+        ("q-svd", "baseline", "quantised SVD", "#1f5c99", "#86c5f5", "d",
+         "T-SVD with rounded, entropy-coded vectors (matrices)", 5),
+        ("q-cp", "baseline", "quantised CP", "#0e6b52", "#63d6b4", "H", "CP with rounded, entropy-coded factors", 5),
         ("dense", "network", "dense", "#555b63", "#c3cad3", "s", "the same network with ordinary linear layers"),
         ("kpd", "network", "KPD", "#c8500a", "#ff9a57", "o", "block-sparse layers by Kronecker product decomposition"),
         ("kpd-group", "network", "KPD group", "#a87500", "#efc04d", "P",
@@ -97,6 +100,10 @@ METHODS: dict[str, Method] = {
         ("rigl", "network", "block RigL", "#00805f", "#3fcca2", "D", "blocks that move to where the gradient is large"),
         ("srigl", "network", "block SRigL", "#2f6b1e", "#95d67e", "h",
          "block RigL with equally many blocks in every block row in use"),
+        ("monarch", "network", "Monarch", "#7f3f8f", "#d39be0", "p",
+         "product of two block-diagonal matrices, without zeros"),
+        ("btt", "network", "BTT", "#9a5b00", "#f0b060", "d",
+         "block tensor train, with a learning rate for each factor"),
         ("magnitude", "network", "magnitude pruning", "#41389b", "#a8a0ff", "<", "the blocks of smallest norm go"),
     )
 }  # fmt: skip

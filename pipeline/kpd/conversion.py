@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from pipeline.errors import InputError
 from pipeline.kpd.attention import Attention
 from pipeline.kpd.blocks import BlockLinear
+from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.convolution import PatchConv2d, as_rows
 from pipeline.kpd.layer import KPDLinear, checked_block
 
@@ -352,7 +353,7 @@ def swap_layers(
             count = sum(parameter.numel() for parameter in weights)
             swaps.append(Swap(name, *_sizes(layer, weights), attentions[name], count, count, 1.0))
             continue
-        if rule is None or not name or isinstance(layer, KPDLinear | BlockLinear):
+        if rule is None or not name or isinstance(layer, KPDLinear | BlockLinear | BTTLinear):
             continue
         if id(layer) in made:
             module.set_submodule(name, made[id(layer)])
@@ -377,7 +378,7 @@ def swap_layers(
         made[id(layer)] = new = make(linear, rule)
         fit_error = _take_over(linear, new, keep_weights)
         own = sum(parameter.numel() for parameter in new.parameters())
-        cost = predicted_cost(new) if isinstance(new, KPDLinear) else 1.0
+        cost = predicted_cost(new) if isinstance(new, KPDLinear) else own / dense if isinstance(new, BTTLinear) else 1.0
         if isinstance(layer, nn.Conv2d):
             made[id(layer)] = patches = PatchConv2d(layer, new)
             cost = 1.0 if patches.overlaps else cost

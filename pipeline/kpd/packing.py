@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, replaced
+from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.conversion import open_holders
 from pipeline.kpd.inference import FORMS, Deployed, InferenceLayer, forms_of
 from pipeline.kpd.layer import KPDLinear
@@ -46,6 +47,8 @@ def parts(network: nn.Module, deployed: Deployed | None = None) -> tuple[Arrays,
             layer, form = module.to_layer(), module.form
         elif isinstance(module, BlockLayer):
             layer, form = module, None
+        if isinstance(module, BTTLinear):  # its factors are as they are in the state
+            layers[name] = {"block": list(module.block), "grid": list(module.grid), "slices": module.rank}
         if layer is None:
             continue
         skipped |= {f"{own}." if own else "" for own in names}
@@ -74,10 +77,16 @@ def fill(network: nn.Module, contents: Contents) -> nn.Module:
         dense = network.get_submodule(name)
         if not isinstance(dense, nn.Linear):
             raise InputError(f"layer '{name}' is no linear layer of network '{contents.metadata['network']}'")
+        new: nn.Module
+        if "slices" in form:
+            new = _slices(dense, form, contents, name)
+            places = next(names for module, names in _places(network).items() if module is dense)
+            network = replaced(network, dense, new)
+            continue
         layer = _empty(dense, form, contents, name)
         keys = {key: _joined(name, key) for key in ("blocks", "values", "B", "bias")}
         _unpack(layer, {key: state.pop(own) for key, own in keys.items() if own in state})
-        new: nn.Module = layer
+        new = layer
         if "form" in form:
             new = FORMS[Contents(tensors, form).choice("form", forms_of(layer))](layer)
         places = next(names for module, names in _places(network).items() if module is dense)
@@ -96,7 +105,7 @@ def plain_twin(network: nn.Module) -> nn.Module:
     for module in list(twin.modules()):
         if isinstance(module, InferenceLayer):
             twin = replaced(twin, module, module.to_layer().to_dense())
-        elif isinstance(module, BlockLayer):
+        elif isinstance(module, BlockLayer | BTTLinear):
             twin = replaced(twin, module, module.to_dense())
     return twin
 
@@ -234,6 +243,15 @@ def _empty(dense: nn.Linear, form: dict[str, Any], contents: Contents, name: str
     else:
         layer = BlockLinear(dense.in_features, dense.out_features, block, has_bias)
     return layer.to(dense.weight.device, dense.weight.dtype)
+
+
+def _slices(dense: nn.Linear, form: dict[str, Any], contents: Contents, name: str) -> BTTLinear:
+    """A block tensor train in the place of `dense`, as large as its arrays are."""
+    own = Contents(contents.tensors, form)
+    rank, block = own.whole("slices", 1), own.wholes("block", 1, LARGEST_SIDE)
+    contents.permitted(8 * rank * dense.weight.numel(), f"layer '{name}' of rank {rank:,}")
+    sizes = (dense.in_features, dense.out_features, (block[0], block[1]), rank, dense.bias is not None)
+    return BTTLinear(*sizes).to(dense.weight.device, dense.weight.dtype)
 
 
 @torch.no_grad()

@@ -16,7 +16,8 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import InputError
-from pipeline.kpd.blocks import block_layers, replaced
+from pipeline.kpd.blocks import BlockLayer, block_layers, replaced
+from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.conversion import Report
 from pipeline.kpd.data import LabelledImages, augmented, mixed
 from pipeline.kpd.inference import deploy
@@ -386,8 +387,8 @@ def _wait(images: Tensor) -> None:
 
 
 def dense_twin(network: nn.Module) -> nn.Module:
-    """Return a copy of `network` whose block-sparse layers are plain ones with the same weights."""
+    """Return a copy of `network` whose block-sparse and structured layers are plain ones with the same weights."""
     twin = copy.deepcopy(network)
-    for layer in block_layers(twin).values():
+    for layer in [layer for layer in twin.modules() if isinstance(layer, BlockLayer | BTTLinear)]:
         twin = replaced(twin, layer, layer.to_dense())
     return twin
