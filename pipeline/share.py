@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core import step
 from pipeline.core.files import PARTIAL
+from pipeline.core.secrets import masked
 from pipeline.core.yaml_files import read_yaml
 from pipeline.errors import InputError
 from pipeline.merge_lock import Objects
@@ -141,7 +143,7 @@ def push(root: Path) -> None:
     """Send what is recorded, if the remote takes it."""
     name, remote = default_remote(root)
     probe(name, remote, write=True)
-    _dvc("push")
+    _dvc_push()
     _send_lost(root)
 
 
@@ -199,7 +201,7 @@ def pull(root: Path) -> None:
     name, remote = default_remote(root)
     probe(name, remote, write=False)
     kept, recorded = kept_back(root), [out["path"] for out in recorded_outs(root)]
-    _dvc("pull", *([path for path in recorded if path not in kept] if kept else []))
+    _fetch(root, name, [path for path in recorded if path not in kept])
     if kept:
         print(
             f"{len(kept)} files or folders are not shared, by the licence of their data set (push: false): "
@@ -239,12 +241,28 @@ def _stages(root: Path) -> dict[str, Any]:
     return (read_yaml(path).get("stages") or {}) if path.is_file() else {}
 
 
-def _dvc(*arguments: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], check=False)
+def _fetch(root: Path, name: str, paths: list[str]) -> None:
+    """Fetch from the remote with every object checked, which DVC leaves out unless a remote is set to `verify`."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        found = Repo(str(root), config={"remote": {name: {"verify": True}}}).pull(targets=paths)
+    except (DvcException, OSError) as error:
+        reason = masked(re.sub(r"\x1b\[[0-9;]*m", "", " ".join(str(error).split())))
+        raise InputError(
+            f"not all was fetched from '{name}': {reason}. The same command goes on where it "
+            "stopped; what is damaged or missing on the remote: who made it deletes the damaged object there and runs "
+            "'make push' again"
+        ) from error
+    print(f"{found['stats']['fetched']} files fetched, {found['stats']['added']} added")
+
+
+def _dvc_push() -> None:
+    done = subprocess.run([sys.executable, "-m", "dvc", "push"], check=False)
     if done.returncode:
         raise InputError(
-            f"dvc {arguments[0]} did not finish; what it said stands above. The same command goes on where it stopped; "
-            "an object that the remote has not: who made it runs 'make push'"
+            "dvc push did not finish; what it said stands above. The same command goes on where it stopped"
         )
 
 
