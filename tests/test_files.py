@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from pipeline import convert, describe, export, fit_baseline, sample
+from pipeline import convert, describe, export, fit_baseline, sample, train_neukron
 from pipeline.core import step
 from pipeline.core.files import PARTIAL, atomic_path, write_text
 from pipeline.core.locks import HOLDERS, release_stale
@@ -30,6 +30,7 @@ name, replace = sys.argv[1], Path.replace
 Path.replace = lambda path, to: os.kill(os.getpid(), signal.SIGKILL) if name in str(to) else replace(path, to)
 fit_baseline.main(sys.argv[2:])
 """
+SHORT = ["--set", "hidden=2", "--set", "max_epochs=1", "--set", "order_init=degree", "--device", "cpu"]
 ORDER = ["model.safetensors", "history.parquet", "metrics.json"]
 
 
@@ -111,6 +112,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         (300, describe, ["{}/x.parquet", "{}/out/d.html"], "d."),
         (100, fit_baseline, ["{}/x.parquet", "{}/out", "--method", "truncation"], "model.safetensors"),
         (900, fit_baseline, ["{}/x.parquet", "{}/out", "--method", "truncation"], "history.parquet"),
+        (300, train_neukron, ["{}/x.parquet", "{}/out", *SHORT], "model.safetensors"),
         (1000, export, ["{}/x.parquet", "{}/out/e.mtx"], "e.mtx"),
         (1000, export, ["{}/x.parquet", "{}/out/e.npz"], "e.npz"),
     ],
