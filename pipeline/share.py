@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import re
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core import step
 from pipeline.core.files import PARTIAL
-from pipeline.core.secrets import masked
 from pipeline.core.yaml_files import read_yaml
 from pipeline.errors import InputError
 from pipeline.merge_lock import Objects
@@ -158,8 +157,12 @@ class Places:
         self.cache = self.objects.cache
         self.remote = self.objects.repo.cloud.get_remote_odb(command="status")
         self.paths = dict(self._recorded(root))
-        self.there = set(self.remote.oids_exist(list(self.paths)))
         self.here = {name for name in self.paths if Path(self.cache.oid_to_path(name)).is_file()}
+
+    @cached_property
+    def there(self) -> set[str]:
+        """Objects on the remote."""
+        return set(self.remote.oids_exist(list(self.paths)))
 
     def _recorded(self, root: Path) -> Iterator[tuple[str, str]]:
         """Objects of what is recorded and shared, and what they are of; of lists that nobody has only the list."""
@@ -201,7 +204,7 @@ def pull(root: Path) -> None:
     name, remote = default_remote(root)
     probe(name, remote, write=False)
     kept, recorded = kept_back(root), [out["path"] for out in recorded_outs(root)]
-    _fetch(root, name, [path for path in recorded if path not in kept])
+    _fetch(root, name, remote, [path for path in recorded if path not in kept])
     if kept:
         print(
             f"{len(kept)} files or folders are not shared, by the licence of their data set (push: false): "
@@ -241,7 +244,7 @@ def _stages(root: Path) -> dict[str, Any]:
     return (read_yaml(path).get("stages") or {}) if path.is_file() else {}
 
 
-def _fetch(root: Path, name: str, paths: list[str]) -> None:
+def _fetch(root: Path, name: str, remote: dict[str, Any], paths: list[str]) -> None:
     """Fetch from the remote with every object checked, which DVC leaves out unless a remote is set to `verify`."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -249,11 +252,12 @@ def _fetch(root: Path, name: str, paths: list[str]) -> None:
     try:
         found = Repo(str(root), config={"remote": {name: {"verify": True}}}).pull(targets=paths)
     except (DvcException, OSError) as error:
-        reason = masked(re.sub(r"\x1b\[[0-9;]*m", "", " ".join(str(error).split())))
+        probe(name, remote, write=False)  # says so where it is gone by now
+        places = Places(root)
         raise InputError(
-            f"not all was fetched from '{name}': {reason}. The same command goes on where it "
-            "stopped; what is damaged or missing on the remote: who made it deletes the damaged object there and runs "
-            "'make push' again"
+            f"from '{name}' not all could be fetched: {_some(places.paths_of(set(places.paths) - places.here))}. The "
+            "same command goes on where it stopped; what is missing there, or damaged (then deleted there first): who "
+            "made it runs 'make push' again"
         ) from error
     print(f"{found['stats']['fetched']} files fetched, {found['stats']['added']} added")
 
