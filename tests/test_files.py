@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import resource
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pipeline.core.locks import HOLDERS, release_stale
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.synth import synthetic
+from tests import kills
 
 # A step that dies at the write to the file of which `name` is a part of the path.
 DYING = """
@@ -168,3 +170,11 @@ def test_locks_are_released_when_all_who_held_some_are_dead(tmp_path: Path) -> N
     assert len(list(locks.iterdir())) == 2
     assert release_stale(tmp_path) == 2 and not list(locks.iterdir())
     assert (tmp_path / HOLDERS).exists()
+
+
+@pytest.mark.parametrize("case", ["training", "step"])
+def test_a_command_killed_at_any_moment_ends_in_the_same_bits(tmp_path: Path, case: str) -> None:
+    kills.prepare(tmp_path / "checkout")
+    command, results = kills.CASES[case]
+    said = kills.disturbed(command, tmp_path / "checkout", results, 2, random.Random(1))
+    assert "nothing left over" in said

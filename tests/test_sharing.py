@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import random
 import re
 import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,7 @@ import yaml
 from pipeline.config import load_config
 from pipeline.errors import InputError
 from pipeline.share import check_whole, kept_back
-from tests.checkout import copy_checkout, dry_run_jobs, make, run
+from tests.checkout import ENVIRONMENT, copy_checkout, dry_run_jobs, make, run
 
 EXPERIMENTS = """experiments:
   tiny:
@@ -139,6 +143,32 @@ def test_a_lost_run_of_the_other_experiment_is_not_recorded(copy: Path) -> None:
     with pytest.raises(InputError, match="experiments 'other', 'tiny' are not as planned") as refused:
         check_whole(load_config(copy / "params.yaml"), copy)
     assert "results/runs/clicks/t-svd/r1-s0/model.safetensors is missing" in str(refused.value)
+
+
+def test_scrambled_times_and_a_clock_that_is_wrong_rerun_nothing(copy: Path) -> None:
+    chance = random.Random(0)
+    now = time.time()
+    for path in copy.rglob("*"):
+        if path.is_file() and ".git" not in path.parts:  # years before and, of a machine whose clock is ahead, after
+            os.utime(path, (now, now + chance.uniform(-1e8, 1e8)))
+    assert "Nothing to be done" in run(copy, "snakemake", "-n", "recorded")
+    assert "up to date" in run(copy, "dvc", "status")
+
+
+def test_two_snakemakes_at_once_make_what_each_was_asked_for(copy: Path) -> None:
+    cells = ["truncation", "t-svd"]
+    models = [copy / "results/runs/clicks" / each for each in ("truncation/k10-s0", "t-svd/r1-s0")]
+    before = [(model / "model.safetensors").read_bytes() for model in models]
+    shutil.rmtree(copy / "results/runs")
+    started = [
+        subprocess.Popen([*SNAKEMAKE, f"clicks.{cell}"], cwd=copy, env=ENVIRONMENT, stdout=-1, stderr=-2, text=True)
+        for cell in cells
+    ]
+    for process in started:
+        said, _ = process.communicate(timeout=500)
+        assert process.returncode == 0, said
+    assert [(model / "model.safetensors").read_bytes() for model in models] == before
+    assert not list((copy / ".snakemake/locks").glob("*"))
 
 
 def test_status_says_when_all_are_the_same(shared: Path) -> None:
