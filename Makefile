@@ -24,7 +24,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m pipeline.compile_kernels
-	test ! -e .git || git config merge.dvc-lock.driver '$(BIN)/python -m pipeline.merge_lock %O %A %B'
+	test ! -e .git || git config merge.dvc-lock.driver '$(BIN)/python -m pipeline.workflow.merge_lock %O %A %B'
 	touch $@
 
 demo: setup ## run the default experiment and show its most telling lines
@@ -61,26 +61,26 @@ tools:
 	@python -c 'import dvc, snakemake, pipeline' 2> /dev/null || $(MAKE) --no-print-directory setup
 
 commit: tools ## record with DVC what snakemake has made, without running it again
-	@python -m pipeline.share whole
+	@python -m pipeline.workflow.share whole
 	@plan=$$(snakemake --dry-run recorded 2>&1) || { echo "$$plan" >&2; exit 2; }; \
 	  grep -q 'Nothing to be done' <<< "$$plan" \
 	  || { echo "error: results are not up to date; run 'snakemake recorded' first" >&2; exit 2; }
 	dvc commit --force
 
 push: tools ## send what DVC has recorded to the remote
-	@python -m pipeline.share push
+	@python -m pipeline.workflow.share push
 
 pull: tools ## fetch what this commit records from the remote, and check it
-	@python -m pipeline.share pull
+	@python -m pipeline.workflow.share pull
 
 status: tools ## what differs between here, the record and the remote, and whose turn it is
-	@python -m pipeline.share status
+	@python -m pipeline.workflow.share status
 
 why: tools ## make why TARGET=..: what changed that makes snakemake run it again, from what to what
-	@python -m pipeline.why $(TARGET)
+	@python -m pipeline.workflow.why $(TARGET)
 
 diff: tools ## make diff REV=HEAD~1: metrics of that revision beside those here, the runs that differ
-	@python -m pipeline.diff $(or $(REV),HEAD)
+	@python -m pipeline.workflow.diff $(or $(REV),HEAD)
 
 slurm-lab: tools ## two virtual Slurm nodes on this machine; make slurm-lab-stop ends them
 	python -m tests.slurm_lab start build/slurm-lab

@@ -27,12 +27,21 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PAT
 sys.path.insert(0, workflow.basedir)
 
 from pipeline.config import load_config, setting_arguments, together
-from pipeline.core.closure import code_files
-from pipeline.core.locks import release_stale
-from pipeline.cost import memory_to_reserve, minutes_to_reserve, work_of
+from pipeline.workflow.closure import code_files
+from pipeline.workflow.locks import release_stale
+from pipeline.workflow.resources import memory_to_reserve, minutes_to_reserve, work_of
 from pipeline.errors import InputError
 from pipeline.reporting.outputs import report_files
-from pipeline.reporting.targets import EVIDENCE, TARGETS, expectation, runs_of
+from pipeline.reporting.targets import (
+    EVALUATIONS,
+    EVIDENCE,
+    QUERY_TIMES,
+    TARGETS,
+    expectation,
+    measures_of,
+    measures_of_experiment,
+    runs_of,
+)
 from pipeline.runs.metrics import FILES
 
 try:
@@ -285,7 +294,7 @@ rule sample:
     conda:
         "environment.yaml"
     shell:
-        "python -m pipeline.sample {input.tensor} {output} --fraction {wildcards.fraction} --seed {wildcards.seed} 2> {log}"
+        "python -m pipeline.sample {input.tensor} {output} --fraction {wildcards.fraction} --seed {wildcards.seed} --no-labels 2> {log}"
 
 
 rule train_neukron:
@@ -373,6 +382,40 @@ rule train_kpd:
         " --method {wildcards.method} {params.arguments} --threads {threads} --device {resources.device} > {log} 2>&1"
 
 
+rule evaluate:
+    input:
+        tensor=run_tensor,
+        model="results/runs/{dataset}/{method}/{setting}-s{seed}/model.safetensors",
+        code=code_files("evaluate"),
+    output:
+        EVALUATIONS + "/{dataset}/{method}/{setting}-s{seed}.json",
+    log:
+        "logs/evaluate/{dataset}/{method}/{setting}-s{seed}.log",
+    benchmark:
+        "logs/benchmarks/evaluate/{dataset}/{method}/{setting}-s{seed}.tsv"
+    conda:
+        "environment.yaml"
+    threads: 1
+    shell:
+        "python -m pipeline.evaluate {input.tensor} {input.model} {output} --threads {threads} > {log} 2>&1"
+
+
+rule query_times:
+    input:
+        code=code_files("query_times"),
+    output:
+        QUERY_TIMES,
+    log:
+        "logs/query_times.log",
+    benchmark:
+        "logs/benchmarks/query_times.tsv"
+    conda:
+        "environment.yaml"
+    threads: 1
+    shell:
+        "python -m pipeline.query_times {output} --threads {threads} > {log} 2>&1"
+
+
 for name, runs in RUNS.items():
 
     rule:
@@ -401,8 +444,9 @@ for name, runs in RUNS.items():
         # file of the report they would be most of what Snakemake records of 1,000 runs.
         input:
             f"results/{name}/metrics.parquet",
+            measures_of_experiment(name, runs),
         output:
-            shown(name, report_files(runs)),
+            shown(name, report_files(CONFIG, name)),
         log:
             f"logs/report/{name}.log",
         benchmark:
@@ -447,30 +491,34 @@ rule recorded:
 
 # The evidence of both papers: all of it, or what one figure or table needs, where params.yaml has the experiment.
 WANTED = {
-    name: (target.experiment, runs_of(name, RUNS[target.experiment]))
+    name: (
+        target.experiment,
+        runs_of(name, RUNS[target.experiment]),
+        measures_of(name, RUNS[target.experiment]),
+    )
     for name, target in TARGETS.items()
     if target.experiment in RUNS
 }
 if EVIDENCE in RUNS:
-    WANTED[EVIDENCE] = (EVIDENCE, RUNS[EVIDENCE])
+    WANTED[EVIDENCE] = (EVIDENCE, RUNS[EVIDENCE], [f"results/{EVIDENCE}/report.html"])
 
 for name in sorted(WANTED.keys() & set(sys.argv[1:])):
-    plan, runs = WANTED[name]
-    if not runs:
+    plan, runs, measures = WANTED[name]
+    if not runs and not measures:
         raise WorkflowError(f"{name}: {TARGETS[name].what}: no run here measures it")
     if "--target-jobs" not in sys.argv:
         todo = [run for run in runs if not Path(run.folder, "metrics.json").exists()]
         hours = (CONFIG.experiments[plan].hours or 0) * len(runs) / len(RUNS[plan])
         print(f"{name}:", expectation(hours, runs, len(todo)), file=sys.stderr)
 
-for name, (plan, runs) in WANTED.items():
+for name, (plan, runs, measures) in WANTED.items():
 
     rule:
         name:
             name
         input:
             whole(runs),
-            [f"results/{plan}/report.html"] if name == EVIDENCE else [],
+            measures,
         log:
             f"logs/targets/{name}.log",
         localrule: True
@@ -480,8 +528,12 @@ for name, (plan, runs) in WANTED.items():
             command=(
                 f"python -m pipeline.report --experiment {plan} --results RESULTS.md"
                 if name == EVIDENCE
-                else f"python -m pipeline.aggregate results/{plan}-partial --experiment {plan} --partial"
-                f" && python -m pipeline.report results/{plan}-partial --experiment {plan}"
+                else (
+                    f"echo {shlex.join(measures)} is shown in the report of {plan}"
+                    if not runs
+                    else f"python -m pipeline.aggregate results/{plan}-partial --experiment {plan} --partial"
+                    f" && python -m pipeline.report results/{plan}-partial --experiment {plan}"
+                )
             ),
         shell:
             "({params.command}) > {log} 2>&1"

@@ -13,46 +13,17 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import gzip
 import json
-import lzma
 import os
 import platform
-import shutil
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.core import step
 
 RESULTS = Path(__file__).parent / "results"
-PROGRAMS = {"zstd": ["zstd", "-q", "--ultra", "-22", "-f", "-o"], "zpaq": ["zpaq", "a"]}
-
-
-def plain(X: Any) -> bytes:
-    """Coordinates as differences of 4 bytes, mode by mode, and the values."""
-    from pipeline.baselines.coding import gaps
-
-    steps = np.diff(X.coords, axis=0, prepend=0).astype("<i4")
-    _, constant, numbers = gaps.encode_values(X.values)
-    return np.ascontiguousarray(steps.T).tobytes() + constant + numbers.tobytes()
-
-
-def by_program(name: str, content: bytes) -> int | None:
-    """Bytes by a program of the system; None where it is not installed."""
-    if shutil.which(name) is None:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "plain", Path(folder) / f"packed.{name}"
-        source.write_bytes(content)
-        tail = ["-method", "5"] if name == "zpaq" else []
-        subprocess.run([*PROGRAMS[name], str(target), str(source), *tail], check=True, capture_output=True)
-        return target.stat().st_size
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -66,6 +37,7 @@ def measured(path: Path) -> dict[str, Any]:
     """All figures of a data set."""
     from pipeline.baselines.coding import mixed
     from pipeline.baselines.lossless import Lossless
+    from pipeline.baselines.yardsticks import general, structureless_bytes
     from pipeline.sparse import SparseTensor
 
     X = SparseTensor.read_parquet(path)
@@ -82,15 +54,15 @@ def measured(path: Path) -> dict[str, Any]:
         found["mixed_decode_per_second"] = round(X.nnz / decoding)
     size = Lossless().fit(X).size()
     found |= {"free": size["bytes"], "stored": size["bytes_with_order"]}
-    content = plain(X)
-    found |= {"gzip": len(gzip.compress(content, 9)), "xz": len(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))}
-    found |= {name: by_program(name, content) for name in PROGRAMS}
+    found |= general(X)
+    found |= {f"no structure, {orders}": structureless_bytes(X, orders == "stored") for orders in ("free", "stored")}
     return found
 
 
 def table(stored: dict[str, Any]) -> str:
     """The Markdown table."""
-    columns = ["nnz", "free", "stored", "mixed", "gzip", "xz", *PROGRAMS]
+    columns = ["nnz", "free", "stored", "mixed", "no structure, free", "no structure, stored"]
+    columns += ["gzip", "xz", "zstd", "zpaq", "Parquet", "CSF"]
     columns += ["mixed_encode_per_second", "mixed_decode_per_second"]
     lines = ["# Exact codes, bytes", "", "`" + __doc__.split("\n\n")[-1].strip() + "`", ""]
     lines += ["| data set | " + " | ".join(columns) + " |", "|---|" + "--:|" * len(columns)]

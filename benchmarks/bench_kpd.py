@@ -107,7 +107,7 @@ def inference(batch: int, block: int, zeros: float, repeats: int, device: str, c
 
     from pipeline.kpd import KPDLinear
     from pipeline.kpd.inference import FORMS, forms_of
-    from pipeline.kpd.methods import largest
+    from pipeline.kpd.sparsity_methods import largest
 
     torch.manual_seed(0)
     layer = KPDLinear(WIDTH, WIDTH, (block, block), 1, device=device)

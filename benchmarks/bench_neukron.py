@@ -32,7 +32,7 @@ from pipeline.neukron.dispatch import make_engine
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel, Weights
 from pipeline.neukron.order_search import initial_orders
-from pipeline.neukron.trainer import Options, State, Trainer
+from pipeline.neukron.trainer import Options, Trainer, TrainingState
 from pipeline.sparse import SparseTensor
 from tests.reference import neukron as reference
 
@@ -73,7 +73,7 @@ class Problem:
         self.part = np.sort(np.random.default_rng(1).choice(len(self.values), count, replace=False))
         self.share = len(self.values) / count
 
-    def state(self) -> State:
+    def state(self) -> TrainingState:
         return self.trainer.start(self.model, [order.copy() for order in self.orders])
 
     def ours_forward(self) -> float:

@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from pipeline.errors import InputError
-    from pipeline.kpd.methods import make
+    from pipeline.kpd.sparsity_methods import make
     from pipeline.kpd.trainer import train
     from pipeline.train_kpd import read_images
 

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from pipeline.core.files import atomic_path, write_json, write_text
 from pipeline.neukron import NeuKron
-from pipeline.neukron.trainer import State
+from pipeline.neukron.trainer import TrainingState
 from pipeline.reporting.style import MUTED, RC, look
 from pipeline.sparse import SparseTensor
 
@@ -131,7 +131,7 @@ def main() -> None:
     started = clock()
     curve: list[dict[str, Any]] = []
 
-    def note(state: State) -> None:
+    def note(state: TrainingState) -> None:
         # time since the start of fit, the choice of orders included
         curve.append({"seconds": clock() - started, "epoch": state.epoch, "error_padded": state.best_error})
         write_json(path, {"tensor": options.tensor.stem, "norm2": X.norm2, "hidden": options.hidden,

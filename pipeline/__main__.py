@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pipeline import __version__
-from pipeline.commands import ask, compress, decompress, grid, import_reference, info, list_runs, pull
+from pipeline.commands import ask, compress, decompress, frontier, grid, import_reference, info, list_runs, pull
 from pipeline.core import step
 
 EXAMPLES = """examples:
   kronflow compress matrix.mtx matrix.safetensors --set hidden=8 --set max_epochs=100
   kronflow compress matrix.mtx matrix.safetensors --bytes 20kB
+  kronflow frontier matrix.mtx envelope.svg
   kronflow grid matrix.mtx --name mine
   kronflow info matrix.safetensors
   kronflow query matrix.safetensors 3 17
@@ -18,7 +19,7 @@ EXAMPLES = """examples:
   kronflow list https://host/group/models.git@v1
   kronflow pull https://host/group/models.git@v1 flights/neukron/h15-s0 -o m.safetensors
 """
-COMMANDS = (compress, grid, info, ask, decompress, list_runs, pull, import_reference)
+COMMANDS = (compress, frontier, grid, info, ask, decompress, list_runs, pull, import_reference)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -16,18 +16,18 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BeforeValidator, Field
 
 from pipeline.baselines import module_of
-from pipeline.core import stages as dvc
 from pipeline.core import step
-from pipeline.core.closure import code_files
 from pipeline.core.files import write_text
 from pipeline.core.names import plain_name
 from pipeline.core.sections import Fraction, Name, Section, Seed, checked
 from pipeline.core.settings import defaults, problem_with, settings_of
 from pipeline.core.yaml_files import read_yaml
-from pipeline.cost import Size, size_of
 from pipeline.datasets.registry import Dataset
 from pipeline.errors import InputError, nearest
 from pipeline.methods import BASELINES, METHODS, NETWORKS
+from pipeline.workflow import stages as dvc
+from pipeline.workflow.closure import code_files
+from pipeline.workflow.resources import Size, size_of
 
 SHARED = "networks"  # the section of what all networks share
 MOST_RUNS = 20_000  # of an experiment: planners list each with all its files

@@ -11,11 +11,11 @@ from typing import Any
 
 from pipeline.core import step
 from pipeline.core.files import refuse_clashes, sha256_file
-from pipeline.datasets import READERS, files_of, kind_of, read_raw, text_options
+from pipeline.datasets import READERS, check_ending, files_of_all, read_raw, text_options
 from pipeline.datasets.assemble import Assembled, assemble
-from pipeline.datasets.columns import with_columns
 from pipeline.datasets.labels import Labels
 from pipeline.datasets.registry import Dataset, read_entry
+from pipeline.datasets.table_columns import with_columns
 from pipeline.errors import InputError
 from pipeline.sparse.grid import NORM2_TOLERANCE
 from pipeline.sparse.labels import MARK, label_path
@@ -59,14 +59,9 @@ def convert_file(paths: Sequence[Path], output: Path, format_name: str | None, o
     format_name
         A key of :data:`pipeline.datasets.READERS`; None: what the file's name suggests.
     options
-        Of the format's reader; a table's columns have a default (:func:`pipeline.datasets.columns.with_columns`).
+        Of the format's reader; a table's columns have a default (:func:`pipeline.datasets.table_columns.with_columns`).
     """
-    files: dict[str, Path] = {}
-    for path in paths:
-        name, found = files_of(path, format_name)
-        if set(found) & set(files):
-            raise InputError(f"--file {path}: two files of that name; rename one")
-        files |= found
+    name, files = files_of_all(paths, format_name)
     refuse_clashes(list(files.values()), [output])
     options = with_columns(paths[0], name, options)
     source = {"dataset": paths[0].name, "format": name, "options": options}
@@ -162,8 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     options = arguments.parse_args(argv)
     if options.output is not None:
         refuse_clashes(options.file or [], [options.output])
-        if kind_of(options.output) not in ("", "columnar data"):
-            raise InputError(f"{options.output}: an ending of {kind_of(options.output)}; what is written is .parquet")
+        check_ending(options.output, ".parquet")
     if (options.dataset is None) == (options.file is None):
         raise InputError("name either a data set or a file with --file")
     if options.file is not None:

@@ -17,6 +17,7 @@ import numpy as np
 from pipeline.commands.source import Reading, add_reading, is_sparse_tensor, read_tensor
 from pipeline.core import step
 from pipeline.core.files import atomic_path, refuse_clashes, write_text
+from pipeline.errors import InputError
 from pipeline.sparse.stats import Block, Description, Distribution, describe
 from pipeline.sparse.stream import TensorReader
 
@@ -233,11 +234,14 @@ def main(argv: list[str] | None = None) -> None:
     add_reading(arguments)
     options = arguments.parse_args(argv)
     output: Path = options.output
+    reading = Reading.of(options)
+    reads = [options.tensor, *reading.more]
+    refuse_clashes(reads, [output])
+    if output.suffix.lower() != ".html":
+        raise InputError(f"{output}: a page ends in .html; files of its name with other endings go beside it")
     marks = {".csv": _line(DISTRIBUTIONS), ".svg": CREATOR.encode(), ".summary.csv": _line(SUMMARY[:9]).rstrip()}
-    refuse_clashes([options.tensor], [output], {output.with_suffix(suffix): mark for suffix, mark in marks.items()})
-    blocks, shape, names = _opened(
-        options.tensor, Reading.of(options.format, options.read, options.columns, options.value)
-    )
+    refuse_clashes(reads, [output], {output.with_suffix(suffix): mark for suffix, mark in marks.items()})
+    blocks, shape, names = _opened(options.tensor, reading)
     description = describe(blocks, shape)
     figure = figure_svg(list(distributions(description, names)))
     table = distribution_csv(description, names)
@@ -260,7 +264,7 @@ class _Blocks:
 
 def _opened(path: Path, reading: Reading) -> tuple[Iterable[Block], tuple[int, ...], tuple[str, ...]]:
     """Non-zeros, shape and names of the modes; what is no Parquet tensor is read into memory."""
-    other = reading.format_name or reading.options or path.suffix.lower() != ".parquet"
+    other = reading != Reading() or path.suffix.lower() != ".parquet"
     if other or (path.is_file() and not is_sparse_tensor(path)):
         X = read_tensor(path, reading)
         return [(X.coords, X.values)], X.shape, X.mode_names

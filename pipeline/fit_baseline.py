@@ -54,7 +54,7 @@ def _settings() -> str:
 
 def _threads(argv: list[str] | None) -> int:
     early = argparse.ArgumentParser(add_help=False)
-    early.add_argument("--threads", action=step.WholeNumber, least=1, default=1)
+    early.add_argument("--threads", action=step.WholeNumber, least=1, below=step.MOST_THREADS + 1, default=1)
     threads: int = early.parse_known_args(argv)[0].threads
     return threads
 

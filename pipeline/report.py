@@ -52,7 +52,9 @@ def report(folder: Path, experiment: str, params: str | Path, runs_dir: Path) ->
     root = Path(params).parent
     for name, content in croissant(results, folder / "croissant", root).items():
         write_json(folder / "croissant" / f"{name}.json", content)
-    written = [file for file in (*AGGREGATED, *report_files(results.planned)) if (folder / file).is_file()]
+    written = [
+        file for file in (*AGGREGATED, *report_files(results.config, results.experiment)) if (folder / file).is_file()
+    ]
     write_json(folder / CRATE, crate(results, folder, runs_dir, root, [file for file in written if file != CRATE]))
 
 

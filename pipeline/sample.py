@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.core import step
 from pipeline.core.files import refuse_clashes
 from pipeline.core.settings import SEEDS
+from pipeline.datasets import check_ending
 from pipeline.sparse.sample import sample_file
 from pipeline.sparse.stream import TensorReader
 
@@ -24,12 +25,12 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("output", type=Path, help="Parquet sparse tensor to write")
     arguments.add_argument("--fraction", type=float, required=True, help="above 0, at most 1")
     arguments.add_argument("--seed", action=step.WholeNumber, least=0, below=SEEDS, default=0, help="default: 0")
+    arguments.add_argument("--no-labels", action="store_true", help="write no labels of the modes beside the sample")
     options = arguments.parse_args(argv)
     refuse_clashes([options.tensor], [options.output])
-    if TensorReader(options.tensor).header.labels:
-        print(f"{options.output}: without the labels of its modes; its indices are those of {options.tensor}",
-              file=sys.stderr)  # fmt: skip
-    count = sample_file(options.tensor, options.output, options.fraction, options.seed)
+    check_ending(options.output, ".parquet")
+    labels = {} if options.no_labels else TensorReader(options.tensor).labels()
+    count = sample_file(options.tensor, options.output, options.fraction, options.seed, labels)
     print(f"{count:,} non-zeros -> {options.output}", file=sys.stderr)
 
 

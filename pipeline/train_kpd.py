@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     from tqdm import tqdm
 
     from pipeline.core.settings import values_of
-    from pipeline.kpd.methods import make
+    from pipeline.kpd.sparsity_methods import make
     from pipeline.kpd.trainer import train
     from pipeline.runs import distributed, gpus
 
@@ -162,7 +162,7 @@ def _write(
     from pipeline.core.files import sha256_file
     from pipeline.kpd.artifact import NetworkArtifact
     from pipeline.kpd.cost import inference_flops, inference_parameters, measured_costs, training_flops
-    from pipeline.kpd.methods import make
+    from pipeline.kpd.sparsity_methods import make
     from pipeline.kpd.trainer import dense_twin, fresh_network, inference_seconds, step_seconds
     from pipeline.runs.metrics import circumstances, library_versions, peak_rss_bytes, write_metrics
     from pipeline.runs.record import epoch_seconds, identity, write_history

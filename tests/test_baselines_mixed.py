@@ -16,7 +16,7 @@ from pipeline.baselines.lossless import Lossless
 from pipeline.baselines.truncation import Truncation
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
-from tests.test_baselines_coded import KINDS, random_tensor
+from tests.test_baselines_exact import KINDS, random_tensor
 
 
 def bigrams(count: int = 4000) -> SparseTensor:

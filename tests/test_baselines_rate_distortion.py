@@ -109,3 +109,15 @@ def test_a_higher_price_keeps_fewer_cells() -> None:
 def test_two_limits_are_refused() -> None:
     with pytest.raises(InputError, match="give one of them"):
         RateDistortion(max_bytes=100.0, max_error=0.5).fit(groups())
+
+
+def test_at_a_price_that_no_cell_is_worth_one_is_left() -> None:
+    for X in (groups(6), weighted(6)):
+        choice = by_cells(X, orders=True)(X.norm2)
+        assert len(choice.values) == 1 and choice.error == pytest.approx(X.norm2 - X.values.max() ** 2, rel=1e-9)
+
+
+def test_time_that_is_over_ends_the_bisection_after_the_first_price() -> None:
+    model = RateDistortion(max_bytes=200.0, max_seconds=1e-9).fit(weighted(7))
+    assert [row["coded"] for row in model.history_] == [1]
+    assert RateDistortion(max_bytes=200.0).fit(weighted(7)).history_[0]["coded"] > 2

@@ -17,7 +17,7 @@ from pipeline.baselines.coding import exact, mixed, unlabelled, unlabelled_loops
 from pipeline.baselines.lossless import Lossless
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
-from tests.test_baselines_coded import KINDS
+from tests.test_baselines_exact import KINDS
 from tests.test_baselines_mixed import banded
 
 

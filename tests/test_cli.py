@@ -126,7 +126,7 @@ def test_a_search_says_what_it_looks_for_what_it_tried_and_why_it_chose(
     lines = call(capsys, "compress", str(tmp_path / "my.csv"), str(out), "--bytes", "1MB").splitlines()
     assert lines[0].startswith("modes: user, item; value: stars")
     assert lines[2].startswith(
-        "wanted: the least error within 1,000,000 bytes, orders stored; tried in turn: lossless,"
+        "wanted: the least error within 1,000,000 bytes, orders stored, in 60 s; tried in turn: lossless,"
     )
     assert lines[3].startswith("lossless(): ")
     assert lines[4].startswith("chosen: lossless(): ") and "it is exact and within the size" in lines[4]
@@ -159,6 +159,7 @@ def test_columns_of_a_table_can_be_named(tmp_path: Path, capsys: pytest.CaptureF
         (["--error", "0.3", "--method", "t-svd", "--set", "rank=1"], "settings of t-svd are what is looked for"),
         (["--error", "0.3", "--weights", "int8"], "not with --bytes or --error"),
         (["--error", "0.3", "--neukron-seconds", "0"], "a time above 0"),
+        (["--error", "0.3", "--seconds", "0"], "--seconds 0.0: needs a time above 0"),
         (["--error", "0.3", "--set", "gama=3"], "did you mean 'gamma'"),
     ],
 )
@@ -308,7 +309,7 @@ def test_nothing_is_written_over_and_an_ending_says_what_it_is(
     (tmp_path / "link.safetensors").symlink_to(tmp_path / "clicks.csv")
     for name in ("clicks.csv", "link.safetensors"):
         assert "a file that is read" in refuse(capsys, "compress", data, str(tmp_path / name), "--method", "lossless")
-    assert "name it .safetensors" in refuse(capsys, "compress", data, str(tmp_path / "my.parquet"))
+    assert "what is written is .safetensors" in refuse(capsys, "compress", data, str(tmp_path / "my.parquet"))
     assert "a file that is read" in refuse(capsys, "decompress", str(clicks), data, "--among", data)
     assert (tmp_path / "clicks.csv").read_text() == CLICKS
     call(capsys, "decompress", str(clicks), str(tmp_path / "o.mtx"))
@@ -393,7 +394,7 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(
 def test_an_answer_needs_neither_torch_nor_compiled_kernels(artifact: Path) -> None:
     code = (
         "import sys; from pipeline.__main__ import main; main(['query', sys.argv[1], '0', '0']); "
-        "main(['info', sys.argv[1]]); "
+        "main(['query', sys.argv[1], '--top', '3']); main(['info', sys.argv[1]]); "
         "print({'torch', 'numba', 'scipy', 'pandas', 'pyarrow', 'pydantic'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code, str(artifact)], check=True, capture_output=True, text=True)
@@ -484,7 +485,9 @@ def test_what_is_written_is_what_its_ending_says(
     call(capsys, "decompress", str(clicks), str(tmp_path / "o.TSV"))
     assert (tmp_path / "o.TSV").read_text().splitlines()[:2] == ["user\titem\tvalue", "ann\tbook\t3"]
     for name in ("o.npy", "o.h5ad", "o.tar.gz", "o.zst", "o.ttx.xz"):
-        assert "name it .safetensors" in refuse(capsys, "compress", data, str(tmp_path / name), "--method", "lossless")
+        assert "what is written is .safetensors" in refuse(
+            capsys, "compress", data, str(tmp_path / name), "--method", "lossless"
+        )
     for name in ("o.csv", "o.mtx.gz", "o.gz"):
         with pytest.raises(InputError, match=r"what is written is \.parquet"):
             step_convert.main(["--file", data, "--output", str(tmp_path / name)])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import io
+import json
 import lzma
 import os
 import tarfile
@@ -21,6 +23,8 @@ import pytest
 import scipy.io
 import scipy.sparse
 
+import pipeline
+import pipeline.__main__ as kronflow
 from pipeline import convert as step_convert
 from pipeline import describe as step_describe
 from pipeline.commands.source import Reading, read_tensor
@@ -32,7 +36,7 @@ from pipeline.sparse.formats import write
 
 
 def read(path: Path, *options: str, format_: str | None = None) -> SparseTensor:
-    return read_tensor(path, Reading.of(format_, options, None, None))
+    return read_tensor(path, Reading(format_, step.parse_settings(options, "--read", text_options())))
 
 
 def written(path: Path, content: str | bytes) -> Path:
@@ -421,3 +425,75 @@ def test_an_array_of_too_many_values_is_refused_as_it_is(root: Path) -> None:
 def test_format_of_a_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         files_of(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "values"),
+    [
+        ('a,n\nx,"1,234"\ny,5\n', ["thousands=,"], [1234, 5]),
+        ('a,n\nx,"-1,234,567.5"\ny,12\n', ["thousands=,"], [-1234567.5, 12]),
+        ("a;n\nx;1.234,5\ny;0,25\n", ["decimal=,", "thousands=."], [1234.5, 0.25]),
+        ("a;n\nx;1'234\ny;1234\n", ["thousands='"], [1234, 1234]),
+        ("a;n\nx;1 234\ny;7\n", ["thousands= "], [1234, 7]),
+    ],
+)
+def test_groups_of_thousands(tmp_path: Path, text: str, options: list[str], values: list[float]) -> None:
+    written(tmp_path / "x.csv", text)
+    assert read(tmp_path / "x.csv", *options, "columns=[a]", "value=n").values.tolist() == values
+
+
+@pytest.mark.parametrize(
+    ("value", "options", "problem"),
+    [
+        ('"1,234"', [], "option thousands=,; where the comma is before the fraction: option decimal=,"),
+        ("1'234", [], "where it separates thousands: option thousands='"),
+        ("TRUE", [], "to count the lines that say so: name the modes' columns and set the option only={NAME: 'TRUE'}"),
+        ("12%", [], "value '12%' is no finite number$"),
+        ('"1,23"', ["thousands=,"], "'1,23' is no finite number"),
+        ('"12,345,67"', ["thousands=,"], "'12,345,67' is no finite number"),
+        ('"1,234"', ["thousands=x"], "option thousands: one of"),
+        ('"1,234"', ["thousands=.", "decimal=."], "option thousands: one of"),
+    ],
+)
+def test_values_that_are_no_plain_numbers_name_the_option(
+    tmp_path: Path, value: str, options: list[str], problem: str
+) -> None:
+    written(tmp_path / "x.csv", f"a,n\nx,{value}\ny,5\n")
+    with pytest.raises(InputError, match=problem):
+        read(tmp_path / "x.csv", *options, "columns=[a]", "value=n")
+
+
+def test_lines_that_say_true_are_counted(tmp_path: Path) -> None:
+    written(tmp_path / "x.csv", "a,b,n\nx,p,TRUE\ny,q,FALSE\nx,p,TRUE\n")
+    X = read(tmp_path / "x.csv", "columns=[a,b]", "only={n: 'TRUE'}")
+    assert (X.to_dense().tolist(), X.labels) == ([[2.0]], {0: ["x"], 1: ["p"]})
+
+
+def test_several_files_of_one_tensor_for_every_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "a-nverts.txt", "2\n3\n2\n")
+    written(tmp_path / "a-simplices.txt", "1\n2\n1\n2\n3\n1\n2\n")
+    both = ["a-nverts.txt", "--file", "a-simplices.txt", "--format", "simplices"]
+    step_convert.main(["--file", *both, "--output", "o.parquet"])
+    X = SparseTensor.read_parquet("o.parquet").permute_modes([1, 0])  # as they are in the files
+    kronflow.main(["compress", both[0], "o.safetensors", *both[1:], "--method", "lossless"])
+    assert pipeline.load("o.safetensors").error(X)["error"] == 0
+    capsys.readouterr()
+    kronflow.main(["info", "o.safetensors", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    content = b"".join((tmp_path / f"a-{part}.txt").read_bytes() for part in ("nverts", "simplices"))
+    assert told["data_file"] == "a-nverts.txt a-simplices.txt"
+    assert told["data_sha256"] == hashlib.sha256(content).hexdigest()
+    kronflow.main(["grid", *both])
+    assert f"{X.nnz} non-zeros" in capsys.readouterr().out
+    step_describe.main([both[0], "o.html", *both[1:]])
+    assert f"{X.nnz} non-zeros described" in capsys.readouterr().err
+    for main, words in (
+        (kronflow.main, ["compress", both[0], "a-simplices.txt", *both[1:]]),
+        (kronflow.main, ["grid", "o.parquet", "--file", "a-simplices.txt"]),
+        (kronflow.main, ["grid", both[0], "--file", both[0], "--format", "simplices"]),
+    ):
+        with pytest.raises(InputError, match=r"is a file that is read|is a sparse tensor, no table|two files of that"):
+            main(words)

@@ -17,10 +17,10 @@ import pytest
 from pipeline import convert, describe, export, fit_baseline, sample, train_neukron
 from pipeline.core import step
 from pipeline.core.files import PARTIAL, atomic_path, write_text
-from pipeline.core.locks import HOLDERS, release_stale
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.synth import synthetic
+from pipeline.workflow.locks import HOLDERS, release_stale
 from tests import kills
 
 # A step that dies at the write to the file of which `name` is a part of the path.
@@ -151,7 +151,7 @@ def test_compiled_code_that_no_disk_takes_is_used_all_the_same(tmp_path: Path) -
 def test_locks_are_released_when_all_who_held_some_are_dead(tmp_path: Path) -> None:
     locks = tmp_path / ".snakemake/locks"
     locks.mkdir(parents=True)
-    code = "from pipeline.core.locks import release_stale; print(release_stale(), flush=True); input()"
+    code = "from pipeline.workflow.locks import release_stale; print(release_stale(), flush=True); input()"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
 
     def start() -> subprocess.Popen[str]:

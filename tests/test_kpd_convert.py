@@ -19,9 +19,11 @@ from pipeline.kpd import KPDLinear, Rule, Sparsifier, convert
 from pipeline.kpd.blocks import BlockLinear, block_layers
 from pipeline.kpd.cost import inference_flops, inference_parameters, measured_costs, sparse_flops, training_flops
 from pipeline.kpd.data import labelled_images
-from pipeline.kpd.methods import METHODS, make, target_count
 from pipeline.kpd.networks import build
+from pipeline.kpd.sparsity_methods import SPARSITY_METHODS, make, target_count
 from pipeline.kpd.trainer import Trainer, dense_twin
+
+ZEROING = [name for name, method in SPARSITY_METHODS.items() if "block_sparsity" in method.declared]
 
 
 def small() -> nn.Sequential:
@@ -156,27 +158,15 @@ def test_networks_refuse_what_they_cannot_take() -> None:
         build("lenet5", (64,), 10)
 
 
-@pytest.fixture(scope="module")
-def timm():
-    """timm. Its torchvision may be built for another torch: nothing compiled in it is needed here."""
-    if importlib.util.find_spec("timm") is None:
-        pytest.skip("the extra 'vit' is not installed")
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        yield library
-    else:
-        yield None
+needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="the extra 'vit' is not installed")
 
 
+@needs_timm
 @pytest.mark.filterwarnings("ignore:layer .* costs")
 @pytest.mark.parametrize(
     ("block", "rank", "count"), [((4, 4), 1, 882_836), ((4, 4), 4, 1_884_116), ((8, 8), 4, 662_308)]
 )
-def test_vit_tiny_has_the_true_number_of_parameters(timm, block: tuple[int, int], rank: int, count: int) -> None:
+def test_vit_tiny_has_the_true_number_of_parameters(block: tuple[int, int], rank: int, count: int) -> None:
     network = build("vit-tiny", (32, 32, 3), 100)
     report = convert(network, {"*": Rule(block, rank)})
     assert sum(p.numel() for p in network.parameters()) == count
@@ -184,8 +174,9 @@ def test_vit_tiny_has_the_true_number_of_parameters(timm, block: tuple[int, int]
     assert len(report.swapped) == (49 if block == (4, 4) else 48)  # 8 does not divide 100 classes
 
 
+@needs_timm
 @pytest.mark.parametrize("name", ["vit-tiny", "vit-base", "swin-tiny"])
-def test_recipe_of_a_transformer_runs_a_step(timm, root: Path, name: str) -> None:
+def test_recipe_of_a_transformer_runs_a_step(root: Path, name: str) -> None:
     runs = load_config(root / "params.yaml").runs("cifar")
     settings = {run.method: run.settings for run in runs if run.settings["network"] == name}
     assert set(settings) >= {"dense", "kpd"}
@@ -211,7 +202,7 @@ def test_missing_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:layer .* costs")
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "dense"])
+@pytest.mark.parametrize("name", ZEROING)
 def test_a_trained_model_is_kept(name: str) -> None:
     torch.manual_seed(0)
     network = small().double().eval()
@@ -272,8 +263,8 @@ def loop(name: str, stop: int | None = None, taken_up: dict | None = None) -> tu
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
     more = {"blocks": [(2, 2), (4, 4)]} if name == "kpd-choice" else {"block": (2, 2)} if name != "dense" else {}
-    more |= {"interval": 5} if name == "rigl" else {}
-    share = {} if name == "dense" else {"sparsity": 0.5}
+    more |= {"interval": 5} if name.endswith("rigl") else {}
+    share = {"sparsity": 0.5} if name in ZEROING else {}
     sparsifier = Sparsifier(model, name, total_steps=40, **share, **more)
     optimizer = torch.optim.AdamW(sparsifier.parameter_groups(), lr=0.02)
     if taken_up is not None:
@@ -291,18 +282,45 @@ def loop(name: str, stop: int | None = None, taken_up: dict | None = None) -> tu
 
 
 @pytest.mark.filterwarnings("ignore:layer .* costs")
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SPARSITY_METHODS)
 def test_any_loop_reaches_the_sparsity_and_resumes(name: str) -> None:
     model, sparsifier, _ = loop(name)
     sparsifier.finish()
     layers = block_layers(model).values()
-    assert len(layers) == (0 if name == "dense" else 2)
+    assert len(layers) == (2 if name in ZEROING else 0)
     for layer in layers:
         assert int(layer.zero_blocks().sum()) == target_count(0.5, layer.support.numel())
     again, resumed, _ = loop(name, taken_up=loop(name, stop=12)[2])
     resumed.finish()
     for own, true in zip(again.state_dict().values(), model.state_dict().values(), strict=True):
         assert torch.equal(own, true)
+
+
+def test_the_dense_twin_teaches() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4), nn.Dropout(0.5))
+    x = torch.randn(64, 8)
+    dense = copy.deepcopy(model).eval()(x).detach()
+    sparsifier = Sparsifier(model, "kpd", block=(2, 2), rank=1, sparsity=0.5, layers="0", total_steps=200, distil=True)
+    torch.testing.assert_close(sparsifier.teacher(x), dense)  # without dropout
+    assert not any(p.requires_grad for p in sparsifier.teacher.parameters())
+    outputs = torch.randn(64, 4)
+    p, q = (dense / 3).softmax(dim=1), (outputs / 3).softmax(dim=1)
+    by_hand = 9 * (p * (p / q).log()).sum(dim=1).mean()
+    torch.testing.assert_close(sparsifier.distillation(outputs, x, 3.0), by_hand)
+    torch.testing.assert_close(sparsifier.distillation(dense, x), torch.zeros(()), atol=1e-6, rtol=0)
+    model.eval()
+    before = float(sparsifier.distillation(model(x), x).detach())
+    optimizer = torch.optim.Adam(sparsifier.parameter_groups(), lr=0.02)
+    for _ in range(200):
+        optimizer.zero_grad()
+        sparsifier.distillation(model(x), x).backward()
+        optimizer.step()
+        sparsifier.step(optimizer)
+    sparsifier.finish()
+    assert float(sparsifier.distillation(model(x), x).detach()) < before / 3
+    with pytest.raises(InputError, match="no teacher: make the Sparsifier with distil=True"):
+        Sparsifier(small(), block=(2, 2), total_steps=1).distillation(outputs, x)
 
 
 def test_a_sparsifier_refuses_what_cannot_be() -> None:
@@ -379,7 +397,8 @@ def test_every_kind_of_layer_is_swapped_or_named() -> None:
     x = torch.randn(3, 8)
     expected = {name: network[name](x) for name in ("plain", "named", "conv1d")}
     report = convert(network, {"*": Rule((2, 2), 4)}, keep_weights=True)
-    assert report.swapped == list(expected)
+    projections = [f"attention.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj")]
+    assert report.swapped == [*expected, *projections]
     for name, value in expected.items():
         torch.testing.assert_close(network[name](x), value, rtol=1e-4, atol=1e-5)
     problems = {swap.name: swap.problem for swap in report.swaps if swap.problem is not None}
@@ -387,9 +406,7 @@ def test_every_kind_of_layer_is_swapped_or_named() -> None:
         "scaled": "a Scaled computes in a way of its own",
         "lazy": "its sizes are not known yet; run a batch",
         **dict.fromkeys(("pruned", "old_norm", "norm", "spectral", "old_spectral"), "remove_parametrizations"),
-        "attention": "a MultiheadAttention is no linear layer",
-        "attention.out_proj": "does not call it",
-        "conv": "a Conv2d is no linear layer",
+        "conv": "a convolution; convolutions=True takes it too",
         "lstm": "a LSTM is no linear layer",
         "bilinear": "a Bilinear is no linear layer",
     }

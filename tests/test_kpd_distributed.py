@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import load_file
 
 from pipeline.kpd.data import LabelledImages, labelled_images
-from pipeline.kpd.methods import make
+from pipeline.kpd.sparsity_methods import make
 from pipeline.kpd.trainer import Trained, train
 from pipeline.sparse import SparseTensor
 from pipeline.train_kpd import main

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers
 from pipeline.kpd.cost import inference_flops, measured_costs, sparse_flops
 from pipeline.kpd.inference import FORMS, deploy, export_program, forms_of, measure_forms
 from pipeline.kpd.trainer import dense_twin
+from pipeline.runs.artifact import read_artifact, write_artifact
 
 
 def pruned(kind: str, n: int, m: int, block: tuple[int, int], rank: int, zeros: float, seed: int = 0) -> BlockLayer:
@@ -295,27 +297,43 @@ def test_a_layer_pruned_whole_gives_its_bias() -> None:
 
 
 def test_deploy_takes_the_fastest_form_of_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = nn.Sequential(pruned("selector", 16, 8, (2, 2), 1, 0.5), nn.ReLU(), pruned("full", 8, 4, (2, 2), 1, 0.5))
-    rows = []
+    network = nn.Sequential(
+        *(pruned("selector", 16, 16, (2, 2), 1, 0.5) for _ in range(6)),
+        pruned("full", 16, 8, (2, 2), 1, 0.5),
+        pruned("full", 8, 4, (2, 2), 1, 0.5),
+    )
+    measured = []
 
-    def measure(layer: BlockLayer, x: torch.Tensor) -> dict[str, float]:
-        rows.append(tuple(x.shape))
-        factored = {"factored": 0.5} if isinstance(layer, KPDLinear) else {}
-        return {"dense": 2.0, "block-rows": 1.0} | factored
+    def measure(samples: list) -> dict[str, float]:
+        layers, rows = zip(*((layer, tuple(x.shape)) for layer, x in samples), strict=True)
+        measured.append((len(layers), rows[0]))
+        factored = {"factored": 0.5} if isinstance(layers[0], KPDLinear) else {}
+        return {"dense": 2.0, "block-rows": 1.0 if layers[0].in_features == 16 else 1.95} | factored
 
     monkeypatch.setattr(inference, "measure_forms", measure)
+    monkeypatch.setattr(inference, "seconds_of", lambda *_: 1.0)
     images = torch.randn(5, 16)
     twin, taken = deploy(network, images)
-    assert taken == {"0": "factored", "2": "block-rows"}
-    assert rows == [(5, 16), (5, 8)]
+    assert list(taken.values()) == ["factored"] * 6 + ["block-rows", "dense"]  # less than a twentieth is no gain
+    assert measured == [(inference.SAMPLE, (5, 16)), (1, (5, 16)), (1, (5, 8))]  # six alike layers, four of them
     torch.testing.assert_close(twin(images), network(images), rtol=1e-4, atol=1e-5)
     assert isinstance(network[0], KPDLinear)
 
 
-def test_measuring_covers_all_forms() -> None:
-    layer = pruned("selector", 16, 8, (2, 2), 1, 0.5)
-    assert set(measure_forms(layer, torch.randn(3, 16), repeats=1)) == set(FORMS)
-    assert "factored" not in measure_forms(pruned("full", 16, 8, (2, 2), 1, 0.5), torch.randn(3, 16), repeats=1)
+def test_a_network_that_is_faster_dense_stays_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Sequential(pruned("selector", 16, 16, (2, 2), 1, 0.5))
+    monkeypatch.setattr(inference, "measure_forms", lambda _: {"dense": 2.0, "factored": 1.0})
+    monkeypatch.setattr(inference, "seconds_of", lambda own, _: 1.0 if isinstance(own[0], nn.Linear) else 1.1)
+    twin, taken = deploy(network, torch.randn(3, 16))
+    assert taken == {"0": "dense"}
+    assert type(twin[0]) is nn.Linear
+
+
+def test_measuring_covers_all_forms_but_those_that_our_kernels_replace(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = pruned("selector", 16, 8, (2, 2), 1, 0.5), torch.randn(3, 16)
+    assert set(measure_forms([(layer, x)] * 2, repeats=1)) == set(FORMS) - {"bsr"}
+    assert set(measure_forms([(layer.double(), x.double())], repeats=1)) == set(FORMS)
+    assert "factored" not in measure_forms([(pruned("full", 16, 8, (2, 2), 1, 0.5), x)], repeats=1)
 
 
 def test_unknown_and_impossible_forms_are_refused() -> None:
@@ -413,8 +431,6 @@ def test_files_of_networks_are_refused_where_they_do_not_fit(tmp_path: Path) -> 
         load(path, lambda: nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 4)))
     with pytest.raises(InputError, match=r"pipeline\.kpd\.load\(path, model_factory\) opens"):
         pipeline.load(path)
-    with pytest.raises(InputError, match="layer '0' is deployed"):
-        save(deploy(network, torch.randn(3, 8), form="block-rows")[0], path)
     with torch.no_grad():
         network[1].weight.fill_(1e6)
     with pytest.raises(InputError, match=r"array '1\.weight' has numbers that float16 cannot hold"):
@@ -424,3 +440,113 @@ def test_files_of_networks_are_refused_where_they_do_not_fit(tmp_path: Path) -> 
     path.write_bytes(content)
     with pytest.raises(InputError, match="checksum differs"):
         load(path, lambda: nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)))
+
+
+def final(method: str = "kpd") -> Own:
+    torch.manual_seed(0)
+    network = Own()
+    sparsifier = Sparsifier(network, method, block=(4, 4), sparsity=0.5, layers="body.*", total_steps=1)
+    sparsifier.step()
+    sparsifier.finish()
+    return network.eval()
+
+
+@pytest.mark.parametrize("form", [*FORMS, "auto"])
+@pytest.mark.parametrize("method", ["kpd", "group-lasso"])
+def test_a_deployed_network_is_a_file(method: str, form: str, tmp_path: Path) -> None:
+    network, x, path = final(method), torch.randn(5, 32), tmp_path / "own.safetensors"
+    if form == "factored" and method != "kpd":
+        return
+    deployed = deploy(network, x, form=form)
+    report = deployed.save(path)
+    assert report.bytes == path.stat().st_size
+    assert report.dense_bytes == sum(4 * p.numel() for p in Own().parameters()) + 4 * 2 * 64 + 8
+    again = load(path, Own)
+    torch.testing.assert_close(again(x), network(x), rtol=1e-4, atol=1e-5)
+    for name in deployed.forms:
+        assert type(again.get_submodule(name)) is type(deployed.network.get_submodule(name))
+    save(network, tmp_path / "before.safetensors")  # factors stay factors
+    assert report.bytes <= (tmp_path / "before.safetensors").stat().st_size + 80
+    save(deployed.network, path)  # without what it was made of
+    torch.testing.assert_close(load(path, Own)(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_was_written_into_a_deployed_network_is_what_its_file_holds(form: str, tmp_path: Path) -> None:
+    network, x, path = final(), torch.randn(5, 32), tmp_path / "own.safetensors"
+    deployed = deploy(network, x, form=form)
+    layer = deployed.network.body[0]
+    with torch.no_grad():
+        (layer.weight if form == "dense" else layer.values).mul_(2)
+        layer.bias.add_(1)
+    deployed.save(path)
+    torch.testing.assert_close(load(path, Own)(x), deployed.network(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_in_two_places_and_a_single_one_are_files(tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        shared = nn.Linear(16, 16)
+        return nn.Sequential(shared, nn.ReLU(), shared)
+
+    path, x = tmp_path / "own.safetensors", torch.randn(3, 16)
+    network = make()
+    convert(network, {"*": Rule((4, 4))})
+    for each in (network, deploy(network, x, form="factored")):
+        save(each, path)
+        again = load(path, make)
+        assert again[0] is again[2]
+        torch.testing.assert_close(again(x), network(x), rtol=1e-4, atol=1e-5)
+    single = pruned("full", 16, 16, (4, 4), 1, 0.5)
+    for each in (single, deploy(single, x, form="block-rows")):
+        save(each, path)
+        torch.testing.assert_close(load(path, lambda: nn.Linear(16, 16))(x), single(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["kpd", "group-lasso"])
+def test_int8_rounds_each_row_by_its_own_scale_and_accuracy_is_measured_again(method: str, tmp_path: Path) -> None:
+    network, x, path = final(method), torch.randn(200, 32), tmp_path / "own.safetensors"
+    with torch.no_grad():
+        network.head.weight[0] *= 1e-3  # a row of small numbers keeps its precision
+    labels = network(x).argmax(dim=1)
+    for each in (network, deploy(network, x, form="block-rows")):
+        report = save(each, path, weights="int8", data=(x, labels))
+        assert report.accuracy_before == 1.0
+        again = load(path, Own)
+        assert report.accuracy == float((again(x).argmax(dim=1) == labels).double().mean()) > 0.9
+        assert f"accuracy {report.accuracy:.2%}, before: 100.00%" in str(report)
+        for own, true in zip(again.head.weight, network.head.weight, strict=True):
+            assert float((own - true).abs().max()) <= 1.01 * float(true.abs().max()) / 254
+        weight, true = again.body[0].weight, network.body[0].weight
+        blocks = [own.view(16, 4, 8, 4).abs().amax(dim=(1, 3)) for own in (weight, true)]
+        assert torch.equal(blocks[0] == 0, blocks[1] == 0)
+        assert {key: array.dtype for key, array in read_artifact(path)[0].items()}["body.0.values"] == np.int8
+        peaks = true.abs().amax(dim=1, keepdim=True)
+        assert bool(((weight - true).abs() <= peaks / (254 if method != "kpd" else 50)).all())
+    whole = save(network, path).bytes
+    half = save(network, path, weights="float16", data=[(x, labels)] * 2)
+    assert half.bytes < whole
+    assert half.accuracy > 0.9
+
+
+def test_files_of_deployed_networks_are_refused_where_they_do_not_fit(tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    deploy(final(), torch.randn(5, 32), form="block-rows").save(path, weights="int8")
+    tensors, metadata = read_artifact(path)
+
+    def refused(reason: str, arrays: dict | None = None, **layer: object) -> None:
+        own = metadata["layers"] | {"body.0": metadata["layers"]["body.0"] | layer}
+        write_artifact(path, "kpd", tensors | (arrays or {}), {"network": "own", "layers": own})
+        with pytest.raises(InputError, match=f"own.safetensors: does not fit .*{reason}") as caught:
+            load(path, Own)
+        assert "\n" not in str(caught.value)
+
+    refused("form='block-row': is unknown; did you mean 'block-rows'", form="block-row")
+    refused("form=", form=[3])
+    refused("grid=", grid=[0, 5])
+    refused("bits of blocks", grid=[1 << 20, 1 << 20])
+    refused("bits of blocks", arrays={"body.0.blocks": np.zeros(1, np.uint8)})
+    refused("for 64 blocks", arrays={"body.0.values": tensors["body.0.values"][:, :5]})
+    refused("values/scale' of shape", arrays={"body.0.values/scale": np.ones(3, np.float32)})
+    refused("", rank=1 << 40)
+    refused("", block=[0, 4])
+    refused("", block=None)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from pipeline.errors import InputError
-from pipeline.merge_lock import Objects, merge, merged_tree
+from pipeline.workflow.merge_lock import Objects, merge, merged_tree
 
 STORE = {
     "b.dir": {"h4-s0/m": "1"},
@@ -138,7 +138,7 @@ def test_two_users_work_is_merged_and_only_what_rests_on_both_is_made_again(root
     for user in ("a", "b"):
         run(tmp_path, f"git clone -q {start} {user}")
         (tmp_path / user / ".git/config").open("a").write(
-            f'[merge "dvc-lock"]\n\tdriver = {sys.executable} -m pipeline.merge_lock %O %A %B\n'
+            f'[merge "dvc-lock"]\n\tdriver = {sys.executable} -m pipeline.workflow.merge_lock %O %A %B\n'
         )
         run(tmp_path / user, "dvc pull -q")
         (tmp_path / user / f"{user}.txt").write_text(f"changed by {user}\n")
@@ -184,7 +184,7 @@ def test_a_lock_that_is_none_leaves_ours_alone(root: Path, tmp_path: Path) -> No
         (tmp_path / name).write_text(text)
     before = (tmp_path / "ours").read_text()
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.merge_lock", "base", "ours", "theirs"],
+        [sys.executable, "-m", "pipeline.workflow.merge_lock", "base", "ours", "theirs"],
         cwd=tmp_path, env={**ENVIRONMENT, "PYTHONPATH": str(root)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import pipeline
 from pipeline import __main__ as cli
 from pipeline.errors import InputError
 from pipeline.neukron import NeuKron, order_search, trainer, walk
+from pipeline.neukron.adam import Adam
 from pipeline.neukron.cells import CELLS
 from pipeline.neukron.reference_import import import_checkpoint, read_reference_text
 from pipeline.runs import compressor
@@ -34,6 +38,38 @@ def small_tensor(shape: tuple[int, ...] = (3, 4, 2), seed: int = 0) -> SparseTen
 def quick(**settings: Any) -> NeuKron:
     """One thread, no trial of orders."""
     return NeuKron(**({"hidden": 4, "order_init": "degree", "threads": 1, "device": "cpu"} | settings))
+
+
+def test_adam_moves_parameters_to_the_bit_as_torch_does() -> None:
+    twins = []
+    for make in (Adam, torch.optim.Adam):
+        torch.manual_seed(0)
+        parameters = [torch.nn.Parameter(torch.randn(7, 3)), torch.nn.Parameter(torch.randn(2))]  # the last never moves
+        optimiser = make(parameters, lr=0.05)
+        for step in range(6):
+            if step == 3:  # what is saved goes on elsewhere
+                saved = copy.deepcopy(optimiser.state_dict())
+                optimiser = make(parameters, lr=0.05)
+                optimiser.load_state_dict(saved)
+                optimiser.param_groups[0]["lr"] *= 0.5
+            optimiser.zero_grad()
+            parameters[0].square().sum().backward()
+            optimiser.step()
+        twins.append((parameters, optimiser.state_dict()["state"]))
+    (ours, moments), (theirs, expected) = twins
+    assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+    assert moments.keys() == expected.keys() == {0}
+    assert all(torch.equal(moments[0][name], expected[0][name]) for name in expected[0])
+
+
+def test_training_starts_without_torchs_compiler_and_leaves_its_threads_alone() -> None:
+    code = (
+        "import sys, torch; from pipeline.neukron import NeuKron; torch.set_num_threads(2); "
+        "NeuKron(hidden=2, max_epochs=1, threads=1).fit([[1.0, 0.0, 2.0], [0.0, 3.0, 0.0]]); "
+        "print('torch._dynamo' in sys.modules, torch.get_num_threads())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout == "False 2\n"
 
 
 def dense_prediction(model: NeuKron) -> np.ndarray:

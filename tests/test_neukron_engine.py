@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
@@ -16,7 +16,7 @@ from pipeline.neukron.cells import CELLS
 from pipeline.neukron.compiled_engine import CompiledEngine
 from pipeline.neukron.evaluation import weighted_sum
 from pipeline.neukron.levels import Levels
-from pipeline.neukron.model import SequenceModel, Weights
+from pipeline.neukron.model import SequenceModel, TorchSteps, Weights
 from pipeline.neukron.numpy_engine import NumpyEngine
 from pipeline.neukron.torch_engine import TorchEngine
 from pipeline.neukron.walk import Walker
@@ -68,6 +68,7 @@ def test_few_cells_without_kernels_equal_reference_and_kernels(shape: tuple[int,
 @settings(max_examples=40, deadline=None)
 @given(shape=SHAPES, hidden=st.integers(1, 12), seed=st.integers(0, 99), cell=st.sampled_from(sorted(CELLS)))
 def test_gradients_equal_the_reference(shape: tuple[int, ...], hidden: int, seed: int, cell: str) -> None:
+    assume(cell != "transformer" or hidden > 3)  # the norm of two or three numbers magnifies rounding without a bound
     levels = Levels(shape)
     model = SequenceModel(levels, hidden, seed, cell=cell)
     keys = random_keys(levels, 100, seed)
@@ -205,15 +206,15 @@ def test_a_node_depends_on_its_path_alone() -> None:
     levels = Levels((16, 16))
     for cell in CELLS:
         model = SequenceModel(levels, 4, 0, cell=cell)
-        walker = Walker(levels, Weights.of(model))
-        frontier, outputs = walker.root(), []
+        walker = Walker(levels, TorchSteps(Weights.of(model)))
+        nodes, outputs = walker.root(), []
         for tokens in ([0, 1, 2, 3], [0, 2]):
             parent = np.zeros(len(tokens), dtype=np.intp)
-            frontier = walker.step(frontier, parent, np.array(tokens), torch.ones(len(tokens)))
-            outputs.append(frontier.state[0])
-        alone = walker.step(walker.root(), np.zeros(1, dtype=np.intp), np.array([0]), torch.ones(1))
+            nodes = walker.step(nodes, parent, np.array(tokens), np.ones(len(tokens), np.float32))
+            outputs.append(nodes.state[0])
+        alone = walker.step(walker.root(), np.zeros(1, dtype=np.intp), np.array([0]), np.ones(1, np.float32))
         torch.testing.assert_close(alone.state[0][0], outputs[0][0])
-        alone = walker.step(alone, np.zeros(1, dtype=np.intp), np.array([2]), torch.ones(1))
+        alone = walker.step(alone, np.zeros(1, dtype=np.intp), np.array([2]), np.ones(1, np.float32))
         torch.testing.assert_close(alone.state[0][0], outputs[1][1])
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from pipeline import aggregate, report
 from pipeline.aggregate import run_folder
-from pipeline.config import Run
+from pipeline.config import Run, load_config
 from pipeline.core import step
 from pipeline.core.files import sha256_file
 from pipeline.reporting.outputs import report_files
@@ -114,7 +114,10 @@ def test_the_crate_names_every_file_model_and_run(made: tuple[Path, list[Run]]) 
     root = graph["./"]
     assert root["datePublished"] == max(metrics_of(folder, run)["date"] for run in runs)
     parts = {each["@id"] for each in root["hasPart"]}
-    written = {*report_files(runs), "metrics.parquet", "metrics.csv", "summary.json"} - {"ro-crate-metadata.json"}
+    config = load_config(folder.parent.parent / "params.yaml")
+    written = {*report_files(config, "demo"), "metrics.parquet", "metrics.csv", "summary.json"} - {
+        "ro-crate-metadata.json"
+    }
     assert {part for part in parts if not part.startswith("../")} == written
     for name in written:
         assert graph[name]["sha256"] == sha256_file(folder / name)

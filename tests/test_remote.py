@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import remote as probing
 from pipeline.errors import InputError
-from pipeline.remote import probe
+from pipeline.workflow import remote as probing
+from pipeline.workflow.remote import probe
 from tests.checkout import ENVIRONMENT, run
 
 SECRETS = {"rw": "labsecret-4711", "ro": "rosecret-4712", "wrong": "wrongsecret-4713"}
@@ -211,7 +211,8 @@ def test_a_server_that_dies_while_sending_or_fetching_is_told_and_the_same_comma
     def stored() -> int:
         return int(client(server.endpoint).list_objects_v2(Bucket="artifacts", Prefix="killed").get("KeyCount", 0))
 
-    patient = "from pipeline import remote, share; remote.PATIENCE, remote.CONNECT = 60.0, 30.0; "  # of a busy machine
+    # patience for a busy machine
+    patient = "from pipeline.workflow import remote, share; remote.PATIENCE, remote.CONNECT = 60.0, 30.0; "
     share = [sys.executable, "-c", f"{patient}from pipeline.core import step; step.run(share.main)"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENVIRONMENT, "PYTHONPATH", str(root))

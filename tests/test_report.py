@@ -153,15 +153,15 @@ def compression(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def network(run: Run) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Invented but plausible metrics and history of a network's run on 64 x 10 weights."""
-    dense = 650
+    """Invented but plausible metrics and history of a network's run, on 64 x 10 weights where it is linear."""
+    dense = 650 if run.settings["network"] == "linear" else 1_125_386
     m2, n2 = run.settings.get("block", (1, 1))
     sparse = run.method == "kpd"
     trained = 3 * (10 // m2) * (64 // n2) + 2 * m2 * n2 + 10 if sparse else dense
     accuracy = (0.953 if m2 * n2 == 4 else 0.941 if sparse else 0.9611) + 0.004 * run.seed
     metrics = common(run, 1.9 if sparse else 1.1, 30, trained) | {
         "kind": "network",
-        "network": "linear",
+        "network": run.settings["network"],
         "accuracy": accuracy,
         "validation_accuracy": accuracy + 0.005,
         "train_loss": 0.11,
@@ -260,7 +260,7 @@ class Tags(HTMLParser):
 def test_all_files_of_the_plan_and_no_others(world: tuple[Path, Path, list[Run]], folder: Path) -> None:
     aggregated = {"metrics.parquet", "metrics.csv", "summary.json"}
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert written == set(report_files(world[2])) | aggregated
+    assert written == set(report_files(load_config(world[0]), "demo")) | aggregated
 
 
 def test_page_asks_nothing_of_anyone(page: str) -> None:
@@ -540,9 +540,9 @@ def test_partial_report_says_so(world: tuple[Path, Path, list[Run]], tmp_path: P
 )  # fmt: skip
 def test_experiments_of_any_extent_have_a_report(root: Path, tmp_path: Path, edit: dict[str, Any]) -> None:
     params = write_params(root, tmp_path, edit)
-    runs = write_runs(params, tmp_path / "runs")
+    write_runs(params, tmp_path / "runs")
     folder = make_report(params, tmp_path / "runs", tmp_path / "demo")
-    for name in report_files(runs):
+    for name in report_files(load_config(params), "demo"):
         assert (folder / name).stat().st_size > 0, name
     tags = Tags((folder / "report.html").read_text())
     assert tags.wrong == []
@@ -571,10 +571,10 @@ def test_a_data_set_may_have_compressors_and_networks(root: Path, tmp_path: Path
     content = yaml.safe_load(params.read_text())
     content["datasets"]["flights"]["labels"] = [1]
     params.write_text(yaml.safe_dump(content, sort_keys=False))
-    runs = write_runs(params, tmp_path / "runs")
+    write_runs(params, tmp_path / "runs")
     folder = make_report(params, tmp_path / "runs", tmp_path / "demo")
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert written == {*report_files(runs), "metrics.parquet", "metrics.csv", "summary.json"}
+    assert written == {*report_files(load_config(params), "demo"), "metrics.parquet", "metrics.csv", "summary.json"}
     curves = pd.read_csv(folder / "figures/error-epochs-flights.csv")
     assert set(curves["method"]) == {"neukron"}  # truncation has no epochs
     last = curves[curves["method"] == "neukron"].sort_values("epoch").iloc[-1]
@@ -586,6 +586,30 @@ def test_a_data_set_may_have_compressors_and_networks(root: Path, tmp_path: Path
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     assert "<dt>data set</dt><dd>1</dd>" in page
+
+
+def test_networks_are_compared_with_their_own_dense_twin(root: Path, tmp_path: Path) -> None:
+    nothing: dict[str, Any] = {"datasets": [], "methods": []}
+    small, large = {"network": "linear"}, {"network": "mlp"}
+    edit = {
+        "seeds": [0, 1], "neukron": {"datasets": []}, "matrix_baselines": nothing, "tensor_baselines": nothing,
+        "networks": {"datasets": ["digits"], "methods": ["dense", "kpd"]}, "scaling": {"datasets": [], "fractions": []},
+        "settings": {"digits": {"dense": {"small": small, "large": large},
+                                "kpd": {"small": small | {"block": [2, 2]}, "large": large | {"block": [2, 2]}}}},
+    }  # fmt: skip
+    params = write_params(root, tmp_path, edit)
+    write_runs(params, tmp_path / "runs")
+    folder = make_report(params, tmp_path / "runs", tmp_path / "demo")
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} >= set(
+        report_files(load_config(params), "demo")
+    )
+    cost = pd.read_csv(folder / "figures/cost-digits.csv")
+    bases = cost[cost["quantity"] == "parameters at inference"].set_index("setting")["dense"]
+    assert bases.to_dict() == {"small": 650, "large": 1_125_386}
+    sizes = pd.read_csv(folder / "figures/step-network-size.csv").set_index("network")
+    assert sizes["step_ratio"].to_dict() == pytest.approx({"linear": 3.1 / 1.6, "mlp": 3.1 / 1.6})
+    assert sizes["dense_train_flops"].to_dict() == {"linear": 166_400, "mlp": 288_098_816}
+    assert 'data-figure="step-network-size"' in (folder / "report.html").read_text()
 
 
 def test_missing_and_damaged_inputs_are_named(world: tuple[Path, Path, list[Run]], tmp_path: Path) -> None:
@@ -623,7 +647,7 @@ def test_templates_are_part_of_the_distribution(root: Path) -> None:
     patterns = tool["setuptools"]["package-data"]["pipeline.reporting"]
     package = root / "pipeline" / "reporting"
     shipped = {path for pattern in patterns for path in package.glob(pattern)}
-    assert shipped == {path for part in ("templates", "published") for path in (package / part).iterdir()}
+    assert shipped == {path for part in ("templates", "published", "captions") for path in (package / part).iterdir()}
 
 
 def test_where_no_rival_was_run_nothing_is_won(root: Path, tmp_path: Path) -> None:

@@ -100,6 +100,21 @@ def test_whole_sample_is_the_tensor(tmp_path: Path) -> None:
     assert SparseTensor.read_parquet(tmp_path / "y.parquet") == tensor
 
 
+def test_a_sample_keeps_the_labels(tmp_path: Path) -> None:
+    labels = {0: ["ann", "bob", "cyd"], 1: [10, 30]}
+    tensor = SparseTensor([[0, 0], [1, 1], [2, 1]], [1.0, 2.0, 3.0], (3, 2), labels=labels)
+    tensor.write_parquet(tmp_path / "x.parquet")
+    arguments = [str(tmp_path / "x.parquet"), str(tmp_path / "y.parquet"), "--fraction", "0.5"]
+    sample.main(arguments)
+    assert SparseTensor.read_parquet(tmp_path / "y.parquet", labels=True).labels == labels
+    sample.main([*arguments, "--no-labels"])
+    assert not list(tmp_path.glob("y.labels-*"))
+    (tmp_path / "y.labels-0.parquet").write_text("mine")
+    with pytest.raises(InputError, match="would be written beside"):
+        sample.main(arguments)
+    assert (tmp_path / "y.labels-0.parquet").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

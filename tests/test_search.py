@@ -40,6 +40,7 @@ def test_within_a_size_the_least_error_wins(tmp_path: Path) -> None:
 def test_what_fits_without_loss_ends_the_search() -> None:
     found = searching.search(blocks(), max_bytes=10**6)
     assert [attempt.method for attempt in found.attempts] == ["lossless"]
+    assert found.fates["neukron"] == "nothing can be better than exact"
     assert found.best.relative_error == 0.0
 
 
@@ -80,17 +81,33 @@ def test_neukron_has_a_time_limit_and_the_search_says_which() -> None:
     settings = {"max_epochs": 2, "order_init": "degree"}
     searching.search(X, max_bytes=5000, methods=["neukron"], neukron=settings, tell=lines.append)
     assert lines[-1].startswith("neukron(hidden=") and lines[-1].endswith("; 2 epochs, allowed max_epochs=2")
-    hunt: list[dict[str, object]] = []
 
-    class Noted(searching._Hunt):
-        def within_bytes(self, names: list[str], limit: int) -> searching.Found:
-            hunt.append(self.neukron)
-            return super().within_bytes(["lossless"], limit)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(searching, "_Hunt", Noted)
-        searching.search(X, max_bytes=5000)
-    assert hunt == [{"max_seconds": 60.0}]
+def test_neukron_without_a_limit_ends_with_the_search() -> None:
+    X = SparseTensor([[0, 0], [3, 1], [2, 5]], [1.0, 2.0, 3.0], (4, 6))
+    found = searching.search(X, max_bytes=5000, methods=["neukron"], neukron={"order_init": "degree"}, seconds=2.0)
+    assert 0 < found.best.model.max_seconds <= 2.0  # type: ignore[attr-defined]
+
+
+def test_a_search_whose_time_is_over_takes_the_best_so_far_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**6))  # every look at the clock finds it a second later
+    monkeypatch.setattr(searching.time, "perf_counter", lambda: float(next(clock)))
+    lines: list[str] = []
+    found = searching.search(blocks(), max_error=0.6, methods=CHEAP, seconds=9.0, tell=lines.append)
+    assert found.best.method in ("lossless", "truncation")
+    assert found.fates["cp"] == "the 9 s of the search are over"
+    assert "cp: passed over, the 9 s of the search are over" in lines
+    assert list(found.fates) == ["lossless", "truncation", "accams", "cmd", "t-svd", "cp"]
+
+
+def test_every_candidate_has_a_fate_and_one_is_chosen() -> None:
+    methods = ["lossless", "truncation", "accams", "t-svd", "kronfit"]
+    found = searching.search(blocks(), max_bytes=600, methods=methods)
+    assert list(found.fates) == methods
+    assert [name for name, fate in found.fates.items() if fate.endswith(": chosen")] == [found.best.method]
+    assert found.fates["lossless"].startswith("beyond the limit: ")
+    for attempt in found.attempts:
+        assert "relative error" in found.fates[attempt.method]
 
 
 @pytest.mark.parametrize("method", ["lossless", "truncation", "accams", "cmd", "t-svd", "tucker", "kronfit"])
@@ -204,7 +221,7 @@ def test_settings_hit_the_size_they_were_asked_for(method: str) -> None:
     X = SparseTensor.from_dense(random.uniform(size=(200, 300)) < 0.05)
     settings = METHODS[method].settings_within(X, 20_000, orders=False)
     assert settings is not None
-    quick = {"max_sweeps": 2} if method not in ("t-svd", "cur", "cmd") else {}
+    quick = {"max_sweeps": 2} if "max_sweeps" in METHODS[method].declared else {}
     size = METHODS[method](**settings, **quick).fit(X).size()["bytes_equal"]
     assert size <= 20_000 * (1.2 if method in ("cur", "cmd") else 1.0)
     assert size >= 20_000 * (0.05 if method == "kronfit" else 0.3)

@@ -17,7 +17,7 @@ import yaml
 
 from pipeline.config import load_config
 from pipeline.errors import InputError
-from pipeline.share import check_whole, kept_back
+from pipeline.workflow.share import check_whole, kept_back
 from tests.checkout import ENVIRONMENT, copy_checkout, dry_run_jobs, make, run
 
 EXPERIMENTS = """experiments:

@@ -19,7 +19,7 @@ from pipeline.core.files import atomic_path, write_text
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.orders import pack_integers, unpack_integers
-from pipeline.sparse.tensor import narrowest_exact_type
+from pipeline.sparse.reals import narrowest_exact_type
 
 
 @st.composite

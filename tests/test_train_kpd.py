@@ -19,8 +19,8 @@ from pipeline.core import step
 from pipeline.core.settings import settings_of, values_of
 from pipeline.errors import InputError
 from pipeline.kpd.data import labelled_images
-from pipeline.kpd.methods import METHODS, make
 from pipeline.kpd.settings import SETTINGS
+from pipeline.kpd.sparsity_methods import SPARSITY_METHODS, make
 from pipeline.kpd.trainer import Trainer, train
 from pipeline.runs.metrics import NetworkMetrics, read_metrics
 from pipeline.sparse import SparseTensor
@@ -208,8 +208,8 @@ def test_damaged_artifacts_are_refused(digits, tmp_path: Path) -> None:
 
 def test_sections_of_params_yaml_are_the_methods_defaults(root: Path) -> None:
     config = load_config(root / "params.yaml")
-    assert METHODS.keys() == SETTINGS.keys()
-    for name, method in METHODS.items():
+    assert SPARSITY_METHODS.keys() == SETTINGS.keys()
+    for name, method in SPARSITY_METHODS.items():
         assert config.method_defaults(name) == values_of(method())
         assert settings_of(method) == settings_of(SETTINGS[name])
 

@@ -16,7 +16,7 @@ import torch
 
 import pipeline
 from pipeline.neukron import NeuKron
-from pipeline.neukron.trainer import State
+from pipeline.neukron.trainer import TrainingState
 from pipeline.runs.checkpoint import Checkpoint
 from pipeline.runs.metrics import CompressionMetrics, read_metrics
 from pipeline.sparse import SparseTensor
@@ -89,7 +89,7 @@ def test_a_resumed_fit_ends_with_the_same_bits(tensor: Path, tmp_path: Path, sch
             hidden=4, cell=cell, max_epochs=9, schedule=schedule, order_init="degree", seed=1, threads=1, device="cpu"
         )
 
-    def die(state: State) -> None:
+    def die(state: TrainingState) -> None:
         if state.epoch == 6:
             raise KilledError
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.diff import compare, markdown
-from pipeline.why import Change, _parameters, table
+from pipeline.workflow.diff import compare, markdown
+from pipeline.workflow.why import Change, _parameters, table
 
 ROW = {"kind": "compression", "error": 4.0, "relative_error": 0.5, "bytes": 10, "bytes_equal": 20}
 ROW |= {"bytes_with_order": 30, "file_bytes": 100, "seconds": 1.0}

@@ -19,11 +19,11 @@ import yaml
 
 from pipeline.baselines import module_of
 from pipeline.config import load_config
-from pipeline.core.closure import code_files
-from pipeline.core.stages import stage_name
-from pipeline.core.stages import text as dvc_text
 from pipeline.methods import BASELINES
 from pipeline.reporting.outputs import report_files
+from pipeline.workflow.closure import code_files
+from pipeline.workflow.stages import stage_name
+from pipeline.workflow.stages import text as dvc_text
 from tests.checkout import ENVIRONMENT, copy_checkout, dry_run_jobs, make, run
 
 STEPS = [
@@ -90,7 +90,7 @@ def test_snakemakes_own_report_holds_the_results(made: Path, tmp_path: Path) -> 
     with zipfile.ZipFile(tmp_path / "report.zip") as archive:
         held = {(Path(each.filename).name, each.file_size) for each in archive.infolist()}
         texts = [archive.read(name).decode() for name in archive.namelist() if name.endswith((".html", ".js"))]
-    for wanted in report_files(load_config(made / "params.yaml").runs()):
+    for wanted in report_files(load_config(made / "params.yaml"), "smoke"):
         assert (Path(wanted).name, (made / "results/smoke" / wanted).stat().st_size) in held, wanted
     for kind in ("page", "figure", "table", "origin"):
         caption = (made / f"pipeline/reporting/captions/{kind}.rst").read_text().partition("{{")[0]
@@ -427,7 +427,7 @@ print(*(module.__file__ for name, module in sys.modules.items() if name.startswi
         ["pipeline.download", "pipeline.datasets.fetch"],
         ["pipeline.convert", "pipeline.datasets.assemble"],
         ["pipeline.train_neukron", "pipeline.neukron"],
-        ["pipeline.train_kpd", "pipeline.kpd.methods"],
+        ["pipeline.train_kpd", "pipeline.kpd.sparsity_methods"],
         *(["pipeline.fit_baseline", module_of(name)] for name in BASELINES),
     ],
     ids=lambda modules: modules[-1],

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.baselines.coding.exact import Coded
+from pipeline.baselines.coding.exact import ExactCells
 from pipeline.sparse import SparseTensor
 
 
-class Lossless(Coded):
+class Lossless(ExactCells):
     """All non-zeros, coded exactly in orders of the code's own choice.
 
     The shortest of five codes (``docs/codes.md``), each in the orders that suit it: gaps between sorted indices
     through LZMA; sets of children in the tensor's prefix tree through a range coder
     (:mod:`pipeline.baselines.coding.fibres`); for matrices with few rows the columns by a model that learns which
-    rows meet (:mod:`pipeline.baselines.coding.columns`); for matrices in free orders counts of what is alike
+    rows meet (:mod:`pipeline.baselines.coding.column_sets`); for matrices in free orders counts of what is alike
     (:mod:`pipeline.baselines.coding.unlabelled`); in the tensor's own orders sets of children by a mixture of
     contexts (:mod:`pipeline.baselines.coding.mixed`). ``bytes`` is the length of that code, which tells the tensor up
     to the orders of its modes; ``bytes_with_order`` is the cheapest code that tells the indices too. ``history_`` has

@@ -65,7 +65,7 @@ class ModeView:
         return self._mttkrp_compiled(factors) if HAS_NUMBA else self._mttkrp_scipy(factors)
 
     def _mttkrp_compiled(self, factors: list[Reals]) -> Reals:
-        from pipeline.baselines.coding.loops import mttkrp_slices
+        from pipeline.kernels.sparse import mttkrp_slices
 
         result = np.zeros((self.size, factors[self.leaf_mode].shape[1]))
         sizes = [len(factors[mode]) for mode in self.middle]
@@ -113,7 +113,7 @@ class ModeView:
         return np.ascontiguousarray(folded.transpose(np.argsort(modes)))
 
     def _ttmc_compiled(self, factors: list[Reals]) -> Reals:
-        from pipeline.baselines.coding.loops import ttmc_slices
+        from pipeline.kernels.sparse import ttmc_slices
 
         leaf_factor = np.ascontiguousarray(factors[self.leaf_mode])
         ranks = np.array([factors[mode].shape[1] for mode in self.middle], dtype=np.int64)

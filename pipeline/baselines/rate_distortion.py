@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
@@ -10,7 +11,7 @@ import numpy as np
 from pipeline.baselines import patterns
 from pipeline.baselines.base import Integers, Reals
 from pipeline.baselines.coding import gaps
-from pipeline.baselines.coding.exact import Coded
+from pipeline.baselines.coding.exact import ExactCells, quick_length
 from pipeline.core.settings import setting
 from pipeline.errors import InputError
 from pipeline.runs.contents import Contents
@@ -33,15 +34,15 @@ class Choice(NamedTuple):
     error: float
 
 
-class RateDistortion(Coded):
+class RateDistortion(ExactCells):
     """The cells that lower the error by more than their bits cost, at a price that meets a size or an error.
 
     Two ways to choose are tried, and the better one is kept. *Cells*: a cell stays if it lowers the squared error by
     more than price x bits, where its bits follow from how often its indices and its value occur among the cells that
     stay; values are whole multiples of one step that the price decides. *Patterns*, for binary matrices in free
     orders: columns take one of few patterns, :mod:`pipeline.baselines.patterns`. Cells and prices are chosen in turn,
-    the price by bisection on the length of the real code, which is that of
-    :class:`~pipeline.baselines.lossless.Lossless`.
+    the price by bisection on the length of the real code; in the end all codes of
+    :class:`~pipeline.baselines.lossless.Lossless` are tried. ``history_`` says how many choices were coded.
 
     Parameters
     ----------
@@ -51,6 +52,8 @@ class RateDistortion(Coded):
         Squared error over squared norm at most.
     orders
         Whether the size counts what gives the tensor's own indices.
+    max_seconds
+        After so many no further price is tried; None: as many as are wanted. It makes results depend on the machine.
 
     Examples
     --------
@@ -66,6 +69,7 @@ class RateDistortion(Coded):
     max_bytes: float | None = setting(None, at_least=1)
     max_error: float | None = setting(None, at_least=0, at_most=1)
     orders: bool = setting(False)
+    max_seconds: float | None = setting(None, above=0, is_setting=False)
 
     step_: float
 
@@ -82,9 +86,10 @@ class RateDistortion(Coded):
     def _fit(self, X: SparseTensor) -> None:
         if self.max_bytes is not None and self.max_error is not None:
             raise InputError("rate-distortion: max_bytes and max_error are given; give one of them")
+        self._prices = 0
         choosers = [by_cells(X, self.orders)]
         if X.order == 2 and not self.orders and len(np.unique(X.values)) == 1:
-            choosers.append(by_patterns(X))
+            choosers.insert(0, by_patterns(X))
         if self.max_error is not None:
             found = [self._within_error(X, chooser) for chooser in choosers]
             found.sort(key=lambda each: each[0])
@@ -95,12 +100,17 @@ class RateDistortion(Coded):
         choice = found[0][1]
         self.step_ = choice.step
         self._store(choice.coords, choice.values)
-        self._record(self._squared_error(X), kept=len(choice.values), step=choice.step)
+        self._record(self._squared_error(X), kept=len(choice.values), step=choice.step, coded=self._prices)
 
     def _length(self, choice: Choice) -> int:
-        """Bytes of the code that counts; that with the orders free is never longer than that with them stored."""
-        candidates = self._candidates(choice.coords, choice.values)
-        return min(each.bytes if self.orders else len(each.code) for each in candidates)
+        """Bytes of the code that counts, at most."""
+        length = quick_length(choice.coords, choice.values, self.inner_shape_, self.orders)
+        self._prices += 1
+        return length
+
+    def _in_time(self) -> bool:
+        """Whether another price may be tried."""
+        return self.max_seconds is None or time.perf_counter() - self._started < self.max_seconds
 
     def _within_bytes(self, X: SparseTensor, chooser: Callable[[float], Choice], limit: float) -> tuple[float, Choice]:
         """The least error of a code within the limit; the shortest code where none is."""
@@ -108,7 +118,9 @@ class RateDistortion(Coded):
         least: tuple[float, Choice] | None = None
         low, high = _prices(X)
         price = X.norm2 / (32 * limit)  # a fourth of what all of it is worth a bit
-        for _ in range(STEPS):
+        for step in range(STEPS):
+            if step and not self._in_time():
+                break
             price = price if low < price < high else float(np.sqrt(low * high))
             exact = price < 2 * _prices(X)[0]  # as cheap as it gets: perhaps all of it fits
             choice = chooser(0.0 if exact else price)
@@ -134,6 +146,8 @@ class RateDistortion(Coded):
         best = chooser(0.0)
         low, high = _prices(X)
         for _ in range(ERROR_STEPS if limit > 0 else 0):
+            if not self._in_time():
+                break
             price = float(np.sqrt(low * high))
             choice = chooser(price)
             if choice.error <= limit:
@@ -197,11 +211,13 @@ def by_cells(X: SparseTensor, orders: bool) -> Callable[[float], Choice]:
             bits = cell_bits(X, values, kept, orders)
             worth = X.values**2 - (X.values - step * values) ** 2 - price * bits
             chosen = np.flatnonzero((worth > 0) & (values != 0))
-            if len(chosen) == 0 or np.array_equal(chosen, kept):
+            if np.array_equal(chosen, kept):
                 break
             kept = chosen
+            if len(kept) == 0:
+                break
         if len(kept) == 0 or not price:
-            kept = np.arange(X.nnz) if plain else np.array([int(np.argmax(np.abs(X.values)))])
+            kept = np.arange(X.nnz) if not price else np.array([int(np.argmax(np.abs(X.values)))])
         told = X.values[kept] if plain else values[kept]
         if np.any(told == 0):  # the last cell left at a step too large for it
             told, step = X.values[kept], 1.0

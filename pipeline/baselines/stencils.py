@@ -194,7 +194,7 @@ def residual_sums(A: Sparse, others: list[Stencil], columns: Integers, clusters:
 
     `A` is the matrix by rows; give the transpose and transposed stencils for sums over row clusters.
     """
-    from pipeline.baselines.coding.loops import subtract_rows
+    from pipeline.baselines.stencil_loops import subtract_rows
 
     sums: Reals = (A @ indicator(columns, clusters)).toarray()
     if others:
@@ -245,7 +245,7 @@ def spectral_start(
 
 def _multiplier(A: Sparse, others: list[Stencil]) -> Callable[[Reals], Reals]:
     """The residual's product with a vector."""
-    from pipeline.baselines.coding.loops import cluster_sums, subtract_rows
+    from pipeline.baselines.stencil_loops import cluster_sums, subtract_rows
 
     if not others:
         return lambda vector: A @ vector.ravel()

@@ -9,14 +9,14 @@ import numpy as np
 
 from pipeline.baselines.base import Integers
 from pipeline.baselines.coding import gaps
-from pipeline.baselines.coding.exact import Coded, quick_code
+from pipeline.baselines.coding.exact import ExactCells, quick_code
 from pipeline.core.settings import setting
 from pipeline.sparse import SparseTensor
 
 AUTOMATIC_KEEP = 0.1
 
 
-class Truncation(Coded):
+class Truncation(ExactCells):
     """The largest non-zeros, coded like :class:`~pipeline.baselines.lossless.Lossless`; what is dropped is the error.
 
     Non-zeros are kept by falling size, and those of one size (all of them in binary data) by the weight of

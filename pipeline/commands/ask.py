@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.commands.command_line import Commands, add_command
 from pipeline.commands.loaded import load_compressor
 from pipeline.commands.naming import Naming, number
+from pipeline.core import step
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ def add(commands: Commands) -> None:
         help="one cell by indices from 0, also where there are labels; alone: all are",
     )
     command.add_argument("--file", type=Path, help="text file with one cell a line, separated by commas or spaces")
-    command.add_argument("--top", type=int, metavar="K", help="the K largest cells, found without a full scan")
+    command.add_argument(
+        "--top", action=step.WholeNumber, least=1, metavar="K", help="the K largest cells, found without a full scan"
+    )
     command.add_argument(
         "--at",
         action="append",
@@ -61,17 +64,16 @@ def _run(options: argparse.Namespace) -> None:
     model = load_compressor(options.artifact)
     naming = Naming(model, options.index is not None)
     if options.top is not None:
-        fixed = naming.fixed(options.at)
-        naming.tell()
-        _print_largest(model, naming, options.top, fixed)
+        _print_largest(model, naming, options.top, naming.fixed(options.at))
         return
     coords = naming.file(options.file) if options.file else np.array([naming.cell(cell)], dtype=np.int64)
     values = model.predict(coords)
-    naming.tell()
+    naming.tell(values)
     print("\n".join(map(number, values)))
 
 
 def _print_largest(model: Compressor, naming: Naming, count: int, fixed: dict[int, int]) -> None:
     coords, values = model.largest(count, fixed)
+    naming.tell(values)
     for cell, value in zip(coords.tolist(), values, strict=True):
         print(*naming.words(cell), number(value))

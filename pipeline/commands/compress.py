@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.commands.command_line import Commands, add_command, parse_bytes, parse_share, print_rows
+from pipeline.commands.command_line import Commands, add_command, parse_share, print_rows
 from pipeline.commands.loaded import NO_ORDERS
 from pipeline.commands.source import Reading, add_reading, read_tensor
 from pipeline.core import step
 from pipeline.core.files import refuse_clashes
 from pipeline.core.settings import SEEDS, check_given
+from pipeline.core.sizes import parse_bytes
 from pipeline.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -37,11 +38,16 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("--error", metavar="E", help="find the smallest file of a relative error up to E: 0.3, 30%%")
     command.add_argument(
-        "--neukron-seconds", type=float, metavar="S", help="with --bytes or --error: NeuKron's time (default: 60)"
+        "--seconds", type=float, metavar="S", help="with --bytes or --error: time of the search (default: 60)"
+    )
+    command.add_argument(
+        "--neukron-seconds", type=float, metavar="S", help="likewise: NeuKron's own time (default: what is left then)"
     )
     add_reading(command)
     command.add_argument("--seed", action=step.WholeNumber, least=0, below=SEEDS, default=0)
-    command.add_argument("--threads", action=step.WholeNumber, least=1, help="default: all cores")
+    command.add_argument(
+        "--threads", action=step.WholeNumber, least=1, below=step.MOST_THREADS + 1, help="default: all cores"
+    )
     command.add_argument(
         "--no-orders", action="store_true", help="leave the orders out: smaller, answers in its own order"
     )
@@ -61,14 +67,17 @@ def _run(options: argparse.Namespace) -> None:
     settings = step.parse_settings(options.settings)
     limits = _limits(options.bytes, options.error)
     if limits:
-        _check_search(options.method, settings, options.weights, options.neukron_seconds)
-    _check_output(options.tensor, options.artifact)
+        times = {"--seconds": options.seconds, "--neukron-seconds": options.neukron_seconds}
+        _check_search(options.method, settings, options.weights, times)
+        limits |= {} if options.seconds is None else {"seconds": options.seconds}
+    reading = Reading.of(options)
+    tensor_files = [options.tensor, *reading.more]
+    _check_output(tensor_files, options.artifact)
     if options.threads:
         step.limit_threads(options.threads)
     _check_weights(options.weights, options.method)
-    reading = Reading.of(options.format, options.read, options.columns, options.value)
     X = read_tensor(options.tensor, reading)
-    X.source |= _origin(options.tensor)  # before the fit: it is part of the file that a search measures
+    X.source |= _origin(tensor_files)  # before the fit: it is part of the file that a search measures
     print(X)
     started = time.perf_counter()
     state = None
@@ -78,7 +87,7 @@ def _run(options: argparse.Namespace) -> None:
             X, limits, options.method, settings | seconds, not options.no_orders, options.seed, options.threads
         )
     elif options.method in (None, "neukron"):
-        state = _state(options.tensor, reading, settings, options.seed)
+        state = _state(tensor_files, reading, settings, options.seed)
         model = _fit_neukron(X, settings, options.seed, options.threads, state)
     else:
         model = _fit_baseline(X, options.method, settings, options.seed)
@@ -93,27 +102,25 @@ def _run(options: argparse.Namespace) -> None:
     _report(model, X, error, options.artifact, not options.no_orders, time.perf_counter() - started)
 
 
-def _check_output(tensor: Path, artifact: Path) -> None:
+def _check_output(tensor: Sequence[Path], artifact: Path) -> None:
     """Refuse to write over the input, or what its name would say is something else."""
-    from pipeline.datasets import kind_of
+    from pipeline.datasets import check_ending
 
-    refuse_clashes([tensor], [artifact])
-    if artifact.is_dir():
-        raise InputError(f"{artifact}: is a folder; name the .safetensors file to write")
-    if known := kind_of(artifact):
-        raise InputError(f"{artifact}: an ending of {known}, and an artifact is none; name it .safetensors")
+    refuse_clashes(tensor, [artifact])
+    check_ending(artifact, ".safetensors")
 
 
-def _origin(path: Path) -> dict[str, str]:
-    """What the artifact tells of the data's file."""
+def _origin(paths: Sequence[Path]) -> dict[str, str]:
+    """What the artifact tells of the data's files: their names, and the checksum of their joined contents."""
     from pipeline.core.files import sha256_file
+    from pipeline.datasets import files_of
 
-    content = path
-    if path.is_dir():  # of a 10x folder its matrix
-        from pipeline.datasets import files_of
-
-        content = next(file for name, file in files_of(path)[1].items() if "matrix" in name)
-    return {"file": path.name.encode(errors="replace").decode(), "sha256": sha256_file(content)}
+    contents = [  # of a 10x folder its matrix
+        next(file for name, file in files_of(path)[1].items() if "matrix" in name) if path.is_dir() else path
+        for path in paths
+    ]
+    names = " ".join(path.name for path in paths)
+    return {"file": names.encode(errors="replace").decode(), "sha256": sha256_file(*contents)}
 
 
 def _without_orders(path: Path, X: SparseTensor, error: float) -> float:
@@ -160,8 +167,9 @@ def _report(model: Compressor, X: SparseTensor, error: float, path: Path, orders
 
 def _compiling() -> str:
     """How much of a command's time went into compiling, where that is worth a word."""
-    module = sys.modules.get("pipeline.kernels.compiling")
-    seconds = module.seconds() if module else 0.0
+    from pipeline.commands.search import compiling_seconds
+
+    seconds = compiling_seconds()
     return f", {seconds:.1f} of them for compiling kernels, once" if seconds >= 0.1 else ""
 
 
@@ -193,14 +201,15 @@ def _limits(size: str | None, error: str | None) -> dict[str, Any]:
     return {} if error is None else {"max_error": parse_share(error)}
 
 
-def _check_search(method: str | None, settings: dict[str, Any], weights: str, seconds: float | None) -> None:
+def _check_search(method: str | None, settings: dict[str, Any], weights: str, times: dict[str, float | None]) -> None:
     """Refuse what a search cannot do, before the tensor is read."""
     if weights != "float32":
         raise InputError("--weights: not with --bytes or --error; fit neukron with the settings found, then shorten it")
     if settings and method not in (None, "neukron"):
         raise InputError(f"--set: with --bytes or --error the settings of {method} are what is looked for")
-    if seconds is not None and not seconds > 0:
-        raise InputError(f"--neukron-seconds {seconds}: needs a time above 0")
+    for option, seconds in times.items():
+        if seconds is not None and not seconds > 0:
+            raise InputError(f"{option} {seconds}: needs a time above 0")
 
 
 def _search(
@@ -226,17 +235,19 @@ def _search(
         tell=lambda line: print(line, flush=True),
     )
     print(f"chosen: {found.best}: {found.reason}")
+    if len(found.fates) > 1:
+        print_rows([(f"  {name}", fate) for name, fate in found.fates.items()])
     return found.best.model
 
 
-def _state(path: Path, reading: Reading, settings: dict[str, Any], seed: int) -> Checkpoint:
+def _state(paths: Sequence[Path], reading: Reading, settings: dict[str, Any], seed: int) -> Checkpoint:
     """Where an interrupted fit of NeuKron lies."""
     from pipeline.core.files import sha256_file
     from pipeline.runs.checkpoint import Checkpoint
     from pipeline.runs.metrics import library_versions
 
     read = {"format": reading.format_name, "read": {key: str(value) for key, value in reading.options.items()}}
-    run = {"tensor": sha256_file(path), **read, "seed": seed}
+    run = {"tensor": [sha256_file(path) for path in paths], **read, "seed": seed}
     how = {"settings": {key: str(value) for key, value in settings.items()}, "command": "compress"}
     return Checkpoint(run | how | {"versions": library_versions("torch", "numpy")})
 

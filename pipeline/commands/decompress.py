@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.commands.command_line import Commands, add_command
 from pipeline.commands.loaded import load_compressor
 from pipeline.commands.naming import Naming, number
+from pipeline.core import step
 from pipeline.core.files import refuse_clashes
+from pipeline.core.step import whole_number
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,18 +34,23 @@ def add(commands: Commands) -> None:
     command.add_argument("artifact", type=Path)
     command.add_argument("output", type=Path, help=f"file to write; its ending tells how: {', '.join(ENDINGS)}")
     command.add_argument("--block", help="ranges of every mode, for example 0:10,5:25 (default: everything)")
-    command.add_argument("--top", type=int, help="keep only so many largest values")
+    command.add_argument("--top", action=step.WholeNumber, least=1, help="keep only so many largest values")
     command.add_argument("--among", type=Path, help="tensor whose non-zeros are the cells to look at")
     command.add_argument("--index", action="store_true", help="indices from 0 also where there are labels")
-    command.add_argument("--limit", type=int, default=LIMIT, help=f"refuse to look at more cells (default: {LIMIT:,})")
+    command.add_argument(
+        "--limit",
+        action=step.WholeNumber,
+        least=1,
+        default=LIMIT,
+        help=f"refuse to look at more cells (default: {LIMIT:,})",
+    )
 
 
 def _run(options: argparse.Namespace) -> None:
     """Predict the wanted cells and write those that are not zero."""
     from pipeline.sparse import SparseTensor
+    from pipeline.sparse.reals import beyond_whole_numbers, in_reals
 
-    if options.top is not None and options.top < 1:
-        raise InputError(f"--top {options.top}: at least 1")
     if options.block and options.among:
         raise InputError("--block and --among: give one of them")
     if not str(options.output).lower().endswith(ENDINGS):
@@ -59,6 +66,8 @@ def _run(options: argparse.Namespace) -> None:
     X = SparseTensor(coords, values, model.shape_, mode_names=names, source=source, labels=naming.labels)
     _write(X, options.output, naming)
     print(f"{options.output}: {X}")
+    if line := in_reals(beyond_whole_numbers(X.values)):
+        print(line, file=sys.stderr)
 
 
 def _wanted(model: Compressor, block: str | None, among: Path | None, top: int | None, limit: int) -> tuple[Any, Any]:
@@ -124,10 +133,10 @@ def _parse_block(text: str, shape: Sequence[int]) -> list[tuple[int, int]]:
     ranges = []
     for part, size in zip(parts, shape, strict=True):
         start, colon, stop = part.partition(":")
-        try:
-            low, high = int(start or 0), int(stop or size) if colon else int(start) + 1
-        except ValueError:
-            raise InputError(f"--block {text}: '{part}' is no range; write start:stop") from None
+        low = whole_number(start or "0")
+        high = whole_number(stop or str(size)) if colon else None if low is None or not start else low + 1
+        if low is None or high is None:
+            raise InputError(f"--block {text}: '{part}' is no range; write start:stop")
         if not 0 <= low < high <= size:
             raise InputError(f"--block {text}: '{part}' is not within 0:{size}")
         ranges.append((low, high))

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.step import SHOWN, whole_number
 from pipeline.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from pipeline.runs.compressor import Compressor
     from pipeline.sparse.labels import Label
-
-INDEX = 2**63  # indices are below
 
 
 class Naming:
@@ -32,20 +31,25 @@ class Naming:
                 raise InputError(f"{len(labels):,} labels for {self.shape[mode]:,} indices of mode {mode}; --index")
         self._places: dict[int, dict[str, int]] = {}
 
-    def tell(self) -> None:
-        """Say on standard error what a cell is given by."""
+    def tell(self, values: Any) -> None:
+        """Say on standard error what a cell is given by, and where `values` may be rounded whole numbers."""
         modes = ", ".join(
             f"{name} by {'label' if mode in self.labels else 'index from 0'}" for mode, name in enumerate(self.names)
         )
+        from pipeline.sparse.reals import beyond_whole_numbers, in_reals
+
         print(modes, file=sys.stderr)
+        if line := in_reals(beyond_whole_numbers(values)):
+            print(line, file=sys.stderr)
 
     def mode(self, text: str) -> int:
         """A mode by its name or number; blanks around a name do not count."""
         plain = [name.strip() for name in self.names]
         if text.strip() in plain:
             return plain.index(text.strip())
-        if text.isdecimal() and int(text) < len(self.shape):
-            return int(text)
+        number = whole_number(text)
+        if number is not None and 0 <= number < len(self.shape):
+            return number
         raise InputError(f"mode '{text}': there is none of that name{nearest(text, self.names)}")
 
     def index(self, mode: int, text: str) -> int:
@@ -57,14 +61,14 @@ class Naming:
                 hint = nearest(text, known) if len(known) < 20 else ""
                 raise InputError(f"{self.names[mode]} '{text}': no such label{hint}; --index asks by position")
             return place
-        try:
-            number = int(text)
-        except ValueError:
+        number = whole_number(text)
+        if number is None:
+            if text.strip().isascii() and text.strip().lstrip("+-").isdecimal():
+                raise InputError(f"{text[:SHOWN]}: outside a tensor of shape {self.shape}")
             raise InputError(
-                f"{self.names[mode]} '{text}': this artifact has no labels of it, so indices are whole numbers from 0"
-            ) from None
-        if not -INDEX <= number < INDEX:
-            raise InputError(f"{text}: outside a tensor of shape {self.shape}")
+                f"{self.names[mode]} '{text[:SHOWN]}': this artifact has no labels of it, so indices are whole numbers "
+                "from 0"
+            )
         return number
 
     def cell(self, words: Sequence[str]) -> list[int]:

@@ -1,6 +1,7 @@
 """The smallest artifact for an error, or the least error for a size, over all methods.
 
-``search`` fits candidates in order of promise and keeps the best; sizes are those of real files.
+``search`` fits candidates in order of promise, as many as its time allows, and keeps the best; sizes are those of
+real files.
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ CLOSE = 0.92  # a file of this share of the limit is large enough
 BISECTIONS = 5  # steps between the smallest and the largest size that may meet an error
 SMALLEST = 256  # bytes below which no search for an error goes
 GRID_SIZES = 64  # sizes at which an automatic grid looks for settings
-NEUKRON_SECONDS = 60.0  # that NeuKron may fit, unless told otherwise
+SECONDS = 60.0  # that a search may take, unless told otherwise
+LEAST_SECONDS = 1.0  # without which no further candidate is fitted
+ROUNDING = 1 + 1e-9  # of errors that meet a limit
+EXACT_BITS = 1.5  # a non-zero; at less, exact codes are tried after rate-distortion
+FAR_FROM_EXACT = 0.1  # relative error of rate-distortion, at which no exact code can fit
 
 
 _LIMITS = ("max_epochs", "max_seconds")
@@ -57,11 +62,16 @@ def _rounded(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Found:
-    """The winner, everything that was fitted on the way, and why the winner won."""
+    """The winner, everything that was fitted on the way, why the winner won, and what became of each candidate."""
 
     best: Attempt
     attempts: list[Attempt]
     reason: str
+    fates: dict[str, str]
+
+
+class _OutOfTimeError(Exception):
+    """The search's time ended while a candidate was fitted."""
 
 
 def search(
@@ -73,6 +83,7 @@ def search(
     methods: Sequence[str] | None = None,
     neukron: dict[str, Any] | None = None,
     seed: int = 0,
+    seconds: float = SECONDS,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Found:
     """Find the method and settings that serve a tensor best.
@@ -88,7 +99,10 @@ def search(
     methods
         Candidates; all that can handle the tensor if None.
     neukron
-        Settings of NeuKron beside `hidden`; where they hold no limit, it may fit for 60 seconds.
+        Settings of NeuKron beside `hidden`; where they hold no limit, it may fit for the time that is left.
+    seconds
+        Of the whole search. A fit in sweeps ends with its sweep, rate-distortion with the best that it has; lossless,
+        the sampled methods and NeuKron with a limit of its own are not ended.
     tell
         Called with a line that says what is looked for, and one for each candidate fitted or passed over.
 
@@ -104,12 +118,12 @@ def search(
         raise InputError(f"a size of {max_bytes} bytes: needs at least 1")
     if max_error is not None and not 0 <= max_error <= 1:
         raise InputError(f"a relative error of {max_error}: needs a number from 0 to 1")
-    limited = {"max_epochs", "max_seconds"} & set(neukron or {})
-    hunt = _Hunt(X, orders, (neukron or {}) | ({} if limited else {"max_seconds": NEUKRON_SECONDS}), seed, tell)
+    hunt = _Hunt(X, orders, neukron or {}, seed, seconds, tell)
     wanted = f"the smallest file of a relative error up to {max_error}"
     if max_bytes is not None:
         wanted = f"the least error within {max_bytes:,} bytes"
-    tell(f"wanted: {wanted}, {'orders stored' if orders else 'orders left out'}; tried in turn: {', '.join(names)}")
+    stored = "orders stored" if orders else "orders left out"
+    tell(f"wanted: {wanted}, {stored}, in {seconds:g} s; tried in turn: {', '.join(names)}")
     if max_bytes is not None:
         return hunt.within_bytes(names, max_bytes)
     assert max_error is not None  # noqa: S101 - one of the two is given
@@ -132,21 +146,43 @@ class _Hunt:
     """One search: the tensor, what counts as size, and what was fitted so far."""
 
     def __init__(
-        self, X: SparseTensor, orders: bool, neukron: dict[str, Any], seed: int, tell: Callable[[str], None]
+        self,
+        X: SparseTensor,
+        orders: bool,
+        neukron: dict[str, Any],
+        seed: int,
+        seconds: float,
+        tell: Callable[[str], None],
     ) -> None:
         self.X, self.orders, self.neukron, self.seed, self.tell = X, orders, neukron, seed, tell
+        self.seconds, self._started, self._compiled = seconds, time.perf_counter(), compiling_seconds()
         self.attempts: list[Attempt] = []
+        self.best: Attempt | None = None  # of those that meet the limit
+        self.passed: dict[str, str] = {}  # why a candidate was not fitted, or not to the end
         self.wanted_error = False  # or a size
         self.only: str | None = None  # the one candidate, where there is but one
         self.least = sys.maxsize  # bytes below which no candidate's file can be
         self._told: set[str] = set()
 
+    def left(self) -> float:
+        """Seconds that the search may still take; what is compiled on the way, once, does not count."""
+        return self._started + self.seconds + compiling_seconds() - self._compiled - time.perf_counter()
+
     def _each(self, names: list[str]) -> Iterator[str]:
-        """Candidates in turn; remembers which one is tried, for the progress bar."""
+        """Candidates in turn, while there is time; remembers which one is tried, for the progress bar."""
         self.only = names[0] if len(names) == 1 else None
         for number, name in enumerate(names, start=1):
             self._turn = f"{number} of {len(names)}"
-            yield name
+            own_limit = name == "neukron" and self.bounds()
+            if self.best and self.left() < LEAST_SECONDS and not own_limit:
+                self._pass_over(name, f"the {self.seconds:g} s of the search are over")
+            else:
+                yield name
+
+    def _pass_over(self, name: str, why: str, no_file: str = "") -> None:
+        """Remember and tell why a candidate is not fitted, or not to the end."""
+        self.passed[name] = why
+        self.tell(f"{no_file or name + ': '}passed over, {why}")
 
     def _hopeless(self, name: str, limit: int, error: float) -> bool:
         """Whether no file of a method takes at most `limit` bytes, or none has at most so large an error.
@@ -158,25 +194,32 @@ class _Hunt:
         below = 0.0 if model.answers_negative else negative_share(self.X)
         self.least = min(self.least, least)
         if least > limit:
-            self.tell(f"{self._why_not(name, limit)}; passed over, a file takes at least {least:,}")
+            self._pass_over(name, f"a file takes at least {least:,}", f"{self._why_not(name, limit)}; ")
         elif below > error:
-            self.tell(
-                f"{name}: passed over, {below:.1%} of the squared norm is in negative values, which it cannot answer, "
-                f"and {error:.1%} is {'looked for' if self.wanted_error else 'reached'}"
+            self._pass_over(
+                name,
+                f"{below:.1%} of the squared norm is in negative values, which it cannot answer, "
+                f"and {error:.1%} is {'looked for' if self.wanted_error else 'reached'}",
             )
         return least > limit or below > error
 
     def within_bytes(self, names: list[str], limit: int) -> Found:
         """Every candidate at the largest size that fits; the least error wins."""
-        best: Attempt | None = None
+        if 8 * limit < EXACT_BITS * self.X.nnz and {"rate-distortion", "lossless"} <= set(names):
+            names = ["rate-distortion", "lossless"] + [
+                name for name in names if name not in ("rate-distortion", "lossless")
+            ]
         for name in self._each(names):
-            if self._hopeless(name, limit, best.relative_error if best else 1.0):
-                continue
-            attempt = self.fit_within(name, limit)
-            if attempt and (best is None or attempt.relative_error < best.relative_error):
-                best = attempt
-            if best and best.relative_error == 0.0:
-                return Found(best, self.attempts, "it is exact and within the size, so the rest was not tried")
+            reached = self.best.relative_error if self.best else 1.0
+            if reached == 0.0:
+                self.passed[name] = "nothing can be better than exact"
+            elif name == "lossless" and reached > FAR_FROM_EXACT and self.best and self.best.method != name:
+                self._pass_over(name, f"{self.best.method} leaves {reached:.1%} at this size, far from exact")
+            elif not self._hopeless(name, limit, reached):
+                attempt = self.fit_within(name, limit)
+                if attempt and (self.best is None or attempt.relative_error < reached):
+                    self.best = attempt
+        best = self.best
         if best is None:
             least = min(self.attempts, key=lambda attempt: attempt.file_bytes, default=None)
             hint = (
@@ -187,34 +230,64 @@ class _Hunt:
             raise InputError(f"no method makes a file of at most {limit:,} bytes; allow more{hint}")
         fitting = [attempt for attempt in self.attempts if attempt.file_bytes <= limit]
         reason = f"the least error of {len(fitting)} fits of at most {limit:,} bytes"
-        return Found(best, self.attempts, reason + _next_best(best, fitting, lambda one: one.relative_error))
+        if best.relative_error == 0.0:
+            reason = "it is exact and within the size, so the rest was not tried"
+        return self._found(names, best, fitting, reason, lambda one: one.relative_error, "error")
 
     def within_error(self, names: list[str], limit: float) -> Found:
         """Every candidate at ever smaller sizes while it meets the error and is smaller than the best so far."""
         self.wanted_error = True
-        best: Attempt | None = None
         for name in self._each(names):
             known = METHODS[name].load().settings_for_error(self.X, limit, self.orders)
-            attempt = self._smallest(name, limit, best) if known is None else self._meeting(name, known, limit)
-            if attempt and (best is None or attempt.file_bytes < best.file_bytes):
-                best = attempt
+            attempt = self._smallest(name, limit) if known is None else self._meeting(name, known, limit)
+            if attempt and (self.best is None or attempt.file_bytes < self.best.file_bytes):
+                self.best = attempt
+        best = self.best
         if best is None:
             least = min(self.attempts, key=lambda attempt: attempt.relative_error, default=None)
             hint = f"; the closest tried: {least}" if least else ""
             raise InputError(f"no candidate reaches a relative error of {limit}; add 'lossless' to the methods{hint}")
-        meeting = [attempt for attempt in self.attempts if attempt.relative_error <= limit * (1 + 1e-9)]
+        meeting = [attempt for attempt in self.attempts if attempt.relative_error <= limit * ROUNDING]
         reason = f"the smallest of {len(meeting)} fits of a relative error up to {limit}"
-        return Found(best, self.attempts, reason + _next_best(best, meeting, lambda one: one.file_bytes))
+        return self._found(names, best, meeting, reason, lambda one: one.file_bytes, "bytes")
+
+    def _found(
+        self,
+        names: list[str],
+        best: Attempt,
+        meeting: list[Attempt],
+        reason: str,
+        worth: Callable[[Attempt], float],
+        unit: str,
+    ) -> Found:
+        """The winner, and of every candidate its best fit beside it, or why there is none."""
+        if others := [attempt for attempt in meeting if attempt.method != best.method]:
+            reason += f"; next is {min(others, key=worth)}"
+        fates = {}
+        for name in names:
+            mine = [attempt for attempt in self.attempts if attempt.method == name]
+            within = min((attempt for attempt in mine if attempt in meeting), key=worth, default=None)
+            parts = [self.passed[name]] if name in self.passed else []
+            if within is not None:
+                more = "chosen" if within is best else f"{worth(within) / max(worth(best), 1e-12):.3g} x its {unit}"
+                parts.insert(0, f"{within.file_bytes:,} bytes, relative error {within.relative_error:.4f}: {more}")
+            elif mine:
+                near = min(mine, key=lambda one: one.relative_error if self.wanted_error else one.file_bytes)
+                parts.insert(
+                    0, f"beyond the limit: {near.file_bytes:,} bytes, relative error {near.relative_error:.4f}"
+                )
+            fates[name] = "; ".join(parts) or "none fits"
+        return Found(best, self.attempts, reason, fates)
 
     def _meeting(self, name: str, settings: dict[str, Any], limit: float) -> Attempt | None:
         """A fit with given settings, if its error is within the limit."""
         attempt = self.try_to_fit(name, settings)
-        return attempt if attempt and attempt.relative_error <= limit * (1 + 1e-9) else None
+        return attempt if attempt and attempt.relative_error <= limit * ROUNDING else None
 
-    def _smallest(self, name: str, limit: float, best: Attempt | None) -> Attempt | None:
-        ceiling = best.file_bytes - 1 if best else 16 * self.X.nnz + 4 * sum(self.X.shape) + 4096
+    def _smallest(self, name: str, limit: float) -> Attempt | None:
+        ceiling = self.best.file_bytes - 1 if self.best else 16 * self.X.nnz + 4 * sum(self.X.shape) + 4096
         if ceiling < SMALLEST:
-            self.tell(f"{name}: passed over, no smaller file than {ceiling + 1} bytes is looked for")
+            self._pass_over(name, f"no smaller file than {ceiling + 1} bytes is looked for")
             return None
         if self._hopeless(name, ceiling, limit):
             return None
@@ -223,6 +296,9 @@ class _Hunt:
             return None
         low, high = math.log(SMALLEST), math.log(found.file_bytes)
         for _ in range(0 if name in ("lossless", "neukron") else BISECTIONS):
+            if self.left() < LEAST_SECONDS:
+                self._pass_over(name, f"the {self.seconds:g} s of the search ended before its smallest file was found")
+                break
             middle = (low + high) / 2
             attempt = self.fit_within(name, int(math.exp(middle)))
             if attempt and attempt.relative_error <= limit:
@@ -237,7 +313,8 @@ class _Hunt:
         overhead = self._make(name, {}).file_overhead(self.X, self.orders)
         nominal, best = limit - min(overhead, limit / 2), None
         if name == "neukron":
-            self._tell_once(f"neukron: {kind.fits_to_meet_a_size} fits at most, each within {self.bounds()}")
+            each = f", each within {self.bounds()}" if self.bounds() else ""
+            self._tell_once(f"neukron: {kind.fits_to_meet_a_size} fits at most{each}")
         tried: list[dict[str, Any]] = []
         share = 1.0
         while len(tried) < kind.fits_to_meet_a_size:
@@ -252,11 +329,14 @@ class _Hunt:
             if attempt is None:
                 return best
             share = attempt.file_bytes / limit
+            if share > 1 and self.best and self.left() < LEAST_SECONDS:
+                self._pass_over(name, f"the {self.seconds:g} s of the search ended before it met the size")
+                return best
             if share <= 1 and (best is None or attempt.relative_error < best.relative_error):
                 best = attempt
             if CLOSE <= share <= 1 or (share <= 1 and kind.fits_to_meet_a_size == 2):
                 break
-            nominal *= min(4.0, 0.97 / share)
+            nominal *= min(4.0, (0.995 if 1 < share < 1.05 else 0.97) / share)
         if best is None:
             self.tell(self._why_not(name, limit))
         return best
@@ -268,13 +348,16 @@ class _Hunt:
         return text
 
     def try_to_fit(self, name: str, settings: dict[str, Any]) -> Attempt | None:
-        """Fit; where a method refuses the tensor, say so and go on without it, unless it is the only one."""
+        """Fit; where a method refuses the tensor or time is over, say so and go on, unless it is the only one."""
         try:
             return self.fit(name, settings)
         except InputError as error:
             if self.only == name:
                 raise
-            self.tell(f"{name}: passed over, {error}")
+            self._pass_over(name, str(error))
+            return None
+        except _OutOfTimeError:
+            self._pass_over(name, f"the {self.seconds:g} s of the search ended while it was fitted")
             return None
 
     def fit(self, name: str, settings: dict[str, Any]) -> Attempt:
@@ -291,19 +374,25 @@ class _Hunt:
         size = file_bytes(model, self.orders)
         attempt = Attempt(name, settings, size, relative, time.perf_counter() - started, model)
         self.attempts.append(attempt)
-        self.tell(str(attempt) + (self._course(model) if name == "neukron" else ""))
+        self.tell(f"{attempt}; {max(self.left(), 0):.0f} s left" + (self._course(model) if name == "neukron" else ""))
         return attempt
 
-    def _fit(self, model: Compressor, label: str) -> None:
-        """Fit with a progress bar over what bounds the fit."""
+    def _fit(self, model: Any, label: str) -> None:
+        """Fit with a progress bar over what bounds the fit, and within the time that is left."""
+        label = f"{label}, {max(self.left(), 0):.0f} s left"
         if model.name == "neukron":
-            epochs = self.neukron.get("max_epochs")
-            total, unit = (epochs, "epoch") if epochs else (self.neukron["max_seconds"], "s")
-            with progress.towards(label, total, unit) as reached:
-                model.fit(self.X, lambda state: reached(state.epoch if epochs else round(state.seconds, 1)))  # type: ignore[call-arg]
-        else:
-            with progress.towards(label, getattr(model, "max_sweeps", None), "sweep") as reached:
-                model.fit(self.X, lambda row: reached(row["epoch"]))  # type: ignore[call-arg]
+            epochs = model.max_epochs
+            with progress.towards(label, epochs or model.max_seconds, "epoch" if epochs else "s") as reached:
+                model.fit(self.X, lambda state: reached(state.epoch if epochs else round(state.seconds, 1)))
+            return
+        with progress.towards(label, getattr(model, "max_sweeps", None), "sweep") as reached:
+
+            def after_sweep(row: dict[str, Any]) -> None:
+                reached(row["epoch"])
+                if self.left() < 0 and self.best and not hasattr(model, "max_seconds"):
+                    raise _OutOfTimeError
+
+            model.fit(self.X, after_sweep)
 
     def _tell_once(self, line: str) -> None:
         if line not in self._told:
@@ -312,26 +401,31 @@ class _Hunt:
 
     def _course(self, model: Compressor) -> str:
         """What bounded NeuKron's fit."""
-        return f"; {len(model.history_)} epochs, allowed {self.bounds()}"
+        return f"; {len(model.history_)} epochs" + (f", allowed {self.bounds()}" if self.bounds() else "")
 
     def bounds(self) -> str:
-        """The limits of one of NeuKron's fits."""
+        """The limits of one of NeuKron's fits, where it was given any."""
         return ", ".join(f"{key}={_rounded(self.neukron[key])}" for key in _LIMITS if key in self.neukron)
 
-    def _make(self, name: str, settings: dict[str, Any]) -> Compressor:
+    def _make(self, name: str, settings: dict[str, Any]) -> Any:
+        """A model; where a fit can be told when to end, it is given half of the time that is left, NeuKron all."""
         if name == "neukron":
             from pipeline.neukron import NeuKron
 
-            return NeuKron(seed=self.seed, **(self.neukron | settings))
+            limit = {} if self.bounds() else {"max_seconds": max(self.left(), LEAST_SECONDS)}
+            return NeuKron(seed=self.seed, **(self.neukron | limit | settings))
         from pipeline.baselines import make
 
-        return make(name, settings, self.seed)
+        model: Any = make(name, settings, self.seed)
+        if hasattr(model, "max_seconds"):
+            model.max_seconds = max(self.left() / 2, LEAST_SECONDS)
+        return model
 
 
-def _next_best(best: Attempt, among: list[Attempt], worth: Callable[[Attempt], float]) -> str:
-    """The best attempt of another method, as the end of a sentence."""
-    others = [attempt for attempt in among if attempt.method != best.method]
-    return f"; next is {min(others, key=worth)}" if others else ""
+def compiling_seconds() -> float:
+    """Seconds that this process has spent on compiling kernels."""
+    module = sys.modules.get("pipeline.kernels.compiling")
+    return module.seconds() if module else 0.0
 
 
 def file_bytes(model: Compressor, orders: bool) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.sizes import check_unpacked
 from pipeline.core.step import parse_settings
 from pipeline.errors import InputError
 
@@ -16,22 +17,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file is read, as told on the command line: its format and the options of the format's reader."""
+    """How a tensor is read, as told on the command line.
+
+    Attributes
+    ----------
+    format_name, options
+        The format, and the options of its reader.
+    more
+        Files of the tensor beside the first, where the format has several.
+    """
 
     format_name: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    more: tuple[Path, ...] = ()
 
     @classmethod
-    def of(cls, format_name: str | None, pairs: Sequence[str], columns: str | None, value: str | None) -> Reading:
-        """From ``--format``, ``--read KEY=VALUE``, ``--columns`` and ``--value``."""
+    def of(cls, given: argparse.Namespace) -> Reading:
+        """From the options of :func:`add_reading`."""
         from pipeline.datasets import text_options
 
-        options = parse_settings(pairs, "--read", text_options()) if pairs else {}
-        for name, given in (("columns", columns), ("value", value)):
-            if given is not None and name in options:
-                raise InputError(f"--{name} {given}: given by --read too; give it once")
-        options |= {"columns": columns.split(",")} if columns else {}
-        return cls(format_name, options | ({"value": value} if value else {}))
+        options = parse_settings(given.read, "--read", text_options()) if given.read else {}
+        for name in ("columns", "value"):
+            text = getattr(given, name)
+            if text is not None and name in options:
+                raise InputError(f"--{name} {text}: given by --read too; give it once")
+        options |= {"columns": given.columns.split(",")} if given.columns else {}
+        options |= {"value": given.value} if given.value else {}
+        return cls(given.format, options, tuple(given.file))
 
 
 def add_reading(command: Any) -> None:
@@ -39,6 +51,13 @@ def add_reading(command: Any) -> None:
     command.add_argument("--columns", help="of a table: the columns that are modes, as a,b (default: all but the last)")
     command.add_argument("--value", help="of a table: the column of the values (default: the last)")
     command.add_argument("--format", help="of the file (default: what its name's ending says)")
+    command.add_argument(
+        "--file",
+        type=Path,
+        action="append",
+        default=[],
+        help="another file of the same tensor, where its format has several (simplices); may be given several times",
+    )
     command.add_argument(
         "--read",
         action="append",
@@ -50,19 +69,21 @@ def add_reading(command: Any) -> None:
 
 def read_tensor(path: Path, reading: Reading | None = None) -> SparseTensor:
     """Read a Parquet sparse tensor, or a file of any other known format with its modes as they are in the file."""
-    from pipeline.datasets import files_of, read_raw
+    from pipeline.datasets import files_of_all, read_raw
     from pipeline.datasets.assemble import assemble
     from pipeline.sparse import SparseTensor
+    from pipeline.sparse.stream import TensorReader
 
     reading = reading or Reading()
     if path.is_file() and path.suffix.lower() == ".parquet" and reading.format_name is None and is_sparse_tensor(path):
-        if reading.options:
-            raise InputError(
-                f"{', '.join(f'--{name}' for name in reading.options)}: {path} is a sparse tensor, no table"
-            )
+        if reading.options or reading.more:
+            given = [*reading.options, *["file"] * bool(reading.more)]
+            raise InputError(f"{', '.join(f'--{name}' for name in given)}: {path} is a sparse tensor, no table")
+        header = TensorReader(path)
+        check_unpacked(path, 8 * (len(header.shape) + 1) * header.nnz)
         return SparseTensor.read_parquet(path, labels=True)
     try:
-        format_name, files = files_of(path, reading.format_name)
+        format_name, files = files_of_all([path, *reading.more], reading.format_name)
         raw = read_raw(format_name, files, _options(path, format_name, reading.options))
         assembled = assemble(raw, {"file": path.name})
         X = assembled.tensor
@@ -74,7 +95,7 @@ def read_tensor(path: Path, reading: Reading | None = None) -> SparseTensor:
 
 def _options(path: Path, format_name: str, given: dict[str, Any]) -> dict[str, Any]:
     """The reader's options; of a table, with its columns."""
-    from pipeline.datasets.columns import TABLES, with_columns
+    from pipeline.datasets.table_columns import TABLES, with_columns
 
     if format_name not in TABLES and (tables := {"columns", "value"} & set(given)):
         raise InputError(f"{', '.join(f'--{name}' for name in sorted(tables))}: {path} is no table")

@@ -122,10 +122,15 @@ def refuse_clashes(
     Raises
     ------
     InputError
-        Two paths are one file, under whatever names, or a file beside would be lost.
+        Two paths are one file, under whatever names, a file beside would be lost, or no file can be there.
     """
     outputs = [Path(path) for path in (*writes, *(beside or ()))]
     for number, output in enumerate(outputs):
+        if "\0" in str(output):
+            raise InputError(f"{output}: no name of a file")
+        holds = any(output in path.parents for path in beside or ())  # a folder that is written into
+        if not holds and output.exists() and not output.is_file():
+            raise InputError(f"{output}: is a folder or a device, which a file cannot replace; name another place")
         for path in (Path(path) for path in reads if path is not None):
             if output.exists() and path.exists() and output.samefile(path):
                 other = "" if str(output) == str(path) else f", {path}"
@@ -164,13 +169,14 @@ def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def sha256_file(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in pieces."""
+def sha256_file(*paths: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file, or of several one after another, read in pieces."""
     digest = hashlib.sha256()
     buffer = bytearray(1 << 22)  # large pieces: other threads that hold Python's lock delay each one
-    with Path(path).open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(memoryview(buffer)[:count])
+    for path in paths:
+        with Path(path).open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                digest.update(memoryview(buffer)[:count])
     return digest.hexdigest()
 
 

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 import yaml
 
@@ -21,6 +21,8 @@ from pipeline.errors import InputError
 
 SHOWN = 80  # characters of what was given, in a message
 LONGEST = 2000  # characters of a message
+LONGEST_WORD = 600  # of them without a blank: a path of several long names
+MOST_THREADS = 1024
 CONTROLS = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
 MOVES = r"\r|\x1b(?=\[A)"  # what draws a progress bar again
 
@@ -31,19 +33,34 @@ class WholeNumber(argparse.Action):
     def __init__(
         self, option_strings: list[str], dest: str, *, least: int, below: int | None = None, **others: Any
     ) -> None:
-        super().__init__(option_strings, dest, type=int, **others)
+        super().__init__(option_strings, dest, **others)
         self.least, self.below = least, below
 
     def __call__(self, _: Any, namespace: argparse.Namespace, value: Any, option: str | None = None) -> None:
         """Store the number."""
-        if value < self.least or (self.below is not None and value >= self.below):
+        number = whole_number(value)
+        if number is None or number < self.least or (self.below is not None and number >= self.below):
             bound = "" if self.below is None else f" and below {self.below:,}"
-            raise InputError(f"{option} {value}: needs a whole number of at least {self.least}{bound}")
-        setattr(namespace, self.dest, value)
+            raise InputError(f"{option} {value[:SHOWN]}: needs a whole number of at least {self.least}{bound}")
+        setattr(namespace, self.dest, number)
+
+
+def whole_number(text: str) -> int | None:
+    """The whole number of at most 64 bits that plain digits say, blanks around them aside; None for other text.
+
+    >>> whole_number(" -17"), whole_number("1_0"), whole_number("9" * 30)
+    (-17, None, None)
+    """
+    match = re.fullmatch(r"\s*([+-]?[0-9]{1,20})\s*", text)
+    number = int(match[1]) if match else 1 << 63
+    return number if -(1 << 63) <= number < 1 << 63 else None
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose help ends with a list of settings, made only when the help is asked for."""
+    """A parser whose help ends with a list of settings, made only when the help is asked for.
+
+    What it cannot parse is wrong input like any other: one line.
+    """
 
     def __init__(self, *arguments: Any, settings: Callable[[], str] | None = None, **others: Any) -> None:
         super().__init__(*arguments, **others)
@@ -54,6 +71,10 @@ class _Parser(argparse.ArgumentParser):
         if self.settings:
             self.epilog, self.settings = "\n\n".join(filter(None, [self.settings(), self.epilog])), None
         return super().format_help()
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the line that says what is wrong."""
+        raise InputError(f"{message}; '{self.prog} --help' says what belongs there")
 
 
 def parser(
@@ -104,7 +125,7 @@ def parse_settings(pairs: Sequence[str], option: str = "--set", texts: Collectio
             raise InputError(f"{option} {pair}: write KEY=VALUE, for example --set hidden=8 or --read base=0")
         if key in settings:
             raise InputError(f"{option} {pair}: '{key}' is given twice; give it once")
-        if key in texts and text[:1] not in ("'", '"') and text != "null":
+        if key in texts and (len(text) == 1 or text[:1] not in ("'", '"')) and text != "null":
             settings[key] = text
             continue
         try:
@@ -171,7 +192,7 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
 
 
 def _fail(message: str) -> None:
-    line = " ".join(message.split())
+    line = " ".join(word if len(word) <= LONGEST_WORD else f"{word[:SHOWN]}.." for word in message.split())
     cut = line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} .. {line[-LONGEST // 2 :]}"
     shown = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in cut)
     with suppress(OSError):  # the log may lie on the disk that is full

@@ -104,6 +104,23 @@ def kind_of(path: Path) -> str:
     return f"{known} data" if known else "packed data" if plain != path.name.lower() else ""
 
 
+def check_ending(output: Path, written: str) -> None:
+    """Refuse a name for an output whose ending says that it is something else than what is written.
+
+    Parameters
+    ----------
+    written
+        The ending of such files, for example ``.parquet``.
+
+    Raises
+    ------
+    InputError
+        With the ending that fits.
+    """
+    if not output.name.lower().endswith(written) and (known := kind_of(output)):
+        raise InputError(f"{output}: an ending of {known}; what is written is {written}")
+
+
 def files_of(path: Path, format_name: str | None = None) -> tuple[str, dict[str, Path]]:
     """Format and files of what a user names: a file, by its ending or by what its archive holds, or a folder of 10x's.
 
@@ -129,6 +146,23 @@ def files_of(path: Path, format_name: str | None = None) -> tuple[str, dict[str,
         with telling_damage(path):
             return format_of(PurePath(main_member(path)).name), {path.name: path}
     return format_of(path.name), {path.name: path}
+
+
+def files_of_all(paths: Sequence[Path], format_name: str | None = None) -> tuple[str, dict[str, Path]]:
+    """Format and files of one tensor that lies in several files; see :func:`files_of`.
+
+    Raises
+    ------
+    InputError
+        Two files of one name.
+    """
+    name, files = files_of(paths[0], format_name)
+    for path in paths[1:]:
+        found = files_of(path, format_name)[1]
+        if set(found) & set(files):
+            raise InputError(f"--file {path}: two files of that name; rename one")
+        files |= found
+    return name, files
 
 
 def text_options() -> set[str]:

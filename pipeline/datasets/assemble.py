@@ -32,8 +32,8 @@ from pipeline.datasets.raw import Array, Keys, RawTensor
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.labels import as_labels
+from pipeline.sparse.reals import EXACT_INTEGER, beyond_whole_numbers, in_reals, narrowest_exact_type
 from pipeline.sparse.stream import TensorWriter
-from pipeline.sparse.tensor import EXACT_INTEGER, narrowest_exact_type
 
 IN_MEMORY = 1 << 31  # bytes of entries kept in memory; about twice as much is in use at the peak
 PIECE = 1 << 20  # cells handed on at a time
@@ -61,6 +61,8 @@ class Assembled:
         Raw entries; `duplicates` of them were added into another one.
     zeros
         Cells that were zero after that.
+    large
+        Cells with a sum of size 2^53 or more.
     value_type
         The narrowest type that holds all values exactly.
     """
@@ -74,6 +76,7 @@ class Assembled:
     norm2: float = 0.0
     duplicates: int = 0
     zeros: int = 0
+    large: int = 0
     value_type: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float64))
     runs: Iterable[list[Array]] = ()  # cells or coordinates in order, and values
 
@@ -136,7 +139,7 @@ def assemble(
     for keys, values in tqdm(raw.blocks, desc="reading", unit=" blocks", disable=None, leave=False):
         if len(values):
             _check_values(values, entries)
-            large += int(np.count_nonzero(np.abs(values.astype(np.float64, copy=False)) >= EXACT_INTEGER))
+            large += beyond_whole_numbers(values)
             narrow = _narrow(values)
             bits = max(bits, int(narrow.max()).bit_length() if narrow.dtype.kind == "u" else 64)
             store.add([*_coded(keys, codes, largest, raw), narrow])
@@ -148,11 +151,6 @@ def assemble(
         mode.size or top + 1 if rank is None else rank.size
         for mode, rank, top in zip(raw.modes, ranks, largest, strict=True)
     ]
-    if large:
-        print(
-            f"{large:,} values of size 2^53 or more: a whole number so large is kept as the nearest 64-bit real",
-            file=sys.stderr,
-        )
     order = sorted(range(len(sizes)), key=lambda position: sizes[position])
     labels = [mode.labels if rank is None else rank.labels for mode, rank in zip(raw.modes, ranks, strict=True)]
     result = Assembled(
@@ -169,6 +167,8 @@ def assemble(
         return [indices[position] for position in order], values
 
     _sort(result, place, store, budget, bits)
+    if line := in_reals(max(large, result.large)):
+        print(line, file=sys.stderr)
     return result
 
 
@@ -278,6 +278,7 @@ def _sort(result: Assembled, place: Callable[[list[Array]], Places], store: _Sto
         if len(values) == 0:
             continue
         result.nnz += len(values)
+        result.large += beyond_whole_numbers(values)
         with np.errstate(over="ignore"):
             result.norm2 += float(np.sum(np.square(values, dtype=np.float64)))
         low, high = min(low, float(values.min())), max(high, float(values.max()))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import codecs
 import errno
 import io
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.sizes import check_unpacked, most_unpacked
 from pipeline.datasets.archive import (
     DAMAGE,
     OPENERS,
@@ -32,8 +33,6 @@ Files = Mapping[str, Path]  # the entry's file names -> where they lie
 Block = tuple[list[Keys], Array]  # one array of keys a mode, and the values
 
 
-UNPACKED = 1 << 27  # bytes that a file of any size may unpack to
-EXPANSION = 200  # and how many times its own size beyond that
 LONGEST_LINE = 1 << 22  # bytes
 BUFFER = 1 << 18
 
@@ -171,18 +170,14 @@ class _Bounded(Forward):
         super().__init__(stream)
         self._path, self._lines = path, lines
         self._count, self._since = 0, 0  # bytes so far, and those after the last line feed
-        packed = is_archive(path) or path.suffix.lower() in OPENERS
-        self._most = max(UNPACKED, EXPANSION * path.stat().st_size) if packed else None
+        self._most = most_unpacked(path) if is_archive(path) or path.suffix.lower() in OPENERS else math.inf
 
     def take(self, size: int) -> bytes:
         """Up to `size` bytes, counted."""
         content = super().take(size)
         self._count += len(content)
-        if self._most is not None and self._count > self._most:
-            raise InputError(
-                f"{self._path}: unpacks to more than {self._most:,} bytes, {EXPANSION} times its size; "
-                "if that is meant, unpack it yourself and name what came of it"
-            )
+        if self._count > self._most:
+            check_unpacked(self._path, self._count)
         if self._lines:
             end = content.rfind(b"\n")
             self._since = self._since + len(content) if end < 0 else len(content) - end - 1
@@ -205,16 +200,17 @@ def open_text(path: Path, encoding: str = "utf-8", member: str | None = None) ->
     A byte order mark at its start is no part of it.
     """
     try:
-        codecs.lookup(encoding)
-    except LookupError as error:
-        raise InputError(f"option encoding: Python knows no encoding '{encoding}'") from error
+        io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    except (LookupError, ValueError) as error:
+        raise InputError(f"option encoding: Python knows no encoding '{encoding}' of text") from error
     known = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
     with open_lines(path, member) as stream, io.TextIOWrapper(stream, encoding=known, newline="") as text:
         try:
             yield text
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             line = _line_that_is_no(encoding, path, member)
-            raise InputError(f"{path}:{line}: no {encoding} text ({error.reason}); set the option encoding") from error
+            reason = getattr(error, "reason", error)
+            raise InputError(f"{path}:{line}: no {encoding} text ({reason}); set the option encoding") from error
 
 
 def _line_that_is_no(encoding: str, path: Path, member: str | None) -> int:
@@ -224,7 +220,7 @@ def _line_that_is_no(encoding: str, path: Path, member: str | None) -> int:
         for number, line in enumerate(stream, start=1):
             try:
                 line.decode(encoding)
-            except UnicodeDecodeError:
+            except UnicodeError:
                 return number
     return number
 

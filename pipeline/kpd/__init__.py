@@ -13,17 +13,20 @@ if TYPE_CHECKING:
     from pipeline.kpd.conversion import Rule, convert
     from pipeline.kpd.inference import deploy
     from pipeline.kpd.layer import KPDLinear
+    from pipeline.kpd.planning import Plan, plan
     from pipeline.kpd.sparsifier import Sparsifier
 
-__all__ = ["KPDLinear", "Rule", "Sparsifier", "convert", "deploy", "load", "save"]
+__all__ = ["KPDLinear", "Plan", "Rule", "Sparsifier", "convert", "deploy", "load", "plan", "save"]
 
 _MODULES = {
     "KPDLinear": "layer",
+    "Plan": "planning",
     "Rule": "conversion",
     "Sparsifier": "sparsifier",
     "convert": "conversion",
     "deploy": "inference",
     "load": "artifact",
+    "plan": "planning",
     "save": "artifact",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,16 +14,16 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputError, nearest
-from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers
-from pipeline.kpd.layer import KPDLinear
+from pipeline.kpd.blocks import called
+from pipeline.kpd.inference import Deployed
 from pipeline.kpd.networks import build
+from pipeline.kpd.packing import WEIGHTS, coded, dense_reals, fill, parts, plain_twin
 from pipeline.kpd.settings import NETWORKS
 from pipeline.runs.artifact import read_artifact, write_artifact
 from pipeline.runs.contents import Contents
 
 LARGEST_SIDE = 1 << 16  # of images
 OWN = "own"  # in the place of a network's name: one that its owner makes
-WEIGHTS = ("as they are", "float16")
 
 
 class NetworkArtifact:
@@ -74,7 +75,7 @@ class NetworkArtifact:
 
     def save(self, path: str | Path) -> None:
         """Write the artifact."""
-        tensors, layers = _parts(self.network)
+        tensors, layers = parts(self.network)
         metadata = {
             "network": self.name,
             "image_shape": list(self.image_shape),
@@ -104,9 +105,8 @@ class NetworkArtifact:
         contents.permitted(4 * reals, f"network '{name}' for images of {image_shape} and {classes:,} classes")
         with torch.random.fork_rng():  # the fresh parameters are about to be replaced
             network = build(name, image_shape, classes)
-        _fill(network, contents)
         return cls(
-            network,
+            fill(network, contents),
             name=metadata["network"],
             image_shape=image_shape,
             classes=classes,
@@ -115,45 +115,91 @@ class NetworkArtifact:
         )
 
 
-def save(network: nn.Module, path: str | Path, weights: str = "as they are") -> None:
+@dataclass(frozen=True)
+class Saved:
+    """What :func:`save` wrote; printing it gives a line.
+
+    Attributes
+    ----------
+    bytes, dense_bytes
+        Of the file, and of all reals of the network in its own type with dense layers.
+    accuracy, accuracy_before
+        Shares of the data given that what the file gives back, and the network itself, put into the right class;
+        None without data.
+    """
+
+    bytes: int
+    dense_bytes: int
+    accuracy: float | None = None
+    accuracy_before: float | None = None
+
+    def __str__(self) -> str:
+        line = f"{self.bytes:,} bytes, dense: {self.dense_bytes:,}"
+        if self.accuracy is not None:
+            line += f"; accuracy {self.accuracy:.2%}, before: {self.accuracy_before:.2%}"
+        return line
+
+
+def save(network: nn.Module | Deployed, path: str | Path, weights: str = "as they are", data: Any = None) -> Saved:
     """Write a network of one's own without the zero blocks of its block-sparse layers; :func:`load` opens it.
 
     Parameters
     ----------
     network
-        With :class:`KPDLinear` or :class:`BlockLinear` layers, after :meth:`Sparsifier.finish`, before ``deploy``.
+        With :class:`KPDLinear` or :class:`BlockLinear` layers, after :meth:`Sparsifier.finish`, or what ``deploy``
+        gave, whose forms are kept.
     path
         A safetensors file with a digest of its content.
     weights
-        ``as they are``, or ``float16``: rounded to half of the bytes; measure what :func:`load` then gives back.
+        ``as they are``; ``float16``: rounded to half of the bytes; ``int8``: matrices in whole numbers from -127 to
+        127, with a factor for each row (of factors: for each row of blocks and term), the rest as float16.
+    data
+        Inputs and labels (a pair, or an iterable of pairs such as a DataLoader): what the accuracy is measured on,
+        before and as the file gives the network back.
+
+    Returns
+    -------
+    Saved
+        Bytes and accuracy.
 
     Raises
     ------
     InputError
-        A layer in its deployed form, a type of numbers that safetensors and NumPy do not share, or a number that
-        float16 cannot hold.
+        A type of numbers that safetensors and NumPy do not share, or a number that float16 cannot hold.
     """
     if weights not in WEIGHTS:
         raise InputError(f"weights '{weights}' is unknown{nearest(weights, WEIGHTS)}")
-    for name, layer in network.named_modules():
-        if hasattr(layer, "map_rows"):
-            raise InputError(f"layer '{name}' is deployed for this machine; save the network that was deployed")
+    whole, deployed = (network.network, network) if isinstance(network, Deployed) else (network, None)
     try:
-        tensors, layers = _parts(network)
+        tensors, layers = parts(whole, deployed)
     except TypeError as error:
         raise InputError(f"the network has numbers that a file cannot hold ({error}); bring it to float32") from error
-    if weights == "float16":
-        for name, array in tensors.items():
-            if array.dtype.kind == "f":
-                with np.errstate(over="ignore"):
-                    tensors[name] = array.astype(np.float16)
-                if not np.isfinite(tensors[name]).all():
-                    raise InputError(f"array '{name}' has numbers that float16 cannot hold; save it as it is")
-    write_artifact(path, "kpd", tensors, {"network": OWN, "layers": layers})
+    tensors = coded(tensors, layers, weights)
+    metadata = {"network": OWN, "layers": layers}
+    reals = dense_reals(whole)
+    write_artifact(path, "kpd", tensors, metadata)
+    written = Path(path).stat().st_size
+    if data is None:
+        return Saved(written, reals)
+    pairs = [data] if isinstance(data, tuple | list) and len(data) == 2 and torch.is_tensor(data[1]) else list(data)
+    again = fill(plain_twin(whole), Contents(tensors, metadata))
+    return Saved(written, reals, _accuracy(again, pairs), _accuracy(whole, pairs))
+
+
+@torch.no_grad()
+def _accuracy(network: nn.Module, pairs: list[Any]) -> float:
+    """Share of labels that are the largest of their logits (.., classes), in evaluation."""
+    was_training = network.training
+    network.eval()
+    right = [called(network, inputs).argmax(dim=-1) == labels for inputs, labels in pairs]
+    network.train(was_training)
+    return float(torch.cat([own.flatten() for own in right]).double().mean())
 
 
 def load(path: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
-    """Give back a network that :func:`save` wrote, for evaluation; ``deploy`` makes it fast on this machine.
+    """Give back a network that :func:`save` wrote, for evaluation, its layers in the forms it was deployed with.
+
+    A network that was saved before ``deploy`` has its block-sparse layers, which ``deploy`` makes fast on this machine.
 
     Parameters
     ----------
@@ -172,98 +218,8 @@ def load(path: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
         raise InputError(f"{path}: holds no network of one's own; pipeline.load opens what Kronflow's steps wrote")
     network = model_factory()
     try:
-        _fill(network, Contents(tensors, metadata))
+        network = fill(network, Contents(tensors, metadata))
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise InputError(f"{path}: does not fit the network that model_factory makes ({reason})") from error
     return network.eval()
-
-
-def _parts(network: nn.Module) -> tuple[dict[str, npt.NDArray[Any]], dict[str, dict[str, Any]]]:
-    """Arrays of a network, zero blocks left out, and the form of each block-sparse layer."""
-    tensors: dict[str, npt.NDArray[Any]] = {}
-    layers: dict[str, dict[str, Any]] = {}
-    for name, layer in block_layers(network).items():
-        tensors |= {f"{name}.{key}": value for key, value in _packed(layer).items()}
-        layers[name] = {"block": list(layer.block)}
-        if isinstance(layer, KPDLinear):
-            layers[name] |= {"rank": layer.rank, "variant": layer.variant}
-    for key, value in network.state_dict().items():
-        if key.rpartition(".")[0] not in layers:
-            tensors[key] = value.cpu().numpy()
-    return tensors, layers
-
-
-def _fill(network: nn.Module, contents: Contents) -> None:
-    """Undo :func:`_parts` in a network with dense layers; pruned blocks are outside the support of its layers."""
-    state = {key: torch.from_numpy(value) for key, value in contents.tensors.items()}
-    for name, form in contents.metadata["layers"].items():
-        dense = network.get_submodule(name)
-        if not isinstance(dense, nn.Linear):
-            raise InputError(f"layer '{name}' is no linear layer of network '{contents.metadata['network']}'")
-        layer = _empty(dense, form, contents, name)
-        own = {key: state.pop(f"{name}.{key}") for key in ("blocks", "values", "B", "bias") if f"{name}.{key}" in state}
-        _unpack(layer, own)
-        network.set_submodule(name, layer)
-        state |= {f"{name}.{key}": value for key, value in layer.state_dict().items()}
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise InputError(" ".join(str(error).split())) from error
-
-
-def _packed(layer: BlockLayer) -> dict[str, npt.NDArray[Any]]:
-    """The layer without its zero blocks.
-
-    ``blocks``: m1 n1 bits, which are not zero. ``values``: there, (r, count) of S * A with ``B`` beside it, or
-    (count, m2, n2) of the weight. ``bias``.
-    """
-    used = ~layer.zero_blocks()
-    packed = {"blocks": np.packbits(used.cpu().numpy())}
-    if isinstance(layer, KPDLinear):
-        packed["values"] = layer.scaled().detach()[:, used].cpu().numpy()
-        packed["B"] = layer.B.detach().cpu().numpy()
-    else:
-        packed["values"] = layer.blocks(layer.weight.detach()).transpose(1, 2)[used].cpu().numpy()
-    if layer.bias is not None:
-        packed["bias"] = layer.bias.detach().cpu().numpy()
-    return packed
-
-
-def _empty(dense: nn.Linear, form: dict[str, Any], contents: Contents, name: str) -> BlockLayer:
-    """Return a layer of this form in the place of `dense`."""
-    if "rank" in form:  # as many patterns as are stored, before memory is taken for them
-        own = Contents(contents.tensors, form)
-        contents.permitted(
-            8 * own.whole("rank", 1) * dense.weight.numel(), f"layer '{name}' of rank {own.whole('rank', 1):,}"
-        )
-        own.array(f"{name}.B", "f", (own.whole("rank", 1), None, None))
-    block, has_bias = (form["block"][0], form["block"][1]), dense.bias is not None
-    if "rank" in form:
-        layer: BlockLayer = KPDLinear(
-            dense.in_features, dense.out_features, block, form["rank"], has_bias, variant=form["variant"], path="shape"
-        )
-    else:
-        layer = BlockLinear(dense.in_features, dense.out_features, block, has_bias)
-    return layer.to(dense.weight.device, dense.weight.dtype)
-
-
-@torch.no_grad()
-def _unpack(layer: BlockLayer, packed: dict[str, torch.Tensor]) -> None:
-    """Undo :func:`_packed`: S is 1 on the support, A holds S * A."""
-    if packed["blocks"].shape != (-(-layer.support.numel() // 8),):
-        raise InputError(
-            f"bits of blocks of shape {tuple(packed['blocks'].shape)} for {layer.support.numel():,} blocks"
-        )
-    bits = np.unpackbits(packed["blocks"].numpy(), count=layer.support.numel())
-    used = torch.from_numpy(bits.astype(bool).reshape(layer.grid))
-    if isinstance(layer, KPDLinear):
-        layer.A.zero_()
-        layer.A[:, used] = packed["values"].to(layer.A)
-        layer.B.copy_(packed["B"])
-    else:
-        layer.weight.zero_()
-        layer.blocks(layer.weight).transpose(1, 2)[used] = packed["values"].to(layer.weight)
-    if layer.bias is not None:
-        layer.bias.copy_(packed["bias"])
-    layer.set_support(used)

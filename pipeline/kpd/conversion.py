@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal, cast
@@ -13,7 +13,10 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from pipeline.errors import InputError
+from pipeline.kpd.attention import Attention
 from pipeline.kpd.blocks import BlockLinear
+from pipeline.kpd.btt import BTTLinear
+from pipeline.kpd.convolution import PatchConv2d, as_rows
 from pipeline.kpd.layer import KPDLinear, checked_block
 
 
@@ -88,7 +91,12 @@ def predicted_cost(layer: KPDLinear) -> float:
 
 
 def convert(
-    module: nn.Module, rules: Mapping[str, Rule | None], *, keep_weights: bool = False, path: str = "auto"
+    module: nn.Module,
+    rules: Mapping[str, Rule | None],
+    *,
+    keep_weights: bool = False,
+    convolutions: bool = False,
+    path: str = "auto",
 ) -> Report:
     """Swap, in place, linear layers of `module` for KPD layers.
 
@@ -101,6 +109,8 @@ def convert(
         leaves a layer as it is. The first pattern that matches decides, and a layer no pattern matches stays.
     keep_weights
         Start from the nearest approximation of the present weights instead of afresh.
+    convolutions
+        Take two-dimensional convolutions too, as linear maps of patches (:class:`PatchConv2d`).
     path
         See :func:`pipeline.kpd.functional.kpd_product`.
 
@@ -133,7 +143,7 @@ def convert(
             path=path,
         )
 
-    report = swap_layers(module, rules, factored, keep_weights)
+    report = swap_layers(module, rules, factored, keep_weights, convolutions)
     for swap in report.swaps:
         if swap.problem is None and swap.predicted_cost > 1:
             warnings.warn(
@@ -177,7 +187,13 @@ def _take_over(old: nn.Linear, new: nn.Module, keep_weights: bool) -> float | No
     return error
 
 
-OTHER_KINDS = (nn.modules.conv._ConvNd, nn.Bilinear, nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase)
+OTHER_KINDS = (nn.modules.conv._ConvNd, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+DERIVED = (
+    "its weight or bias is computed from other parameters (pruning, weight_norm, spectral_norm ..); make it "
+    "plain first: torch.nn.utils.parametrize.remove_parametrizations, prune.remove or remove_weight_norm"
+)
+SHARED = "its weight is shared with another layer"
 
 
 def _is_linear(layer: nn.Module) -> bool:
@@ -185,24 +201,26 @@ def _is_linear(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) or (type(layer).__name__ == "Conv1D" and hasattr(layer, "nf"))
 
 
-def _obstacle(layer: nn.Module, is_owned: bool) -> str | None:
+def _obstacle(layer: nn.Module, is_owned: bool, convolutions: bool) -> str | None:
     """Why a layer that holds weights for products cannot be swapped; None where it can, or holds none."""
     kind = type(layer).__name__
-    if isinstance(layer, OTHER_KINDS):
+    if isinstance(layer, nn.Conv2d) and not convolutions:
+        return "a convolution; convolutions=True takes it too"
+    if isinstance(layer, OTHER_KINDS) and not isinstance(layer, nn.Conv2d):
         return f"a {kind} is no linear layer"
-    if not _is_linear(layer):
+    if not _is_linear(layer) and not isinstance(layer, nn.Conv2d):
         return None
     if "weight" not in layer._parameters or "bias" not in layer._parameters:
-        return (
-            "its weight or bias is computed from other parameters (pruning, weight_norm, spectral_norm ..); make it "
-            "plain first: torch.nn.utils.parametrize.remove_parametrizations, prune.remove or remove_weight_norm"
-        )
+        return DERIVED
     if is_lazy(cast("torch.Tensor", layer._parameters["weight"])):
         return "its sizes are not known yet; run a batch through the network first"
     if is_owned:
         return "nn.MultiheadAttention multiplies by its weight and does not call it"
-    if isinstance(layer, nn.Linear) and type(layer).forward is not nn.Linear.forward:
-        return f"a {kind} computes in a way of its own"
+    for base in (nn.Linear, nn.Conv2d):
+        if isinstance(layer, base) and type(layer).forward is not base.forward:
+            return f"a {kind} computes in a way of its own"
+    if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+        return f"a convolution in {layer.groups} groups is as many maps, not one"
     return None
 
 
@@ -215,9 +233,11 @@ def _sizes(layer: nn.Module, weights: list[nn.Parameter]) -> tuple[int, int]:
 
 
 def _as_linear(layer: nn.Module) -> nn.Linear:
-    """The layer itself, or what it would be as torch's own."""
+    """The layer itself, or what it would be as torch's own; of a convolution, without its hooks, the map of a patch."""
     if isinstance(layer, nn.Linear):
         return layer
+    if isinstance(layer, nn.Conv2d):
+        return as_rows(layer)
     weight, bias = cast("nn.Parameter", layer.weight), cast("nn.Parameter", layer.bias)
     with torch.device("meta"):
         linear = nn.Linear(*weight.shape)
@@ -228,37 +248,118 @@ def _as_linear(layer: nn.Module) -> nn.Linear:
     return linear.train(layer.training)
 
 
+def _rule_for(module: nn.Module, name: str, rules: Mapping[str, Rule | None]) -> Rule | None:
+    """The first rule whose pattern fits a layer's name, or that of the attention whose projection it is."""
+    holder, _, own = name.rpartition(".")
+    names = [name]
+    if own in PROJECTIONS and holder and isinstance(module.get_submodule(holder), Attention | nn.MultiheadAttention):
+        names.append(holder)
+    return next((rules[pattern] for each in names for pattern in rules if fnmatchcase(each, pattern)), None)
+
+
+def _holders(module: nn.Module) -> dict[int, set[int]]:
+    """The modules that hold each parameter, by their identities."""
+    holders: dict[int, set[int]] = {}
+    for holder in module.modules():
+        for parameter in holder.parameters(recurse=False):
+            holders.setdefault(id(parameter), set()).add(id(holder))
+    return holders
+
+
+def _open_attentions(module: nn.Module, rules: Mapping[str, Rule | None]) -> dict[str, str]:
+    """Make layers of the projections of every attention that a rule asks for; say why others stay, by name."""
+    holders = _holders(module)
+    stay: dict[str, str] = {}
+    opened: dict[int, nn.Module] = {}
+    for name, attention in list(module.named_modules(remove_duplicate=False)):
+        if not isinstance(attention, nn.MultiheadAttention) or not name:
+            continue
+        sizes = {"q_proj": attention.embed_dim, "k_proj": attention.kdim, "v_proj": attention.vdim}
+        asked = {own: _rule_for(module, f"{name}.{own}", rules) for own in PROJECTIONS}
+        wanted = {own: rule for own, rule in asked.items() if rule is not None}
+        if not wanted:
+            continue
+        problems = [_attention_obstacle(attention, holders)]
+        for own, rule in wanted.items() if problems[0] is None else []:
+            try:
+                checked_block(sizes.get(own, attention.embed_dim), attention.embed_dim, rule.block)
+                problems = [None]
+                break
+            except InputError as error:
+                problems = [str(error)]
+        if problems[0] is not None:
+            stay[name] = problems[0]
+            continue
+        if id(attention) not in opened:
+            opened[id(attention)] = new = Attention(attention)
+            for hooks in HOOKS:
+                getattr(new, hooks).update(getattr(attention, hooks))
+        module.set_submodule(name, opened[id(attention)])
+    return stay
+
+
+def _attention_obstacle(attention: nn.MultiheadAttention, holders: Mapping[int, set[int]]) -> str | None:
+    """Why the projections of an attention cannot become layers; None where they can."""
+    if type(attention).forward is not nn.MultiheadAttention.forward:
+        return f"a {type(attention).__name__} computes in a way of its own"
+    packed = attention._qkv_same_embed_dim
+    names = ("in_proj_weight",) if packed else ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+    own = [attention._parameters.get(name) for name in names]
+    if any(weight is None for weight in own) or "weight" not in attention.out_proj._parameters:
+        return DERIVED
+    if any(len(holders[id(weight)]) > 1 for weight in own):
+        return SHARED
+    return None
+
+
+def open_holders(network: nn.Module, layers: Iterable[str]) -> None:
+    """Make layers under the names `layers` of what :func:`convert` makes them of: attentions and convolutions."""
+    for name in layers:
+        holder, _, own = name.rpartition(".")
+        found = network.get_submodule(holder) if holder else network
+        if isinstance(found, nn.MultiheadAttention) and own in PROJECTIONS:
+            network.set_submodule(holder, Attention(found))
+        elif isinstance(found, nn.Conv2d) and own == "linear":
+            network.set_submodule(holder, PatchConv2d(found, as_rows(found)))
+
+
 def swap_layers(
     module: nn.Module,
     rules: Mapping[str, Rule | None],
     make: Callable[[nn.Linear, Rule], nn.Module],
     keep_weights: bool = False,
+    convolutions: bool = False,
 ) -> Report:
     """Swap every linear layer that a rule asks for by what `make` returns; see :func:`convert`.
 
     The new layer takes over type, device, mode and hooks, and stays fixed where the old one was. Subclasses of
-    torch's linear layer that compute as it does are swapped too, and Hugging Face's Conv1D; layers with other weights
-    for products are named in the report, with the reason.
+    torch's linear layer that compute as it does are swapped too, and Hugging Face's Conv1D; of a
+    :class:`torch.nn.MultiheadAttention` that a rule names, or names a projection of (``.q_proj``, ``.k_proj``,
+    ``.v_proj``, ``.out_proj``), the projections become layers first. Layers with other weights for products are named
+    in the report, with the reason.
     """
     swaps: list[Swap] = []
     made: dict[int, nn.Module] = {}  # a layer that stands in several places stays one layer
-    holders: dict[int, set[int]] = {}  # modules by the parameter they hold
-    for holder in module.modules():
-        for parameter in holder.parameters(recurse=False):
-            holders.setdefault(id(parameter), set()).add(id(holder))
-    owned = {id(own.out_proj) for own in module.modules() if isinstance(own, nn.MultiheadAttention)}
-    for name, layer in list(module.named_modules(remove_duplicate=False)):
-        pattern = next((pattern for pattern in rules if fnmatchcase(name, pattern)), None)
-        rule = None if pattern is None else rules[pattern]
+    for pattern, rule in rules.items():
         if not isinstance(rule, Rule | None):
             raise InputError(f"rule for '{pattern}': {rule!r} is no Rule, for example Rule(block=(2, 4))")
-        if rule is None or not name or isinstance(layer, KPDLinear | BlockLinear):
+    attentions = _open_attentions(module, rules)
+    holders = _holders(module)
+    owned = {id(own.out_proj) for own in module.modules() if isinstance(own, nn.MultiheadAttention)}
+    for name, layer in list(module.named_modules(remove_duplicate=False)):
+        rule = _rule_for(module, name, rules)
+        if name in attentions:
+            weights = list(layer.parameters())
+            count = sum(parameter.numel() for parameter in weights)
+            swaps.append(Swap(name, *_sizes(layer, weights), attentions[name], count, count, 1.0))
+            continue
+        if rule is None or not name or isinstance(layer, KPDLinear | BlockLinear | BTTLinear):
             continue
         if id(layer) in made:
             module.set_submodule(name, made[id(layer)])
             continue
-        problem = _obstacle(layer, id(layer) in owned)
-        if problem is None and not _is_linear(layer):
+        problem = _obstacle(layer, id(layer) in owned, convolutions)
+        if problem is None and not _is_linear(layer) and not isinstance(layer, nn.Conv2d):
             continue
         weights = [parameter for parameter in layer.parameters(recurse=False) if not is_lazy(parameter)]
         dense = sum(parameter.numel() for parameter in weights)
@@ -270,20 +371,27 @@ def swap_layers(
         try:
             checked_block(linear.in_features, linear.out_features, rule.block)
             if len(holders[id(layer._parameters["weight"])]) > 1:
-                raise InputError("its weight is shared with another layer")
+                raise InputError(SHARED)
         except InputError as error:
             swaps.append(Swap(*size, str(error), dense, dense, 1.0))
             continue
         made[id(layer)] = new = make(linear, rule)
         fit_error = _take_over(linear, new, keep_weights)
-        module.set_submodule(name, new)
         own = sum(parameter.numel() for parameter in new.parameters())
-        cost = predicted_cost(new) if isinstance(new, KPDLinear) else 1.0
+        cost = predicted_cost(new) if isinstance(new, KPDLinear) else own / dense if isinstance(new, BTTLinear) else 1.0
+        if isinstance(layer, nn.Conv2d):
+            made[id(layer)] = patches = PatchConv2d(layer, new)
+            cost = 1.0 if patches.overlaps else cost
+            for hooks in HOOKS:
+                getattr(patches, hooks).update(getattr(layer, hooks))
+        module.set_submodule(name, made[id(layer)])
         swaps.append(Swap(*size, None, own, dense, cost, fit_error))
     report = Report(tuple(swaps))
     if not report.swapped:
         reasons = "; ".join(f"layer '{swap.name}': {swap.problem}" for swap in swaps)
         if type(module) is nn.Linear:
             reasons = "a single linear layer has no name to swap it by; use KPDLinear.from_linear"
+        if isinstance(module, nn.MultiheadAttention | nn.Conv2d):
+            reasons = f"a {type(module).__name__} alone has no name to swap it by; put it into a torch.nn.Sequential"
         raise InputError(reasons or f"no linear layer has a name like {', '.join(rules) or '(no rule)'}")
     return report

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.kpd.blocks import BlockLayer, block_layers, layer_inputs, replaced
+from pipeline.kpd.convolution import PatchConv2d
 from pipeline.kpd.layer import KPDLinear
 
 
@@ -38,12 +39,14 @@ def inference_flops(network: nn.Module, images: Tensor) -> int:
     rows: dict[str, int] = {}
     for name, layer in block_layers(twin).items():
         plain = layer.to_dense()
-        plain.register_forward_hook(
-            lambda layer, inputs, _, name=name: rows.update(
-                {name: rows.get(name, 0) + inputs[0].numel() // layer.in_features}
+        twin = replaced(twin, layer, plain)
+        holder = twin.get_submodule(name.rpartition(".")[0]) if name else twin
+        called = holder if isinstance(holder, PatchConv2d) else plain  # which multiplies by the layer's weight
+        called.register_forward_hook(
+            lambda _, __, outputs, name=name, width=layer.out_features: rows.update(
+                {name: rows.get(name, 0) + outputs.numel() // width}
             )
         )
-        twin = replaced(twin, layer, plain)
     with FlopCounterMode(display=False) as counter:
         twin(images)
     total = int(counter.get_total_flops())

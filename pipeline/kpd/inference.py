@@ -17,10 +17,10 @@ import io
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from pipeline.core.files import atomic_path
 from pipeline.errors import InputError, nearest
-from pipeline.kpd.blocks import BlockLayer, block_layers, layer_inputs, replaced
+from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers, called, layer_inputs, replaced
 from pipeline.kpd.functional import HAS_FUSED, as_array, kron_weight, side_by_side
 from pipeline.kpd.layer import DerivedWeight, KPDLinear, WithDerivedWeight, check_width, keep_called, map_nested
 
@@ -56,6 +56,7 @@ class InferenceLayer(WithDerivedWeight):
             )
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.block, self.grid = layer.block, layer.grid
+        self.has_bias = layer.bias is not None
         bias = parameter.new_zeros(self.out_features) if layer.bias is None else layer.bias
         self.register_buffer("bias", bias.detach().clone())
         keep_called(self)
@@ -68,6 +69,16 @@ class InferenceLayer(WithDerivedWeight):
     def to_matrix(self) -> Tensor:
         """W from the buffers, (m, n)."""
         raise NotImplementedError
+
+    @torch.no_grad()
+    def to_layer(self) -> BlockLayer:
+        """The layer with blocks that this form computes now."""
+        layer = BlockLinear(self.in_features, self.out_features, self.block, self.has_bias)
+        layer.to(self.bias.device, self.bias.dtype).approximate(self.to_matrix())
+        layer.set_support(~layer.zero_blocks())
+        if layer.bias is not None:
+            layer.bias.copy_(self.bias)
+        return layer
 
     def map_rows(self, x: Tensor) -> Tensor:
         """(N, n) -> (N, m), with the bias, by one operator that torch knows, from the buffers as they are."""
@@ -176,10 +187,26 @@ class FactoredLinear(InferenceLayer):
         """S * A_i side by side, (m1, r n1), on the storage of the buffers."""
         return _outer_matrix(self.values, self.columns, self.starts, len(self.B) * self.grid[1])
 
+    def scaled(self) -> Tensor:
+        """S * A_i, (r, m1, n1), zeros included."""
+        m1, n1 = self.grid
+        return self.outer().to_dense().view(m1, -1, n1).transpose(0, 1)
+
     def to_matrix(self) -> Tensor:
         """W from the buffers, (m, n)."""
-        m1, n1 = self.grid
-        return kron_weight(self.outer().to_dense().view(m1, -1, n1).transpose(0, 1), self.B)
+        return kron_weight(self.scaled(), self.B)
+
+    @torch.no_grad()
+    def to_layer(self) -> BlockLayer:
+        """The layer with these factors, S being 1."""
+        layer = KPDLinear(self.in_features, self.out_features, self.block, len(self.B), self.has_bias)
+        layer.to(self.bias.device, self.bias.dtype)
+        layer.A.copy_(self.scaled())
+        layer.B.copy_(self.B)
+        layer.set_support((layer.A != 0).any(dim=0))
+        if layer.bias is not None:
+            layer.bias.copy_(self.bias)
+        return layer
 
     def map_rows(self, x: Tensor) -> Tensor:
         """Multiply by B and the coefficients, on a CPU tile by tile."""
@@ -211,7 +238,7 @@ def _bsr(x: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias: Tenso
 
 @torch.library.custom_op("kronflow::block_rows", mutates_args=())
 def _block_rows(x: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias: Tensor) -> Tensor:
-    if _takes_fused(x, values, bias):
+    if takes_fused(x, values, bias):
         y = x.new_empty(len(x), len(bias))
         weight = as_array(values), as_array(columns), as_array(starts), as_array(bias)
         fused.block_rows(as_array(x), *weight, y.numpy(), torch.get_num_threads())
@@ -224,7 +251,7 @@ def _block_rows(x: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias
 
 @torch.library.custom_op("kronflow::factored", mutates_args=())
 def _factored(x: Tensor, B: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias: Tensor) -> Tensor:
-    if _takes_fused(x, values, bias):
+    if takes_fused(x, values, bias):
         y = x.new_empty(len(x), len(bias))
         weight = as_array(B), as_array(values), as_array(columns), as_array(starts), as_array(bias)
         fused.factored(as_array(x), *weight, y.numpy(), torch.get_num_threads())
@@ -288,7 +315,8 @@ def forms_of(layer: BlockLayer) -> list[str]:
     return [name for name in FORMS if name not in absent]
 
 
-def _takes_fused(*tensors: Tensor) -> bool:
+def takes_fused(*tensors: Tensor) -> bool:
+    """Whether this project's own kernels take these: float32 on a CPU, with Numba."""
     if not all(tensor.is_cpu and tensor.dtype == torch.float32 for tensor in tensors):
         return False
     if not HAS_FUSED:
@@ -296,25 +324,106 @@ def _takes_fused(*tensors: Tensor) -> bool:
     return HAS_FUSED
 
 
-@torch.no_grad()
-def measure_forms(layer: BlockLayer, x: Tensor, repeats: int = 7) -> dict[str, float]:
-    """Seconds of a forward of `layer` on `x` in every form it has, the best of `repeats`."""
-    seconds = {}
-    for name in forms_of(layer):
-        form = FORMS[name](layer)
-        times = []
-        for _ in range(repeats + 1):  # the first call compiles or warms up
-            started = time.perf_counter()
-            form(x)
-            if x.is_cuda:
-                torch.cuda.synchronize(x.device)
-            times.append(time.perf_counter() - started)
-        seconds[name] = min(times[1:])
-    return seconds
+SAMPLE = 4  # layers of one kind that are measured
+REPEATS = 4  # rounds of measuring
+HOPELESS = 2.0  # a form this many times slower than the fastest is not tried again
+WORTH = 0.95  # of dense's time: a form that takes more is not worth it
 
 
 @torch.no_grad()
-def deploy(network: nn.Module, images: Any, form: str = "auto") -> tuple[nn.Module, dict[str, str]]:
+def measure_forms(samples: Sequence[tuple[BlockLayer, Tensor]], repeats: int = REPEATS) -> dict[str, float]:
+    """Seconds of a forward in each form, the best of `repeats`, summed over alike layers with an input each.
+
+    Forms take turns, each going through all layers, so that a layer finds its weights in the cache as seldom as in
+    the network. torch's ``bsr`` is left out where this project's own kernel, always faster, does the same product.
+    """
+    layer, x = samples[0]
+    names = forms_of(layer)
+    if "bsr" in names and takes_fused(x, layer.support.new_empty(0, dtype=next(layer.parameters()).dtype)):
+        names.remove("bsr")
+    forms = {name: [FORMS[name](layer) for layer, _ in samples] for name in names}
+    for own in forms.values():  # compiles, warms up
+        own[0](x)
+    best = {name: [math.inf] * len(samples) for name in names}
+    for _ in range(repeats):
+        totals = {name: sum(own) for name, own in best.items()}
+        for name in [name for name in names if totals[name] <= HOPELESS * min(totals.values())]:
+            for index, (form, (_, given)) in enumerate(zip(forms[name], samples, strict=True)):
+                best[name][index] = min(best[name][index], seconds_of(form, given))
+    return {name: sum(own) for name, own in best.items()}
+
+
+def seconds_of(network: nn.Module, inputs: Any) -> float:
+    """Seconds of one call of `network`, see :func:`pipeline.kpd.blocks.called`.
+
+    On one thread of a CPU what the thread computes, which other work on the machine does not lengthen.
+    """
+    is_cuda = any(tensor.is_cuda for tensor in (*network.parameters(), *network.buffers()))
+    clock = time.perf_counter if is_cuda or torch.get_num_threads() > 1 else time.thread_time
+    started = clock()
+    called(network, inputs)
+    if is_cuda:
+        torch.cuda.synchronize()
+    return clock() - started
+
+
+def fastest_forms(layers: Mapping[str, BlockLayer], inputs: Mapping[str, Tensor]) -> dict[str, str]:
+    """The form of each layer, by measuring some of every kind: same sizes, about as many blocks, as many rows.
+
+    A layer without an input stays dense, and so does one that no sparse form makes faster by a twentieth.
+    """
+    kinds: dict[tuple[Any, ...], list[str]] = {}
+    for name, x in inputs.items():
+        layer = layers[name]
+        share = round(20 * float(layer.zero_blocks().float().mean()))
+        rank = layer.rank if isinstance(layer, KPDLinear) else None
+        sizes = (layer.in_features, layer.out_features, layer.block, rank, x.numel(), x.dtype, x.device)
+        kinds.setdefault((sizes, share), []).append(name)
+    taken = dict.fromkeys(layers, "dense")
+    for names in kinds.values():
+        seconds = measure_forms([(layers[name], inputs[name]) for name in names[:SAMPLE]])
+        best = min(seconds, key=seconds.__getitem__)
+        taken |= dict.fromkeys(names, best if seconds[best] < WORTH * seconds["dense"] else "dense")
+    return taken
+
+
+class Deployed(tuple[nn.Module, dict[str, str]]):
+    """What :func:`deploy` gives: ``network, forms = deploy(..)``, or ``deploy(..).save(path)``.
+
+    Attributes
+    ----------
+    layers
+        The layers the forms were made of, by name: where a form still is what they make, a file keeps them, which
+        are smaller.
+    """
+
+    layers: dict[str, BlockLayer]
+
+    def __new__(cls, network: nn.Module, forms: dict[str, str], layers: dict[str, BlockLayer]) -> Self:
+        """Make the pair."""
+        deployed = super().__new__(cls, (network, forms))
+        deployed.layers = layers
+        return deployed
+
+    @property
+    def network(self) -> nn.Module:
+        """For inference."""
+        return self[0]
+
+    @property
+    def forms(self) -> dict[str, str]:
+        """Name of the form, see :data:`FORMS`, by each block-sparse layer's name."""
+        return self[1]
+
+    def save(self, path: str | Path, weights: str = "as they are", data: Any = None) -> Any:
+        """Write the network with its forms, see :func:`pipeline.kpd.artifact.save`."""
+        from pipeline.kpd.artifact import save
+
+        return save(self, path, weights, data)
+
+
+@torch.no_grad()
+def deploy(network: nn.Module, images: Any, form: str = "auto") -> Deployed:
     """Return a copy of `network` for inference and which form each block-sparse layer took.
 
     Parameters
@@ -325,7 +434,14 @@ def deploy(network: nn.Module, images: Any, form: str = "auto") -> tuple[nn.Modu
         A typical batch, a tensor or a tuple or mapping of what the network takes: layers are measured on what
         reaches them from it; one that it does not reach stays dense.
     form
-        One of :data:`FORMS` for all layers, or auto: each layer's fastest on this machine.
+        One of :data:`FORMS` for all layers, or auto: each layer's fastest on this machine, with torch's threads as
+        they are, see :func:`fastest_forms`. Then the whole network is timed beside the dense one, in evaluation
+        without gradients, where torch may run dense layers otherwise: where dense is faster all layers are dense.
+
+    Returns
+    -------
+    Deployed
+        ``network, forms = deploy(..)``; its ``save`` writes both.
 
     Raises
     ------
@@ -336,15 +452,23 @@ def deploy(network: nn.Module, images: Any, form: str = "auto") -> tuple[nn.Modu
         raise InputError(f"form '{form}' is unknown{nearest(form, ['auto', *FORMS])}")
     twin = copy.deepcopy(network).eval()
     layers = block_layers(twin)
-    inputs = layer_inputs(twin, layers, images) if form == "auto" else {}
-    taken = {}
-    for name, layer in layers.items():
-        taken[name] = form
-        if form == "auto":
-            seconds = measure_forms(layer, inputs[name]) if name in inputs else {"dense": 0.0}
-            taken[name] = min(seconds, key=seconds.__getitem__)
-        twin = replaced(twin, layer, FORMS[taken[name]](layer))
-    return twin, taken
+    if form != "auto":
+        return _in_forms(twin, layers, dict.fromkeys(layers, form))
+    taken = fastest_forms(layers, layer_inputs(twin, layers, images))
+    plain = _in_forms(copy.deepcopy(twin), layers, dict.fromkeys(layers, "dense"))
+    if set(taken.values()) <= {"dense"}:
+        return plain
+    sparse = _in_forms(twin, layers, taken)
+    seconds = [[seconds_of(each.network, images) for each in (plain, sparse)] for _ in range(REPEATS)][1:]
+    dense_best, sparse_best = (min(own) for own in zip(*seconds, strict=True))
+    return sparse if sparse_best <= dense_best else plain
+
+
+def _in_forms(network: nn.Module, layers: dict[str, BlockLayer], forms: dict[str, str]) -> Deployed:
+    """Put the forms in the places of the block-sparse layers of `network`, which are those of `layers` by name."""
+    for name, layer in block_layers(network).items():
+        network = replaced(network, layer, FORMS[forms[name]](layers[name]))
+    return Deployed(network, forms, layers)
 
 
 def export_program(network: nn.Module, images: Tensor, path: str | Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,11 @@ from pipeline.kpd.functional import checked_path, kpd_product, kron_weight
 
 
 class UnitNorm(nn.Module):
-    """V -> V_i / ||V_i||_F for (r, m2, n2): what keeps B on the sphere while it is trained."""
+    """V -> V_i / ||V_i||_F for (.., r, m2, n2): what keeps B on the sphere while it is trained."""
 
     def forward(self, V: Tensor) -> Tensor:
         """Divide each term by its norm."""
-        norms: Tensor = torch.linalg.vector_norm(V, dim=(1, 2), keepdim=True)
+        norms: Tensor = torch.linalg.vector_norm(V, dim=(-2, -1), keepdim=True)
         return V / norms.clamp_min(torch.finfo(V.dtype).tiny)
 
     def right_inverse(self, B: Tensor) -> Tensor:
@@ -265,9 +265,14 @@ class KPDLinear(WithDerivedWeight):
         return y.view(*x.shape[:-1], self.out_features)
 
     @property
+    def is_bound(self) -> bool:
+        """Whether B is kept on the sphere, see :meth:`bind_terms`."""
+        return parametrize.is_parametrized(self, "B")
+
+    @property
     def _stored(self) -> Tensor:
         """The parameter that holds B: what B is divided from while on the sphere."""
-        if not parametrize.is_parametrized(self, "B"):
+        if not self.is_bound:
             return self.B
         stored: Tensor = self.parametrizations["B"].original  # type: ignore[index, union-attr]
         return stored
@@ -281,7 +286,7 @@ class KPDLinear(WithDerivedWeight):
         V starts with entries as large as those of S * A, so that an optimiser whose steps do not depend on the
         size of the gradient turns both alike.
         """
-        if parametrize.is_parametrized(self, "B"):
+        if self.is_bound:
             return
         norms = self.B.flatten(1).norm(dim=1).clamp_min(torch.finfo(self.B.dtype).tiny).view(-1, 1, 1)
         self.B.div_(norms)
@@ -293,7 +298,7 @@ class KPDLinear(WithDerivedWeight):
     @torch.no_grad()
     def free_terms(self) -> None:
         """Undo :meth:`bind_terms`: B is a parameter again, at the value it has."""
-        if parametrize.is_parametrized(self, "B"):
+        if self.is_bound:
             parametrize.remove_parametrizations(self, "B", leave_parametrized=True)
 
     @torch.no_grad()
@@ -321,20 +326,44 @@ class KPDLinear(WithDerivedWeight):
     @torch.no_grad()
     def block_norms(self) -> Tensor:
         """(m1, n1): Frobenius norms of the blocks of W."""
-        B = self.B.flatten(1)
-        scaled = self.scaled()
-        squares: Tensor = (torch.tensordot(B @ B.T, scaled, dims=1) * scaled).sum(dim=0)
-        return squares.clamp_min(0).sqrt()
+        return kron_block_norms(self.scaled()[None], self.B[None])[0]
 
     @torch.no_grad()
     def block_scores(self) -> Tensor:
         """(m1, n1): what the proximal step shrinks, the same for every (S, A, B) of one W.
 
         |S_ab| as :meth:`fix_gauge` would make it, the square root of the block's Frobenius norm; in the group
-        variant the norm itself.
+        variant the norm itself. Of W with its columns weighted, where :func:`observe_inputs` says by what.
         """
-        norms = self.block_norms()
-        return norms if self.S is None else norms.sqrt()
+        return self.scores_of([self])[0]
+
+    @staticmethod
+    @torch.no_grad()
+    def scores_of(layers: Sequence[KPDLinear]) -> Tensor:
+        """(L, m1, n1): :meth:`block_scores` of L layers of one :meth:`kind`, in a few operations for all."""
+        first = layers[0]
+        scaled = torch.stack([layer.A for layer in layers])
+        if first.S is not None:
+            scaled = scaled * torch.stack([layer.S for layer in layers if layer.S is not None])[:, None]
+        scaled = scaled.masked_fill(~torch.stack([layer.support for layer in layers])[:, None], 0.0)
+        B = torch.stack([layer._stored for layer in layers])
+        B = UnitNorm()(B) if first.is_bound else B
+        seen = [own for own in map(input_squares, layers) if own is not None]
+        if seen:
+            (_, _, n1), n2 = first.A.shape, first.block[1]
+            roots = torch.stack(seen).sqrt().view(len(layers), n1, 1, 1, n2)
+            weighted = (B[:, None] * roots).flatten(3)  # (L, n1, r, m2 n2)
+            gram = weighted @ weighted.mT  # (L, n1, r, r)
+            norms = torch.einsum("Liab,Lbil,Llab->Lab", scaled, gram.to(B.dtype), scaled).clamp_min(0).sqrt()
+        else:
+            norms = kron_block_norms(scaled, B)
+        return norms if first.S is None else norms.sqrt()
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What two layers have alike that :meth:`scores_of` takes together."""
+        where, is_weighted = (self.A.dtype, self.A.device), input_squares(self) is not None
+        return KPDLinear, self.A.shape, self.block, self.variant, self.is_bound, is_weighted, where
 
     @torch.no_grad()
     def shrink(self, threshold: Tensor | float) -> None:
@@ -343,14 +372,20 @@ class KPDLinear(WithDerivedWeight):
         It scales S (A in the group variant) and leaves the factors otherwise where the optimiser has them: with
         S, what |S| <- max(|S| - threshold, 0) does to W after :meth:`fix_gauge`; without, block group LASSO.
         """
-        scores = self.block_scores()
-        factors = torch.where(scores > threshold, 1.0 - threshold / scores, 0.0)
-        (self.A if self.S is None else self.S).mul_(factors)
+        self.scale_blocks([self], kept_shares(self.block_scores(), threshold)[None])
+
+    @staticmethod
+    @torch.no_grad()
+    def scale_blocks(layers: Sequence[KPDLinear], factors: Tensor) -> None:
+        """Multiply the blocks of each of L layers by (L, m1, n1) `factors`."""
+        scaled: list[Tensor] = [layer.A if layer.S is None else layer.S for layer in layers]
+        torch._foreach_mul_(scaled, list(factors))
 
     @torch.no_grad()
     def set_support(self, support: Tensor) -> None:
         """Keep only the blocks where the (m1, n1) bool `support` is true; the others become exact zeros."""
-        self.support.copy_(support)
+        if support is not self.support:
+            self.support.copy_(support)
         (self.A if self.S is None else self.S).masked_fill_(~self.support, 0.0)
 
     @torch.no_grad()
@@ -387,6 +422,18 @@ class KPDLinear(WithDerivedWeight):
         )
 
 
+def kron_block_norms(scaled: Tensor, B: Tensor) -> Tensor:
+    """(L, r, m1, n1), (L, r, m2, n2) -> (L, m1, n1): Frobenius norms of the blocks of L sums of Kronecker products."""
+    B = B.flatten(2)
+    squares: Tensor = ((B @ B.mT @ scaled.flatten(2)).view_as(scaled) * scaled).sum(dim=1)
+    return squares.clamp_min(0).sqrt()
+
+
+def kept_shares(scores: Tensor, threshold: Tensor | float) -> Tensor:
+    """What a soft threshold leaves of each score, as a share of it: max(0, 1 - threshold / score)."""
+    return torch.where(scores > threshold, 1.0 - threshold / scores, 0.0)
+
+
 def _block_a_row(weight: Tensor, block: tuple[int, int]) -> Tensor:
     """(m, n) -> (m1 n1, m2 n2), in which a Kronecker product has rank one (Van Loan)."""
     (m, n), (m2, n2) = weight.shape, block
@@ -399,10 +446,60 @@ def fitted_square(weight: Tensor, block: tuple[int, int], rank: int) -> Tensor:
 
     ||weight||^2 less this is the squared error of :meth:`KPDLinear.approximate`.
     """
+    return kronecker_spectrum(weight, block)[:rank].sum()
+
+
+@torch.no_grad()
+def kronecker_spectrum(weight: Tensor, block: tuple[int, int]) -> Tensor:
+    """Squared norms of the Kronecker products that add up to an (m, n) `weight`, the largest first; float64.
+
+    Squared singular values of the rearranged matrix (Van Loan): as many as the smaller of blocks and cells of a block.
+    """
     blocks = _block_a_row(weight, block).double()
     gram = blocks.T @ blocks if blocks.shape[0] >= blocks.shape[1] else blocks @ blocks.T
-    squares: Tensor = torch.linalg.eigvalsh(gram)[-rank:].clamp_min(0).sum()
+    squares: Tensor = torch.linalg.eigvalsh(gram).flip(0).clamp_min(0)
     return squares
+
+
+MEMORY = 0.95  # share of the running mean of squared inputs that one more batch leaves
+
+
+def observe_inputs(layer: nn.Module) -> None:
+    """Have a linear layer keep the running mean square of each input while it is trained, in a buffer (n,).
+
+    A block is then scored by what it adds to the outputs, the norm of W_ij rms(x_j), in place of that of W_ij (Sun et
+    al. 2023 for single weights): weights of inputs that are always near zero count for nothing.
+    """
+    features = cast("int", layer.in_features)
+    layer.register_buffer("input_squares", next(layer.parameters()).new_zeros(features))
+    layer._observing = layer.register_forward_pre_hook(_observe, with_kwargs=True)  # type: ignore[assignment]
+
+
+def forget_inputs(layer: nn.Module) -> None:
+    """Undo :func:`observe_inputs`."""
+    if input_squares(layer) is not None:
+        del layer.input_squares
+        layer._observing.remove()  # type: ignore[operator, union-attr]
+        del layer._observing
+
+
+def input_squares(layer: nn.Module) -> Tensor | None:
+    """The running mean squares, (n,), where they are kept; scaled alike, in the first batches too small."""
+    return layer._buffers.get("input_squares")
+
+
+@torch.no_grad()
+def _observe(layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+    if not layer.training:
+        return
+    x = next(iter((*given, *named.values()))).detach()
+    rows = torch.cat(x.unbind()) if x.is_nested else x.reshape(-1, x.shape[-1])
+    kept = cast("Tensor", input_squares(layer))
+    squares = rows.to(kept.dtype).square().mean(dim=0)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(squares)  # all choose the same blocks
+        squares /= torch.distributed.get_world_size()
+    kept.lerp_(squares, 1.0 - MEMORY)
 
 
 def keep_called(layer: nn.Module) -> None:

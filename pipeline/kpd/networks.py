@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError, nearest
@@ -74,16 +75,33 @@ def lenet5(image_shape: Sequence[int], classes: int) -> nn.Module:
     )
 
 
+_OPERATORS = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+
+
+def _declare_operators() -> None:
+    """Make :mod:`torchvision`, which timm imports, importable where its compiled part does not load.
+
+    The registry's builds are for torch with CUDA and do not load beside a torch for CPUs; torchvision then stops at
+    operators it has not declared. No transformer computes with them.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        for name in ("nms", "qnms"):
+            schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            _OPERATORS.define(schema)  # type: ignore[no-untyped-call]
+
+
 def _timm(model: str, pixels: int) -> Callable[[Sequence[int], int], nn.Module]:
     """A model of timm for images of `pixels` a side; smaller ones are enlarged."""
 
     def make(image_shape: Sequence[int], classes: int) -> nn.Module:
         try:
+            _declare_operators()
             import timm
-        except (ImportError, RuntimeError) as error:  # a torchvision built for another torch raises the latter
+        except (ImportError, RuntimeError) as error:
             raise InputError(
-                f"network '{model}' needs timm and a torchvision that fits this torch ({error}): "
-                "pip install 'kronflow[vit]'"
+                f"network '{model}' needs timm and torchvision ({error}): pip install 'kronflow[vit]'"
             ) from error
         channels = Channels(image_shape, pixels)
         network: nn.Module = timm.create_model(

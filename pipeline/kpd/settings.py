@@ -1,6 +1,6 @@
 """Settings of the sparsity methods, declared without importing torch: the planner reads them too.
 
-One class a method; the method itself, in :mod:`pipeline.kpd.methods`, derives from it.
+One class a method; the method itself, in :mod:`pipeline.kpd.sparsity_methods`, derives from it.
 """
 
 from __future__ import annotations
@@ -55,19 +55,59 @@ class DenseSettings(Configured):
     mixup: float = setting(0.0, at_least=0, below=float("inf"))
 
 
-class SparseSettings(DenseSettings):
+class LayerSettings(DenseSettings):
+    """What all methods that swap layers share.
+
+    Parameters
+    ----------
+    layers
+        Pattern of the names of the layers to work on, or all; one that the block does not divide stays dense.
+    convolutions
+        Whether two-dimensional convolutions count as layers too, as linear maps of patches.
+    """
+
+    layers: str | int = setting("all")  # a layer's name may be a number
+    convolutions: bool = setting(False)
+
+
+class SparseSettings(LayerSettings):
     """What all methods that zero blocks share.
 
     Parameters
     ----------
     block_sparsity
         Share of each layer's blocks that end up exactly zero, reached to the nearest whole block.
-    layers
-        Pattern of the names of the layers to work on, or all; one that the block does not divide stays dense.
+    score
+        What a block is worth. ``weight``: its norm. ``output``: that with each column weighted by the root mean
+        square of its input, which is what the block adds to the outputs (Sun et al. 2023).
     """
 
     block_sparsity: float = setting(0.5, at_least=0, below=1)
-    layers: str | int = setting("all")  # a layer's name may be a number
+    score: str = setting("weight", choices=("weight", "output"))
+
+
+class MonarchSettings(LayerSettings):
+    """Monarch matrices.
+
+    Parameters
+    ----------
+    block
+        Outputs and inputs of a group, best near the square roots of the layer's.
+    """
+
+    block: Block = setting((2, 2), at_least=1)
+
+
+class BTTSettings(MonarchSettings):
+    """Block tensor trains.
+
+    Parameters
+    ----------
+    rank
+        Terms r of each slice.
+    """
+
+    rank: int = setting(1, at_least=1)
 
 
 class BlockSettings(SparseSettings):
@@ -80,6 +120,12 @@ class BlockSettings(SparseSettings):
     """
 
     block: Block = setting((2, 2), at_least=1)
+
+
+class RandomMaskSettings(BlockSettings):
+    """A random mask, which asks for no score."""
+
+    score = "weight"
 
 
 class KPDSettings(BlockSettings):
@@ -146,14 +192,29 @@ class RigLSettings(BlockSettings):
     distribution: str = setting("uniform", choices=("uniform", "erk"))
 
 
+class SRigLSettings(RigLSettings):
+    """SRigL by blocks.
+
+    Parameters
+    ----------
+    ablation
+        Share of a block row's blocks that must be worth keeping or taking up, else the whole row goes; 0: none goes.
+    """
+
+    ablation: float = setting(0.3, at_least=0, at_most=1)
+
+
 SETTINGS: dict[str, type[DenseSettings]] = {
     "dense": DenseSettings,
     "kpd": KPDSettings,
     "kpd-group": KPDSettings,
     "kpd-choice": KPDChoiceSettings,
-    "random-mask": BlockSettings,
+    "random-mask": RandomMaskSettings,
     "group-lasso": BlockSettings,
     "elastic-group-lasso": ElasticGroupLassoSettings,
     "rigl": RigLSettings,
+    "srigl": SRigLSettings,
+    "monarch": MonarchSettings,
+    "btt": BTTSettings,
     "magnitude": BlockSettings,
 }

@@ -1,15 +1,18 @@
-"""Sparsifier: any method of :mod:`pipeline.kpd.methods` on any network, in any training loop."""
+"""Sparsifier: any method of :mod:`pipeline.kpd.sparsity_methods` on any network, in any training loop."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.errors import InputError, is_whole
-from pipeline.kpd.methods import Dense, make
+from pipeline.kpd.blocks import called
+from pipeline.kpd.sparsity_methods import Dense, make
 
 
 class Sparsifier:
@@ -20,7 +23,8 @@ class Sparsifier:
     model
         Any module that holds linear layers; they are swapped in place.
     method
-        Name of a method of :data:`pipeline.kpd.methods.METHODS`, or one made already (without settings then).
+        Name of a method of :data:`pipeline.kpd.sparsity_methods.SPARSITY_METHODS`, or one made already (without
+        settings then).
     block
         (m2, n2): rows and columns of a block; None: the method's default, as for `rank` and `sparsity`.
     rank
@@ -33,11 +37,15 @@ class Sparsifier:
         Steps of the optimiser that the whole training takes: the course of the sparsity follows from it.
     keep_weights
         Start from the present weights (factors: from the nearest of their rank, see `report`) or afresh.
+    distil
+        Keep the model as it is as a teacher, whose outputs :meth:`distillation` compares with.
     settings
         The method's other settings, such as ``blocks=``, ``interval=`` or ``weight_decay=``.
 
     Attributes
     ----------
+    teacher
+        The model before any layer was swapped, for evaluation, if `distil`; else None.
     report
         What became of each layer (:class:`pipeline.kpd.conversion.Report`); None for ``dense``.
 
@@ -72,6 +80,7 @@ class Sparsifier:
         layers: str | None = None,
         total_steps: int,
         keep_weights: bool = True,
+        distil: bool = False,
         **settings: Any,
     ) -> None:
         if not is_whole(total_steps, 1):
@@ -86,6 +95,7 @@ class Sparsifier:
             self.method = make(method, given)
         self.model, self.total_steps, self.steps = model, int(total_steps), 0
         self._has_begun = False
+        self.teacher = copy.deepcopy(model).eval().requires_grad_(requires_grad=False) if distil else None
         self.report = self.method.prepare(model, keep_weights)
 
     @property
@@ -96,6 +106,34 @@ class Sparsifier:
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters for the optimiser, those that decay apart from those that do not."""
         return self.method.parameter_groups(self.model)
+
+    def distillation(self, outputs: Tensor, inputs: Any, temperature: float = 2.0) -> Tensor:
+        """Return how far logits are from the teacher's, to be added to the loss.
+
+        T^2 times the Kullback-Leibler divergence of softmax(outputs / T) from the teacher's, mean over the rows
+        (Hinton, Vinyals, Dean 2015).
+
+        Parameters
+        ----------
+        outputs
+            (.., classes), of the model for `inputs`.
+        inputs
+            What the teacher is called with: a tensor, a tuple of arguments or a mapping of named ones.
+        temperature
+            T.
+
+        Raises
+        ------
+        InputError
+            The sparsifier was made without ``distil=True``.
+        """
+        if self.teacher is None:
+            raise InputError("no teacher: make the Sparsifier with distil=True, before the model's layers are swapped")
+        with torch.no_grad():
+            wanted = functional.log_softmax(called(self.teacher, inputs) / temperature, dim=-1)
+        own = functional.log_softmax(outputs / temperature, dim=-1).flatten(0, -2)
+        divergence = functional.kl_div(own, wanted.flatten(0, -2), reduction="batchmean", log_target=True)
+        return divergence * temperature**2
 
     def before_step(self, optimizer: torch.optim.Optimizer | None = None) -> bool:
         """Act between backward and the optimiser's step; True where that takes the step's place (RigL's moves).

@@ -16,13 +16,14 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import InputError
-from pipeline.kpd.blocks import block_layers, replaced
+from pipeline.kpd.blocks import BlockLayer, block_layers, replaced
+from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.conversion import Report
 from pipeline.kpd.data import LabelledImages, augmented, mixed
 from pipeline.kpd.inference import deploy
-from pipeline.kpd.methods import Dense, KPDChoice
 from pipeline.kpd.networks import build
 from pipeline.kpd.sparsifier import Sparsifier
+from pipeline.kpd.sparsity_methods import Dense, KPDChoice
 from pipeline.runs import distributed
 from pipeline.runs.checkpoint import UNFIT, check_like, check_optimiser
 
@@ -30,7 +31,7 @@ EVALUATION_BATCH = 2048
 EXPLODED = 100.0  # mean loss of an epoch, in losses of a network that knows nothing, that no training comes back from
 
 
-class State(Protocol):
+class StateStore(Protocol):
     """Where training leaves its state; :class:`pipeline.runs.checkpoint.Checkpoint` is one."""
 
     @property
@@ -80,7 +81,7 @@ class Trainer:
     Parameters
     ----------
     method
-        From :func:`pipeline.kpd.methods.make`; used up by the run.
+        From :func:`pipeline.kpd.sparsity_methods.make`; used up by the run.
     data
         The images; every choice is made on the validation part, the test part is used once, at the end.
     seed
@@ -116,7 +117,7 @@ class Trainer:
         self.setup_seconds = 0.0
         self.best: dict[str, Any] | None = None
 
-    def run(self, progress: Callable[[dict[str, Any]], None] | None = None, state: State | None = None) -> Trained:
+    def run(self, progress: Callable[[dict[str, Any]], None] | None = None, state: StateStore | None = None) -> Trained:
         """Train to the end, from an earlier `state` if there is one; tell `progress` each epoch's entry."""
         earlier = distributed.from_first(state.load() if state is not None and self.rank == 0 else None)
         started = time.perf_counter()
@@ -136,13 +137,13 @@ class Trainer:
                 raise
             raise self._unfit(state, f"the run that went on from it failed: {error}") from error
 
-    def _unfit(self, state: State | None, reason: str) -> InputError:
+    def _unfit(self, state: StateStore | None, reason: str) -> InputError:
         """Put away a state that would fail each time."""
         if state is not None and self.rank == 0:
             state.set_aside(reason)
         return InputError("the state of an earlier run does not fit; give the command again, which starts anew")
 
-    def _run_on(self, progress: Callable[[dict[str, Any]], None] | None, state: State | None) -> Trained:
+    def _run_on(self, progress: Callable[[dict[str, Any]], None] | None, state: StateStore | None) -> Trained:
         with torch.random.fork_rng([self.images.device] if self.images.is_cuda else []):
             while len(self.history) < self.method.epochs:
                 self.epoch()
@@ -159,7 +160,7 @@ class Trainer:
         with torch.random.fork_rng([self.images.device] if self.images.is_cuda else []):
             cross_entropy(copied(self.images[first]), self.labels[first]).backward()  # type: ignore[no-untyped-call]
 
-    def keep(self, state: State) -> None:
+    def keep(self, state: StateStore) -> None:
         """Leave the present state; stop, all processes at once, where one was asked to."""
         stops = distributed.any_process(state.asked_to_stop)
         if self.rank == 0:
@@ -309,7 +310,7 @@ def train(
     seed: int = 0,
     device: torch.device | str = "cpu",
     progress: Callable[[dict[str, Any]], None] | None = None,
-    state: State | None = None,
+    state: StateStore | None = None,
 ) -> Trained:
     """Train a network on `data` by `method`; see :class:`Trainer`."""
     return Trainer(method, data, seed, device).run(progress, state)
@@ -386,8 +387,8 @@ def _wait(images: Tensor) -> None:
 
 
 def dense_twin(network: nn.Module) -> nn.Module:
-    """Return a copy of `network` whose block-sparse layers are plain ones with the same weights."""
+    """Return a copy of `network` whose block-sparse and structured layers are plain ones with the same weights."""
     twin = copy.deepcopy(network)
-    for layer in block_layers(twin).values():
+    for layer in [layer for layer in twin.modules() if isinstance(layer, BlockLayer | BTTLinear)]:
         twin = replaced(twin, layer, layer.to_dense())
     return twin

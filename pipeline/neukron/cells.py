@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear
 
-State = tuple[Tensor, ...]
+CellState = tuple[Tensor, ...]
 
 
 class Cell(ABC):
@@ -46,11 +46,13 @@ class Cell(ABC):
         """The other tensors of a step, for sequences of at most `depth` tokens."""
 
     @abstractmethod
-    def start(self, table: Tensor, dtype: torch.dtype) -> State:
+    def start(self, table: Tensor, dtype: torch.dtype) -> CellState:
         """State before the first token, one row."""
 
     @abstractmethod
-    def step(self, table: Tensor, inner: tuple[Tensor, ...], state: State, parent: Tensor, row: Tensor) -> State:
+    def step(
+        self, table: Tensor, inner: tuple[Tensor, ...], state: CellState, parent: Tensor, row: Tensor
+    ) -> CellState:
         """States of children.
 
         Parameters
@@ -84,12 +86,14 @@ class LSTM(Cell):
         """W_hh (4h, h)."""
         return (_recurrent_weights(module)[1],)
 
-    def start(self, table: Tensor, dtype: torch.dtype) -> State:
+    def start(self, table: Tensor, dtype: torch.dtype) -> CellState:
         """Zero output and cell state."""
         zero = table.new_zeros(1, table.shape[1] // 4, dtype=dtype)
         return zero, zero
 
-    def step(self, table: Tensor, inner: tuple[Tensor, ...], state: State, parent: Tensor, row: Tensor) -> State:
+    def step(
+        self, table: Tensor, inner: tuple[Tensor, ...], state: CellState, parent: Tensor, row: Tensor
+    ) -> CellState:
         """The parent's recurrent product is computed once for all its children."""
         hidden, cell = state
         (weight,) = inner
@@ -121,11 +125,13 @@ class GRU(Cell):
         _, weight, _, recurrent_bias = _recurrent_weights(module)
         return weight, recurrent_bias[2 * weight.shape[1] :]
 
-    def start(self, table: Tensor, dtype: torch.dtype) -> State:
+    def start(self, table: Tensor, dtype: torch.dtype) -> CellState:
         """Zero output."""
         return (table.new_zeros(1, table.shape[1] // 3, dtype=dtype),)
 
-    def step(self, table: Tensor, inner: tuple[Tensor, ...], state: State, parent: Tensor, row: Tensor) -> State:
+    def step(
+        self, table: Tensor, inner: tuple[Tensor, ...], state: CellState, parent: Tensor, row: Tensor
+    ) -> CellState:
         """The parent's recurrent product is computed once for all its children."""
         (hidden,) = state
         weight, bias = (tensor.to(hidden.dtype) for tensor in inner)
@@ -171,12 +177,14 @@ class Transformer(Cell):
         rest = [tensor for part in parts for tensor in (part.weight, part.bias)]
         return torch.cat([places, places @ weight.T], dim=1), *rest
 
-    def start(self, table: Tensor, dtype: torch.dtype) -> State:
+    def start(self, table: Tensor, dtype: torch.dtype) -> CellState:
         """An output that nothing reads, and no keys and values."""
         h = table.shape[1] // 4
         return table.new_zeros(1, h, dtype=dtype), table.new_zeros(1, 0, 2 * h, dtype=dtype)
 
-    def step(self, table: Tensor, inner: tuple[Tensor, ...], state: State, parent: Tensor, row: Tensor) -> State:
+    def step(
+        self, table: Tensor, inner: tuple[Tensor, ...], state: CellState, parent: Tensor, row: Tensor
+    ) -> CellState:
         """Attention over the ancestors' keys and values, which the state hands down, and over the node's own."""
         places, *rest = inner
         dtype, (_, above) = state[0].dtype, state
@@ -214,11 +222,13 @@ class SharedSeeds(Cell):
         """Nothing."""
         return ()
 
-    def start(self, table: Tensor, dtype: torch.dtype) -> State:
+    def start(self, table: Tensor, dtype: torch.dtype) -> CellState:
         """An output of width 0."""
         return (table.new_zeros(1, 0, dtype=dtype),)
 
-    def step(self, table: Tensor, inner: tuple[Tensor, ...], state: State, parent: Tensor, row: Tensor) -> State:
+    def step(
+        self, table: Tensor, inner: tuple[Tensor, ...], state: CellState, parent: Tensor, row: Tensor
+    ) -> CellState:
         """The same for every child."""
         return (state[0][parent],)
 

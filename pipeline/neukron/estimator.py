@@ -16,7 +16,7 @@ from pipeline.core.settings import seed, setting
 from pipeline.errors import InputError
 from pipeline.neukron.levels import LARGEST_ORDER, Levels
 from pipeline.neukron.quantise import KINDS, LARGEST_LOG, decode, encode, restored_weights, stored_bytes
-from pipeline.neukron.weights import CELL_NAMES, Arrays, PlainWeights, Shapes, count, weight_shapes
+from pipeline.neukron.weights import CELL_NAMES, Arrays, PlainSteps, PlainWeights, Shapes, count, weight_shapes
 from pipeline.runs.compressor import Compressor, clipped_error, order_bytes
 from pipeline.runs.contents import Contents
 from pipeline.runs.times import Times
@@ -26,13 +26,14 @@ from pipeline.sparse.orders import Order, pack_integers, unpack_integers
 if TYPE_CHECKING:
     from pipeline.neukron.engine import Engine
     from pipeline.neukron.model import SequenceModel
-    from pipeline.neukron.trainer import Options, State
-    from pipeline.neukron.walk import Mass
+    from pipeline.neukron.trainer import Options, TrainingState
+    from pipeline.neukron.walk import Mass, Walker
     from pipeline.runs.checkpoint import Checkpoint
 
 LARGEST_WIDTH = 1 << 20
 FEW_CELLS = 1 << 16
 LARGEST_RATE = 1.0e6
+FEW_WEIGHTS = 1 << 20  # so many are tried whatever the tensor; an epoch of them takes seconds
 BYTES_A_WEIGHT = 48.0  # while fitting, by trial: gradients, Adam's moments, the best so far, the kernels' copies
 
 
@@ -151,7 +152,7 @@ class NeuKron(Compressor):
     def fit(
         self,
         X: SparseTensor,
-        after_epoch: Callable[[State], None] | None = None,
+        after_epoch: Callable[[TrainingState], None] | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> Self:
         """Fit to `X`.
@@ -194,7 +195,7 @@ class NeuKron(Compressor):
         model = SequenceModel(levels, self.hidden, self.seed, cell=self.cell)
         saved = distributed.from_first(checkpoint.load() if checkpoint and distributed.is_first() else None)
 
-        def stop_early(_: State) -> None:
+        def stop_early(_: TrainingState) -> None:
             if checkpoint and distributed.any_process(checkpoint.asked_to_stop):
                 raise KeyboardInterrupt  # nothing to keep yet
 
@@ -213,7 +214,7 @@ class NeuKron(Compressor):
             state.seconds = state.order_seconds = distributed.from_first(time.perf_counter() - started)
             state.cpu_seconds = distributed.total(time.process_time() - busy)
 
-        def each(state: State) -> None:
+        def each(state: TrainingState) -> None:
             if not math.isfinite(state.best_error):
                 raise InputError(f"neukron: lr={self.lr}: training diverged in epoch {state.epoch}; take a lower one")
             if after_epoch:
@@ -255,10 +256,24 @@ class NeuKron(Compressor):
         packed = sum((size * bits + 7) // 8 for size, bits in zip(levels.shape, levels.bits, strict=True))
         return weights | ({"order": packed} if orders else {})
 
+    def _check_memory(self, shape: tuple[int, ...], nnz: int) -> None:
+        """Refuse as well what a plain array of all cells would be smaller than."""
+        weights, cells = self._weights(shape), math.prod(shape)
+        if weights > max(FEW_WEIGHTS, cells):
+            raise InputError(
+                f"hidden={self.hidden}: a model of {weights:,} numbers for a tensor of {cells:,} cells, more than an "
+                "array of all cells has; choose a smaller hidden"
+            )
+        super()._check_memory(shape, nnz)
+
+    def _weights(self, shape: tuple[int, ...]) -> int:
+        levels = Levels(tuple(sorted(shape)))
+        return count(weight_shapes(levels, self.hidden, levels.head_alphabets, self.cell))
+
     def _working_bytes(self, shape: tuple[int, ...], nnz: int) -> tuple[float, str]:
         """Weights with their gradients and moments, tables of positions, keys, and the nodes of a chunk."""
         levels = Levels(tuple(sorted(shape)))
-        weights = count(weight_shapes(levels, self.hidden, levels.head_alphabets, self.cell))
+        weights = self._weights(shape)
         positions = levels.words * sum(2**bits for bits in levels.bits)
         nodes = min(nnz, 2048) * (levels.alphabets[0] + 8 * self.hidden * levels.depth)
         reals = (
@@ -282,7 +297,7 @@ class NeuKron(Compressor):
             learn_scale=self.scale == "learned",
         )
 
-    def _keep(self, X: SparseTensor, state: State, engine: Engine) -> None:
+    def _keep(self, X: SparseTensor, state: TrainingState, engine: Engine) -> None:
         """Take the best of a training."""
         import torch
 
@@ -365,9 +380,6 @@ class NeuKron(Compressor):
         self, count: int, fixed: dict[int, int]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Best first instead of by a scan; refuses a model so even that the search finds no end."""
-        import torch
-
-        from pipeline.neukron.model import Weights
         from pipeline.neukron.walk import Walker, largest_cells
 
         inner_shape = self.inner_shape_
@@ -376,9 +388,11 @@ class NeuKron(Compressor):
         orders = self.orders_ or [np.arange(2**bits) for bits in levels.bits]
         shape = tuple(inner_shape[mode] for mode in ascending)
         positions = {rank: int(orders[rank][fixed[mode]]) for rank, mode in enumerate(ascending) if mode in fixed}
-        with torch.no_grad():
-            walker = Walker(levels, Weights.of(self.model_))
-            at, products = largest_cells(walker, shape, orders, count, positions)
+        if self.cell == "lstm":
+            walker = Walker(levels, PlainSteps(PlainWeights.of(self.arrays_, self.head_alphabets_)))
+        else:
+            walker = self._torch_walker()
+        at, products = largest_cells(walker, shape, orders, count, positions)
         coords = np.empty_like(at)
         for rank, mode in enumerate(ascending):
             coords[:, mode] = np.argsort(orders[rank])[at[:, rank]]
@@ -406,16 +420,20 @@ class NeuKron(Compressor):
 
     def _real_mass(self) -> Mass:
         """Share of the squared mass on the real cells."""
-        import torch
-
-        from pipeline.neukron.model import Weights
-        from pipeline.neukron.walk import Walker, real_mass
+        from pipeline.neukron.walk import real_mass
 
         assert self.orders_ is not None  # noqa: S101 - only asked for with orders
-        with torch.no_grad():
-            walker = Walker(self.levels_, Weights.of(self.model_))
         shape = tuple(sorted(self.inner_shape_))
-        return real_mass(walker, shape, self.orders_, np.random.default_rng([self.seed, 3]))
+        return real_mass(self._torch_walker(), shape, self.orders_, np.random.default_rng([self.seed, 3]))
+
+    def _torch_walker(self) -> Walker:
+        import torch
+
+        from pipeline.neukron.model import TorchSteps, Weights
+        from pipeline.neukron.walk import Walker
+
+        with torch.no_grad():
+            return Walker(self.levels_, TorchSteps(Weights.of(self.model_)))
 
     def _padded_error(self, X: SparseTensor, approximation: npt.NDArray[np.float64]) -> float:
         """Squared error over the padded grid (Lemma 1), given the approximations of the non-zeros."""

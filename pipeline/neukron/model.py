@@ -13,11 +13,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize, softplus
 
-from pipeline.neukron.cells import CELLS, Cell
+from pipeline.neukron.cells import CELLS, Cell, CellState
 from pipeline.neukron.levels import Levels
 
 
@@ -151,3 +153,29 @@ class Weights:
         """
         weight, bias = (tensor.to(output.dtype) for tensor in self.heads[alphabet])
         return normalize(softplus(linear(output, weight, bias).to(self.first.dtype)), dim=1)
+
+
+class TorchSteps:
+    """A model a step at a time for :mod:`pipeline.neukron.walk`, every cell, on the CPU and without gradients."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights.replace([tensor.detach().cpu() for tensor in weights.tensors()])
+
+    @property
+    def first(self) -> npt.NDArray[np.float32]:
+        """The normalised first factor."""
+        return self.weights.first.numpy()
+
+    def start(self) -> CellState:
+        """See :meth:`pipeline.neukron.cells.Cell.start`."""
+        return self.weights.cell.start(self.weights.table, self.weights.table.dtype)
+
+    def step(self, state: CellState, parent: npt.NDArray[np.int64], row: npt.NDArray[np.int64]) -> CellState:
+        """See :meth:`pipeline.neukron.cells.Cell.step`."""
+        weights = self.weights
+        return weights.cell.step(weights.table, weights.inner, state, torch.from_numpy(parent), torch.from_numpy(row))
+
+    def factors(self, alphabet: int, state: CellState) -> npt.NDArray[np.float32]:
+        """Normalised factors at nodes of these states."""
+        factors: npt.NDArray[np.float32] = self.weights.factors(alphabet, state[0]).numpy()
+        return factors

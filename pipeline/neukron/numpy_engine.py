@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.neukron.engine import Engine, Keys
-from pipeline.neukron.weights import PlainWeights
+from pipeline.neukron.weights import PlainSteps, PlainWeights
 
 FEW = 1024  # cells up to which this is faster than loading the compiled kernels, which takes half a second
 
@@ -25,25 +25,16 @@ class NumpyEngine(Engine):
     def products(self, weights: PlainWeights, keys: Keys) -> npt.NDArray[Any]:
         """See :meth:`Engine.products`; (n,) float64."""
         levels, tokens = self.levels, self.levels.tokens(keys)
-        table, recurrent = weights.table.astype(np.float64), weights.recurrent.T.astype(np.float64)
-        heads = {size: [part.astype(np.float64) for part in pair] for size, pair in weights.heads.items()}
-        result = weights.first.astype(np.float64)[tokens[:, 0]]
-        cell = hidden = np.zeros((len(tokens), self.hidden))
+        steps = PlainSteps(weights.in_double())
+        result = steps.first[tokens[:, 0]]
+        parents, state = np.zeros(len(tokens), dtype=np.int64), steps.start()
         for level in range(1, levels.depth):
-            row = table[levels.embedding_offset(level) + tokens[:, level - 1]]
-            entry, forget, new, out = np.split(row + hidden @ recurrent, 4, axis=1)
-            cell = _sigmoid(forget) * cell + _sigmoid(entry) * np.tanh(new)
-            hidden = _sigmoid(out) * np.tanh(cell)
-            weight, bias = heads[levels.alphabets[level]]
-            factors = np.logaddexp(0.0, hidden @ weight.T + bias)
-            chosen = np.take_along_axis(factors, tokens[:, level, None], axis=1)[:, 0]
-            result *= chosen / np.linalg.norm(factors, axis=1)
+            state = steps.step(state, parents, levels.embedding_offset(level) + tokens[:, level - 1])
+            parents = np.arange(len(tokens))
+            factors = steps.factors(levels.alphabets[level], state)
+            result *= np.take_along_axis(factors, tokens[:, level, None], axis=1)[:, 0]
         return result
 
     def gradient(self, weights: Any, keys: Keys, factors: npt.NDArray[np.float64]) -> Any:
         """None: it answers only."""
         raise NotImplementedError
-
-
-def _sigmoid(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return 0.5 + 0.5 * np.tanh(0.5 * x)

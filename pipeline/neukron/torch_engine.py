@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.neukron.engine import Engine, Keys, Result
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import Weights
+from pipeline.neukron.threads import one_thread
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LOUDNESS = 1024.0  # sum of |w P| in a chunk while gradients are taken: float16 then neither over- nor underflows
@@ -97,12 +98,8 @@ class TorchEngine(Engine):
         if self.device.type != "cpu":
             yield from map(work, pieces)
             return
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             yield from self._on_threads(work, pieces, partial(torch.set_num_threads, 1))
-        finally:
-            torch.set_num_threads(before)
 
     def _leaves(self, weights: Weights, keys: Keys) -> Tensor:
         """P of one chunk's keys."""

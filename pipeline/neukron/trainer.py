@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.neukron.adam import Adam
 from pipeline.neukron.cells import CELLS
 from pipeline.neukron.dispatch import products_at
 from pipeline.neukron.engine import Engine
@@ -27,6 +28,7 @@ from pipeline.neukron.evaluation import weighted_sum
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel, Weights
 from pipeline.neukron.order_search import initial_orders, reorder_mode
+from pipeline.neukron.threads import one_thread
 from pipeline.runs import distributed
 from pipeline.runs.checkpoint import check_like, check_optimiser
 from pipeline.sparse.orders import Order
@@ -72,11 +74,11 @@ class Options:
 
 
 @dataclass
-class State:
+class TrainingState:
     """Everything that decides the rest of a run."""
 
     model: SequenceModel
-    optimiser: torch.optim.Adam
+    optimiser: Adam
     orders: list[Order]
     products: npt.NDArray[np.float64]  # (nnz,) P under the present model and orders
     rng: np.random.Generator
@@ -120,20 +122,22 @@ class Trainer:
         self.options = options
         self.norm2 = float(np.sum(values * values))
 
-    def start(self, model: SequenceModel, orders: list[Order]) -> State:
+    def start(self, model: SequenceModel, orders: list[Order]) -> TrainingState:
         """State before the first epoch: the scale starts at ||X||."""
         model.set_scale(math.sqrt(self.norm2))
         model.log_q.requires_grad_(self.options.learn_scale)
-        state = State(model, self._optimiser(model), orders, np.empty(0), np.random.default_rng([self.options.seed, 1]))
+        state = TrainingState(
+            model, self._optimiser(model), orders, np.empty(0), np.random.default_rng([self.options.seed, 1])
+        )
         self.refresh(state)
         return state
 
-    def _optimiser(self, model: SequenceModel) -> torch.optim.Adam:
+    def _optimiser(self, model: SequenceModel) -> Adam:
         fast = FAST_RATE * CELLS[model.cell].rate / math.sqrt(model.hidden)
         default = PAPER_RATE if self.options.schedule == "paper" else fast
-        return torch.optim.Adam(model.parameters(), lr=self.options.lr or default)
+        return Adam(model.parameters(), lr=self.options.lr or default)
 
-    def snapshot(self, state: State) -> dict[str, Any]:
+    def snapshot(self, state: TrainingState) -> dict[str, Any]:
         """Everything of a state as tensors and plain values."""
         return {
             "model": state.model.state_dict(),
@@ -146,7 +150,7 @@ class Trainer:
             **{name: getattr(state, name) for name in PLAIN_STATE},
         }
 
-    def restore(self, model: SequenceModel, saved: dict[str, Any]) -> State:
+    def restore(self, model: SequenceModel, saved: dict[str, Any]) -> TrainingState:
         """The state that a snapshot was taken of; training goes on with the same bits.
 
         Raises
@@ -177,38 +181,45 @@ class Trainer:
         optimiser.load_state_dict(saved["optimiser"])
         rng.bit_generator.state = saved["rng"]
         orders = [order.numpy() for order in saved["orders"]]
-        state = State(model, optimiser, orders, saved["products"].numpy(), rng)
+        state = TrainingState(model, optimiser, orders, saved["products"].numpy(), rng)
         state.best_weights = saved["best_weights"]
         state.best_orders = [order.numpy() for order in saved["best_orders"]]
         for name in PLAIN_STATE:
             setattr(state, name, saved[name])
         return state
 
-    def run(self, state: State, after_epoch: Callable[[State], None]) -> None:
+    def run(self, state: TrainingState, after_epoch: Callable[[TrainingState], None]) -> None:
         """Train until the epochs or seconds are used up or nothing improves any more.
 
         `after_epoch` sees the state after each epoch; the best weights and orders are kept in it.
         """
-        epoch = self.paper_epoch if self.options.schedule == "paper" else self.fast_epoch
-        while not self.finished(state):
-            started, busy = time.perf_counter(), time.process_time()
-            epoch(state)
-            state.epoch += 1
-            state.seconds += distributed.from_first(time.perf_counter() - started)  # may end the run: for all alike
-            state.cpu_seconds += distributed.total(time.process_time() - busy)
-            self._keep_best(state)
-            state.history.append(
-                {
-                    "epoch": state.epoch,
-                    "error": state.error,
-                    "seconds": state.seconds,
-                    "order_seconds": state.order_seconds,
-                    "learning_rate": float(state.optimiser.param_groups[0]["lr"]),
-                }
-            )
-            after_epoch(state)
+        with one_thread():
+            while not self.finished(state):
+                self._epoch(state)
+                after_epoch(state)
 
-    def finished(self, state: State) -> bool:
+    def _epoch(self, state: TrainingState) -> None:
+        """One epoch of the schedule, timed, and its entry of the history."""
+        started, busy = time.perf_counter(), time.process_time()
+        if self.options.schedule == "paper":
+            self.paper_epoch(state)
+        else:
+            self.fast_epoch(state)
+        state.epoch += 1
+        state.seconds += distributed.from_first(time.perf_counter() - started)  # may end the run: for all alike
+        state.cpu_seconds += distributed.total(time.process_time() - busy)
+        self._keep_best(state)
+        state.history.append(
+            {
+                "epoch": state.epoch,
+                "error": state.error,
+                "seconds": state.seconds,
+                "order_seconds": state.order_seconds,
+                "learning_rate": float(state.optimiser.param_groups[0]["lr"]),
+            }
+        )
+
+    def finished(self, state: TrainingState) -> bool:
         """Whether a limit is reached or patience has run out, after one epoch at the earliest."""
         limits = self.options
         if state.epoch == 0:
@@ -219,7 +230,7 @@ class Trainer:
             or state.stale >= limits.patience
         )
 
-    def _keep_best(self, state: State) -> None:
+    def _keep_best(self, state: TrainingState) -> None:
         gained = not math.isfinite(state.best_error) or (
             (state.best_error - state.error) >= IMPROVEMENT * state.best_error
         )
@@ -239,25 +250,25 @@ class Trainer:
         """P at every non-zero, (nnz,)."""
         return products_at(self.engine, weights, self.coords, orders)
 
-    def refresh(self, state: State) -> None:
+    def refresh(self, state: TrainingState) -> None:
         """Recompute the products and the error after the model has changed."""
         state.products = self.evaluate(self._weights(state), state.orders)
         self._measure(state)
 
-    def _measure(self, state: State) -> None:
+    def _measure(self, state: TrainingState) -> None:
         scale = state.model.scale()
         state.error = max(self.norm2 + scale * (scale - 2.0 * self._sum(state)), 0.0)
 
-    def _sum(self, state: State) -> float:
+    def _sum(self, state: TrainingState) -> float:
         """T, the sum of x P, by pairwise summation: BLAS's threads would go on spinning beside the mini-batches."""
         return float(np.sum(self.values * state.products))
 
     @staticmethod
-    def _weights(state: State) -> Weights:
+    def _weights(state: TrainingState) -> Weights:
         with torch.no_grad():
             return Weights.of(state.model)
 
-    def reorder(self, state: State, modes: Iterable[int]) -> None:
+    def reorder(self, state: TrainingState, modes: Iterable[int]) -> None:
         """Improve the order of each of `modes` once."""
         started = time.perf_counter()
         weights = self._weights(state)
@@ -280,7 +291,7 @@ class Trainer:
 
     # ------------------------------------------------------------------ schedules
 
-    def paper_epoch(self, state: State) -> None:
+    def paper_epoch(self, state: TrainingState) -> None:
         """Two rounds of reordering, then one full-batch Adam step.
 
         While the step raises the loss by more than a tenth it is taken back and tried with a tenth of the
@@ -308,7 +319,7 @@ class Trainer:
             self.refresh(state)
         state.optimiser.param_groups[0]["lr"] = rate
 
-    def fast_epoch(self, state: State) -> None:
+    def fast_epoch(self, state: TrainingState) -> None:
         """Mini-batch steps on T, the best scale, and, once warm, some reordering."""
         keys, permutation = self.sorted_keys(state.orders)
         bounds = np.cumsum(np.abs(self.values[permutation]))
@@ -344,7 +355,7 @@ class Trainer:
         places, counts = np.unique(drawn, return_counts=True)
         return places, counts
 
-    def _modes_in_turn(self, state: State, steps: int) -> list[int]:
+    def _modes_in_turn(self, state: TrainingState, steps: int) -> list[int]:
         """Modes to reorder after `steps` mini-batches, in rotation: at most two rounds.
 
         How many was found by trial on email with h = 5 .. 30, by the error after a minute.
@@ -353,12 +364,12 @@ class Trainer:
         count = int(np.clip(SWEEPS / state.model.hidden * steps * BATCH / len(self.values), 1, FAST_ROUNDS * order))
         return [(state.epoch * count + turn) % order for turn in range(count)]
 
-    def _warm(self, state: State) -> bool:
+    def _warm(self, state: TrainingState) -> bool:
         """Whether the model knows enough to judge orders."""
         epochs = self.options.max_epochs
         return state.epoch >= (WARM_UP if epochs is None else min(WARM_UP, max(1, epochs // 3)))
 
-    def _control_rate(self, state: State) -> None:
+    def _control_rate(self, state: TrainingState) -> None:
         """Lower the learning rate when several epochs in a row brought no new best."""
         recent = [row["error"] for row in state.history[-DECAY_PATIENCE:]]
         group = state.optimiser.param_groups[0]
@@ -376,7 +387,7 @@ def choose_orders(
     hidden: int,
     options: Options,
     kind: str,
-    after_epoch: Callable[[State], None] = lambda _: None,
+    after_epoch: Callable[[TrainingState], None] = lambda _: None,
 ) -> list[Order]:
     """Initial orders of the wanted kind; ``auto`` trains a few epochs on each candidate and keeps the best.
 

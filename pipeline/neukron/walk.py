@@ -11,17 +11,17 @@ import heapq
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.neukron.cells import State
 from pipeline.neukron.levels import Levels
-from pipeline.neukron.model import Weights
 from pipeline.sparse.orders import Order
+
+Floats = npt.NDArray[np.float32]
+State = tuple[Any, ...]  # arrays or tensors of the model's own, one row a node
 
 BLOCK = 1 << 13  # nodes expanded together
 EXACT_CELLS = 1 << 26  # larger padded grids are sampled straight away
@@ -31,8 +31,27 @@ SEARCH_BLOCK = 64  # nodes expanded together by best-first search
 SEARCH_NODES = 1 << 21  # that it may expand: some minutes, and a gigabyte of states waiting
 
 
+class Steps(Protocol):
+    """A model a step at a time: :class:`pipeline.neukron.model.TorchSteps`, or without torch an LSTM's
+    :class:`pipeline.neukron.weights.PlainSteps`.
+    """
+
+    @property
+    def first(self) -> Floats:
+        """The normalised first factor, (a_1,)."""
+
+    def start(self) -> State:
+        """State before the first token, one row."""
+
+    def step(self, state: State, parent: npt.NDArray[np.int64], row: npt.NDArray[np.int64]) -> State:
+        """States of children: the row of each one's parent in `state`, and of its token in the table."""
+
+    def factors(self, alphabet: int, state: State) -> Floats:
+        """Normalised factors of the next level, (n, alphabet)."""
+
+
 @dataclass
-class Frontier:
+class Nodes:
     """Nodes of one depth: their tokens so far as positions' leading bits, products and states.
 
     ``prefix`` (n, D) int64, ``product`` (n,) float32, ``state`` the sequence model's, n rows each.
@@ -40,60 +59,54 @@ class Frontier:
 
     depth: int
     prefix: npt.NDArray[np.int64]
-    product: Tensor
+    product: Floats
     state: State
 
-    def select(self, rows: npt.NDArray[np.intp]) -> Frontier:
+    def select(self, rows: npt.NDArray[np.intp]) -> Nodes:
         """Some of the nodes."""
-        index = torch.from_numpy(rows)
-        state = tuple(part[index] for part in self.state)
-        return Frontier(self.depth, self.prefix[rows], self.product[index], state)
+        return Nodes(self.depth, self.prefix[rows], self.product[rows], tuple(part[rows] for part in self.state))
 
     def __len__(self) -> int:
         return len(self.prefix)
 
 
 class Walker:
-    """Expands nodes of the tree of a model with the given level structure and weights (detached, CPU)."""
+    """Expands nodes of the tree of a model with the given level structure."""
 
-    def __init__(self, levels: Levels, weights: Weights) -> None:
+    def __init__(self, levels: Levels, steps: Steps) -> None:
         self.levels = levels
-        self.weights = weights.replace([tensor.detach().cpu() for tensor in weights.tensors()])
+        self.steps = steps
 
-    def root(self) -> Frontier:
+    def root(self) -> Nodes:
         """The empty prefix."""
-        state = self.weights.cell.start(self.weights.table, self.weights.table.dtype)
-        return Frontier(0, np.zeros((1, len(self.levels.bits)), dtype=np.int64), torch.ones(1), state)
+        prefix = np.zeros((1, len(self.levels.bits)), dtype=np.int64)
+        return Nodes(0, prefix, np.ones(1, dtype=np.float32), self.steps.start())
 
-    def factors(self, frontier: Frontier) -> Tensor:
+    def factors(self, nodes: Nodes) -> Floats:
         """Normalised factors of the next level at every node, (n, alphabet)."""
-        if frontier.depth == 0:
-            return self.weights.first[None]
-        return self.weights.factors(self.levels.alphabets[frontier.depth], frontier.state[0])
+        if nodes.depth == 0:
+            return self.steps.first[None]
+        return self.steps.factors(self.levels.alphabets[nodes.depth], nodes.state)
 
     def child_prefixes(
-        self, frontier: Frontier, parent: npt.NDArray[np.intp], token: npt.NDArray[np.int64]
+        self, nodes: Nodes, parent: npt.NDArray[np.intp], token: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
         """Prefixes of the children that `token` leads to from the nodes `parent`."""
-        prefix = frontier.prefix[parent].copy()
-        level = frontier.depth + 1
+        prefix = nodes.prefix[parent].copy()
+        level = nodes.depth + 1
         modes = [mode for mode, bits in enumerate(self.levels.bits) if bits >= level]
         for rank, mode in enumerate(reversed(modes)):
             prefix[:, mode] = (prefix[:, mode] << 1) | ((token >> rank) & 1)
         return prefix
 
-    def step(
-        self, frontier: Frontier, parent: npt.NDArray[np.intp], token: npt.NDArray[np.int64], product: Tensor
-    ) -> Frontier:
+    def step(self, nodes: Nodes, parent: npt.NDArray[np.intp], token: npt.NDArray[np.int64], product: Floats) -> Nodes:
         """The children that `token` leads to from the nodes `parent`, with their states."""
-        prefix = self.child_prefixes(frontier, parent, token)
-        level = frontier.depth + 1
+        prefix = self.child_prefixes(nodes, parent, token)
+        level = nodes.depth + 1
         if level == self.levels.depth:
-            return Frontier(level, prefix, product, ())
-        rows = torch.from_numpy(token) + self.levels.embedding_offset(level)
-        weights = self.weights
-        state = weights.cell.step(weights.table, weights.inner, frontier.state, torch.from_numpy(parent), rows)
-        return Frontier(level, prefix, product, state)
+            return Nodes(level, prefix, product, ())
+        rows = token + self.levels.embedding_offset(level)
+        return Nodes(level, prefix, product, self.steps.step(nodes.state, parent, rows))
 
 
 @dataclass
@@ -160,17 +173,17 @@ class _RealCells:
         return whole, none
 
 
-def _children(walker: Walker, frontier: Frontier) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64], Tensor]:
+def _children(walker: Walker, nodes: Nodes) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64], Floats]:
     """Every child of every node: parent row, token, product."""
-    alphabet = walker.levels.alphabets[frontier.depth]
-    parent = np.repeat(np.arange(len(frontier)), alphabet)
-    token = np.tile(np.arange(alphabet), len(frontier))
-    return parent, token, (frontier.product[:, None] * walker.factors(frontier)).flatten()
+    alphabet = walker.levels.alphabets[nodes.depth]
+    parent = np.repeat(np.arange(len(nodes)), alphabet)
+    token = np.tile(np.arange(alphabet), len(nodes))
+    return parent, token, (nodes.product[:, None] * walker.factors(nodes)).flatten()
 
 
-def _blocks(frontier: Frontier) -> Iterator[Frontier]:
-    for start in range(0, len(frontier), BLOCK):
-        yield frontier.select(np.arange(start, min(start + BLOCK, len(frontier))))
+def _blocks(nodes: Nodes) -> Iterator[Nodes]:
+    for start in range(0, len(nodes), BLOCK):
+        yield nodes.select(np.arange(start, min(start + BLOCK, len(nodes))))
 
 
 def _exact_share(walker: Walker, real: _RealCells, budget: int) -> float | None:
@@ -179,16 +192,16 @@ def _exact_share(walker: Walker, real: _RealCells, budget: int) -> float | None:
     total = 0.0
     visited = 0
     while stack:
-        frontier = stack.pop()
-        visited += len(frontier)
+        nodes = stack.pop()
+        visited += len(nodes)
         if visited > budget:
             return None
-        parent, token, product = _children(walker, frontier)
-        whole, none = real.classify(walker.child_prefixes(frontier, parent, token), frontier.depth + 1)
-        total += float((product.double().numpy()[whole] ** 2).sum())
+        parent, token, product = _children(walker, nodes)
+        whole, none = real.classify(walker.child_prefixes(nodes, parent, token), nodes.depth + 1)
+        total += float((product.astype(np.float64)[whole] ** 2).sum())
         mixed = np.flatnonzero(~whole & ~none)
         if len(mixed):
-            children = walker.step(frontier, parent[mixed], token[mixed], product[torch.from_numpy(mixed)])
+            children = walker.step(nodes, parent[mixed], token[mixed], product[mixed])
             stack.extend(_blocks(children))
     return min(total, 1.0)
 
@@ -198,17 +211,17 @@ def _sampled_inside(walker: Walker, real: _RealCells, rng: np.random.Generator, 
     inside = 0
     stack = [(walker.root(), np.array([samples]))]
     while stack:
-        frontier, counts = stack.pop()
-        chances = walker.factors(frontier).double().numpy() ** 2
+        nodes, counts = stack.pop()
+        chances = walker.factors(nodes).astype(np.float64) ** 2
         chances = chances / chances.sum(axis=1, keepdims=True)
-        split = rng.multinomial(counts, np.broadcast_to(chances, (len(frontier), chances.shape[1])))
+        split = rng.multinomial(counts, np.broadcast_to(chances, (len(nodes), chances.shape[1])))
         parent, token = np.nonzero(split)
         number = split[parent, token]
-        whole, none = real.classify(walker.child_prefixes(frontier, parent, token), frontier.depth + 1)
+        whole, none = real.classify(walker.child_prefixes(nodes, parent, token), nodes.depth + 1)
         inside += int(number[whole].sum())
         mixed = np.flatnonzero(~whole & ~none)
         if len(mixed):
-            children = walker.step(frontier, parent[mixed], token[mixed], torch.ones(len(mixed)))
+            children = walker.step(nodes, parent[mixed], token[mixed], np.ones(len(mixed), dtype=np.float32))
             for start, block in zip(range(0, len(mixed), BLOCK), _blocks(children), strict=True):
                 stack.append((block, number[mixed][start : start + BLOCK]))
     return inside
@@ -253,34 +266,34 @@ def largest_cells(
     expanded = 0
     real = _RealCells(levels, shape, orders)
     found_at, found = np.zeros((0, len(levels.bits)), dtype=np.int64), np.zeros(0, dtype=np.float32)
-    waiting: list[tuple[float, int, Frontier]] = [(-1.0, 0, walker.root())]
+    waiting: list[tuple[float, int, Nodes]] = [(-1.0, 0, walker.root())]
     pushed = 0
     while waiting and (len(found) < count or -waiting[0][0] > found[-1]):
-        _, _, frontier = heapq.heappop(waiting)
-        expanded += len(frontier)
+        _, _, nodes = heapq.heappop(waiting)
+        expanded += len(nodes)
         if expanded > SEARCH_NODES:
             raise InputError(
                 f"largest: {expanded:,} prefixes looked at without an end, the model's cells are too much alike; "
                 "fix the index of more modes"
             )
-        parent, token, product = _children(walker, frontier)
-        prefix = walker.child_prefixes(frontier, parent, token)
-        kept = ~real.classify(prefix, frontier.depth + 1)[1]
+        parent, token, product = _children(walker, nodes)
+        prefix = walker.child_prefixes(nodes, parent, token)
+        kept = ~real.classify(prefix, nodes.depth + 1)[1]
         for mode, position in fixed.items():
-            kept &= prefix[:, mode] == position >> max(levels.bits[mode] - frontier.depth - 1, 0)
+            kept &= prefix[:, mode] == position >> max(levels.bits[mode] - nodes.depth - 1, 0)
         if len(found) == count:
-            kept &= product.numpy() > found[-1]
+            kept &= product > found[-1]
         chosen = np.flatnonzero(kept)
-        chosen = chosen[np.argsort(-product.numpy()[chosen], kind="stable")]
-        if frontier.depth + 1 == levels.depth:
+        chosen = chosen[np.argsort(-product[chosen], kind="stable")]
+        if nodes.depth + 1 == levels.depth:
             found_at = np.concatenate((found_at, prefix[chosen]))
-            found = np.concatenate((found, product.numpy()[chosen]))
+            found = np.concatenate((found, product[chosen]))
             best = np.argsort(-found, kind="stable")[:count]
             found_at, found = found_at[best], found[best]
             continue
         for start in range(0, len(chosen), SEARCH_BLOCK):
             part = chosen[start : start + SEARCH_BLOCK]
-            children = walker.step(frontier, parent[part], token[part], product[torch.from_numpy(part)])
+            children = walker.step(nodes, parent[part], token[part], product[part])
             pushed += 1
             heapq.heappush(waiting, (-float(children.product[0]), pushed, children))
     return found_at, found

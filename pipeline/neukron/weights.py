@@ -14,6 +14,7 @@ from pipeline.neukron.levels import Levels
 
 Arrays = dict[str, npt.NDArray[Any]]
 Shapes = dict[str, tuple[int, ...]]
+LSTMState = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 CELL_NAMES = ("lstm", "gru", "transformer", "seeds")
 
 
@@ -58,10 +59,10 @@ def count(shapes: Shapes) -> int:
 class PlainWeights(NamedTuple):
     """What the compiled engine needs of an LSTM, as :class:`pipeline.neukron.model.Weights` has it, in float32."""
 
-    first: npt.NDArray[np.float32]
-    table: npt.NDArray[np.float32]
-    recurrent: npt.NDArray[np.float32]
-    heads: dict[int, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+    first: npt.NDArray[Any]
+    table: npt.NDArray[Any]
+    recurrent: npt.NDArray[Any]
+    heads: dict[int, tuple[npt.NDArray[Any], npt.NDArray[Any]]]
 
     @classmethod
     def of(cls, arrays: Arrays, heads: Sequence[int]) -> PlainWeights:
@@ -74,6 +75,54 @@ class PlainWeights(NamedTuple):
         layers = {size: (arrays[f"heads.{size}.weight"], arrays[f"heads.{size}.bias"]) for size in heads}
         unit = (seed / np.linalg.norm(seed)).astype(np.float32)
         return cls(unit, table, arrays["rnn.weight_hh_l0"], layers)
+
+    def in_double(self) -> PlainWeights:
+        """The same in float64."""
+        first, table, recurrent = (part.astype(np.float64) for part in self[:3])
+        pairs = {
+            size: (weight.astype(np.float64), bias.astype(np.float64)) for size, (weight, bias) in self.heads.items()
+        }
+        return PlainWeights(first, table, recurrent, pairs)
+
+
+class PlainSteps:
+    """An LSTM a step at a time without torch, for :mod:`pipeline.neukron.walk` and for few cells.
+
+    Parameters
+    ----------
+    weights
+        Of the model; arithmetic is in their number type.
+    """
+
+    def __init__(self, weights: PlainWeights) -> None:
+        self.weights = weights
+        self.first = weights.first
+
+    def start(self) -> LSTMState:
+        """Zero output and cell state, one row."""
+        zero = np.zeros((1, self.weights.recurrent.shape[1]), dtype=self.weights.recurrent.dtype)
+        return zero, zero
+
+    def step(self, state: LSTMState, parent: npt.NDArray[np.int64], row: npt.NDArray[np.int64]) -> LSTMState:
+        """Outputs and cell states of children of the rows `parent` by the tokens of the rows `row` of the table."""
+        hidden, cell = state
+        gates = self.weights.table[row] + (hidden @ self.weights.recurrent.T)[parent]
+        entry, forget, new, out = np.split(gates, 4, axis=1)
+        cell = _sigmoid(forget) * cell[parent] + _sigmoid(entry) * np.tanh(new)
+        return _sigmoid(out) * np.tanh(cell), cell
+
+    def factors(self, alphabet: int, state: LSTMState) -> npt.NDArray[Any]:
+        """Normalised factors K / ||K||_F at nodes of these states, (n, alphabet)."""
+        weight, bias = self.weights.heads[alphabet]
+        factors = np.logaddexp(np.zeros(1, bias.dtype), state[0] @ weight.T + bias)
+        unit: npt.NDArray[Any] = factors / np.linalg.norm(factors, axis=1, keepdims=True)
+        return unit
+
+
+def _sigmoid(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    half: npt.NDArray[Any] = x.dtype.type(0.5)
+    result: npt.NDArray[Any] = half + half * np.tanh(half * x)
+    return result
 
 
 def joined(arrays: Arrays, names: Sequence[str]) -> npt.NDArray[Any]:

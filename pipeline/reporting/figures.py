@@ -54,12 +54,30 @@ def all_figures(results: Results) -> Iterator[Drawing]:
             yield size_error(results, dataset, accounting)
         yield error_epochs(results, dataset)
         yield error_seconds(results, dataset)
+        kept = evaluated(results, dataset)
+        if kept:
+            yield error_values(dataset, kept)
+            if all("singular_values" in content for content in kept.values()):
+                yield singular_values(dataset, kept)
     for dataset in results.network_datasets():
         yield accuracy_sparsity(results, dataset)
         yield cost(results, dataset)
         yield accuracy_epochs(results, dataset)
+    if len(set(zip(results.networks["dataset"], results.networks["network"], strict=True))) > 1:
+        yield network_size(results)
     if len(results.scaling):
         yield scaling(results)
+    if results.query_times is not None:
+        yield query_times(results.query_times)
+
+
+def evaluated(results: Results, dataset: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Evaluations of the artifacts of a data set, by method and setting."""
+    return {
+        (method, setting): content
+        for (name, method, setting, _), content in results.evaluations.items()
+        if name == dataset
+    }
 
 
 def size_error(results: Results, dataset: str, accounting: Accounting) -> Drawing:
@@ -80,18 +98,24 @@ def size_error(results: Results, dataset: str, accounting: Accounting) -> Drawin
     ).reset_index(drop=True)
     sizes = [cells[item.column] for item in ACCOUNTINGS]
     limits = (max(1.0, min(size.min() for size in sizes)) / 1.6, max(size.max() for size in sizes) * 1.6)
+    formats = formats_of(results, dataset)
     theirs = published_sizes(dataset, float(results.first(dataset)["norm2"]))
     theirs = theirs[theirs["method"].isin(set(cells["method"]))]
     shown = theirs if accounting.slug == "published" else theirs.iloc[:0]
     if len(shown):
         limits = (min(limits[0], shown["bytes"].min() / 1.6), max(limits[1], shown["bytes"].max() * 1.6))
+    if formats:
+        limits = (limits[0], max(limits[1], 1.6 * max(formats.values())))
 
     def paint(pen: Pen) -> None:
         axes = pen.axes
-        _bytes_axis(axes, limits, f"bytes, {_counted(accounting)}")
+        bytes_axis(axes, limits, f"bytes, {_counted(accounting)}")
         top = max(1.0, float((data["relative_error"] + data["relative_error_stderr"].fillna(0)).max()))
         axes.set_ylim(-0.03 * top, top * 1.06)
         axes.set_ylabel("relative error")
+        for place, (name, size) in enumerate(sorted(formats.items(), key=lambda item: item[1])):
+            axes.axvline(size, color=GRID, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
+            pen.label(size, top * (1.02 - 0.06 * (place % 3)), name, (2.0, 0.0))
         for row in shown.to_dict("records"):
             style = look(row["method"])
             axes.plot(
@@ -115,11 +139,19 @@ def size_error(results: Results, dataset: str, accounting: Accounting) -> Drawin
         paint,
         alt=f"Relative error against bytes for {dataset}, bytes {_counted(accounting)}. " + _best_points(data),
         caption=f"{accounting.meaning[:1].upper()}{accounting.meaning[1:]}. {spread_note(data, 'relative_error')} "
-        "Labels: the frontier." + (" Hollow markers: published, NeuKron's over the padded grid." if len(shown) else ""),
+        "Labels: the frontier."
+        + (" Hollow markers: published, NeuKron's over the padded grid." if len(shown) else "")
+        + (" Dashed lines: the whole tensor, in its own indices, in usual formats." if formats else ""),
         data=data,
         legend=data["method"].unique(),
-        spec=interactive.sizes(dataset, cells, theirs) if accounting is ACCOUNTINGS[0] else None,
+        spec=interactive.sizes(dataset, cells, theirs, formats) if accounting is ACCOUNTINGS[0] else None,
     )
+
+
+def formats_of(results: Results, dataset: str) -> dict[str, int]:
+    """Bytes of a data set in usual formats and general compressors, where an exact artifact of it was evaluated."""
+    found = (content["formats"] for content in evaluated(results, dataset).values() if "formats" in content)
+    return next(found, {})
 
 
 def spread_note(data: pd.DataFrame, *names: str) -> str:
@@ -260,6 +292,137 @@ def _curves(name: str, title: str, data: pd.DataFrame, x: str, xlabel: str, capt
         width=WIDE,
         right=74.0,
         spec=interactive.curves(drawn(data), x, "relative_error", xlabel, "relative error", error_of=dataset),
+    )
+
+
+def error_values(dataset: str, kept: dict[tuple[str, str], dict[str, Any]]) -> Drawing:
+    """Where the errors lie: error within each bin of values, a line a setting."""
+    data = pd.DataFrame(
+        [
+            {"method": method, "setting": setting, "seed": 0, "from": one["low"], "to": one["high"],
+             "cells": one["cells"], "norm2": one["norm2"], "error": one["error"],
+             "relative_error": one["error"] / one["norm2"] if one["norm2"] else math.nan}
+            for (method, setting), content in kept.items()
+            for one in content["values"]
+        ]
+    )  # fmt: skip
+    shown = data[data["norm2"] > 0].reset_index(drop=True)
+    share = {key: share_of_zeros(content) for key, content in kept.items()}
+    zeros = ", ".join(f"{point_name(*key)} {100 * part:.1f} %" for key, part in share.items())
+    return _kept(
+        f"error-values-{dataset}",
+        f"{dataset}: error by the size of a value",
+        data,
+        shown,
+        ("from", "size of the value (to below its double)"),
+        ("relative_error", "error within the bin, of its norm"),
+        f"Squared errors of the non-zeros whose size is within a power of two, over their squared values. Of the whole "
+        f"error the zero cells have: {zeros}.",
+        log=True,
+    )
+
+
+def share_of_zeros(content: dict[str, Any]) -> float:
+    """Of a setting's error, the part in the zero cells."""
+    whole = math.fsum(one["error"] for one in content["values"])
+    return content["values"][0]["error"] / whole if whole else 0.0
+
+
+def singular_values(dataset: str, kept: dict[tuple[str, str], dict[str, Any]]) -> Drawing:
+    """The leading singular values of what each setting answers, over those of the data."""
+    data = pd.DataFrame(
+        [
+            {"method": method, "setting": setting, "seed": 0, "number": number, "of_data": own, "of_model": found,
+             "kept": found / own}
+            for (method, setting), content in kept.items()
+            for number, (own, found) in enumerate(zip(*content["singular_values"].values(), strict=True), start=1)
+            if own > 0
+        ]
+    )  # fmt: skip
+    return _kept(
+        f"singular-values-{dataset}",
+        f"{dataset}: leading singular values kept",
+        data,
+        data,
+        ("number", "singular value, largest first"),
+        ("kept", "of the data's"),
+        "The largest singular values of the matrix that a setting answers, over those of the data. 100 % is all of it; "
+        "truncated SVD keeps exactly those of its rank.",
+        log=False,
+    )
+
+
+def _kept(
+    name: str, title: str, data: pd.DataFrame, shown: pd.DataFrame, x: tuple[str, str], y: tuple[str, str],
+    caption: str, *, log: bool,
+) -> Drawing:  # fmt: skip
+    """A line a setting of what its artifact keeps, in per cent; `x` and `y` are column and label."""
+
+    def paint(pen: Pen) -> None:
+        axes = pen.axes
+        axes.set_xlabel(x[1])
+        axes.set_ylabel(y[1])
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
+        if log:
+            _log_axis(axes, "x", shown[x[0]], lambda value: f"{value:,.6g}")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+        axes.axhline(1.0, color=MUTED, linewidth=0.9, linestyle=(0, (1, 1.6)), zorder=2)
+        _paint_curves(pen, shown, x[0], y[0])
+
+    means = shown.groupby(["method", "setting"], sort=False)[y[0]].mean()
+    text = ", ".join(
+        f"{point_name(str(key[0]), str(key[1]))} {100 * value:.0f} %"
+        for key, value in zip(means.index, means, strict=True)
+    )
+    return draw(
+        name,
+        title,
+        paint,
+        alt=f"{title}. Means: {text}.",
+        caption=f"{caption} One run a setting.",
+        data=data,
+        legend=data["method"].unique(),
+        width=WIDE,
+        left=52.0,
+        right=74.0,
+        spec=interactive.curves(shown, x[0], y[0], x[1], y[1], log=log) | {"reference": {"y": 1}},
+    )
+
+
+def query_times(times: pd.DataFrame) -> Drawing:
+    """Seconds that NeuKron takes for a million random cells, against the side of the matrix."""
+    data = times.rename(columns={"repeat": "seed"}).assign(method="neukron")
+    data.insert(0, "setting", [f"h{hidden}" for hidden in data["hidden"]])
+    means = data.groupby(["method", "setting", "side"], as_index=False)["seconds"].mean().assign(seed=0)
+
+    def paint(pen: Pen) -> None:
+        axes = pen.axes
+        axes.set_xlabel("rows and columns")
+        axes.set_ylabel(f"time of {times['cells'].iloc[0]:,} cells")
+        _log_axis(axes, "x", means["side"], lambda value: f"{value:,.0f}")
+        axes.set_ylim(0, 1.1 * float(data["seconds"].max()))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_time(value) if value else "0"))
+        for row in data.to_dict("records"):
+            axes.plot([row["side"]], [row["seconds"]], ".", color=look("neukron").light, markersize=3, alpha=0.6)
+        _paint_curves(pen, means, "side", "seconds")
+
+    ends = f"{duration(means['seconds'].iloc[0])} at {means['side'].iloc[0]}, " + (
+        f"{duration(means['seconds'].iloc[-1])} at {means['side'].iloc[-1]:,}"
+    )
+    return draw(
+        "query-times",
+        "NeuKron: time of a million cells and side",
+        paint,
+        alt=f"Time that NeuKron takes for a million random cells of square matrices: {ends}.",
+        caption=f"Random cells of square matrices, {times['repeat'].nunique()} repeats a side (dots) and their mean; "
+        "wall times of one thread.",
+        data=times,
+        legend=["neukron"],
+        width=WIDE,
+        left=56.0,
+        right=40.0,
+        spec=interactive.curves(means, "side", "seconds", "rows and columns", "time of a million cells", log=True),
     )
 
 
@@ -419,7 +582,7 @@ def cost_ratios(results: Results, dataset: str) -> pd.DataFrame:
     """Cost of each block-sparse setting over dense, one row a quantity and setting.
 
     FLOPs and times are compared within each run, which counts and times both networks side by side;
-    parameters and files need a run of the dense network, and are left out without one.
+    parameters and files need a run of the same network dense, and are left out without one.
     """
     cells = results.networks[results.networks["dataset"] == dataset]
     dense = cells[cells["method"] == "dense"]
@@ -427,7 +590,8 @@ def cost_ratios(results: Results, dataset: str) -> pd.DataFrame:
     for column, name in COSTS:
         for cell in cells[cells["method"] != "dense"].to_dict("records"):
             if column.endswith("parameters") or column == "file_bytes":
-                base = float(dense.iloc[0][column]) if len(dense) else math.nan
+                twin = dense[dense["network"] == cell["network"]]
+                base = float(twin.iloc[0][column]) if len(twin) else math.nan
                 ratio = cell[column] / base
             else:
                 base = cell[f"dense_{column}"]
@@ -450,6 +614,51 @@ def _cost_row(pen: Pen, row: Record, height: float) -> None:
         f"{name}  {times(ratio)}x", (ratio, height), xytext=(side, 0), textcoords="offset points",
         ha="left" if ratio >= 1 else "right", va="center", fontsize=TEXT - 1.5, color=INK,
     )  # fmt: skip
+
+
+def network_size(results: Results) -> Drawing:
+    """Time of a training step over dense, against the size of the dense network."""
+    cells = results.networks[results.networks["method"] != "dense"]
+    columns = ["dataset", "network", "method", "setting", "seeds", "dense_train_flops", "step_ratio"]
+    data = cells[[*columns, "step_ratio_stderr"]].reset_index(drop=True)
+
+    def paint(pen: Pen) -> None:
+        axes = pen.axes
+        axes.set_xlabel("FLOPs of a training step of the dense network")
+        axes.set_ylabel("time of a step over dense")
+        if data.empty:
+            _empty(axes, "only dense networks here")
+            return
+        _log_axis(axes, "x", data["dense_train_flops"], lambda value: with_prefix(value, "", 1))
+        axes.set_ylim(0, 1.15 * max(1.0, float(data["step_ratio"].max())))
+        axes.axhline(1.0, color=INK, linewidth=1.0, zorder=2)
+        for row in data.to_dict("records"):
+            x, y, spread = row["dense_train_flops"], row["step_ratio"], _or_zero(row["step_ratio_stderr"])
+            colour = look(row["method"]).light
+            axes.errorbar(x, y, yerr=spread, fmt="none", color=colour, elinewidth=1.0, capsize=2.0, zorder=4)
+            name = f"{row['dataset']} {row['network']}, {point_name(row['method'], row['setting'])}"
+            pen.point(x, y, row["method"], f"{name}: {times(y)} times dense")
+        for row in data.sort_values("step_ratio").to_dict("records"):
+            pen.place(row["dense_train_flops"], row["step_ratio"], f"{row['network']} {row['setting']}")
+
+    text = "; ".join(
+        f"{row['dataset']} {row['network']}, {point_name(row['method'], row['setting'])}: {times(row['step_ratio'])}"
+        for row in data.to_dict("records")
+    )
+    return draw(
+        "step-network-size",
+        "Time of a training step and size of the network",
+        paint,
+        alt=f"Time of a training step as a multiple of the dense network's. {text}.",
+        caption="Below the line: faster than dense. Both are timed in the same process. "
+        + spread_note(data, "step_ratio"),
+        data=data,
+        legend=data["method"].unique(),
+        width=WIDE,
+        left=52.0,
+        right=40.0,
+        spec=interactive.step_times(data),
+    )
 
 
 def _ratio_axis(axes: Axes, ratios: pd.Series) -> None:
@@ -575,7 +784,8 @@ def _scaling_series(pen: Pen, setting: str, points: pd.DataFrame) -> tuple[float
     return (float(x[-1]), float(y[-1]), f"{setting}: slope {law}" if law else setting)
 
 
-def _bytes_axis(axes: Axes, limits: tuple[float, float], label: str) -> None:
+def bytes_axis(axes: Axes, limits: tuple[float, float], label: str) -> None:
+    """A logarithmic axis of bytes with readable ticks."""
     axes.set_xscale("log")
     axes.set_xlim(*limits)
     axes.set_xlabel(label)

@@ -2,7 +2,8 @@
 
 A figure's entry has an axis ``x`` and ``y`` each (label, number format, scale; ``error`` names the data set whose
 squared norm turns a relative error into an absolute one) and some of: ``points``, ``lines``, ``rows`` (one a
-category, with a ratio), ``reference`` (a value marked across the figure), ``frontier`` (label these alone).
+category, with a ratio), ``reference`` (a value marked across the figure), ``levels`` (sizes marked across it, with
+names), ``frontier`` (label these alone).
 """
 
 from __future__ import annotations
@@ -47,8 +48,11 @@ def _named(row: Record) -> Spec:
     return {"m": row["method"], "s": row["setting"]} | ({"n": int(row["seeds"])} if "seeds" in row else {})
 
 
-def sizes(dataset: str, cells: pd.DataFrame, theirs: pd.DataFrame) -> Spec:
-    """Size against error: a point a setting, its bytes in each accounting; published points in the published one."""
+def sizes(dataset: str, cells: pd.DataFrame, theirs: pd.DataFrame, formats: Mapping[str, int]) -> Spec:
+    """Size against error: a point a setting, its bytes in each accounting; published points in the published one.
+
+    `formats` are marked across the figure: bytes of the whole tensor, by name.
+    """
     points = [
         _named(row)
         | {
@@ -68,11 +72,14 @@ def sizes(dataset: str, cells: pd.DataFrame, theirs: pd.DataFrame) -> Spec:
             {"m": row["method"], "x": _value(row["bytes"]), "y": _value(row["relative_error"])}
             for row in theirs.to_dict("records")
         ],
+        "levels": [{"text": name, "x": size} for name, size in formats.items()],
     }
 
 
-def curves(data: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str, error_of: str | None = None) -> Spec:
-    """A curve a run."""
+def curves(
+    data: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str, error_of: str | None = None, log: bool = False,
+) -> Spec:  # fmt: skip
+    """A curve a run; `x` is logarithmic where asked for and where it is time."""
     lines = [
         {
             "m": method,
@@ -84,10 +91,15 @@ def curves(data: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str, error_o
         for (method, setting, seed), run in data.groupby(["method", "setting", "seed"], sort=False)
     ]
     return {
-        "x": _axis(xlabel, "seconds" if x == "seconds" else "count", "log" if x == "seconds" else "linear"),
-        "y": _axis(ylabel, "number" if error_of else "percent", "linear", error_of),
+        "x": _axis(xlabel, _form(x, "count"), "log" if log or x == "seconds" else "linear"),
+        "y": _axis(ylabel, _form(y, "number" if error_of else "percent"), "linear", error_of),
         "lines": lines,
     }
+
+
+def _form(column: str, usual: str) -> str:
+    """How an axis writes its numbers."""
+    return "seconds" if column == "seconds" else usual
 
 
 def accuracies(data: pd.DataFrame) -> Spec:
@@ -119,6 +131,22 @@ def ratios(data: pd.DataFrame) -> Spec:
         for row in data.to_dict("records")
     ]  # fmt: skip
     return {"x": _axis("multiple of dense", "ratio", "log"), "rows": rows, "reference": {"x": 1}}
+
+
+def step_times(data: pd.DataFrame) -> Spec:
+    """Time of a training step over dense against the size of the dense network: a point a setting."""
+    points = [
+        _named(row)
+        | {"s": f"{row['dataset']} {row['network']} {row['setting']}", "x": _value(row["dense_train_flops"]),
+           "y": _value(row["step_ratio"]), "ye": _value(row["step_ratio_stderr"])}
+        for row in data.to_dict("records")
+    ]  # fmt: skip
+    return {
+        "x": _axis("FLOPs of a training step of the dense network", "count", "log"),
+        "y": _axis("time of a step over dense", "ratio", "linear"),
+        "points": points,
+        "reference": {"y": 1},
+    }
 
 
 def powers(data: pd.DataFrame, laws: Mapping[tuple[str, str], PowerLaw]) -> Spec:

@@ -5,11 +5,11 @@ Imports neither pandas nor matplotlib, so that a workflow can list its outputs q
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
-from pipeline.config import Run
+from pipeline.config import Config
 from pipeline.methods import METHODS
+from pipeline.reporting.targets import EVIDENCE, runs_of
 
 CRATE = "ro-crate-metadata.json"
 ALWAYS = ["report.html", "headlines.txt", "cards.md", CRATE]
@@ -53,9 +53,10 @@ ACCOUNTINGS = [
 ]
 
 
-def figure_names(runs: Iterable[Run]) -> list[str]:
-    """Names of the figures of an experiment with these runs, in the order of the page."""
-    runs = list(runs)
+def figure_names(config: Config, experiment: str) -> list[str]:
+    """Names of the figures of a whole experiment, in the order of the page."""
+    runs = config.runs(experiment)
+    evaluated = {run.dataset for run in runs_of("fig7", runs)} if experiment == EVIDENCE else set()
     names = []
     for dataset, network in dict.fromkeys((run.dataset, METHODS[run.method].kind == "network") for run in runs):
         if network:
@@ -63,14 +64,21 @@ def figure_names(runs: Iterable[Run]) -> list[str]:
         elif ".f" not in dataset:
             names += [f"size-error-{accounting}-{dataset}" for accounting in (item.slug for item in ACCOUNTINGS)]
             names += [f"error-epochs-{dataset}", f"error-seconds-{dataset}"]
+            if dataset in evaluated:
+                names += [f"error-values-{dataset}"]
+                names += [f"singular-values-{dataset}"] if len(config.datasets[dataset].shape or []) == 2 else []
+    sizes = {(run.dataset, run.settings["network"]) for run in runs if METHODS[run.method].kind == "network"}
+    if len(sizes) > 1:
+        names.append("step-network-size")
     if any(".f" in run.dataset for run in runs):
         names.append("scaling")
+    if experiment == EVIDENCE:
+        names.append("query-times")
     return names
 
 
-def report_files(runs: Iterable[Run]) -> list[str]:
+def report_files(config: Config, experiment: str) -> list[str]:
     """Paths of all files of a report, relative to the experiment's folder."""
-    runs = list(runs)
-    figures = [f"figures/{name}.{suffix}" for name in figure_names(runs) for suffix in ("svg", "csv")]
-    data = [f"croissant/{name}.json" for name in dict.fromkeys(run.dataset for run in runs)]
+    figures = [f"figures/{name}.{suffix}" for name in figure_names(config, experiment) for suffix in ("svg", "csv")]
+    data = [f"croissant/{name}.json" for name in dict.fromkeys(run.dataset for run in config.runs(experiment))]
     return [*ALWAYS, *figures, *(f"tables/{name}.csv" for name in TABLES), *data]

@@ -64,6 +64,8 @@ def context(results: Results, drawings: Mapping[str, Drawing]) -> dict[str, Any]
         "compressors": [_compression_section(results, name, drawings) for name in results.compression_datasets()],
         "networks": [_network_section(results, name, drawings) for name in results.network_datasets()],
         "scaling": drawings.get("scaling"),
+        "step_times": drawings.get("step-network-size"),
+        "query_times": drawings.get("query-times"),
         "scaling_provenance": provenance(results, None, "compression") if "scaling" in drawings else [],
         "smallest": tables.smallest_table(results),
         "reproduction": tables.reproduction_table(results),
@@ -142,6 +144,11 @@ def _compression_section(results: Results, dataset: str, drawings: Mapping[str, 
         "beyond": [look(name).shown for name in findings.beyond(results, dataset)],
         "sizes": [drawings[f"size-error-{item.slug}-{dataset}"] for item in ACCOUNTINGS],
         "curves": [drawings[f"error-epochs-{dataset}"], drawings[f"error-seconds-{dataset}"]],
+        "kept": [
+            drawings[name]
+            for figure in ("error-values", "singular-values")
+            if (name := f"{figure}-{dataset}") in drawings
+        ],
         "table": tables.compression_table(results, dataset),
     }
 

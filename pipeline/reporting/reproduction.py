@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from pipeline.reporting.figures import scaling_laws
+from pipeline.reporting.figures import scaling_laws, share_of_zeros
 from pipeline.reporting.literature import METHOD_NAMES, published
 from pipeline.reporting.results import Results
 from pipeline.reporting.statistics import fit_power_law
@@ -94,9 +94,7 @@ def scoreboard(results: Results | None) -> pd.DataFrame:
         if made:
             rows += made
             continue
-        why = "no run here measures it"
-        if target.chooses:
-            why = f"needs {target.needs}; run: snakemake {name}"
+        why = f"needs {target.needs}; run: snakemake {name}"
         rows.append(Line(name, target.what, "", math.nan, math.nan, math.nan, math.nan, 0, "not at hand", why))
     return pd.DataFrame(rows, columns=list(Line._fields))
 
@@ -318,6 +316,36 @@ def _shapes(target: str, results: Results) -> Iterator[Line]:
         yield Line(target, str(dataset), "non-zeros", known, math.nan, nnz, math.nan, 1, verdict, why)
 
 
+def _zero_shares(target: str, results: Results) -> Iterator[Line]:
+    """Of the error, the part in the zero cells; errors by value are in the report's figures."""
+    for (dataset, method, setting, _), content in results.evaluations.items():
+        value = share_of_zeros(content)
+        case = f"{dataset}, {point_name(method, setting)}"
+        yield _line(
+            target, case, "share of the error in zero cells", [value], why="by value: error-values in the report"
+        )
+
+
+def _spectra(target: str, results: Results) -> Iterator[Line]:
+    for (dataset, method, setting, _), content in results.evaluations.items():
+        if values := content.get("singular_values"):
+            kept = math.fsum(values["model"]) / math.fsum(values["data"])
+            why = f"sum of the leading {len(values['data'])} over the data's"
+            yield _line(target, f"{dataset}, {point_name(method, setting)}", "singular values kept", [kept], why=why)
+
+
+def _query_times(target: str, results: Results) -> Iterator[Line]:
+    """How the time of a cell grows with the bits of an index; both publications' claim is an exponent of one."""
+    times = results.query_times
+    if times is None:
+        return
+    law = fit_power_law([math.log2(side) for side in times["side"]], times["seconds"].astype(float).tolist())
+    if law:
+        why = f"{law.sizes} sides, {times['repeat'].nunique()} repeats of {times['cells'].iloc[0]:,} cells"
+        yield Line(target, f"NeuKron, h = {times['hidden'].iloc[0]}", "exponent of the bits of an index", 1.0, math.nan,
+                   law.slope, law.halfwidth, law.sizes, _slope_verdict(law.verdict), why)  # fmt: skip
+
+
 def _networks(target: str, results: Results) -> Iterator[Line]:
     for dataset, method, setting, runs in _groups(results, target):
         case = f"{dataset}, {point_name(method, setting)}"
@@ -357,7 +385,8 @@ Maker = Callable[[Results], Iterator[Line]]
 MAKERS: dict[str, Maker] = {
     name: functools.partial(maker, name)
     for name, maker in {
-        "fig3": _sizes, "fig9": _further, "fig4": _variants, "fig11": _variants, "fig5": _parts, "fig6": _slopes,
+        "fig3": _sizes, "fig9": _further, "fig4": _variants, "fig11": _variants, "fig5": _parts,
+        "fig7": _zero_shares, "fig8": _spectra, "fig13": _query_times, "fig6": _slopes,
         "fig15": _slopes, "table5": _slopes, "fig10": _fitness, "fig12": _curves, "fig14": _widths, "table3": _shapes,
         "table7": _shapes, "table4": _gammas, "table6": _epoch_times, "kpd-linear": _networks, "kpd-lenet": _networks,
         "kpd-blocks": _networks, "kpd-vit": _vision, "kpd-flops": _flops,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 from pipeline.config import Config, Run, setting_arguments
 from pipeline.errors import InputError
 from pipeline.reporting.statistics import CELL, over_seeds
+from pipeline.reporting.targets import EVIDENCE, QUERY_TIMES, evaluation_of, runs_of
 
 COMPRESSION = [
     *(
@@ -49,6 +51,7 @@ NETWORK = [
 ]
 
 
+Key = tuple[str, str, str, int]  # data set, method, setting, seed
 Kind = Literal["compression", "network"]  # of a run, in ``metrics.json``
 Record = dict[Hashable, Any]  # one row of a table, by column
 
@@ -61,7 +64,9 @@ class Results:
     config: Config
     planned: list[Run]
     runs: pd.DataFrame  # one row a run, as metrics.parquet has it
-    histories: dict[tuple[str, str, str, int], pd.DataFrame]  # (data set, method, setting, seed) -> one row an epoch
+    histories: dict[Key, pd.DataFrame]  # one row an epoch
+    evaluations: dict[Key, dict[str, Any]] = field(default_factory=dict)  # of the runs that have one
+    query_times: pd.DataFrame | None = None  # of NeuKron, one row a side and repeat; None where not measured
 
     @cached_property
     def compression(self) -> pd.DataFrame:
@@ -154,14 +159,38 @@ def load_results(folder: Path, experiment: str, config: Config, runs_dir: Path) 
     for dataset, method, setting, seed in zip(
         runs["dataset"], runs["method"], runs["setting"], runs["seed"], strict=True
     ):
-        key = (str(dataset), str(method), str(setting), int(seed))
+        key: Key = (str(dataset), str(method), str(setting), int(seed))
         if key not in known:
             raise InputError(
                 f"{path}: {'/'.join(key[:3])}-s{seed} is no run of experiment '{experiment}'; aggregate it again"
             )
         file = runs_dir / key[0] / key[1] / f"{key[2]}-s{seed}" / "history.parquet"
         histories[key] = _read_parquet(file, f"snakemake {file.with_name('metrics.json')}")
-    return Results(experiment, config, planned, runs, histories)
+    if experiment != EVIDENCE:
+        return Results(experiment, config, planned, runs, histories)
+    top = runs_dir.parent
+    models = dict(zip(histories, runs["model_sha256"], strict=True))
+    evaluations = {
+        key: content
+        for run in runs_of("fig7", planned)
+        if (key := (run.dataset, run.method, run.setting, run.seed)) in models
+        and (content := _read_evaluation(top / Path(evaluation_of(run)).relative_to("results")))
+        and content["model_sha256"] == models[key]
+    }
+    path = top / Path(QUERY_TIMES).relative_to("results")
+    times = pd.read_csv(path) if path.is_file() else None
+    return Results(experiment, config, planned, runs, histories, evaluations, times)
+
+
+def _read_evaluation(path: Path) -> dict[str, Any] | None:
+    """An evaluation's content; None where there is none yet."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise InputError(f"{path}: no readable JSON; make it again with: snakemake -R {path}") from error
+    return content
 
 
 def _read_parquet(path: Path, command: str) -> pd.DataFrame:

@@ -12,19 +12,22 @@ from pipeline.config import Run
 from pipeline.methods import METHODS
 
 EVIDENCE = "paper-small"  # the experiment that the targets' runs are taken from
+EVALUATIONS = "results/evaluations"
+QUERY_TIMES = "results/query-times.csv"
 
 
 class Target(NamedTuple):
     """One figure or table.
 
-    `chooses` says whether a run belongs to it; None where no run here measures what it shows. `needs` is what one
-    must have for all of it, `experiment` the one that its runs are of.
+    `chooses` says whether a run belongs to it; `needs` is what one must have for all of it, `experiment` the one that
+    its runs are of. `measures` are the files that it is read from beside the runs' own, of the runs chosen.
     """
 
     what: str
-    chooses: Callable[[Run], bool] | None
+    chooses: Callable[[Run], bool]
     needs: str
     experiment: str = EVIDENCE
+    measures: Callable[[list[Run]], list[str]] = lambda runs: []
 
 
 def _compressor(run: Run) -> bool:
@@ -54,6 +57,19 @@ def _scaled(run: Run) -> bool:
     return run.method == "neukron" and run.dataset.startswith("threads")
 
 
+def _evaluated(run: Run) -> bool:
+    return _whole(run) and run.seed == 0 and (run.method != "neukron" or _plain(run))
+
+
+def evaluation_of(run: Run) -> str:
+    """Where the evaluation of a run's artifact lies."""
+    return f"{EVALUATIONS}/{run.dataset}/{run.method}/{run.setting}-s{run.seed}.json"
+
+
+def _evaluations(runs: list[Run]) -> list[str]:
+    return [evaluation_of(run) for run in runs]
+
+
 def _network(*methods: str) -> Callable[[Run], bool]:
     return lambda run: METHODS[run.method].kind == "network" and (not methods or run.method in methods)
 
@@ -67,8 +83,8 @@ TARGETS: dict[str, Target] = {
                    lambda run: _ablated(run) and run.settings["cell"] in ("lstm", "seeds"), SETS),
     "fig5": Target("total training time: orders, model, set-up", lambda run: _whole(run) and _plain(run), SETS),
     "fig6": Target("epoch time against non-zeros", _scaled, "samples of every data set"),
-    "fig7": Target("error by value bin", None, SETS),
-    "fig8": Target("leading singular values kept", None, "the matrices"),
+    "fig7": Target("error by value bin", _evaluated, SETS, measures=_evaluations),
+    "fig8": Target("leading singular values kept", _evaluated, "the matrices", measures=_evaluations),
     "fig9": Target("size against error, further accountings",
                    lambda run: _whole(run) and (run.method != "neukron" or _plain(run)), SETS),
     "fig10": Target("R-MAT tensors: fitness against skew, order and side",
@@ -77,7 +93,8 @@ TARGETS: dict[str, Target] = {
                     lambda run: _ablated(run) and (_plain(run) or run.settings["cell"] in ("gru", "transformer")),
                     SETS),
     "fig12": Target("training curves", lambda run: _whole(run) and _plain(run), SETS),
-    "fig13": Target("time of a million cells, by side", None, "tensors of ten sides"),
+    "fig13": Target("time of a million cells, by side", lambda run: False, "nothing but time",
+                    measures=lambda runs: [QUERY_TIMES]),
     "fig14": Target("epoch time against hidden size", lambda run: run.dataset == "email" and _plain(run), SETS),
     "fig15": Target("epoch time against non-zeros, orders and model apart", _scaled, "samples of every data set"),
     "table3": Target("data sets: semantics, shape, non-zeros", _whole, SETS),
@@ -100,8 +117,20 @@ TARGETS: dict[str, Target] = {
 
 def runs_of(target: str, runs: Iterable[Run]) -> list[Run]:
     """Those of `runs` that a target shows."""
-    chooses = TARGETS[target].chooses
-    return [run for run in runs if chooses and chooses(run)]
+    return [run for run in runs if TARGETS[target].chooses(run)]
+
+
+def measures_of(target: str, runs: Iterable[Run]) -> list[str]:
+    """The files that a target is read from beside those of its runs."""
+    return TARGETS[target].measures(runs_of(target, runs))
+
+
+def measures_of_experiment(experiment: str, runs: Iterable[Run]) -> list[str]:
+    """Those of all targets whose runs are of an experiment, each once."""
+    own = list(runs)
+    files = [file for name, target in TARGETS.items() if target.experiment == experiment
+             for file in measures_of(name, own)]  # fmt: skip
+    return list(dict.fromkeys(files)) if experiment == EVIDENCE else []
 
 
 def expectation(hours: float, runs: Sequence[Run], missing: int) -> str:

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.neukron.trainer import State
+    from pipeline.neukron.trainer import TrainingState
+
+
+DELAY = 0.1  # seconds without a bar: a setting that is refused at once is told in one line
 
 
 def tell(line: str) -> None:
@@ -25,9 +28,9 @@ def epochs(norm2: float, max_epochs: int | None) -> Iterator[Any]:
 
     from pipeline.runs import distributed
 
-    with tqdm(total=max_epochs, unit="epoch", desc="NeuKron", disable=not distributed.is_first()) as bar:
+    with tqdm(total=max_epochs, unit="epoch", desc="NeuKron", delay=DELAY, disable=not distributed.is_first()) as bar:
 
-        def after_epoch(state: State) -> None:
+        def after_epoch(state: TrainingState) -> None:
             bar.set_postfix_str(f"error {state.error:,.6g} ({state.error / norm2:.2%} of ||X||^2)", refresh=False)
             bar.update(state.epoch - bar.n)  # a resumed run starts above zero
 

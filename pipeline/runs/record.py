@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.core.files import atomic_path, refuse_clashes, sha256_file, sha256_json
 from pipeline.core.names import plain_name
 from pipeline.core.settings import SEEDS
-from pipeline.core.step import WholeNumber, add_settings
+from pipeline.core.step import MOST_THREADS, WholeNumber, add_settings
 from pipeline.errors import InputError
 from pipeline.runs.compressor import Compressor
 from pipeline.runs.metrics import FILES, circumstances, library_versions, peak_rss_bytes, write_metrics
@@ -26,7 +26,9 @@ def add_run_arguments(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--dataset", help="its name in metrics.json (default: the tensor's file name)")
     arguments.add_argument("--setting", default="custom", help="the setting's name in metrics.json")
     arguments.add_argument("--seed", action=WholeNumber, least=0, below=SEEDS, default=0)
-    arguments.add_argument("--threads", action=WholeNumber, least=1, default=1, help="threads to use (default: 1)")
+    arguments.add_argument(
+        "--threads", action=WholeNumber, least=1, below=MOST_THREADS + 1, default=1, help="threads to use (default: 1)"
+    )
     add_settings(arguments)
 
 

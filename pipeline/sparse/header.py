@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pipeline.errors import InputError, is_whole
 from pipeline.sparse.grid import LARGEST_SIZE, NORM2_TOLERANCE, linear_index
+from pipeline.sparse.reals import EXACT_INTEGER
 
 FORMAT_VERSION = 1
 DIGEST = re.compile(r', "digest": "([0-9a-f]{64})"}\Z')
@@ -152,6 +153,11 @@ class Rows:
         if not usable.all():
             row = int(np.argmin(usable))
             self._fail(row, f"value {values[row]}; a non-zero is finite and not 0")
+        if values.dtype.kind in "iu" and values.itemsize == 8:
+            inexact = (values > int(EXACT_INTEGER)) | (values < -int(EXACT_INTEGER))
+            if inexact.any():
+                row = int(np.argmax(inexact))
+                self._fail(row, f"value {values[row]}; a 64-bit real holds whole numbers up to 2^53")
         self.count += len(values)
         with np.errstate(over="ignore"):
             self.norm2 += float(np.sum(np.square(values, dtype=np.float64)))

@@ -7,13 +7,15 @@ belong to positions, so that with one seed a smaller sample is part of a larger 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.files import refuse_clashes
 from pipeline.errors import InputError
+from pipeline.sparse.labels import Label, LabelFiles
 from pipeline.sparse.stream import TensorReader, TensorWriter
 
 BLOCK = 1 << 20
@@ -75,15 +77,33 @@ def _smallest(nnz: int, count: int, seed: int) -> tuple[np.uint64, int]:
     return threshold, rank + 1 - int(np.searchsorted(inside, threshold))
 
 
-def sample_file(path: str | Path, output: str | Path, fraction: float, seed: int) -> int:
+def sample_file(
+    path: str | Path,
+    output: str | Path,
+    fraction: float,
+    seed: int,
+    labels: Mapping[int, Sequence[Label]] | None = None,
+) -> int:
     """Write a uniform sample of the non-zeros of one Parquet sparse tensor to another; returns their number.
 
     Shape, mode names and the type of the values stay; ``sample`` in the metadata's source tells fraction and seed.
+
+    Parameters
+    ----------
+    labels
+        By mode, one an index, to be written beside the sample.
+
+    Raises
+    ------
+    InputError
+        A wrong fraction, a damaged tensor, no room, or somebody else's file where labels belong.
     """
     reader = TensorReader(path)
     count = sample_count(reader.nnz, fraction)
     source = reader.source | {"sample": {"fraction": fraction, "seed": seed}}
-    with TensorWriter(output, reader.shape, reader.value_type, reader.mode_names, source) as writer:
+    columns = {mode: {"label": found} for mode, found in (labels or {}).items()}
+    refuse_clashes([path], [output], LabelFiles(output, columns).marks)
+    with TensorWriter(output, reader.shape, reader.value_type, reader.mode_names, source, columns) as writer:
         sampler = Sampler(reader.nnz, count, seed)
         for coords, values in reader.blocks():
             chosen = sampler.take(len(values))

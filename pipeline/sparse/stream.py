@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -16,8 +17,10 @@ from pipeline.core.files import atomic_path
 from pipeline.errors import InputError
 from pipeline.sparse.grid import LARGEST_SIZE
 from pipeline.sparse.header import Header, Rows, telling_damage
-from pipeline.sparse.labels import LabelFiles
+from pipeline.sparse.labels import Label, LabelFiles, read_label_files
 from pipeline.sparse.tensor import ROW_GROUP
+
+log = logging.getLogger(__name__)
 
 Block = tuple[npt.NDArray[np.int64], npt.NDArray[Any]]  # coords (n, D) and values (n,)
 
@@ -53,6 +56,22 @@ class TensorReader:
             self.value_type = np.dtype(schema.field("value").type.to_pandas_dtype())
         self.shape, self.nnz, self.mode_names = self.header.shape, self.header.nnz, self.header.mode_names
         self.source = self.header.source
+
+    def labels(self) -> dict[int, Sequence[Label]]:
+        """Labels of the modes that have any, from the files beside; where one is not there, the log says so.
+
+        Raises
+        ------
+        InputError
+            A file of labels that is not the one that was written with the tensor.
+        """
+        if not self.header.labels:
+            return {}
+        found, missing = read_label_files(self.path, self.header.labels, self.shape)
+        for mode in missing:
+            log.warning("%s: labels of mode %d (%s) are not beside it, so indices stand for themselves",
+                        self.path, mode, self.mode_names[mode])  # fmt: skip
+        return dict(found)
 
     def blocks(self, size: int = ROW_GROUP) -> Iterator[Block]:
         """Yield the non-zeros in order, at most `size` at a time.

@@ -16,7 +16,8 @@ from pipeline.core.files import atomic_path, refuse_clashes
 from pipeline.errors import InputError
 from pipeline.sparse.grid import LARGEST_SIZE, linear_index
 from pipeline.sparse.header import Header
-from pipeline.sparse.labels import Label, LabelFiles, as_labels, read_label_files
+from pipeline.sparse.labels import Label, LabelFiles, as_labels
+from pipeline.sparse.reals import EXACT_INTEGER, narrowest_exact_type
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROW_GROUP = 1 << 20
-EXACT_INTEGER = 2.0**53  # above this float64 skips integers
 
 
 class SparseTensor:
@@ -321,13 +321,8 @@ class SparseTensor:
         tensor = cls.__new__(cls)  # the reader has checked what the constructor does
         tensor.shape, tensor.coords, tensor.values = reader.shape, coords, values
         tensor.duplicates_summed = tensor.zeros_dropped = 0
-        tensor.mode_names, tensor.source, tensor.labels = reader.mode_names, dict(reader.source), {}
-        if labels and reader.header.labels:
-            found, missing = read_label_files(reader.path, reader.header.labels, reader.shape)
-            tensor.labels.update(found)
-            for mode in missing:
-                log.warning("%s: labels of mode %d (%s) are not beside it, so indices stand for themselves",
-                            path, mode, reader.mode_names[mode])  # fmt: skip
+        tensor.mode_names, tensor.source = reader.mode_names, dict(reader.source)
+        tensor.labels = reader.labels() if labels else {}
         return tensor
 
 
@@ -347,17 +342,6 @@ def _checked_labels(labels: Mapping[int, Sequence[Label]], shape: tuple[int, ...
         if not 0 <= mode < len(shape) or len(found) != shape[mode]:
             raise InputError(f"{len(found):,} labels of mode {mode} for a tensor of shape {shape}: one an index")
     return dict(labels)
-
-
-def narrowest_exact_type(values: npt.NDArray[np.float64]) -> np.dtype[Any]:
-    """Return the smallest integer type that holds all `values` exactly, else float64."""
-    low, high = float(values.min()), float(values.max())
-    whole = bool(np.all(values == np.rint(values))) and max(-low, high) <= EXACT_INTEGER
-    if not whole:
-        return np.dtype(np.float64)
-    if low >= 0:
-        return np.min_scalar_type(int(high))
-    return np.promote_types(np.min_scalar_type(int(low)), np.min_scalar_type(-int(high) - 1 if high > 0 else -1))
 
 
 def _sort_and_sum(

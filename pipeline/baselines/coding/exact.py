@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.baselines.base import Baseline, Integers, Reals
-from pipeline.baselines.coding import columns, fibres, gaps, mixed, unlabelled
+from pipeline.baselines.coding import column_sets, fibres, gaps, mixed, unlabelled
 from pipeline.errors import InputError
 from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
@@ -35,7 +35,7 @@ class Labelled(NamedTuple):
         return len(self.code) + sum(len(packed) for packed in self.orders.values())
 
 
-class Coded(Baseline):
+class ExactCells(Baseline):
     """Cells held exactly; all others are zero.
 
     Attributes after ``fit``
@@ -53,7 +53,7 @@ class Coded(Baseline):
 
     def _store(self, coords: Integers, values: Reals) -> None:
         """Code the given cells, and make sure that the codes give them back."""
-        candidates = self._candidates(coords, values)
+        candidates = all_codes(coords, values, self.inner_shape_)
         free = min(candidates, key=lambda candidate: len(candidate.code))
         self._free_code, self.free_bytes_ = free.code, len(free.code)
         self.labelled_ = min(candidates, key=lambda candidate: candidate.bytes)
@@ -62,29 +62,6 @@ class Coded(Baseline):
             if _decode_labelled(chosen) != kept:
                 raise RuntimeError(f"{self.name}: the code does not give back what was coded")
         self.cells_ = CellTable(kept.coords, kept.values)
-
-    def _candidates(self, coords: Integers, values: Reals) -> list[Labelled]:
-        """All orders stored, the top mode left as it is, all modes left as they are; by every code able to.
-
-        The code of each tells the tensor up to the orders of its modes.
-        """
-        code, orders = free_code(coords, values, self.inner_shape_)
-        top = gaps.top_mode(self.inner_shape_)
-        candidates = [Labelled(code, *_pack(dict(enumerate(orders)), coords))]
-        kept_orders = [{mode: order for mode, order in enumerate(orders) if mode != top}, dict[int, Integers]()]
-        for kept in kept_orders if gaps_pay(coords, self.inner_shape_) else []:
-            moved = _move(coords, [kept.get(mode, np.arange(size)) for mode, size in enumerate(self.inner_shape_)])
-            candidates.append(Labelled(gaps.encode(moved, values, self.inner_shape_), *_pack(kept, coords)))
-        if columns.able(coords, self.inner_shape_):
-            kept_columns, stored = columns.pack(coords, values, self.inner_shape_, free=False)
-            candidates.append(Labelled(kept_columns, *_pack(stored, coords)))
-        if fibres.able(coords, self.inner_shape_):
-            candidates.append(Labelled(fibres.pack(coords, values, self.inner_shape_, free=False)[0], {}, {}))
-        kept_codes = [mixed.pack(coords, values, self.inner_shape_)]
-        if unlabelled.keeps(coords, self.inner_shape_):
-            kept_codes.append(unlabelled.pack_kept(coords, values, self.inner_shape_))
-        candidates += [Labelled(code, {}, {}) for code in kept_codes if code is not None]
-        return candidates
 
     def _predict(self, index: Integers) -> Reals:
         """Exact where they were coded and 0 elsewhere."""
@@ -118,7 +95,7 @@ class Coded(Baseline):
         chosen = self.labelled_
         if not orders and self.own_indices_:
             if self._free_code is None:
-                codes = [one.code for one in self._candidates(self.cells_.coords, self.cells_.values)]
+                codes = [one.code for one in all_codes(self.cells_.coords, self.cells_.values, self.inner_shape_)]
                 self._free_code = min(codes, key=len)
             chosen = Labelled(self._free_code, {}, {})
         tensors: dict[str, npt.NDArray[Any]] = {"code": np.frombuffer(chosen.code, dtype=np.uint8)}
@@ -184,6 +161,30 @@ class CellTable:
         return np.where(known, self.values[number], 0.0), np.where(known, number, -1)
 
 
+def all_codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[Labelled]:
+    """All orders stored, the top mode left as it is, all modes left as they are; by every code able to.
+
+    The code of each tells the tensor up to the orders of its modes.
+    """
+    code, orders = free_code(coords, values, shape)
+    top = gaps.top_mode(shape)
+    candidates = [Labelled(code, *_pack(dict(enumerate(orders)), coords))]
+    kept_orders = [{mode: order for mode, order in enumerate(orders) if mode != top}, dict[int, Integers]()]
+    for kept in kept_orders if gaps_pay(coords, shape) else []:
+        moved = _move(coords, [kept.get(mode, np.arange(size)) for mode, size in enumerate(shape)])
+        candidates.append(Labelled(gaps.encode(moved, values, shape), *_pack(kept, coords)))
+    if column_sets.able(coords, shape):
+        kept_columns, stored = column_sets.pack(coords, values, shape, free=False)
+        candidates.append(Labelled(kept_columns, *_pack(stored, coords)))
+    if fibres.able(coords, shape):
+        candidates.append(Labelled(fibres.pack(coords, values, shape, free=False)[0], {}, {}))
+    kept_codes = [mixed.pack(coords, values, shape)]
+    if unlabelled.keeps(coords, shape):
+        kept_codes.append(unlabelled.pack_kept(coords, values, shape))
+    candidates += [Labelled(code, {}, {}) for code in kept_codes if code is not None]
+    return candidates
+
+
 def free_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[bytes, list[Integers]]:
     """Shortest code of the cells in orders of its own choice, and those orders (position -> index)."""
     candidates = [gap_code(coords, values, shape)] if gaps_pay(coords, shape) else []
@@ -191,8 +192,8 @@ def free_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[
     unnamed = unlabelled.pack(coords, values, shape) if unlabelled.able(coords, shape) else None
     if unnamed is not None:
         packed.append(unnamed)
-    if (unnamed is None or len(coords) <= COLUMNS_AT_MOST) and columns.able(coords, shape):
-        packed.append(columns.pack(coords, values, shape, free=True))
+    if (unnamed is None or len(coords) <= COLUMNS_AT_MOST) and column_sets.able(coords, shape):
+        packed.append(column_sets.pack(coords, values, shape, free=True))
     candidates += [(code, [chosen[mode] for mode in range(len(shape))]) for code, chosen in packed]
     return min(candidates, key=lambda candidate: len(candidate[0]))
 
@@ -202,6 +203,25 @@ def quick_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> bytes
     if len(shape) > 2 and fibres.able(coords, shape):
         return fibres.pack(coords, values, shape, free=True)[0]
     return gap_code(coords, values, shape)[0]
+
+
+def quick_length(coords: Integers, values: Reals, shape: tuple[int, ...], orders: bool) -> int:
+    """Bytes that :class:`ExactCells` does not exceed, for comparing choices of cells by a code that is mostly best.
+
+    A few cells are coded in every way; so are those that this code does not take.
+    """
+    codes: list[bytes | None] = []
+    if len(coords) > COLUMNS_AT_MOST and len(shape) > 2:
+        codes = [mixed.pack(coords, values, shape)]
+    elif len(coords) > COLUMNS_AT_MOST and orders and unlabelled.keeps(coords, shape):
+        codes = [unlabelled.pack_kept(coords, values, shape)]
+    elif len(coords) > COLUMNS_AT_MOST and not orders and unlabelled.able(coords, shape):
+        packed = unlabelled.pack(coords, values, shape)
+        codes = [packed[0] if packed else None]
+        codes += [gap_code(coords, values, shape)[0]] if gaps_pay(coords, shape) else []
+    lengths = [len(code) for code in codes if code is not None]
+    lengths = lengths or [one.bytes if orders else len(one.code) for one in all_codes(coords, values, shape)]
+    return min(lengths)
 
 
 def gaps_pay(coords: Integers, shape: tuple[int, ...]) -> bool:
@@ -215,8 +235,14 @@ def gap_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[b
     return gaps.encode(_move(coords, orders), values, shape), orders
 
 
-def decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
-    """Coordinates, values and shape from a code of any kind."""
+def decode(code: bytes) -> gaps.Cells:
+    """Coordinates (n, D) in lexicographic order, values (n,) and shape from a code of any kind.
+
+    Raises
+    ------
+    InputError
+        The code is damaged.
+    """
     if code[:1] == gaps.KIND:
         return gaps.decode(code)
     if code[:1] == mixed.CODE:
@@ -225,7 +251,7 @@ def decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
         return unlabelled.unpack(code)
     if code[:1] == unlabelled.KEPT:
         return unlabelled.unpack_kept(code)
-    return fibres.unpack(code) if code[:1] in (fibres.FREE, fibres.KEPT) else columns.unpack(code)
+    return fibres.unpack(code) if code[:1] in (fibres.FREE, fibres.KEPT) else column_sets.unpack(code)
 
 
 def _move(coords: Integers, orders: list[Integers]) -> Integers:

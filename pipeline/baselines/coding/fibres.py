@@ -24,7 +24,7 @@ from pipeline.baselines.coding import gaps
 from pipeline.runs.entropy_coder import Coder, Decoder, Encoder
 
 FREE, KEPT = b"\x03", b"\x04"  # first byte of a code whose order of slices is free, or kept
-COUNTED = 4  # kind of values, beside those of `codes`: whole, by their counts in each context
+COUNTED = 4  # kind of values, beside those of `gaps`: whole, by their counts in each context
 LARGEST_BY_FIRST = 64  # slices of more children than this are not sorted by their smallest one
 DIRECT = 12  # whole numbers below this are symbols of their own, larger ones share a symbol by magnitude
 CHUNK = 16  # bits that go to the coder at once
@@ -363,14 +363,8 @@ def _free_orders(rows: Integers, shape: Sequence[int]) -> dict[int, Integers]:
 
 
 @gaps.decoder
-def unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
-    """Give back coordinates (sorted lexicographically), values and shape from a code.
-
-    Raises
-    ------
-    InputError
-        The code is damaged.
-    """
+def unpack(code: bytes) -> gaps.Cells:
+    """Undo :func:`pack`."""
     (order,), at = gaps.read_varints(code, 1, 1)
     (*sizes, count, kind), at = gaps.read_varints(code, int(order) + 2, at)
     shape = tuple(int(size) for size in sizes)

@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from pipeline.baselines.base import Integers, Reals
 from pipeline.errors import InputError
-from pipeline.sparse.tensor import EXACT_INTEGER
+from pipeline.sparse.reals import EXACT_INTEGER
 
 Bytes = npt.NDArray[np.uint8]
-Tensor = tuple[Integers, Reals, tuple[int, ...]]  # coordinates, values and shape
+Cells = tuple[Integers, Reals, tuple[int, ...]]  # coordinates (n, D), values (n,) and shape
 
 KIND = b"\x00"  # first byte of a code of gaps
 ONES, CONSTANT, WHOLE, REAL = range(4)  # kinds of values
@@ -114,11 +114,11 @@ def joined(kind: bytes, header: list[int], constant: bytes, streams: list[tuple[
     return b"".join([kind, head, constant, *(content for content, _ in streams)])
 
 
-def decoder(read: Callable[[bytes], Tensor]) -> Callable[[bytes], Tensor]:
+def decoder(read: Callable[[bytes], Cells]) -> Callable[[bytes], Cells]:
     """Make of the reader of a kind of code one that sorts the cells, and refuses a damaged code by InputError."""
 
     @wraps(read)
-    def decode(code: bytes) -> Tensor:
+    def decode(code: bytes) -> Cells:
         try:
             coords, values, shape = read(code)
             sequence = np.lexsort(coords.T[::-1])
@@ -130,14 +130,8 @@ def decoder(read: Callable[[bytes], Tensor]) -> Callable[[bytes], Tensor]:
 
 
 @decoder
-def decode(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
-    """Give back coordinates (sorted lexicographically), values and shape from a code.
-
-    Raises
-    ------
-    InputError
-        The code is damaged.
-    """
+def decode(code: bytes) -> Cells:
+    """Undo :func:`encode`."""
     if code[:1] != KIND:
         raise ValueError("not of this kind")
     (order,), at = read_varints(code, 1, 1)

@@ -168,14 +168,8 @@ def _value_contexts(rows: Integers) -> Integers:
 
 
 @gaps.decoder
-def unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
-    """Give back coordinates (sorted lexicographically), values and shape from a code.
-
-    Raises
-    ------
-    InputError
-        The code is damaged.
-    """
+def unpack(code: bytes) -> gaps.Cells:
+    """Undo :func:`pack`."""
     (order,), at = gaps.read_varints(code, 1, 1)
     head, at = gaps.read_varints(code, 2 * int(order) + 4, at)
     shape = tuple(int(size) for size in head[:order])

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.baselines.base import Integers
-from pipeline.baselines.coding.loops import compiled
+from pipeline.kernels.optional import compiled
 
 INPUTS = 9
 DEPTHS = 64  # of halving, and bits of a number

@@ -68,7 +68,7 @@ class Model(mixed.Model):
         mixing = np.zeros((unlabelled_loops.SETS, unlabelled_loops.INPUTS), dtype=np.int64)
         mixing[:, 0], mixing[:, 2:10], mixing[:, 12:] = BASE_WEIGHT, FIRST_WEIGHT, FIRST_WEIGHT
         trust = np.full((unlabelled_loops.TRUSTS, 3), 1 / 3)
-        self.rows = unlabelled_loops.State(
+        self.rows = unlabelled_loops.ColumnsCoding(
             self.coding,
             mixing,
             np.zeros((3, largest + 2)),
@@ -214,14 +214,8 @@ def _value_contexts(names: Integers, columns: Integers) -> Integers:
 
 
 @gaps.decoder
-def unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
-    """Give back coordinates (sorted lexicographically), values and shape from a code.
-
-    Raises
-    ------
-    InputError
-        The code is damaged.
-    """
+def unpack(code: bytes) -> gaps.Cells:
+    """Undo :func:`pack`."""
     head, at = gaps.read_varints(code, 13, 1)
     shape, limit, bits, kind = (int(head[0]), int(head[1])), int(head[2]), int(head[3]), int(head[4])
     constant, streams = gaps.read_streams(code, at, kind, head[5::2])
@@ -245,7 +239,7 @@ def unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
 
 def _cells(
     model: Model, shape: tuple[int, int], rows: Integers, columns: Integers, kind: int, constant: float, numbers: bytes
-) -> tuple[Integers, Reals, tuple[int, ...]]:
+) -> gaps.Cells:
     """Coordinates, values and shape, once the rows and columns of all cells are known."""
     if kind == mixed.MIXED:
         folded = np.zeros(len(rows), dtype=np.int64)
@@ -260,14 +254,8 @@ def _cells(
 
 
 @gaps.decoder
-def unpack_kept(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
-    """Undo :func:`pack_kept`.
-
-    Raises
-    ------
-    InputError
-        The code is damaged.
-    """
+def unpack_kept(code: bytes) -> gaps.Cells:
+    """Undo :func:`pack_kept`."""
     head, at = gaps.read_varints(code, 10, 1)
     shape, bits, kind = (int(head[0]), int(head[1])), int(head[2]), int(head[3])
     constant, streams = gaps.read_streams(code, at, kind, head[4::2])

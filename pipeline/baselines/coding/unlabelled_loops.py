@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.baselines.base import Integers, Reals
-from pipeline.baselines.coding.loops import compiled, power
+from pipeline.baselines.coding.loops import power
 from pipeline.baselines.coding.mixed_loops import Coding, below, code_bit, find, hashed, learn, of_any
+from pipeline.kernels.optional import compiled
 
 Whole = Any  # an int or an np.int64: compiled code takes either
 INPUTS = 14
@@ -29,7 +30,7 @@ CONCENTRATIONS = (3.0, 40.0, 1000.0)
 UNNAMED = 1 << 40
 
 
-class State(NamedTuple):
+class ColumnsCoding(NamedTuple):
     """What both directions share: contexts, range coder and tables, mixing weights, and what is still open.
 
     Attributes
@@ -64,7 +65,7 @@ class State(NamedTuple):
 
 
 @compiled
-def add_weight(state: State, name: Whole, amount: Whole) -> None:
+def add_weight(state: ColumnsCoding, name: Whole, amount: Whole) -> None:
     """Change what is open of a name."""
     node = (1 << state.bits) + name
     while node > 0:
@@ -73,7 +74,7 @@ def add_weight(state: State, name: Whole, amount: Whole) -> None:
 
 
 @compiled
-def open_above(state: State, name: Whole) -> Whole:
+def open_above(state: ColumnsCoding, name: Whole) -> Whole:
     """What is open of all names above one."""
     if name < 0:
         return state.weight[1]
@@ -106,7 +107,7 @@ def count_chances(chances: Reals, number: Whole, chance: float, concentration: f
 
 
 @compiled
-def code_count(state: State, kind: Whole, number: Whole, chance: Whole, count: Whole) -> Whole:
+def code_count(state: ColumnsCoding, kind: Whole, number: Whole, chance: Whole, count: Whole) -> Whole:
     """Code how many of `number` draws fall where one does with `chance`; concentrations that told well weigh more."""
     sums, trust = state.sums, state.trust
     sums[0] = 0.0
@@ -164,7 +165,7 @@ def told_chance(slots: npt.NDArray[np.uint32], stretch: Integers, place: Whole) 
 
 @compiled
 def code_mixed(
-    state: State, first: Whole, second: Whole, trust: Whole, contexts: Whole, number: Whole, yes: Whole
+    state: ColumnsCoding, first: Whole, second: Whole, trust: Whole, contexts: Whole, number: Whole, yes: Whole
 ) -> Whole:
     """Code `yes` of `number` by the mixture of the inputs, and teach the weights and the slots at `places`."""
     total = np.int64(0)
@@ -190,7 +191,7 @@ def code_mixed(
 
 @compiled
 def code_names(
-    state: State, prefix: Integers, remaining: Whole, draws: Integers, first: Whole, last: Whole, work: Integers
+    state: ColumnsCoding, prefix: Integers, remaining: Whole, draws: Integers, first: Whole, last: Whole, work: Integers
 ) -> None:
     """Code the rising ``draws[first:last]``: of each of these columns, the least name above its prefix.
 
@@ -299,7 +300,7 @@ def code_names(
 
 
 @compiled
-def meet(state: State, prefix: Integers, name: Whole, count: Whole) -> None:
+def meet(state: ColumnsCoding, prefix: Integers, name: Whole, count: Whole) -> None:
     """Note that a name met every one of the prefix in `count` columns."""
     known, bits = len(prefix), state.bits
     for place in range(min(known, REMEMBERED)):
@@ -311,7 +312,7 @@ def meet(state: State, prefix: Integers, name: Whole, count: Whole) -> None:
 
 
 @compiled
-def code_only(state: State, prefix: Integers, remaining: Whole, number: Whole, only: Whole) -> Whole:
+def code_only(state: ColumnsCoding, prefix: Integers, remaining: Whole, number: Whole, only: Whole) -> Whole:
     """Code how many of `number` columns have but rows without a name to come."""
     slots, inputs, places = state.coding.slots, state.inputs, state.places
     depth = len(prefix)
@@ -377,7 +378,13 @@ def sort_columns(
 
 @compiled
 def code_class(
-    state: State, given: Integers, content: Integers, which: Integers, place: Integers, degree: Integers, heavy: int
+    state: ColumnsCoding,
+    given: Integers,
+    content: Integers,
+    which: Integers,
+    place: Integers,
+    degree: Integers,
+    heavy: int,
 ) -> None:
     """Code the columns of one size as a prefix tree in names.
 
@@ -436,7 +443,7 @@ def code_class(
 
 @compiled
 def code_fresh(
-    state: State,
+    state: ColumnsCoding,
     given: Integers,
     content: Integers,
     which: Integers,
@@ -511,7 +518,7 @@ def code_fresh(
 
 
 @compiled
-def code_profile(state: State, profile: Integers, prefix: Integers, stack: Integers, floor: Whole) -> None:
+def code_profile(state: ColumnsCoding, profile: Integers, prefix: Integers, stack: Integers, floor: Whole) -> None:
     """Code sorted columns of rising numbers of cells as a prefix tree: how many columns have k next, k from 1 on."""
     number, remaining = profile.shape
     slots, inputs, places, fresh = state.coding.slots, state.inputs, state.places, state.fresh
@@ -564,7 +571,9 @@ def code_profile(state: State, profile: Integers, prefix: Integers, stack: Integ
 
 
 @compiled
-def code_again(state: State, cells: Whole, opened: Whole, remaining: Whole, depth: Whole, again: Whole) -> Whole:
+def code_again(
+    state: ColumnsCoding, cells: Whole, opened: Whole, remaining: Whole, depth: Whole, again: Whole
+) -> Whole:
     """Code whether a row of so many cells is one of those that got a name just now."""
     if state.fresh[cells] == 0:
         return np.int64(1)
@@ -577,7 +586,7 @@ def code_again(state: State, cells: Whole, opened: Whole, remaining: Whole, dept
 
 
 @compiled
-def code_evenly(state: State, number: Whole, which: Whole) -> Whole:
+def code_evenly(state: ColumnsCoding, number: Whole, which: Whole) -> Whole:
     """Code one of `number` equal choices."""
     coding = state.coding
     low, high = np.int64(0), np.int64(number)
@@ -593,7 +602,7 @@ def code_evenly(state: State, number: Whole, which: Whole) -> Whole:
 
 
 @compiled
-def code_kept(state: State, sizes: Integers, given: Integers, content: Integers) -> None:
+def code_kept(state: ColumnsCoding, sizes: Integers, given: Integers, content: Integers) -> None:
     """Code one column after the other, in their order; all rows have names, rising in every column.
 
     Parameters

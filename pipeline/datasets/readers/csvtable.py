@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -31,9 +32,12 @@ from pipeline.errors import InputError, nearest
 
 BLOCK_BYTES = 1 << 24
 MOST_COLUMNS = 100_000
-MOST_EMPTY = 10_000_000  # lines in a row
+MOST_EMPTY = 1_000_000  # lines in a row
 SEPARATORS = ("\t", ";", "|")  # looked for where there is no comma
 NAMES = {"\t": "a tab"}
+THOUSANDS = (",", ".", " ", "'", "_")
+GROUPED = re.compile(r"[+-]?[0-9]{1,3}([,. '_])[0-9]{3}(\1[0-9]{3})*(?![0-9])")
+TRUTHS = ("true", "false")
 JOINT = "\x1f"  # stands for a separator of several characters: ASCII's own separator of fields
 
 
@@ -45,6 +49,7 @@ def read(
     separator: str | None = None,
     header: bool | None = None,
     decimal: str = ".",
+    thousands: str | None = None,
     quotes: bool = True,
     encoding: str = "utf-8",
     missing: Sequence[str] = (),
@@ -69,6 +74,9 @@ def read(
         says so where it does not.
     decimal
         The sign before the fraction of a value, a point or a comma.
+    thousands
+        The sign between groups of three digits of a value, one of ``, . ' _`` or a space. Such a file is read more
+        slowly.
     quotes
         Whether a field may stand in double quotes. A file with quotes is read more slowly.
     encoding
@@ -85,7 +93,10 @@ def read(
     path = only_file(files)
     if decimal not in (".", ","):
         raise InputError(f"option decimal: a point or a comma, not {decimal!r}")
-    layout = Layout(path, ",", True, quotes, encoding, tuple(map(str, missing)), base is not None, decimal=decimal)
+    if thousands is not None and (thousands not in THOUSANDS or thousands == decimal):
+        raise InputError(f"option thousands: one of {' '.join(map(repr, THOUSANDS))}, not decimal's; not {thousands!r}")
+    layout = Layout(path, ",", True, quotes, encoding, tuple(map(str, missing)), base is not None)
+    layout = replace(layout, decimal=decimal, thousands=thousands)
     parts = [layout] if member is None else [replace(layout, member=name) for name in members(path, member)]
     found = parts[0].separator_found() if separator is None else checked_separator(separator)
     parts = [replace(part, separator=found) for part in parts]
@@ -194,6 +205,7 @@ class Layout:
     indices: bool = False  # columns hold whole numbers, not labels
     member: str | None = None  # of an archive
     decimal: str = "."
+    thousands: str | None = None
     loose: bool = False  # names of columns may differ in capitals, spaces and underscores
     above: int = 1  # lines down to the header and with it; a file may start with empty ones
     width: int = 0  # fields of a line
@@ -243,7 +255,7 @@ class Layout:
         if ".tsv" in self.path.name.lower():
             return "\t"
         with open_text(self.path, self.encoding, self.member) as text:
-            first = next((line for line in text if line.strip()), "")
+            first = next((line for line in itertools.islice(text, MOST_EMPTY) if line.strip()), "")
         found = [each for each in ("::", *SEPARATORS) if each in first]
         if "," in first or not found:
             return ","
@@ -314,6 +326,9 @@ def _fast_blocks(layout: Layout, rest: IO[bytes] | None) -> Iterator[tuple[int, 
     kinds = {names[key]: pa.string() for key in layout.keys}
     kinds |= {names[column]: pa.string() for column, _ in layout.only}
     kinds |= {names[column]: pa.float64() for column in (layout.value, layout.minus) if column is not None}
+    if layout.thousands:
+        yield 0, None
+        return
     long = len(layout.separator) > 1
     try:
         opened = nullcontext(rest) if rest else open_lines(layout.path, layout.member)
@@ -478,15 +493,30 @@ def _key(layout: Layout, number: int, field: str) -> str | int:
 
 def _value(layout: Layout, number: int, field: str) -> float:
     plain = field.strip()
+    grouped = GROUPED.match(plain)
+    if grouped and grouped[1] == layout.thousands:
+        plain = grouped[0].replace(grouped[1], "") + plain[grouped.end() :]
     if layout.decimal == ",":
         plain = "" if "." in plain else plain.replace(",", ".")
     text = plain.encode()
     value = float(text) if NUMBER.fullmatch(text) else np.nan
     if not np.isfinite(value):
-        comma = NUMBER.fullmatch(field.strip().replace(",", ".").encode()) and layout.decimal == "."
-        hint = "; where the comma is before the fraction: option decimal=," if comma else ""
-        _fail(layout, number, f"value '{field[:SHOWN]}' is no finite number{hint}")
+        _fail(layout, number, f"value '{field[:SHOWN]}' is no finite number{_hint(layout, field.strip())}")
     return value
+
+
+def _hint(layout: Layout, field: str) -> str:
+    """The option that reads what is no plain number."""
+    ways = []
+    if field.lower() in TRUTHS:
+        return f"; to count the lines that say so: name the modes' columns and set the option only={{NAME: '{field}'}}"
+    if (grouped := GROUPED.match(field)) and not layout.thousands and grouped[1] != layout.decimal:
+        ways.append(f"where it separates thousands: option thousands={grouped[1]}")
+    if layout.decimal == "." and NUMBER.fullmatch(field.replace(",", ".").encode()):
+        ways.append("where the comma is before the fraction: option decimal=,")
+    if layout.decimal == "." and grouped and grouped[1] != "," and field[grouped.end() :].startswith(","):
+        ways.append("option decimal=,")
+    return "".join(f"; {way}" for way in ways)
 
 
 def _fail(layout: Layout, number: int, problem: str) -> NoReturn:

@@ -18,16 +18,16 @@ from pipeline.core import step
 from pipeline.core.files import PARTIAL
 from pipeline.core.yaml_files import read_yaml
 from pipeline.errors import InputError
-from pipeline.merge_lock import Objects
-from pipeline.remote import probe
+from pipeline.workflow.merge_lock import Objects
+from pipeline.workflow.remote import probe
 
 if TYPE_CHECKING:
     from pipeline.config import Config
 
 SHOWN = 10  # problems that a message names one by one
 EXAMPLE = """examples:
-  python -m pipeline.share whole
-  python -m pipeline.share push
+  python -m pipeline.workflow.share whole
+  python -m pipeline.workflow.share push
 """
 
 
@@ -328,6 +328,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     options: argparse.Namespace = arguments.parse_args(argv)
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    if options.params.name != "params.yaml":
+        raise InputError(f"--params {options.params}: DVC knows params.yaml of a checkout; name that")
     ACTIONS[options.action](options.params.parent)
 
 

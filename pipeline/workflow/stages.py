@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pipeline.core.closure import code_files, code_paths
+from pipeline.workflow.closure import code_files, code_paths
 
 if TYPE_CHECKING:
     from pipeline.config import Config, Run
@@ -41,7 +41,7 @@ def stages(config: Config, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         having = [name for name, plan in plans.items() if any(_cell(run) == (rule, dataset, method) for run in plan)]
         found[stage_name(rule, dataset, method)] = _fit(config, having, rule, dataset, method)
     for name, plan in plans.items():
-        found |= _ends(name, plan)
+        found |= _ends(config, name, plan)
     return found | {"records": _records(names, runs)}
 
 
@@ -116,7 +116,7 @@ def _cells(runs: Iterable[Run]) -> list[str]:
     return sorted({f"results/runs/{run.dataset}/{run.method}" for run in runs})
 
 
-def _ends(name: str, runs: list[Run]) -> dict[str, dict[str, Any]]:
+def _ends(config: Config, name: str, runs: list[Run]) -> dict[str, dict[str, Any]]:
     """Aggregate and report."""
     from pipeline.reporting.outputs import report_files
 
@@ -128,7 +128,7 @@ def _ends(name: str, runs: list[Run]) -> dict[str, dict[str, Any]]:
         [f"experiments.{name}"],
     )
     aggregate["metrics"] = [{f"{folder}/summary.json": {"persist": True}}]
-    pages = [f"{folder}/{each}" for each in sorted({file.partition("/")[0] for file in report_files(runs)})]
+    pages = [f"{folder}/{each}" for each in sorted({file.partition("/")[0] for file in report_files(config, name)})]
     report = _stage(
         f"{folder}/report.html", [f"{folder}/metrics.parquet", *_cells(runs)], pages, [f"experiments.{name}"]
     )

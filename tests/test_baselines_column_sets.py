@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.baselines.coding import columns, exact, gaps, loops
+from pipeline.baselines.coding import column_sets, exact, gaps, loops
 from pipeline.baselines.lossless import Lossless
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
@@ -28,8 +28,8 @@ def random_matrix(seed: int, weighted: bool = False) -> SparseTensor:
 @settings(deadline=None, max_examples=100)
 def test_a_matrix_survives_its_code(seed: int, weighted: bool, free: bool) -> None:
     X = random_matrix(seed, weighted)
-    code, orders = columns.pack(X.coords, X.values, X.shape, free)
-    places, values, shape = columns.unpack(code)
+    code, orders = column_sets.pack(X.coords, X.values, X.shape, free)
+    places, values, shape = column_sets.unpack(code)
     assert set(orders) == ({0, 1} if free else {1 - gaps.top_mode(X.shape)})
     full = [orders.get(mode, np.arange(size)) for mode, size in enumerate(X.shape)]
     assert all(np.array_equal(np.sort(order), np.arange(size)) for order, size in zip(full, X.shape, strict=True))
@@ -37,12 +37,12 @@ def test_a_matrix_survives_its_code(seed: int, weighted: bool, free: bool) -> No
     assert SparseTensor(coords, values, shape) == X
 
 
-def chances_of(model: columns.Meetings, prefix: list[int], low: int, remaining: int, count: int) -> np.ndarray:
+def chances_of(model: column_sets.Meetings, prefix: list[int], low: int, remaining: int, count: int) -> np.ndarray:
     return model.next_row(np.array(prefix, dtype=np.int64), low, remaining, count)
 
 
 def test_the_next_row_of_a_root_follows_the_degrees() -> None:
-    model = columns.Meetings(np.array([1, 1, 2]))
+    model = column_sets.Meetings(np.array([1, 1, 2]))
     single = chances_of(model, [], 0, 1, 1)
     assert single == pytest.approx([0.25, 0.25, 0.5], abs=1e-3)
     # The smallest of two draws: 1 - (3/4)^2, (3/4)^2 - (1/2)^2, (1/2)^2.
@@ -52,7 +52,7 @@ def test_the_next_row_of_a_root_follows_the_degrees() -> None:
 
 
 def test_rows_that_met_expect_each_other() -> None:
-    model = columns.Meetings(np.array([10, 10, 10, 10]))
+    model = column_sets.Meetings(np.array([10, 10, 10, 10]))
     before = chances_of(model, [0], 1, 1, 1)
     model.learn(np.array([0]), 2, 5)
     after = chances_of(model, [0], 1, 1, 1)
@@ -100,7 +100,7 @@ def test_the_order_of_columns_costs_nothing() -> None:
     # All 120 triples of ten rows: as a set they need far less than the log2(120!) / 8 = 83 bytes of an order.
     triples = np.array(list(itertools.combinations(range(10), 3)))
     coords = np.stack([triples.ravel(), np.repeat(np.arange(len(triples)), 3)], axis=1)
-    free, kept = (len(columns.pack(coords, np.ones(360), (10, 120), free)[0]) for free in (True, False))
+    free, kept = (len(column_sets.pack(coords, np.ones(360), (10, 120), free)[0]) for free in (True, False))
     assert kept - free > 60
 
 
@@ -116,29 +116,29 @@ def test_communities_are_learned() -> None:
         np.stack([random.permutation(100)[rows].ravel() * 0 + random.integers(0, 100, 1200), coords[:, 1]], axis=1),
         np.ones(1200), (100, 400),
     )  # fmt: skip
-    sizes = [len(columns.pack(Y.coords, np.ones(Y.nnz), Y.shape, True)[0]) for Y in (X, scattered)]
+    sizes = [len(column_sets.pack(Y.coords, np.ones(Y.nnz), Y.shape, True)[0]) for Y in (X, scattered)]
     assert sizes[0] < 0.6 * sizes[1]
 
 
 def test_matrices_beyond_the_model_take_the_other_code(monkeypatch: pytest.MonkeyPatch) -> None:
     X = random_matrix(3)
-    assert columns.able(X.coords, X.shape)
-    monkeypatch.setattr(columns, "MOST_ROWS", 0)
-    assert not columns.able(X.coords, X.shape)
-    assert exact.free_code(X.coords, X.values, X.shape)[0][:1] != columns.FREE
+    assert column_sets.able(X.coords, X.shape)
+    monkeypatch.setattr(column_sets, "MOST_ROWS", 0)
+    assert not column_sets.able(X.coords, X.shape)
+    assert exact.free_code(X.coords, X.values, X.shape)[0][:1] != column_sets.FREE
     assert Lossless().fit(X).error(X) == {"error": 0.0}
-    assert not columns.able(np.zeros((1, 3), dtype=np.int64), (2, 2, 2))
+    assert not column_sets.able(np.zeros((1, 3), dtype=np.int64), (2, 2, 2))
 
 
 @given(st.integers(0, 60), st.binary(min_size=1, max_size=4))
 @settings(deadline=None, max_examples=100)
 def test_a_damaged_code_is_refused_or_still_a_matrix(place: int, noise: bytes) -> None:
-    code, _ = columns.pack(*_parts(random_matrix(5)), True)
+    code, _ = column_sets.pack(*_parts(random_matrix(5)), True)
     place = min(place, len(code) - 1)
     damaged = code[:1] + (code[:place] + noise + code[place + len(noise) :])[1:]
     for content in (damaged, code[: max(1, place)]):
         try:
-            coords, values, shape = columns.unpack(content)
+            coords, values, shape = column_sets.unpack(content)
         except InputError as error:
             assert "damaged" in str(error)
         else:
@@ -152,8 +152,8 @@ def _parts(X: SparseTensor) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
 def test_part_of_email_needs_half_of_what_gaps_need(email: SparseTensor) -> None:
     part = email.coords[:, 1] < 4000
     coords, values, shape = email.coords[part], email.values[part], (email.shape[0], 4000)
-    code, orders = columns.pack(coords, values, shape, True)
+    code, orders = column_sets.pack(coords, values, shape, True)
     assert len(code) < 0.65 * len(exact.gap_code(coords, values, shape)[0])
-    places, found, _ = columns.unpack(code)
+    places, found, _ = column_sets.unpack(code)
     again = np.stack([orders[mode][places[:, mode]] for mode in (0, 1)], axis=1)
     assert SparseTensor(again, found, shape) == SparseTensor(coords, values, shape)

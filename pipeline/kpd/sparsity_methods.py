@@ -11,22 +11,28 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.core.settings import check_given
 from pipeline.errors import InputError, nearest
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers, replaced
+from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.choice import BlockChoice, block_name
 from pipeline.kpd.conversion import Report, Rule, swap_layers
-from pipeline.kpd.layer import KPDLinear, fitted_square
+from pipeline.kpd.layer import KPDLinear, fitted_square, forget_inputs, kept_shares, observe_inputs
 from pipeline.kpd.settings import (
     BlockSettings,
+    BTTSettings,
     DenseSettings,
     ElasticGroupLassoSettings,
     KPDChoiceSettings,
     KPDSettings,
+    MonarchSettings,
+    RandomMaskSettings,
     RigLSettings,
+    SRigLSettings,
 )
 
 RAMP_START = 0.1  # share of training before the first block may become zero
@@ -34,7 +40,6 @@ CHOICE_END = 0.35  # share of training at which one candidate block is left
 RAMP_END = 0.6  # share of training at which the support is frozen
 FIRST_THRESHOLD = 1.0e-4  # first soft threshold of the controlled penalty
 GAIN = 1.05  # factor of the threshold from one step to the next
-WEIGHT_POWER = 4  # how fast the penalty falls for blocks above the one next to go
 
 
 class Dense(DenseSettings):
@@ -86,6 +91,51 @@ class Dense(DenseSettings):
         """Undo :meth:`state_dict`."""
 
 
+class Monarch(MonarchSettings, Dense):
+    """Layers that are products of two block-diagonal matrices, without zero blocks (Dao et al. 2022)."""
+
+    name: ClassVar[str] = "monarch"
+
+    rank = 1
+
+    def prepare(self, network: nn.Module, keep_weights: bool = False) -> Report | None:
+        """Swap the linear layers; where the network has layers of this kind already, work on those."""
+        if any(isinstance(layer, BTTLinear) for layer in network.modules()):
+            return None
+        pattern = "*" if self.layers == "all" else str(self.layers)
+        rules = {pattern: Rule((self.block[0], self.block[1]))}
+        return swap_layers(network, rules, self.make_layer, keep_weights, self.convolutions)
+
+    def make_layer(self, layer: nn.Linear, rule: Rule) -> nn.Module:
+        """Return a fresh layer in the place of `layer`."""
+        return BTTLinear(layer.in_features, layer.out_features, rule.block, self.rank, layer.bias is not None)
+
+
+class BTT(BTTSettings, Monarch):
+    """Block tensor trains with a learning rate of its own for each factor (Qiu et al. 2024).
+
+    AdamW's rate goes with one over a matrix's inputs: a factor with f of them gets n / f times the rate that is right
+    for a dense layer of n inputs.
+    """
+
+    name: ClassVar[str] = "btt"
+
+    def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
+        """Each factor in a group with the rate `lr` times n / f; the rest as by default."""
+        scales: dict[int, float] = {}
+        for layer in network.modules():
+            if isinstance(layer, BTTLinear):
+                for factor in (layer.R, layer.L):
+                    scales[id(factor)] = layer.in_features / factor.shape[2]
+        groups: list[dict[str, Any]] = []
+        for group in super().parameter_groups(network):
+            apart = [parameter for parameter in group["params"] if id(parameter) in scales]
+            rest = [parameter for parameter in group["params"] if id(parameter) not in scales]
+            groups += [group | {"params": rest}] if rest else []
+            groups += [group | {"params": [own], "lr": self.lr * scales[id(own)]} for own in apart]
+        return groups
+
+
 class BlockMethod(BlockSettings, Dense):
     """Base of the methods that zero whole blocks of every linear layer."""
 
@@ -104,9 +154,16 @@ class BlockMethod(BlockSettings, Dense):
         report = None
         if not any(isinstance(layer, self.kind) for layer in network.modules()):
             pattern = "*" if self.layers == "all" else str(self.layers)
-            report = swap_layers(network, {pattern: self.rule()}, self.make_layer, keep_weights)
+            report = swap_layers(network, {pattern: self.rule()}, self.make_layer, keep_weights, self.convolutions)
         self._layers = list(block_layers(network).values())
+        for layer in self._layers if self.score == "output" else []:
+            observe_inputs(layer)
         return report
+
+    def finish(self, network: nn.Module) -> None:
+        """Forget what the scores were made of."""
+        for layer in block_layers(network).values():
+            forget_inputs(layer)
 
     def rule(self) -> Rule:
         """What becomes of a layer."""
@@ -124,14 +181,19 @@ class BlockMethod(BlockSettings, Dense):
         """Bring the blocks closer to the target; keep a frozen support's zeros."""
         if not self._is_frozen and progress >= RAMP_END:
             self.freeze()
-        for index, (layer, target) in enumerate(zip(self._layers, self.targets(), strict=True)):
-            if self._is_frozen:
+        if self._is_frozen:
+            for layer in self._layers:
                 layer.set_support(layer.support)
-            elif progress > self.ramp_start and target > 0:
-                self.sparsify(index, layer, wanted_count(target, progress, self.ramp_start))
+        elif progress > self.ramp_start:
+            wanted = {
+                index: wanted_count(target, progress, self.ramp_start)
+                for index, target in enumerate(self.targets())
+                if target > 0
+            }
+            self.sparsify(wanted)
 
-    def sparsify(self, index: int, layer: BlockLayer, wanted: int) -> None:
-        """Act on one layer on its way, where `wanted` blocks should be zero by now."""
+    def sparsify(self, wanted: dict[int, int]) -> None:
+        """Act on layers on their way: by its number, how many blocks of each should be zero by now."""
 
     def freeze(self) -> None:
         """Zero exactly the wanted number of blocks, those of the smallest score, for good."""
@@ -174,15 +236,27 @@ class Proximal(BlockMethod):
         self._thresholds = [FIRST_THRESHOLD] * len(self._layers)
         return report
 
-    def sparsify(self, index: int, layer: BlockLayer, wanted: int) -> None:
-        """Proximal step with the controlled threshold."""
-        threshold, scores = self._thresholds[index], layer.block_scores()
-        first_kept = torch.kthvalue(scores.flatten(), wanted + 1).values
-        weights = (first_kept / scores).clamp_max(1.0) ** WEIGHT_POWER  # 1 for a block that is zero already
-        shrinkage = torch.nextafter(first_kept, first_kept.new_zeros(())).clamp_max(threshold) * weights
-        layer.shrink(shrinkage)
-        enough = int((scores <= shrinkage).sum()) >= wanted
-        self._thresholds[index] = threshold / GAIN if enough else threshold * GAIN
+    def sparsify(self, wanted: dict[int, int]) -> None:
+        """Proximal step with the controlled thresholds, all alike layers at once."""
+        alike: dict[tuple[Any, ...], list[int]] = {}
+        for index, count in wanted.items():
+            alike.setdefault((self._layers[index].kind, count), []).append(index)
+        for (_, count), indices in alike.items():
+            self._shrink_alike(indices, count)
+
+    def _shrink_alike(self, indices: list[int], wanted: int) -> None:
+        layers: list[Any] = [self._layers[index] for index in indices]
+        scores: Tensor = layers[0].scores_of(layers)  # (L, m1, n1)
+        first_kept = _ranked(scores.flatten(1), wanted)[:, None, None]
+        weights = (first_kept / scores).clamp_max(1.0).square().square()  # 1 for a block that is zero already
+        thresholds = scores.new_tensor([self._thresholds[index] for index in indices])[:, None, None]
+        below = torch.nextafter(first_kept, torch.zeros_like(first_kept))
+        shrinkage = torch.minimum(below, thresholds) * weights
+        layers[0].scale_blocks(layers, kept_shares(scores, shrinkage))
+        gone = (scores <= shrinkage).flatten(1).sum(dim=1).tolist()
+        for index, count in zip(indices, gone, strict=True):
+            threshold = self._thresholds[index]
+            self._thresholds[index] = threshold / GAIN if count >= wanted else threshold * GAIN
 
     def state_dict(self) -> dict[str, Any]:
         """Support and thresholds."""
@@ -214,6 +288,7 @@ class KPD(KPDSettings, Proximal):
 
     def finish(self, network: nn.Module) -> None:
         """Make B a parameter like any other, and bring the factors into their standard form."""
+        super().finish(network)
         for layer in _factored(network):
             layer.free_terms()
             layer.fix_gauge()
@@ -285,7 +360,7 @@ class KPDChoice(KPDChoiceSettings, KPD):
             gone = len(self.blocks) - len(self._left)
             deadline = RAMP_START + (CHOICE_END - RAMP_START) * (gone + 1) / (len(self.blocks) - 1)
             if not self._is_leaving:
-                weakest = min(self._left, key=self.score)
+                weakest = min(self._left, key=self.takes_over)
                 self._left.sort(key=lambda name: name != weakest)
                 self._is_leaving = True
             if progress < deadline:
@@ -295,7 +370,7 @@ class KPDChoice(KPDChoiceSettings, KPD):
         self._progress = progress
         super().after_step(progress)
 
-    def score(self, name: str) -> float:
+    def takes_over(self, name: str) -> float:
         """Squared Frobenius norm, over all layers, of the candidate's nearest fit to the sum of all."""
         block = next(block for block in self.blocks if block_name(block) == name)
         return sum(float(fitted_square(choice.weight, block, self.rank)) for choice in self._choices)
@@ -352,14 +427,16 @@ class ElasticGroupLasso(ElasticGroupLassoSettings, GroupLasso):
     name: ClassVar[str] = "elastic-group-lasso"
 
     @torch.no_grad()
-    def sparsify(self, index: int, layer: BlockLayer, wanted: int) -> None:
+    def sparsify(self, wanted: dict[int, int]) -> None:
         """Shrink the groups, then everything."""
-        super().sparsify(index, layer, wanted)
-        if isinstance(layer, BlockLinear):
-            layer.weight.div_(1.0 + 2.0 * self.lr * self.l2)
+        super().sparsify(wanted)
+        for index in wanted:
+            layer = self._layers[index]
+            if isinstance(layer, BlockLinear):
+                layer.weight.div_(1.0 + 2.0 * self.lr * self.l2)
 
 
-class RandomMask(BlockMethod):
+class RandomMask(RandomMaskSettings, BlockMethod):
     """A full weight with blocks drawn at random before training and zero throughout."""
 
     name: ClassVar[str] = "random-mask"
@@ -378,9 +455,11 @@ class MagnitudePruning(BlockMethod):
 
     name: ClassVar[str] = "magnitude"
 
-    def sparsify(self, index: int, layer: BlockLayer, wanted: int) -> None:
+    def sparsify(self, wanted: dict[int, int]) -> None:
         """Zero the blocks of smallest norm; those that are zero already stay."""
-        layer.set_support(largest(layer.block_scores(), wanted))
+        for index, count in wanted.items():
+            layer = self._layers[index]
+            layer.set_support(largest(layer.block_scores(), count))
 
 
 class BlockRigL(RigLSettings, BlockMethod):
@@ -398,8 +477,12 @@ class BlockRigL(RigLSettings, BlockMethod):
         """Swap the layers and draw the first blocks."""
         report = super().prepare(network, keep_weights)
         for layer, target in zip(self._layers, self.targets(), strict=True):
-            layer.set_support(largest(torch.rand(layer.grid), target))
+            layer.set_support(self.first(layer, target))
         return report
+
+    def first(self, layer: BlockLayer, zeros: int) -> Tensor:
+        """The blocks that a layer starts with: drawn at random."""
+        return largest(torch.rand(layer.grid), zeros)
 
     def targets(self) -> list[int]:
         """Zero blocks of each layer, by the distribution."""
@@ -414,8 +497,12 @@ class BlockRigL(RigLSettings, BlockMethod):
         share = self.drop / 2 * (1 + math.cos(math.pi * progress / self.LAST))
         for layer in self._layers:
             if isinstance(layer, BlockLinear):
-                move_blocks(layer, share, {} if optimizer is None else optimizer.state.get(layer.weight, {}))
+                self.move(layer, share, {} if optimizer is None else optimizer.state.get(layer.weight, {}))
         return True
+
+    def move(self, layer: BlockLinear, share: float, state: dict[str, Any]) -> None:
+        """Replace a `share` of a layer's used blocks."""
+        move_blocks(layer, share, state)
 
     def after_step(self, progress: float) -> None:
         """Keep the unused blocks at zero."""
@@ -440,17 +527,95 @@ def move_blocks(layer: BlockLinear, share: float, state: dict[str, Any]) -> None
     count = min(int(share * int(used.sum())), int((gradient > 0).sum()))
     if count == 0:
         return
-    norms = layer.block_norms().masked_fill(~used, math.inf).flatten()
+    norms = layer.block_scores().masked_fill(~used, math.inf).flatten()
     dropped = torch.sort(norms, stable=True).indices[:count]
     kept = used.flatten().clone()
     kept[dropped] = False
     grown = torch.sort(gradient, descending=True, stable=True).indices[:count]
     fresh = torch.zeros_like(kept)
     fresh[grown] = True
+    take_up(layer, (kept | fresh).view_as(used), fresh.view_as(used), state)
+
+
+@torch.no_grad()
+def take_up(layer: BlockLinear, support: Tensor, fresh: Tensor, state: dict[str, Any]) -> None:
+    """Use the blocks of `support`; the optimiser's moments become zero in the `fresh` ones."""
     for moment in state.values():
         if isinstance(moment, Tensor) and moment.shape == layer.weight.shape:
-            layer.blocks(moment).mul_(~fresh.view_as(used)[:, None, :, None])
-    layer.set_support((kept | fresh).view_as(used))
+            layer.blocks(moment).mul_(~fresh[:, None, :, None])
+    layer.set_support(support)
+
+
+class SRigL(SRigLSettings, BlockRigL):
+    """RigL with equally many blocks in every block row in use (SRigL, Lasby et al. 2024, by blocks).
+
+    Rows of which few blocks are worth keeping or taking up go as a whole, and the others share what they had; the last
+    layer, whose rows are the network's outputs, keeps all.
+    """
+
+    name: ClassVar[str] = "srigl"
+
+    def first(self, layer: BlockLayer, zeros: int) -> Tensor:
+        """As many blocks in every row, or one more, drawn at random."""
+        return by_rows(torch.rand(layer.grid), row_counts(layer.support.numel() - zeros, layer.grid[0]))
+
+    def move(self, layer: BlockLinear, share: float, state: dict[str, Any]) -> None:
+        """Replace a `share` of a layer's used blocks, row by row."""
+        move_rows(layer, share, 0.0 if layer is self._layers[-1] else self.ablation, state)
+
+
+@torch.no_grad()
+def move_rows(layer: BlockLinear, share: float, ablation: float, state: dict[str, Any]) -> None:
+    """Replace the weakest `share` of a layer's used blocks, equally many in every block row that stays in use.
+
+    Salient are the blocks that are strong enough to stay, and as many unused ones as go, those with the largest
+    gradient. A row with fewer salient blocks than `ablation` of a row's goes, as long as the other rows have room. Each
+    row left takes the strongest of its blocks that stay, then the unused ones of the largest gradient, then, rather
+    than blocks without any gradient, the strongest of those that should have gone.
+    """
+    used = layer.support.clone()
+    if layer.weight.grad is None:
+        return
+    count, rows, width = int(used.sum()), int(used.any(dim=1).sum()), used.shape[1]
+    gone = int(share * count)
+    norms = layer.block_scores()
+    gradient = torch.linalg.vector_norm(layer.blocks(layer.weight.grad), dim=(1, 3)).masked_fill(used, 0.0)
+    stays = largest(norms.masked_fill(~used, -1.0), used.numel() - (count - gone))
+    grows = largest(gradient, used.numel() - gone) & (gradient > 0)
+    salient = (stays | grows).sum(dim=1)
+    is_active = used.any(dim=1)
+    fewest = -(-count // width)  # rows that hold all blocks
+    weak = [row for row in torch.argsort(salient, stable=True).tolist() if is_active[row]]
+    for row in weak[: rows - fewest]:
+        if int(salient[row]) < ablation * count / rows:
+            is_active[row] = False
+    # 4 tiers of worth from 0 to 4, ordered within each
+    tier = torch.where(stays, 3.0, torch.where(~used & (gradient > 0), 2.0, torch.where(used, 1.0, 0.0)))
+    size = torch.where(used, norms / norms.max().clamp_min(1e-30), gradient / gradient.max().clamp_min(1e-30))
+    quotas = torch.zeros(len(is_active), dtype=torch.long)
+    quotas[is_active.cpu()] = row_counts(count, int(is_active.sum()))
+    support = by_rows(tier + 0.5 * size, quotas)
+    take_up(layer, support, support & ~used, state)
+
+
+def row_counts(count: int, rows: int) -> Tensor:
+    """Split `count` blocks over rows as evenly as can be.
+
+    >>> row_counts(7, 3)
+    tensor([3, 2, 2])
+    """
+    return torch.tensor([count // rows + (row < count % rows) for row in range(rows)])
+
+
+def by_rows(worth: Tensor, counts: Tensor) -> Tensor:
+    """Return which (m1, n1) blocks are the counts[a] most worth in each row a; ties go in order of position.
+
+    >>> by_rows(torch.tensor([[3.0, 1.0, 2.0], [1.0, 1.0, 1.0]]), torch.tensor([2, 1]))
+    tensor([[ True, False,  True],
+            [ True, False, False]])
+    """
+    place = torch.argsort(torch.argsort(worth, dim=1, descending=True, stable=True), dim=1)
+    return place < counts.to(worth.device)[:, None]
 
 
 def erk_targets(grids: list[tuple[int, int]], sparsity: float) -> list[int]:
@@ -477,7 +642,7 @@ def erk_targets(grids: list[tuple[int, int]], sparsity: float) -> list[int]:
     ]
 
 
-METHODS: dict[str, type[Dense]] = {
+SPARSITY_METHODS: dict[str, type[Dense]] = {
     method.name: method
     for method in (
         Dense,
@@ -488,6 +653,9 @@ METHODS: dict[str, type[Dense]] = {
         GroupLasso,
         ElasticGroupLasso,
         BlockRigL,
+        SRigL,
+        Monarch,
+        BTT,
         MagnitudePruning,
     )
 }
@@ -501,10 +669,10 @@ def make(name: str, settings: dict[str, Any]) -> Dense:
     InputError
         An unknown method or setting (the nearest name is suggested), or a value of the wrong kind.
     """
-    if name not in METHODS:
-        raise InputError(f"method '{name}' is unknown{nearest(name, METHODS)}")
-    check_given(METHODS[name], settings, name)
-    return METHODS[name](**settings)
+    if name not in SPARSITY_METHODS:
+        raise InputError(f"method '{name}' is unknown{nearest(name, SPARSITY_METHODS)}")
+    check_given(SPARSITY_METHODS[name], settings, name)
+    return SPARSITY_METHODS[name](**settings)
 
 
 def target_count(share: float, blocks: int) -> int:
@@ -536,6 +704,13 @@ def largest(scores: Tensor, zeros: int) -> Tensor:
     keep = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
     keep[torch.sort(scores.flatten(), stable=True).indices[:zeros]] = False
     return keep.view_as(scores)
+
+
+def _ranked(rows: Tensor, rank: int) -> Tensor:
+    """The number of each row that `rank` others are not above, counted from the smallest; NaN is the largest."""
+    if rows.is_cpu and rows.dtype in (torch.float32, torch.float64):  # NumPy's selection takes a fraction of the time
+        return torch.from_numpy(np.partition(rows.numpy(), rank, axis=1)[:, rank])
+    return torch.kthvalue(rows, rank + 1).values
 
 
 def _decays(name: str, parameter: Tensor) -> bool:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import load_config
-from pipeline.cost import (
+from pipeline.sparse.synth import synthetic
+from pipeline.workflow.resources import (
     FILE,
     Size,
     Work,
@@ -22,7 +23,6 @@ from pipeline.cost import (
     time_terms,
     work_of,
 )
-from pipeline.sparse.synth import synthetic
 
 
 def test_the_fit_finds_what_made_its_records() -> None:

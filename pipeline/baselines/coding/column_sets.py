@@ -181,14 +181,8 @@ def _singles(rows: Integers, sizes: Integers) -> tuple[list[Integers], Integers,
 
 
 @gaps.decoder
-def unpack(code: bytes) -> tuple[Integers, Reals, tuple[int, ...]]:
-    """Give back coordinates (sorted lexicographically), values and shape from a code.
-
-    Raises
-    ------
-    InputError
-        The code is damaged.
-    """
+def unpack(code: bytes) -> gaps.Cells:
+    """Undo :func:`pack`."""
     head, at = gaps.read_varints(code, 12, 1)
     shape, used, kind = (int(head[0]), int(head[1])), int(head[2]), int(head[3])
     constant, streams = gaps.read_streams(code, at, kind, head[4::2])

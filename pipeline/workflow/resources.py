@@ -20,7 +20,7 @@ from pipeline.core import step
 from pipeline.core.files import write_json
 from pipeline.errors import InputError
 
-FILE = Path(__file__).parent.parent / "benchmarks" / "results" / "cost.json"
+FILE = Path(__file__).parents[2] / "benchmarks" / "results" / "cost.json"
 WIDTHS = ("hidden", "rank", "rows", "clusters", "seed_power")  # settings that a model's size grows with
 EPOCHS = ("max_epochs", "epochs", "max_sweeps")
 MEMORY_MARGIN, LEAST_MARGIN_MB = 1.5, 350  # over the prediction, whichever is more; compiling takes some
@@ -28,8 +28,8 @@ TIME_MARGIN, LEAST_MINUTES = 10.0, 10  # machines differ, and are shared
 SHORTEST = 0.1  # seconds of processor time that the fit tells apart
 BYTES_A_NONZERO = 2.0  # of a Parquet tensor, where nothing else is known of it
 EXAMPLE = """examples:
-  python -m pipeline.cost
-  python -m pipeline.cost --fit results
+  python -m pipeline.workflow.resources
+  python -m pipeline.workflow.resources --fit results
 """
 
 

@@ -102,9 +102,13 @@ class Objects:
     """Recorded folders: from DVC's cache, or else from its remote."""
 
     def __init__(self, root: Path) -> None:
+        from dvc.exceptions import NotDvcRepoError
         from dvc.repo import Repo
 
-        self.repo = Repo(str(root))
+        try:
+            self.repo = Repo(str(root))
+        except NotDvcRepoError as error:
+            raise InputError(f"{root.absolute()}: no checkout that DVC records; run it in one") from error
         self.cache = self.repo.cache.local
 
     def read(self, name: str) -> Tree:
@@ -149,7 +153,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = step.parser(
         "Merge two versions of dvc.lock, stage by stage; the result is written over OURS. Git calls this where "
         "'make setup' has installed it.",
-        epilog="example:\n  git config merge.dvc-lock.driver 'python -m pipeline.merge_lock %O %A %B'",
+        epilog="example:\n  git config merge.dvc-lock.driver 'python -m pipeline.workflow.merge_lock %O %A %B'",
     )
     for name, meaning in (("base", "the common ancestor"), ("ours", "our version"), ("theirs", "the other version")):
         arguments.add_argument(name, type=Path, help=meaning)

@@ -18,8 +18,8 @@ SHOWN = {  # the quantities of a kind of run that a rerun leaves as they are, in
 }
 DIGESTS = {"params_sha256": "settings", "data_sha256": "data", "model_sha256": "model"}
 EXAMPLE = """examples:
-  python -m pipeline.diff HEAD~1
-  python -m pipeline.diff v1.0 --to HEAD --experiment smoke --json diff.json
+  python -m pipeline.workflow.diff HEAD~1
+  python -m pipeline.workflow.diff v1.0 --to HEAD --experiment smoke --json diff.json
 """
 
 Runs = dict[str, dict[str, Any]]  # run -> its row of metrics.parquet

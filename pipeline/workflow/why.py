@@ -18,9 +18,9 @@ from pipeline.core.files import sha256_file
 from pipeline.errors import InputError
 
 EXAMPLE = """examples:
-  python -m pipeline.why
-  python -m pipeline.why results/runs/flights/neukron/h15-s0/metrics.json
-  python -m pipeline.why flights.neukron --json
+  python -m pipeline.workflow.why
+  python -m pipeline.workflow.why results/runs/flights/neukron/h15-s0/metrics.json
+  python -m pipeline.workflow.why flights.neukron --json
 """
 NONE = "-"  # where something was not, or is no more
 
