@@ -377,7 +377,7 @@ def test_a_full_disk_ends_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[s
         state.save({"step": 2})
         line = capsys.readouterr().err
         assert "No space left" in line and line.endswith("the run goes on\n") and line.count("\n") == 1
-        with pytest.raises(InputError, match="No space left"):
+        with pytest.raises(OSError, match="No space left"):
             state.save({"step": 3}, force=True)
     assert state.load() == {"step": 1}
 

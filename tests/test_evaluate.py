@@ -13,9 +13,10 @@ import pytest
 from pipeline import evaluate as step
 from pipeline import query_times
 from pipeline.baselines import METHODS
+from pipeline.baselines.lossless import csf_bytes
 from pipeline.core.files import sha256_file
 from pipeline.errors import InputError
-from pipeline.reporting.evaluation import error_by_value, kept_singular_values, leading_singular_values
+from pipeline.reporting.evaluation import error_by_value, evaluate, kept_singular_values, leading_singular_values
 from pipeline.runs.compressor import Compressor
 from pipeline.sparse import SparseTensor
 
@@ -83,7 +84,15 @@ def test_the_step_writes_what_it_measured_and_of_what(tmp_path: Path, capsys: py
     assert content["data_sha256"] == sha256_file(data)
     assert sum(one["cells"] for one in content["values"]) == 20
     assert len(content["singular_values"]["model"]) == 4
+    assert "formats" not in content  # it is not exact
     assert "4 to below 8" in capsys.readouterr().out
+
+
+def test_an_exact_artifact_is_set_beside_usual_formats() -> None:
+    formats = evaluate(fitted("lossless"), MATRIX)["formats"]
+    assert formats["CSF"] == csf_bytes(MATRIX)
+    assert {"gzip", "xz", "Parquet"} <= set(formats)
+    assert all(size > 0 for size in formats.values())
 
 
 def test_what_cannot_be_evaluated_is_refused(tmp_path: Path) -> None:

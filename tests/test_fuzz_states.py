@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import os
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -142,3 +144,23 @@ def test_a_whole_state_is_taken_up(name: str, tmp_path: Path, capsys: pytest.Cap
     answer = run(checkpoint)
     assert "cannot be taken up" not in capsys.readouterr().err
     assert fingerprint(answer) == fingerprint(run(Checkpoint({"run": 2}, tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["neukron", "kpd"])
+def test_a_disk_that_is_full_when_a_signal_comes_leaves_the_state_before(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = fitted if name == "neukron" else trained
+    whole = fingerprint(run(Checkpoint({"run": 0}, tmp_path)))
+    checkpoint = Checkpoint({"run": 1}, tmp_path, seconds=0)
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint, stop=1)
+    before = checkpoint.path.read_bytes()
+    with monkeypatch.context() as patch:
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(full))
+        with pytest.raises(OSError, match="what was reached since the last one is lost") as raised:
+            run(Checkpoint({"run": 1}, tmp_path, seconds=0), stop=2)
+    assert raised.value.filename == str(checkpoint.path)  # which makes it a line
+    assert [path.read_bytes() for path in checkpoint.path.parent.iterdir()] == [before]
+    assert fingerprint(run(Checkpoint({"run": 1}, tmp_path))) == whole

@@ -16,8 +16,8 @@ from pipeline.kpd.attention import Attention
 from pipeline.kpd.blocks import block_layers
 from pipeline.kpd.convolution import PatchConv2d
 from pipeline.kpd.cost import inference_flops, inference_parameters
+from pipeline.kpd.inference import dense_twin
 from pipeline.kpd.sparsity_methods import SPARSITY_METHODS
-from pipeline.kpd.trainer import dense_twin
 
 SPARSE = [name for name, method in SPARSITY_METHODS.items() if "block_sparsity" in method.declared]
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "out_proj"]

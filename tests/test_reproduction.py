@@ -17,8 +17,9 @@ import pytest
 from pipeline import report
 from pipeline.config import Config, Run, load_config
 from pipeline.errors import InputError
-from pipeline.reporting.figures import error_values, evaluated, query_times, singular_values
+from pipeline.reporting.figures import error_values, evaluated, query_times, singular_values, size_error
 from pipeline.reporting.literature import published, published_sizes
+from pipeline.reporting.outputs import ACCOUNTINGS
 from pipeline.reporting.reproduction import MAKERS, judge, markdown, scoreboard
 from pipeline.reporting.results import Results, load_results
 from pipeline.reporting.targets import EVIDENCE, TARGETS, evaluation_of, expectation, measures_of, runs_of
@@ -39,6 +40,8 @@ def made(run: Run, error: float, **more: Any) -> dict[str, Any]:
         "bytes": 1, "bytes_equal": 1, "bytes_with_order": 2, "fitness": 0.5, "epochs": 300, "seconds": 60.0,
         "seconds_per_epoch": 0.2, "setup_seconds": 1.0, "order_seconds": 2.0, "model_seconds": 57.0, "threads": 1,
         "machine": "A processor", "cores": 2, "commit": "0123456789ab", "date": "2026-01-02T03:04:05Z",
+        "error_low": math.nan, "error_high": math.nan, "file_bytes": 9, "parameters": 1, "cpu_seconds": 60.0,
+        "peak_rss_bytes": 1,
     }  # fmt: skip
     return row | more
 
@@ -250,6 +253,12 @@ def test_what_artifacts_keep_has_lines_and_figures(config: Config) -> None:
     values = error_values("email", kept).data
     assert values["relative_error"].dropna().tolist() == [0.25, 0.25]
     assert singular_values("email", kept).data["kept"].tolist() == [0.75, 0.0]
+    exact = {"formats": {"CSF": 7, "gzip": 9}}
+    results.evaluations[run.dataset, "lossless", "default", 0] = evaluation(0.0, [4.0, 2.0]) | exact
+    drawing = size_error(results, "email", ACCOUNTINGS[0])
+    assert drawing.spec is not None
+    assert drawing.spec["levels"] == [{"text": "CSF", "x": 7}, {"text": "gzip", "x": 9}]
+    assert "usual formats" in drawing.caption
     assert list(evaluated(results, "kjv-3gram")) == [(flights.method, flights.setting)]
 
 

@@ -42,7 +42,7 @@ class RateDistortion(ExactCells):
     stay; values are whole multiples of one step that the price decides. *Patterns*, for binary matrices in free
     orders: columns take one of few patterns, :mod:`pipeline.baselines.patterns`. Cells and prices are chosen in turn,
     the price by bisection on the length of the real code; in the end all codes of
-    :class:`~pipeline.baselines.lossless.Lossless` are tried. ``history_`` has a row for each price tried.
+    :class:`~pipeline.baselines.lossless.Lossless` are tried. ``history_`` says how many choices were coded.
 
     Parameters
     ----------
@@ -86,6 +86,7 @@ class RateDistortion(ExactCells):
     def _fit(self, X: SparseTensor) -> None:
         if self.max_bytes is not None and self.max_error is not None:
             raise InputError("rate-distortion: max_bytes and max_error are given; give one of them")
+        self._prices = 0
         choosers = [by_cells(X, self.orders)]
         if X.order == 2 and not self.orders and len(np.unique(X.values)) == 1:
             choosers.insert(0, by_patterns(X))
@@ -99,12 +100,12 @@ class RateDistortion(ExactCells):
         choice = found[0][1]
         self.step_ = choice.step
         self._store(choice.coords, choice.values)
-        self._record(self._squared_error(X), kept=len(choice.values), step=choice.step)
+        self._record(self._squared_error(X), kept=len(choice.values), step=choice.step, coded=self._prices)
 
     def _length(self, choice: Choice) -> int:
         """Bytes of the code that counts, at most."""
         length = quick_length(choice.coords, choice.values, self.inner_shape_, self.orders)
-        self._record(choice.error, kept=len(choice.values), step=choice.step, code_bytes=length)
+        self._prices += 1
         return length
 
     def _in_time(self) -> bool:

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.baselines.base import Integers, Reals
 from pipeline.baselines.coding import gaps
@@ -66,18 +67,52 @@ def structureless_bytes(X: SparseTensor, orders: bool) -> int:
     The indices of every mode are tables of a Pitman-Yor process (discount and strength from a grid), each non-zero a
     customer, the non-zeros a set; with `orders` stored each table's index is drawn from those left. What an exact code
     takes less than this is structure that it has found. A calculated length, not a file.
+
+    What can change places must not be saved twice. Where orders are free, log2 m! bits are added for m slices that are
+    equal but for indices that occur in no other non-zero (leaves of one hub, say), and for m non-zeros that share no
+    index; larger symmetric parts are neglected: where many small parts are alike, the length is too low.
     """
     from scipy.special import gammaln
 
     bits = -float(gammaln(X.nnz + 1)) / math.log(2)  # the non-zeros' own sequence
+    degrees = [_degrees(X.coords[:, mode]) for mode in range(X.order)]
+    alone = np.all([degree == 1 for degree in degrees], axis=0)
     for mode, size in enumerate(X.shape):
-        counts = np.bincount(np.unique(X.coords[:, mode], return_inverse=True)[1])
+        counts = np.unique(X.coords[:, mode], return_counts=True)[1]
         bits += partition_bits(counts)
         if orders:
             bits += float(gammaln(size + 1) - gammaln(size - len(counts) + 1)) / math.log(2)
+        elif not alone.all():
+            bits += float(np.sum(gammaln(_equal_slices(X, mode, degrees, ~alone) + 1))) / math.log(2)
+    if not orders:
+        bits += float(gammaln(np.count_nonzero(alone) + 1)) / math.log(2)
     values, times = np.unique(X.values, return_counts=True)
     bits += partition_bits(times) + _value_bits(values)
     return max(0, math.ceil(bits / 8))
+
+
+def _degrees(index: Integers) -> Integers:
+    """Of every non-zero, how often its index occurs."""
+    _, number, counts = np.unique(index, return_inverse=True, return_counts=True)
+    return np.asarray(counts[number])
+
+
+def _equal_slices(X: SparseTensor, mode: int, degrees: list[Integers], among: npt.NDArray[np.bool_]) -> Integers:
+    """How many slices of a mode share each content, indices that occur once taken for equal.
+
+    Contents are told apart by sums of 64 random bits a non-zero.
+    """
+    content = X.values.view(np.uint64)[among]
+    for other in range(X.order):
+        if other != mode:
+            named = np.where(degrees[other] > 1, X.coords[:, other], -1)[among]
+            content = (content ^ (content >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) + named.astype(np.uint64)
+    content = (content ^ (content >> np.uint64(31))) * np.uint64(0x94D049BB133111EB)
+    content ^= content >> np.uint64(32)
+    index = X.coords[among, mode]
+    by_slice = np.argsort(index, kind="stable")
+    start = np.flatnonzero(np.diff(index[by_slice], prepend=-1))
+    return np.unique(np.add.reduceat(content[by_slice], start), return_counts=True)[1]
 
 
 def partition_bits(counts: Integers) -> float:

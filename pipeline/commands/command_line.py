@@ -32,15 +32,6 @@ def parse_share(text: str) -> float:
     return share
 
 
-def parse_bytes(text: str, option: str = "--bytes") -> int:
-    """Read ``20000``, ``20kB`` or ``1.5 MB``; 1 kB is 1,000 bytes."""
-    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*(k|K|M|G|)B?\s*", text)
-    size = int(float(match[1]) * {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}[match[2]]) if match else 0
-    if size < 1:
-        raise InputError(f"{option} {text}: write a number of bytes, such as 20000, 20kB or 1.5MB")
-    return size
-
-
 def printable(text: str) -> str:
     """Text without characters that could move a terminal's cursor or change its colours."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

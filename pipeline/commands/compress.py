@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.commands.command_line import Commands, add_command, parse_bytes, parse_share, print_rows
+from pipeline.commands.command_line import Commands, add_command, parse_share, print_rows
 from pipeline.commands.loaded import NO_ORDERS
 from pipeline.commands.source import Reading, add_reading, read_tensor
 from pipeline.core import step
 from pipeline.core.files import refuse_clashes
 from pipeline.core.settings import SEEDS, check_given
+from pipeline.core.sizes import parse_bytes
 from pipeline.errors import InputError, nearest
 
 if TYPE_CHECKING:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.commands.command_line import Commands, add_command, parse_bytes, print_rows
+from pipeline.commands.command_line import Commands, add_command, print_rows
 from pipeline.commands.source import Reading, add_reading, read_tensor
 from pipeline.core import step
 from pipeline.core.files import atomic_path, refuse_clashes, sha256_file
 from pipeline.core.settings import SEEDS
+from pipeline.core.sizes import parse_bytes
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,12 +44,14 @@ def add(commands: Commands) -> None:
     command.add_argument("output", type=Path, help="NAME.svg; the numbers go into NAME.csv beside it")
     command.add_argument("--from", dest="smallest", metavar="SIZE", help="first size (default: lossless / 64)")
     command.add_argument("--to", dest="largest", metavar="SIZE", help="last size (default: that of lossless)")
-    command.add_argument("--points", action=step.WholeNumber, least=1, default=6, help="sizes (default: 6)")
+    command.add_argument("--points", action=step.WholeNumber, least=1, below=1001, default=6, help="sizes (default: 6)")
     command.add_argument("--orders", choices=sorted(ORDERS), default="both", help="which files count (default: both)")
     command.add_argument("--method", action="append", help="a method to try; several times (default: all)")
     command.add_argument("--seconds", type=float, default=60.0, metavar="S", help="of each size's search (default: 60)")
     command.add_argument("--seed", action=step.WholeNumber, least=0, below=SEEDS, default=0)
-    command.add_argument("--threads", action=step.WholeNumber, least=1, help="default: all cores")
+    command.add_argument(
+        "--threads", action=step.WholeNumber, least=1, below=step.MOST_THREADS + 1, help="default: all cores"
+    )
     add_reading(command)
 
 

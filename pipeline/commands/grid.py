@@ -6,10 +6,11 @@ import argparse
 import json
 from pathlib import Path
 
-from pipeline.commands.command_line import Commands, add_command, parse_bytes
+from pipeline.commands.command_line import Commands, add_command
 from pipeline.commands.source import Reading, add_reading, read_tensor
 from pipeline.core import step
 from pipeline.core.names import plain_name
+from pipeline.core.sizes import parse_bytes
 from pipeline.errors import InputError
 
 

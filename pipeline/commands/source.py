@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.sizes import check_unpacked
 from pipeline.core.step import parse_settings
 from pipeline.errors import InputError
 
@@ -71,12 +72,15 @@ def read_tensor(path: Path, reading: Reading | None = None) -> SparseTensor:
     from pipeline.datasets import files_of_all, read_raw
     from pipeline.datasets.assemble import assemble
     from pipeline.sparse import SparseTensor
+    from pipeline.sparse.stream import TensorReader
 
     reading = reading or Reading()
     if path.is_file() and path.suffix.lower() == ".parquet" and reading.format_name is None and is_sparse_tensor(path):
         if reading.options or reading.more:
             given = [*reading.options, *["file"] * bool(reading.more)]
             raise InputError(f"{', '.join(f'--{name}' for name in given)}: {path} is a sparse tensor, no table")
+        header = TensorReader(path)
+        check_unpacked(path, 8 * (len(header.shape) + 1) * header.nnz)
         return SparseTensor.read_parquet(path, labels=True)
     try:
         format_name, files = files_of_all([path, *reading.more], reading.format_name)

@@ -34,6 +34,10 @@ DAMAGE = (  # what the standard library raises where a compressed file or an arc
     RuntimeError,  # of zipfile, for a member that says it is encrypted
     UnicodeDecodeError,  # of zipfile, for a member's damaged name
 )
+EXTENDED = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
+LARGEST_HEADER = 1 << 20  # bytes of names and attributes that follow a file's header in a tar
 LIMIT = 1 << 37  # bytes of all files together; the largest published archive unpacks to 2^32
 
 
@@ -148,25 +152,47 @@ def _zip_entries(path: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
 def _tar_entries(path: Path) -> Iterator[tuple[str, Callable[[], IO[bytes]]]]:
     with _open_tar(path) as archive:
         total = 0
-        for entry in archive:
+        for entry in _tar_headers(archive):
             total += entry.size
-            if entry.issparse():
-                raise InputError(
-                    f"{path}: {entry.name} is a sparse file, most of which is not stored; unpack it yourself"
-                )
             _check(path, entry.name, total, plain=entry.isreg() or entry.isdir())
             if entry.isreg():
                 yield entry.name, partial(_open_tar_entry, archive, entry)
+
+
+class _TarHeader(tarfile.TarInfo):
+    """A file's header, of bounded size; nothing of a sparse file's map is read, which may have no end."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        """Called with each header, to be overridden: a name or attributes lie in what follows it."""
+        if self.type in EXTENDED and self.size > LARGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc,no-any-return]
+
+    def _refuse_sparse(self, *_: Any) -> tarfile.TarInfo:
+        raise tarfile.ReadError(f"{self.name} is a sparse file, most of which is not stored; unpack it yourself")
+
+    _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
+
+
+def _tar_headers(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while True:
+        try:
+            entry = archive.next()
+        except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:  # numbers that are none
+            raise tarfile.ReadError(f"a header that cannot be read ({error})") from error
+        if entry is None:
+            return
+        yield entry
 
 
 def _open_tar(path: Path) -> tarfile.TarFile:
     """Open a .tar as a stream: compressed archives are read once, in order."""
     try:
         if path.name.lower().endswith(".zst"):
-            return tarfile.open(fileobj=open_zstd(path), mode="r|")
-        return tarfile.open(path, "r|*")
-    except TypeError as error:  # what Python's reader makes of a gzip header that breaks off
-        raise tarfile.ReadError("its header breaks off") from error
+            return tarfile.open(fileobj=open_zstd(path), mode="r|", tarinfo=_TarHeader)
+        return tarfile.open(path, "r|*", tarinfo=_TarHeader)
+    except (ValueError, TypeError, LookupError) as error:  # of the first header, or a gzip header that breaks off
+        raise tarfile.ReadError(f"its header breaks off or cannot be read ({error})") from error
 
 
 def _check(path: Path, name: str, total: int, *, plain: bool) -> None:

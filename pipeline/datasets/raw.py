@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.sizes import check_unpacked, most_unpacked
 from pipeline.datasets.archive import (
     DAMAGE,
     OPENERS,
@@ -31,8 +33,6 @@ Files = Mapping[str, Path]  # the entry's file names -> where they lie
 Block = tuple[list[Keys], Array]  # one array of keys a mode, and the values
 
 
-UNPACKED = 1 << 27  # bytes that a file of any size may unpack to
-EXPANSION = 200  # and how many times its own size beyond that
 LONGEST_LINE = 1 << 22  # bytes
 BUFFER = 1 << 18
 
@@ -170,18 +170,14 @@ class _Bounded(Forward):
         super().__init__(stream)
         self._path, self._lines = path, lines
         self._count, self._since = 0, 0  # bytes so far, and those after the last line feed
-        packed = is_archive(path) or path.suffix.lower() in OPENERS
-        self._most = max(UNPACKED, EXPANSION * path.stat().st_size) if packed else None
+        self._most = most_unpacked(path) if is_archive(path) or path.suffix.lower() in OPENERS else math.inf
 
     def take(self, size: int) -> bytes:
         """Up to `size` bytes, counted."""
         content = super().take(size)
         self._count += len(content)
-        if self._most is not None and self._count > self._most:
-            raise InputError(
-                f"{self._path}: unpacks to more than {self._most:,} bytes, {EXPANSION} times its size; "
-                "if that is meant, unpack it yourself and name what came of it"
-            )
+        if self._count > self._most:
+            check_unpacked(self._path, self._count)
         if self._lines:
             end = content.rfind(b"\n")
             self._since = self._since + len(content) if end < 0 else len(content) - end - 1

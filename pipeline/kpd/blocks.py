@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.kpd.layer import KPDLinear, checked_block, input_squares
+from pipeline.kpd.layer import KPDLinear, checked_block, input_squares, kept_shares
 
 
 class BlockLinear(nn.Linear):
@@ -78,17 +78,34 @@ class BlockLinear(nn.Linear):
         weighted: Tensor = torch.linalg.vector_norm(self.blocks(self.weight * squares.sqrt()), dim=(1, 3))
         return weighted * self.support
 
+    @staticmethod
+    @torch.no_grad()
+    def scores_of(layers: Sequence[BlockLinear]) -> Tensor:
+        """(L, m1, n1): :meth:`block_scores` of L layers of one :meth:`kind`."""
+        return torch.stack([layer.block_scores() for layer in layers])
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What two layers have alike that :meth:`scores_of` takes together."""
+        return BlockLinear, self.grid, self.block, self.weight.dtype, self.weight.device
+
     @torch.no_grad()
     def shrink(self, threshold: Tensor | float) -> None:
         """Proximal step of the group penalty: W_g <- W_g max(0, 1 - threshold / ||W_g||_F)."""
-        norms = self.block_scores()
-        factors = torch.where(norms > threshold, 1.0 - threshold / norms, 0.0)
-        self.blocks(self.weight).mul_(factors[:, None, :, None])
+        self.scale_blocks([self], kept_shares(self.block_scores(), threshold)[None])
+
+    @staticmethod
+    @torch.no_grad()
+    def scale_blocks(layers: Sequence[BlockLinear], factors: Tensor) -> None:
+        """Multiply the blocks of each of L layers by (L, m1, n1) `factors`."""
+        for layer, own in zip(layers, factors, strict=True):
+            layer.blocks(layer.weight).mul_(own[:, None, :, None])
 
     @torch.no_grad()
     def set_support(self, support: Tensor) -> None:
         """Keep only the blocks where `support` is true; the others become exact zeros."""
-        self.support.copy_(support)
+        if support is not self.support:
+            self.support.copy_(support)
         self.blocks(self.weight).masked_fill_(~self.support[:, None, :, None], 0.0)
 
     @torch.no_grad()

@@ -16,11 +16,11 @@ from pipeline.kpd.functional import checked_path, kpd_product, kron_weight
 
 
 class UnitNorm(nn.Module):
-    """V -> V_i / ||V_i||_F for (r, m2, n2): what keeps B on the sphere while it is trained."""
+    """V -> V_i / ||V_i||_F for (.., r, m2, n2): what keeps B on the sphere while it is trained."""
 
     def forward(self, V: Tensor) -> Tensor:
         """Divide each term by its norm."""
-        norms: Tensor = torch.linalg.vector_norm(V, dim=(1, 2), keepdim=True)
+        norms: Tensor = torch.linalg.vector_norm(V, dim=(-2, -1), keepdim=True)
         return V / norms.clamp_min(torch.finfo(V.dtype).tiny)
 
     def right_inverse(self, B: Tensor) -> Tensor:
@@ -265,9 +265,14 @@ class KPDLinear(WithDerivedWeight):
         return y.view(*x.shape[:-1], self.out_features)
 
     @property
+    def is_bound(self) -> bool:
+        """Whether B is kept on the sphere, see :meth:`bind_terms`."""
+        return parametrize.is_parametrized(self, "B")
+
+    @property
     def _stored(self) -> Tensor:
         """The parameter that holds B: what B is divided from while on the sphere."""
-        if not parametrize.is_parametrized(self, "B"):
+        if not self.is_bound:
             return self.B
         stored: Tensor = self.parametrizations["B"].original  # type: ignore[index, union-attr]
         return stored
@@ -281,7 +286,7 @@ class KPDLinear(WithDerivedWeight):
         V starts with entries as large as those of S * A, so that an optimiser whose steps do not depend on the
         size of the gradient turns both alike.
         """
-        if parametrize.is_parametrized(self, "B"):
+        if self.is_bound:
             return
         norms = self.B.flatten(1).norm(dim=1).clamp_min(torch.finfo(self.B.dtype).tiny).view(-1, 1, 1)
         self.B.div_(norms)
@@ -293,7 +298,7 @@ class KPDLinear(WithDerivedWeight):
     @torch.no_grad()
     def free_terms(self) -> None:
         """Undo :meth:`bind_terms`: B is a parameter again, at the value it has."""
-        if parametrize.is_parametrized(self, "B"):
+        if self.is_bound:
             parametrize.remove_parametrizations(self, "B", leave_parametrized=True)
 
     @torch.no_grad()
@@ -321,10 +326,7 @@ class KPDLinear(WithDerivedWeight):
     @torch.no_grad()
     def block_norms(self) -> Tensor:
         """(m1, n1): Frobenius norms of the blocks of W."""
-        B = self.B.flatten(1)
-        scaled = self.scaled()
-        squares: Tensor = (torch.tensordot(B @ B.T, scaled, dims=1) * scaled).sum(dim=0)
-        return squares.clamp_min(0).sqrt()
+        return kron_block_norms(self.scaled()[None], self.B[None])[0]
 
     @torch.no_grad()
     def block_scores(self) -> Tensor:
@@ -333,16 +335,35 @@ class KPDLinear(WithDerivedWeight):
         |S_ab| as :meth:`fix_gauge` would make it, the square root of the block's Frobenius norm; in the group
         variant the norm itself. Of W with its columns weighted, where :func:`observe_inputs` says by what.
         """
-        norms = self.block_norms()
-        squares = input_squares(self)
-        if squares is not None:
-            n1, (_, n2) = self.grid[1], self.block
-            B = self.B.flatten(1)
-            weighted = (self.B * squares.sqrt().view(n1, 1, 1, n2)).flatten(2)  # (n1, r, m2 n2)
-            gram = weighted @ weighted.transpose(1, 2)  # (n1, r, r)
-            scaled = self.scaled()
-            norms = torch.einsum("iab,bil,lab->ab", scaled, gram.to(B.dtype), scaled).clamp_min(0).sqrt()
-        return norms if self.S is None else norms.sqrt()
+        return self.scores_of([self])[0]
+
+    @staticmethod
+    @torch.no_grad()
+    def scores_of(layers: Sequence[KPDLinear]) -> Tensor:
+        """(L, m1, n1): :meth:`block_scores` of L layers of one :meth:`kind`, in a few operations for all."""
+        first = layers[0]
+        scaled = torch.stack([layer.A for layer in layers])
+        if first.S is not None:
+            scaled = scaled * torch.stack([layer.S for layer in layers if layer.S is not None])[:, None]
+        scaled = scaled.masked_fill(~torch.stack([layer.support for layer in layers])[:, None], 0.0)
+        B = torch.stack([layer._stored for layer in layers])
+        B = UnitNorm()(B) if first.is_bound else B
+        seen = [own for own in map(input_squares, layers) if own is not None]
+        if seen:
+            (_, _, n1), n2 = first.A.shape, first.block[1]
+            roots = torch.stack(seen).sqrt().view(len(layers), n1, 1, 1, n2)
+            weighted = (B[:, None] * roots).flatten(3)  # (L, n1, r, m2 n2)
+            gram = weighted @ weighted.mT  # (L, n1, r, r)
+            norms = torch.einsum("Liab,Lbil,Llab->Lab", scaled, gram.to(B.dtype), scaled).clamp_min(0).sqrt()
+        else:
+            norms = kron_block_norms(scaled, B)
+        return norms if first.S is None else norms.sqrt()
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What two layers have alike that :meth:`scores_of` takes together."""
+        where, is_weighted = (self.A.dtype, self.A.device), input_squares(self) is not None
+        return KPDLinear, self.A.shape, self.block, self.variant, self.is_bound, is_weighted, where
 
     @torch.no_grad()
     def shrink(self, threshold: Tensor | float) -> None:
@@ -351,14 +372,20 @@ class KPDLinear(WithDerivedWeight):
         It scales S (A in the group variant) and leaves the factors otherwise where the optimiser has them: with
         S, what |S| <- max(|S| - threshold, 0) does to W after :meth:`fix_gauge`; without, block group LASSO.
         """
-        scores = self.block_scores()
-        factors = torch.where(scores > threshold, 1.0 - threshold / scores, 0.0)
-        (self.A if self.S is None else self.S).mul_(factors)
+        self.scale_blocks([self], kept_shares(self.block_scores(), threshold)[None])
+
+    @staticmethod
+    @torch.no_grad()
+    def scale_blocks(layers: Sequence[KPDLinear], factors: Tensor) -> None:
+        """Multiply the blocks of each of L layers by (L, m1, n1) `factors`."""
+        scaled: list[Tensor] = [layer.A if layer.S is None else layer.S for layer in layers]
+        torch._foreach_mul_(scaled, list(factors))
 
     @torch.no_grad()
     def set_support(self, support: Tensor) -> None:
         """Keep only the blocks where the (m1, n1) bool `support` is true; the others become exact zeros."""
-        self.support.copy_(support)
+        if support is not self.support:
+            self.support.copy_(support)
         (self.A if self.S is None else self.S).masked_fill_(~self.support, 0.0)
 
     @torch.no_grad()
@@ -393,6 +420,18 @@ class KPDLinear(WithDerivedWeight):
             f"bias={self.bias is not None}, {variant}parameters={own} (dense: {dense}), "
             f"flops={flops} (dense: {2 * self.in_features * self.out_features})"
         )
+
+
+def kron_block_norms(scaled: Tensor, B: Tensor) -> Tensor:
+    """(L, r, m1, n1), (L, r, m2, n2) -> (L, m1, n1): Frobenius norms of the blocks of L sums of Kronecker products."""
+    B = B.flatten(2)
+    squares: Tensor = ((B @ B.mT @ scaled.flatten(2)).view_as(scaled) * scaled).sum(dim=1)
+    return squares.clamp_min(0).sqrt()
+
+
+def kept_shares(scores: Tensor, threshold: Tensor | float) -> Tensor:
+    """What a soft threshold leaves of each score, as a share of it: max(0, 1 - threshold / score)."""
+    return torch.where(scores > threshold, 1.0 - threshold / scores, 0.0)
 
 
 def _block_a_row(weight: Tensor, block: tuple[int, int]) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers, replaced
 from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.choice import BlockChoice, block_name
 from pipeline.kpd.conversion import Report, Rule, swap_layers
-from pipeline.kpd.layer import KPDLinear, fitted_square, forget_inputs, observe_inputs
+from pipeline.kpd.layer import KPDLinear, fitted_square, forget_inputs, kept_shares, observe_inputs
 from pipeline.kpd.settings import (
     BlockSettings,
     BTTSettings,
@@ -39,7 +40,6 @@ CHOICE_END = 0.35  # share of training at which one candidate block is left
 RAMP_END = 0.6  # share of training at which the support is frozen
 FIRST_THRESHOLD = 1.0e-4  # first soft threshold of the controlled penalty
 GAIN = 1.05  # factor of the threshold from one step to the next
-WEIGHT_POWER = 4  # how fast the penalty falls for blocks above the one next to go
 
 
 class Dense(DenseSettings):
@@ -181,14 +181,19 @@ class BlockMethod(BlockSettings, Dense):
         """Bring the blocks closer to the target; keep a frozen support's zeros."""
         if not self._is_frozen and progress >= RAMP_END:
             self.freeze()
-        for index, (layer, target) in enumerate(zip(self._layers, self.targets(), strict=True)):
-            if self._is_frozen:
+        if self._is_frozen:
+            for layer in self._layers:
                 layer.set_support(layer.support)
-            elif progress > self.ramp_start and target > 0:
-                self.sparsify(index, layer, wanted_count(target, progress, self.ramp_start))
+        elif progress > self.ramp_start:
+            wanted = {
+                index: wanted_count(target, progress, self.ramp_start)
+                for index, target in enumerate(self.targets())
+                if target > 0
+            }
+            self.sparsify(wanted)
 
-    def sparsify(self, index: int, layer: BlockLayer, wanted: int) -> None:
-        """Act on one layer on its way, where `wanted` blocks should be zero by now."""
+    def sparsify(self, wanted: dict[int, int]) -> None:
+        """Act on layers on their way: by its number, how many blocks of each should be zero by now."""
 
     def freeze(self) -> None:
         """Zero exactly the wanted number of blocks, those of the smallest score, for good."""
@@ -231,15 +236,27 @@ class Proximal(BlockMethod):
         self._thresholds = [FIRST_THRESHOLD] * len(self._layers)
         return report
 
-    def sparsify(self, index: int, layer: BlockLayer, wanted: int) -> None:
-        """Proximal step with the controlled threshold."""
-        threshold, scores = self._thresholds[index], layer.block_scores()
-        first_kept = torch.kthvalue(scores.flatten(), wanted + 1).values
-        weights = (first_kept / scores).clamp_max(1.0) ** WEIGHT_POWER  # 1 for a block that is zero already
-        shrinkage = torch.nextafter(first_kept, first_kept.new_zeros(())).clamp_max(threshold) * weights
-        layer.shrink(shrinkage)
-        enough = int((scores <= shrinkage).sum()) >= wanted
-        self._thresholds[index] = threshold / GAIN if enough else threshold * GAIN
+    def sparsify(self, wanted: dict[int, int]) -> None:
+        """Proximal step with the controlled thresholds, all alike layers at once."""
+        alike: dict[tuple[Any, ...], list[int]] = {}
+        for index, count in wanted.items():
+            alike.setdefault((self._layers[index].kind, count), []).append(index)
+        for (_, count), indices in alike.items():
+            self._shrink_alike(indices, count)
+
+    def _shrink_alike(self, indices: list[int], wanted: int) -> None:
+        layers: list[Any] = [self._layers[index] for index in indices]
+        scores: Tensor = layers[0].scores_of(layers)  # (L, m1, n1)
+        first_kept = _ranked(scores.flatten(1), wanted)[:, None, None]
+        weights = (first_kept / scores).clamp_max(1.0).square().square()  # 1 for a block that is zero already
+        thresholds = scores.new_tensor([self._thresholds[index] for index in indices])[:, None, None]
+        below = torch.nextafter(first_kept, torch.zeros_like(first_kept))
+        shrinkage = torch.minimum(below, thresholds) * weights
+        layers[0].scale_blocks(layers, kept_shares(scores, shrinkage))
+        gone = (scores <= shrinkage).flatten(1).sum(dim=1).tolist()
+        for index, count in zip(indices, gone, strict=True):
+            threshold = self._thresholds[index]
+            self._thresholds[index] = threshold / GAIN if count >= wanted else threshold * GAIN
 
     def state_dict(self) -> dict[str, Any]:
         """Support and thresholds."""
@@ -410,11 +427,13 @@ class ElasticGroupLasso(ElasticGroupLassoSettings, GroupLasso):
     name: ClassVar[str] = "elastic-group-lasso"
 
     @torch.no_grad()
-    def sparsify(self, index: int, layer: BlockLayer, wanted: int) -> None:
+    def sparsify(self, wanted: dict[int, int]) -> None:
         """Shrink the groups, then everything."""
-        super().sparsify(index, layer, wanted)
-        if isinstance(layer, BlockLinear):
-            layer.weight.div_(1.0 + 2.0 * self.lr * self.l2)
+        super().sparsify(wanted)
+        for index in wanted:
+            layer = self._layers[index]
+            if isinstance(layer, BlockLinear):
+                layer.weight.div_(1.0 + 2.0 * self.lr * self.l2)
 
 
 class RandomMask(RandomMaskSettings, BlockMethod):
@@ -436,9 +455,11 @@ class MagnitudePruning(BlockMethod):
 
     name: ClassVar[str] = "magnitude"
 
-    def sparsify(self, index: int, layer: BlockLayer, wanted: int) -> None:
+    def sparsify(self, wanted: dict[int, int]) -> None:
         """Zero the blocks of smallest norm; those that are zero already stay."""
-        layer.set_support(largest(layer.block_scores(), wanted))
+        for index, count in wanted.items():
+            layer = self._layers[index]
+            layer.set_support(largest(layer.block_scores(), count))
 
 
 class BlockRigL(RigLSettings, BlockMethod):
@@ -683,6 +704,13 @@ def largest(scores: Tensor, zeros: int) -> Tensor:
     keep = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
     keep[torch.sort(scores.flatten(), stable=True).indices[:zeros]] = False
     return keep.view_as(scores)
+
+
+def _ranked(rows: Tensor, rank: int) -> Tensor:
+    """The number of each row that `rank` others are not above, counted from the smallest; NaN is the largest."""
+    if rows.is_cpu and rows.dtype in (torch.float32, torch.float64):  # NumPy's selection takes a fraction of the time
+        return torch.from_numpy(np.partition(rows.numpy(), rank, axis=1)[:, rank])
+    return torch.kthvalue(rows, rank + 1).values
 
 
 def _decays(name: str, parameter: Tensor) -> bool:

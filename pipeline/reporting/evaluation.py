@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.baselines.yardsticks import general
 from pipeline.errors import InputError
 from pipeline.runs.compressor import Compressor, cells_within
 from pipeline.runs.memory import check_memory
@@ -124,8 +125,15 @@ def _from_gram(gram: npt.NDArray[np.float64], count: int) -> list[float]:
 
 
 def evaluate(model: Compressor, X: SparseTensor) -> dict[str, Any]:
-    """Both, as ``evaluation.json`` has them: ``values`` and, of a matrix, ``singular_values`` (``data``, ``model``)."""
-    result: dict[str, Any] = {"values": [bin_._asdict() for bin_ in error_by_value(model, X)]}
+    """All of it, as ``evaluation.json`` has it.
+
+    ``values``, the bins; of a matrix ``singular_values`` (of the ``data``, of the ``model``); of an exact artifact
+    ``formats``, bytes of the same tensor in usual formats and general compressors.
+    """
+    bins = error_by_value(model, X)
+    result: dict[str, Any] = {"values": [bin_._asdict() for bin_ in bins]}
+    if not any(bin_.error for bin_ in bins):
+        result["formats"] = {name: size for name, size in general(X).items() if size is not None}
     if X.order == 2:
         result["singular_values"] = {"data": leading_singular_values(X), "model": kept_singular_values(model)}
     return result

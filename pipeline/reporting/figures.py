@@ -98,11 +98,14 @@ def size_error(results: Results, dataset: str, accounting: Accounting) -> Drawin
     ).reset_index(drop=True)
     sizes = [cells[item.column] for item in ACCOUNTINGS]
     limits = (max(1.0, min(size.min() for size in sizes)) / 1.6, max(size.max() for size in sizes) * 1.6)
+    formats = formats_of(results, dataset)
     theirs = published_sizes(dataset, float(results.first(dataset)["norm2"]))
     theirs = theirs[theirs["method"].isin(set(cells["method"]))]
     shown = theirs if accounting.slug == "published" else theirs.iloc[:0]
     if len(shown):
         limits = (min(limits[0], shown["bytes"].min() / 1.6), max(limits[1], shown["bytes"].max() * 1.6))
+    if formats:
+        limits = (limits[0], max(limits[1], 1.6 * max(formats.values())))
 
     def paint(pen: Pen) -> None:
         axes = pen.axes
@@ -110,6 +113,9 @@ def size_error(results: Results, dataset: str, accounting: Accounting) -> Drawin
         top = max(1.0, float((data["relative_error"] + data["relative_error_stderr"].fillna(0)).max()))
         axes.set_ylim(-0.03 * top, top * 1.06)
         axes.set_ylabel("relative error")
+        for place, (name, size) in enumerate(sorted(formats.items(), key=lambda item: item[1])):
+            axes.axvline(size, color=GRID, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
+            pen.label(size, top * (1.02 - 0.06 * (place % 3)), name, (2.0, 0.0))
         for row in shown.to_dict("records"):
             style = look(row["method"])
             axes.plot(
@@ -133,11 +139,19 @@ def size_error(results: Results, dataset: str, accounting: Accounting) -> Drawin
         paint,
         alt=f"Relative error against bytes for {dataset}, bytes {_counted(accounting)}. " + _best_points(data),
         caption=f"{accounting.meaning[:1].upper()}{accounting.meaning[1:]}. {spread_note(data, 'relative_error')} "
-        "Labels: the frontier." + (" Hollow markers: published, NeuKron's over the padded grid." if len(shown) else ""),
+        "Labels: the frontier."
+        + (" Hollow markers: published, NeuKron's over the padded grid." if len(shown) else "")
+        + (" Dashed lines: the whole tensor, in its own indices, in usual formats." if formats else ""),
         data=data,
         legend=data["method"].unique(),
-        spec=interactive.sizes(dataset, cells, theirs) if accounting is ACCOUNTINGS[0] else None,
+        spec=interactive.sizes(dataset, cells, theirs, formats) if accounting is ACCOUNTINGS[0] else None,
     )
+
+
+def formats_of(results: Results, dataset: str) -> dict[str, int]:
+    """Bytes of a data set in usual formats and general compressors, where an exact artifact of it was evaluated."""
+    found = (content["formats"] for content in evaluated(results, dataset).values() if "formats" in content)
+    return next(found, {})
 
 
 def spread_note(data: pd.DataFrame, *names: str) -> str:

@@ -2,7 +2,8 @@
 
 A figure's entry has an axis ``x`` and ``y`` each (label, number format, scale; ``error`` names the data set whose
 squared norm turns a relative error into an absolute one) and some of: ``points``, ``lines``, ``rows`` (one a
-category, with a ratio), ``reference`` (a value marked across the figure), ``frontier`` (label these alone).
+category, with a ratio), ``reference`` (a value marked across the figure), ``levels`` (sizes marked across it, with
+names), ``frontier`` (label these alone).
 """
 
 from __future__ import annotations
@@ -47,8 +48,11 @@ def _named(row: Record) -> Spec:
     return {"m": row["method"], "s": row["setting"]} | ({"n": int(row["seeds"])} if "seeds" in row else {})
 
 
-def sizes(dataset: str, cells: pd.DataFrame, theirs: pd.DataFrame) -> Spec:
-    """Size against error: a point a setting, its bytes in each accounting; published points in the published one."""
+def sizes(dataset: str, cells: pd.DataFrame, theirs: pd.DataFrame, formats: Mapping[str, int]) -> Spec:
+    """Size against error: a point a setting, its bytes in each accounting; published points in the published one.
+
+    `formats` are marked across the figure: bytes of the whole tensor, by name.
+    """
     points = [
         _named(row)
         | {
@@ -68,6 +72,7 @@ def sizes(dataset: str, cells: pd.DataFrame, theirs: pd.DataFrame) -> Spec:
             {"m": row["method"], "x": _value(row["bytes"]), "y": _value(row["relative_error"])}
             for row in theirs.to_dict("records")
         ],
+        "levels": [{"text": name, "x": size} for name, size in formats.items()],
     }
 
 

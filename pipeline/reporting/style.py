@@ -18,6 +18,7 @@ TEXT = 9.0
 DASHES = [
     (), (5, 1.5), (1.5, 1.2), (5, 1.5, 1.5, 1.5), (8, 2), (3, 2), (8, 2, 3, 2), (5, 1.5, 1.5, 1.5, 1.5, 1.5),
     (3, 1, 1, 1), (10, 1.5), (2, 3), (8, 1.5, 1.5, 1.5),
+    (2, 1, 6, 1), (12, 2, 2, 2),
 ]  # fmt: skip
 TIMES, MISSING, ABOUT = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}", "\N{ALMOST EQUAL TO}"
 PLUS_MINUS, MINUS = "\N{PLUS-MINUS SIGN}", "\N{MINUS SIGN}"

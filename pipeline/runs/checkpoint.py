@@ -87,8 +87,9 @@ class Checkpoint:
         ------
         KeyboardInterrupt
             After writing, if a signal has asked to stop; see :meth:`stopping_on_signals`.
-        InputError
-            It cannot be written, and a signal has asked to stop: what was reached since the last one is lost.
+        OSError
+            It cannot be written, and a signal has asked to stop: what was reached since the last one is lost. No
+            InputError: the run has not failed, and the state before serves.
         """
         if not force and not self._stop and time.monotonic() - self._written < self._seconds:
             return
@@ -100,7 +101,9 @@ class Checkpoint:
                 temporary.write_bytes(content + b"\n" + hashlib.sha256(content).hexdigest().encode())
         except (InputError, OSError) as error:
             if self._stop or force:
-                raise
+                cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+                why = f"the state cannot be written, what was reached since the last one is lost ({cause})"
+                raise OSError(getattr(cause, "errno", None), why, str(self.path)) from error
             print(f"{error}; the run goes on", file=sys.stderr)
         self._written = time.monotonic()
         if self._stop:

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.sizes import UNPACKED, check_unpacked
 from pipeline.datasets.archive import DAMAGE
 from pipeline.datasets.places import check_range
-from pipeline.datasets.raw import EXPANSION as UNPACKING
-from pipeline.datasets.raw import UNPACKED, Array, Files, Mode, RawTensor, only_file
+from pipeline.datasets.raw import Array, Files, Mode, RawTensor, only_file
 from pipeline.errors import InputError
 
 HEAP_HEADER = 16  # bytes of the header of a heap in HDF5, and of one of its objects
@@ -30,7 +30,7 @@ NPZ_ARRAYS = (  # of SciPy's and of pydata/sparse's files
     "format", "shape", "coords", "row", "col", "data", "indices", "indptr", "offsets", "fill_value", "compressed_axes",
 )  # fmt: skip
 LARGEST_HEADER = 10_000  # characters of a .npy header
-EXPANSION = 2000  # at most so many bytes of an array for a stored one; deflate reaches half of that
+TEXTS = 64  # of no fixed length that are read at a time at least
 MATRIX_NAMES = ("row", "column")
 Arrays = Mapping[str, Array]
 
@@ -181,9 +181,7 @@ def _npz_array(path: Path, archive: zipfile.ZipFile, name: str) -> Array:
     """One array, once its header is found to ask for no more than is stored."""
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     entry = archive.getinfo(f"{name}.npy")
-    most = max(UNPACKED, UNPACKING * path.stat().st_size)
-    if entry.file_size > most:
-        raise InputError(f"{path}: array '{name}' unpacks to {entry.file_size:,} bytes, more than {most:,}")
+    check_unpacked(path, entry.file_size, f"array '{name}'")
     with archive.open(entry) as stream:
         version = np.lib.format.read_magic(stream)
         if version not in read_header:
@@ -235,6 +233,8 @@ def read_binsparse(files: Files, *, group: str = "/") -> RawTensor:
             place = own_object(path, file, group)
             descriptor = json.loads(place.attrs["binsparse"])["binsparse"]
             arrays = {name: own_array(path, place, name) for name in descriptor["data_types"] if name in place}
+    except InputError:
+        raise
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(f"{path}: not a readable Binsparse file ({error})") from error
     return _from_descriptor(path, descriptor, arrays)
@@ -266,10 +266,20 @@ def own_array(path: Path, group: Any, name: str) -> Array:
     texts = found.dtype.kind == "S" or h5py.check_string_dtype(found.dtype) is not None
     if found.shape is None or (found.dtype.kind not in "biufc" and not texts):
         raise InputError(f"{path}: array '{name}' holds no numbers")
-    stored = found.id.get_storage_size()
-    if found.nbytes > max(stored, 1) * EXPANSION:
-        raise InputError(f"{path}: array '{name}' takes {found.nbytes:,} bytes where {stored:,} are stored")
-    return np.asarray(found[...])
+    chunk = math.prod(found.chunks or ()) * found.dtype.itemsize  # is unpacked whole, whatever is read of it
+    check_unpacked(path, max(found.nbytes, chunk), f"array '{name}'")
+    return _texts_of_any_length(path, found, name) if found.dtype.kind == "O" else np.asarray(found[...])
+
+
+def _texts_of_any_length(path: Path, found: Any, name: str) -> Array:
+    """Texts, many of which may be one and the same in the file."""
+    flat, step = found.reshape(-1) if found.ndim != 1 else found, max(TEXTS, UNPACKED // path.stat().st_size)
+    parts, total = [np.empty(0, dtype=object)], 0
+    for start in range(0, len(flat), step):
+        parts.append(flat[start : start + step])
+        total += sum(map(len, parts[-1]))
+        check_unpacked(path, total, f"array '{name}'")
+    return np.concatenate(parts)
 
 
 def check_heaps(path: Path) -> None:

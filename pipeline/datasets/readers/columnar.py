@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.core.sizes import check_unpacked
 from pipeline.datasets.places import modes_of, to_places
 from pipeline.datasets.raw import Block, Files, RawTensor, only_file
 from pipeline.errors import InputError, nearest
+
+CELL = 8  # bytes that a number or the code of a label takes
 
 
 def read(
@@ -43,7 +46,7 @@ def read(
 
 def names(path: Path) -> list[str]:
     """Names of the columns; those of a data frame's index, which its writer puts last, come first."""
-    schema = next(_batches(path, None)).schema
+    schema = _opened(path)[0]
     index = (schema.pandas_metadata or {}).get("index_columns", [])
     found = [str(name) for name in schema.names]
     return sorted(found, key=lambda name: name not in index)
@@ -78,8 +81,7 @@ def _blocks(path: Path, columns: list[str], value: str | None, drop: bool, indic
             yield [key.cast(pa.int64()).to_numpy() for key in keys] if indices else keys, entries
             row += batch.num_rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not a readable Parquet or Arrow table ({reason})") from error
+        raise _unreadable(path, error) from error
 
 
 def _without_views(column: Any) -> Any:
@@ -91,7 +93,27 @@ def _without_views(column: Any) -> Any:
     return column.cast(pa.string()) if types.is_string_view(kind) else column
 
 
-def _batches(path: Path, wanted: list[str] | None) -> Iterator[Any]:
+def _batches(path: Path, wanted: list[str]) -> Iterator[Any]:
+    """Pieces of the wanted columns, as long as they are in proportion to the file."""
+    schema, batches = _opened(path)
+    _check_names(path, wanted, schema.names)
+    total = 0.0
+    for batch in batches(wanted):
+        columns = [batch.column(name) for name in wanted]
+        total += sum(max(CELL * batch.num_rows, _bytes(column)) for column in columns)
+        check_unpacked(path, total)
+        yield batch
+
+
+def _bytes(column: Any) -> int:
+    """What a column holds beside a number in each row."""
+    import pyarrow as pa
+
+    return 0 if isinstance(column, pa.DictionaryArray) else int(column.nbytes)
+
+
+def _opened(path: Path) -> tuple[Any, Callable[[list[str]], Iterator[Any]]]:
+    """The schema of a file, and what yields its rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -99,18 +121,40 @@ def _batches(path: Path, wanted: list[str] | None) -> Iterator[Any]:
         raise InputError(f"{path}: no such file; fetch it with 'python -m pipeline.download'")
     with path.open("rb") as file:
         magic = file.read(6)
-    if magic[:4] == b"PAR1":
-        parquet = pq.ParquetFile(path)
-        _check_names(path, wanted, parquet.schema_arrow.names)
-        yield from parquet.iter_batches(columns=wanted)
-        return
-    with pa.OSFile(str(path)) as source:
-        opened = pa.ipc.open_file(source) if magic == b"ARROW1" else pa.ipc.open_stream(source)
-        _check_names(path, wanted, opened.schema.names)
+    try:
+        if magic[:4] == b"PAR1":
+            return _parquet(path, pq.ParquetFile(path))
+        source = pa.OSFile(str(path))
         if magic == b"ARROW1":
-            yield from (opened.get_batch(number) for number in range(opened.num_record_batches))
-        else:
-            yield from opened
+            table = pa.ipc.open_file(source)
+            return table.schema, lambda _: (table.get_batch(number) for number in range(table.num_record_batches))
+        stream = pa.ipc.open_stream(source)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+    return stream.schema, lambda _: iter(stream)
+
+
+def _parquet(path: Path, file: Any) -> tuple[Any, Callable[[list[str]], Iterator[Any]]]:
+    """Texts as codes and the few different ones, as they mostly lie there; sizes compared before a page is unpacked."""
+    import pyarrow.parquet as pq
+    from pyarrow import types
+
+    schema, about = file.schema_arrow, file.metadata
+
+    def batches(wanted: list[str]) -> Iterator[Any]:
+        texts = [name for name in wanted if types.is_string(kind := schema.field(name).type) or types.is_binary(kind)]
+        groups = [about.row_group(group) for group in range(about.num_row_groups)]
+        held = sum(group.column(place).total_uncompressed_size
+                   for group in groups for place in range(about.num_columns)
+                   if group.column(place).path_in_schema.partition(".")[0] in wanted)  # fmt: skip
+        check_unpacked(path, max(held, CELL * about.num_rows * len(wanted)))
+        yield from pq.ParquetFile(path, read_dictionary=texts).iter_batches(columns=wanted)
+
+    return schema, batches
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: not a readable Parquet or Arrow table ({' '.join(str(error).split())})")
 
 
 def _check_names(path: Path, wanted: list[str] | None, names: list[str]) -> None:

@@ -32,7 +32,7 @@ from pipeline.errors import InputError, nearest
 
 BLOCK_BYTES = 1 << 24
 MOST_COLUMNS = 100_000
-MOST_EMPTY = 10_000_000  # lines in a row
+MOST_EMPTY = 1_000_000  # lines in a row
 SEPARATORS = ("\t", ";", "|")  # looked for where there is no comma
 NAMES = {"\t": "a tab"}
 THOUSANDS = (",", ".", " ", "'", "_")
@@ -255,7 +255,7 @@ class Layout:
         if ".tsv" in self.path.name.lower():
             return "\t"
         with open_text(self.path, self.encoding, self.member) as text:
-            first = next((line for line in text if line.strip()), "")
+            first = next((line for line in itertools.islice(text, MOST_EMPTY) if line.strip()), "")
         found = [each for each in ("::", *SEPARATORS) if each in first]
         if "," in first or not found:
             return ","

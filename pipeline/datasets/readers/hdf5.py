@@ -35,6 +35,8 @@ def read(files: Files, *, group: str | None = None) -> RawTensor:
         with h5py.File(path, "r") as file:
             if "binsparse" not in arrays.own_object(path, file, group or "/").attrs:
                 return _found(path, file, group)
+    except InputError:
+        raise
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(f"{path}: not a readable HDF5 file of a matrix ({error})") from error
     return arrays.read_binsparse(files, **({} if group is None else {"group": group}))

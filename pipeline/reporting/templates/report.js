@@ -208,8 +208,8 @@
       if (names.y) this.text(svg, left - 48, 8, names.y, "start", { style: "fill: var(--muted)" });
     }
     plot(svg) {
-      const spec = this.spec, shown = series(spec), on = (item) => !state.off.has(item.m);
-      const everyX = [...shown.theirs.map((p) => p.x), ...shown.points.map((p) => p.x), ...shown.lines.flatMap((l) => l.x)];
+      const spec = this.spec, shown = series(spec), on = (item) => !state.off.has(item.m), levels = spec.levels || [];
+      const everyX = [...levels.map((each) => each.x), ...shown.theirs.map((p) => p.x), ...shown.points.map((p) => p.x), ...shown.lines.flatMap((l) => l.x)];
       const everyY = [...shown.theirs.map((p) => p.y), ...shown.points.flatMap((p) => [p.y, p.y + (p.ye || 0), p.y - (p.ye || 0)]), ...shown.lines.flatMap((l) => l.y)];
       const kinds = { x: kindOf(spec.x, everyX), y: kindOf(spec.y, everyY) };
       const hasEnds = shown.lines.some((line) => !line.fit);
@@ -228,6 +228,13 @@
       this.ground(svg);
       const layer = draw(svg, "g", { "clip-path": `url(#${this.id})`, "pointer-events": "none" });
       if (spec.reference) draw(layer, "path", { d: `M${left} ${this.y(spec.reference.y)}H${right}`, style: "stroke: var(--muted); stroke-dasharray: 4 2" });
+      levels.sort((p, q) => p.x - q.x).forEach((level, i) => {
+        const at = this.x(level.x);
+        if (at < left || at > right) return;
+        draw(layer, "path", { d: `M${at} ${top}V${bottom}`, style: "stroke: var(--muted); stroke-dasharray: 4 2; opacity: .5" });
+        const label = this.text(svg, at + 3, top + 8 + 14 * (i % 3), level.text, "start", { class: "name" });
+        draw(label, "title", {}, `the whole tensor as ${level.text}: ${exact(level.x, "bytes")}`);
+      });
       const points = shown.points.filter((p) => on(p) && drawable(p.x, p.y)), best = spec.frontier ? frontier(points) : null;
       if (best && best.size) {
         const steps = [...best];
