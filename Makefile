@@ -33,7 +33,7 @@ demo: setup ## run the default experiment and show its most telling lines
 	@python -m pipeline.report --headlines results/$$(python -m pipeline.config --name)
 
 test: setup ## run the whole test suite
-	python -m pytest -n 2 --dist loadfile
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## ruff, mypy, snakefmt, snakemake --lint
 	ruff check .

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -18,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.about import RESULTS, processor
+
 WIDTH = 1024
 TRAINING = [  # rows, block, rank, wanted speed-up
     (4096, 8, 1, 3.0),
@@ -249,13 +249,6 @@ def write(results: dict[str, Any], options: argparse.Namespace) -> None:
     name = "kpd" if options.device == "cpu" else "kpd-gpu"
     (options.output / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
     (options.output / f"{name}.md").write_text(table(results))
-
-
-def processor() -> str:
-    """Name of the processor."""
-    path = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in path.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -10,10 +10,7 @@ with an empty cache of compiled kernels (``NUMBA_CACHE_DIR``) and with the one t
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -23,9 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench_kpd import processor
+from benchmarks import about
 
-RESULTS = Path(__file__).parent / "results"
 MATRIX = "%%MatrixMarket matrix coordinate real general\n4 4 5\n1 1 3\n2 2 1\n3 4 2\n4 4 1\n1 3 2\n"
 KRONFLOW = [sys.executable, "-m", "pipeline"]
 EPOCHS = ["--set", "hidden=4", "--set", "max_epochs=3", "--threads", "1"]
@@ -88,17 +84,12 @@ def measured(rounds: int) -> dict[str, Any]:
 
 def table(results: dict[str, Any]) -> str:
     """The results as Markdown."""
-    about = results["about"]
-    how = f"{about['processor']}, {about['cores']} cores, Python {about['python']}, load {about['load']:.1f} before"
+    how = results["about"]
+    command = f"`python -m benchmarks.bench_start --rounds {how['rounds']}`"
     lines = ["# Start-up and small inputs, seconds", ""]
-    lines += [
-        f"`python -m benchmarks.bench_start --rounds {about['rounds']}`: {how}, {about['date']}. Medians; first and"
-    ]
-    lines += ["second once each. One thread.", ""]
+    lines += [f"{command}: {about.told(how)} Medians; first and second once each. One thread.", ""]
     lines += ["| command | wall | processor |", "|---|--:|--:|"]
     lines += [f"| {row} | {one['wall']:.2f} | {one['processor']:.2f} |" for row, one in results["rows"].items()]
-    if about["load"] > about["cores"]:
-        lines += ["", "The machine was busy with other work: of the wall times only the ratios tell something."]
     return "\n".join(lines) + "\n"
 
 
@@ -107,18 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rounds", type=int, default=7)
     options = arguments.parse_args(argv)
-    about = {
-        "rounds": options.rounds,
-        "load": os.getloadavg()[0],
-        "cores": os.cpu_count(),
-        "processor": processor(),
-        "python": platform.python_version(),
-        "date": datetime.date.today().isoformat(),
-    }
-    results = {"about": about, "rows": measured(options.rounds)}
-    (RESULTS / "start.json").write_text(json.dumps(results, indent=1) + "\n")
-    (RESULTS / "start.md").write_text(table(results))
-    print(table(results))
+    about.write("start", {"about": about.circumstances(rounds=options.rounds), "rows": measured(options.rounds)}, table)
 
 
 if __name__ == "__main__":

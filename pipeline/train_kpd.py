@@ -162,8 +162,9 @@ def _write(
     from pipeline.core.files import sha256_file
     from pipeline.kpd.artifact import NetworkArtifact
     from pipeline.kpd.cost import inference_flops, inference_parameters, measured_costs, training_flops
+    from pipeline.kpd.inference import dense_twin
     from pipeline.kpd.sparsity_methods import make
-    from pipeline.kpd.trainer import dense_twin, fresh_network, inference_seconds, step_seconds
+    from pipeline.kpd.trainer import fresh_network, inference_seconds, step_seconds
     from pipeline.runs.metrics import circumstances, library_versions, peak_rss_bytes, write_metrics
     from pipeline.runs.record import epoch_seconds, identity, write_history
 

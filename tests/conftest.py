@@ -21,6 +21,12 @@ with contextlib.suppress(ImportError):
     # Damaged files are asked in forked children, in which GNU's OpenMP ends the process.
     _numba.config.THREADING_LAYER = "forksafe"
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that run workflows in checkouts of their own take minutes: they are begun first."""
+    items.sort(key=lambda item: not hasattr(getattr(item, "module", None), "copy_checkout"))
+
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -15,8 +15,8 @@ from pipeline.errors import InputError
 from pipeline.kpd import Sparsifier, load, save
 from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.cost import inference_parameters
+from pipeline.kpd.inference import dense_twin
 from pipeline.kpd.sparsity_methods import make
-from pipeline.kpd.trainer import dense_twin
 
 
 def by_hand(layer: BTTLinear) -> np.ndarray:

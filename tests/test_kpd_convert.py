@@ -19,9 +19,10 @@ from pipeline.kpd import KPDLinear, Rule, Sparsifier, convert
 from pipeline.kpd.blocks import BlockLinear, block_layers
 from pipeline.kpd.cost import inference_flops, inference_parameters, measured_costs, sparse_flops, training_flops
 from pipeline.kpd.data import labelled_images
+from pipeline.kpd.inference import dense_twin
 from pipeline.kpd.networks import build
 from pipeline.kpd.sparsity_methods import SPARSITY_METHODS, make, target_count
-from pipeline.kpd.trainer import Trainer, dense_twin
+from pipeline.kpd.trainer import Trainer
 
 ZEROING = [name for name, method in SPARSITY_METHODS.items() if "block_sparsity" in method.declared]
 

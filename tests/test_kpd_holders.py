@@ -16,8 +16,8 @@ from pipeline.kpd.attention import Attention
 from pipeline.kpd.blocks import block_layers
 from pipeline.kpd.convolution import PatchConv2d
 from pipeline.kpd.cost import inference_flops, inference_parameters
+from pipeline.kpd.inference import dense_twin
 from pipeline.kpd.sparsity_methods import SPARSITY_METHODS
-from pipeline.kpd.trainer import dense_twin
 
 SPARSE = [name for name, method in SPARSITY_METHODS.items() if "block_sparsity" in method.declared]
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "out_proj"]
@@ -300,3 +300,7 @@ def test_files_hold_attention_and_convolutions(tmp_path: Path) -> None:
     twin, taken = deploy(network, x)
     assert taken.keys() == {"patch.linear", *(f"attention.{name}" for name in PROJECTIONS)}
     torch.testing.assert_close(twin(x), network(x), rtol=1e-4, atol=1e-5)
+    for form in ("dense", "block-rows", "factored"):
+        deploy(network, x, form=form).save(tmp_path / "deployed.safetensors")
+        deployed = load(tmp_path / "deployed.safetensors", Both)
+        torch.testing.assert_close(deployed(x), network(x), rtol=1e-4, atol=1e-5)

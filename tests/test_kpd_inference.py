@@ -16,8 +16,8 @@ from pipeline.errors import InputError
 from pipeline.kpd import KPDLinear, Rule, Sparsifier, convert, functional, inference, load, save
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers
 from pipeline.kpd.cost import inference_flops, measured_costs, sparse_flops
-from pipeline.kpd.inference import FORMS, deploy, export_program, forms_of, measure_forms
-from pipeline.kpd.trainer import dense_twin
+from pipeline.kpd.inference import FORMS, dense_twin, deploy, forms_of, measure_forms
+from pipeline.kpd.programs import export_onnx, export_program
 from pipeline.runs.artifact import read_artifact, write_artifact
 
 
@@ -550,3 +550,59 @@ def test_files_of_deployed_networks_are_refused_where_they_do_not_fit(tmp_path: 
     refused("", rank=1 << 40)
     refused("", block=[0, 4])
     refused("", block=None)
+
+
+def networks_to_export() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, activation="gelu", norm_first=True),
+        1,
+        enable_nested_tensor=False,
+    )
+    patches = nn.Conv2d(3, 16, 4, 4)
+    transformer = nn.ModuleDict({"patches": patches, "encoder": encoder, "head": nn.Linear(16, 8)})
+
+    class Vision(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = transformer
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = self.parts["patches"](x).flatten(2).transpose(1, 2)
+            return self.parts["head"](self.parts["encoder"](tokens).mean(dim=1))
+
+    vision = Vision()
+    convert(vision, {"*": Rule((4, 4))}, convolutions=True)
+    return {"layer": (KPDLinear(16, 8, (4, 4)), (16,)), "transformer": (vision.eval(), (3, 8, 8))}
+
+
+@pytest.mark.filterwarnings("ignore:layer .* costs")
+@pytest.mark.parametrize("form", ["", "block-rows"])
+@pytest.mark.parametrize("name", ["layer", "transformer"])
+@pytest.mark.parametrize("kind", ["torch", "onnx"])
+def test_exported_networks_run_elsewhere_with_equal_outputs(name: str, form: str, kind: str, tmp_path: Path) -> None:
+    network, shape = networks_to_export()[name]
+    for layer in block_layers(network).values():
+        layer.set_support(torch.rand(layer.grid) > 0.5)
+    x, more = torch.randn(3, *shape), torch.randn(5, *shape)
+    given = deploy(network, x, form=form).network if form else network
+    with torch.no_grad():
+        expected = network(more)
+    if kind == "torch":
+        export_program(given, x, tmp_path / "model.pt2")
+        got = torch.export.load(tmp_path / "model.pt2").module()(more)
+    else:
+        runtime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+        pytest.importorskip("onnxscript", reason="the extra 'onnx' is not installed")
+        export_onnx(given, x, tmp_path / "model.onnx")
+        session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+        got = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: more.numpy()})[0])
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_an_onnx_model_names_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    with pytest.raises(InputError, match=r"pip install 'kronflow\[onnx\]'"):
+        export_onnx(nn.Sequential(KPDLinear(8, 4, (2, 2))), torch.ones(2, 8), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 import pipeline
 from pipeline import __main__ as cli
+from pipeline.commands.reference_file import import_checkpoint, read_reference_text
 from pipeline.errors import InputError
 from pipeline.neukron import NeuKron, order_search, trainer, walk
 from pipeline.neukron.adam import Adam
 from pipeline.neukron.cells import CELLS
-from pipeline.neukron.reference_import import import_checkpoint, read_reference_text
 from pipeline.runs import compressor
 from pipeline.runs.artifact import read_artifact, write_artifact
 from pipeline.sparse import SparseTensor

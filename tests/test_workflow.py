@@ -24,7 +24,7 @@ from pipeline.reporting.outputs import report_files
 from pipeline.workflow.closure import code_files
 from pipeline.workflow.stages import stage_name
 from pipeline.workflow.stages import text as dvc_text
-from tests.checkout import ENVIRONMENT, copy_checkout, dry_run_jobs, make, run
+from tests.checkout import ENVIRONMENT, change, copy_checkout, dry_run_jobs, make, run
 
 STEPS = [
     "download",
@@ -51,6 +51,11 @@ def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(folder, "git", "add", "-A")
     run(folder, "git", "commit", "-q", "-m", "results")
     return folder
+
+
+def copied(made: Path, tmp_path: Path) -> Path:
+    """A checkout of one's own with all that was made."""
+    return Path(shutil.copytree(made, tmp_path / "copied", symlinks=True))
 
 
 def test_everything_asked_for_is_there(made: Path) -> None:
@@ -164,12 +169,8 @@ def test_a_consumer_lists_and_pulls_one_model(made: Path, tmp_path: Path) -> Non
 
 
 def test_a_changed_parameter_reruns_what_depends_on_it(made: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "changed"
-    shutil.copytree(made, folder, symlinks=True)
-    params = folder / "params.yaml"
-    text = params.read_text()
-    params.write_text(text.replace("block: [2, 4], epochs: 3}", "block: [2, 4], epochs: 6}"))
-    assert params.read_text() != text
+    folder = copied(made, tmp_path)
+    change(folder / "params.yaml", "block: [2, 4], epochs: 3}", "block: [2, 4], epochs: 6}")
     assert dry_run_jobs(folder) == {"train_kpd": 1, "aggregate_smoke": 1, "report_smoke": 1, "all": 1}
     output = run(folder, "dvc", "repro")
     ran = re.findall(r"Running stage '(.+?)'", output)
@@ -183,23 +184,15 @@ def test_a_changed_parameter_reruns_what_depends_on_it(made: Path, tmp_path: Pat
 
 
 def test_words_about_a_data_set_rerun_nothing(made: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "words"
-    shutil.copytree(made, folder, symlinks=True)
-    params = folder / "params.yaml"
-    text = params.read_text()
-    params.write_text(text.replace("description: month x destination", "description: months x destination"))
-    assert params.read_text() != text
+    folder = copied(made, tmp_path)
+    change(folder / "params.yaml", "description: month x destination", "description: months x destination")
     assert "Nothing to be done" in run(folder, "snakemake", "-n")
     assert "up to date" in run(folder, "dvc", "status")
 
 
 def test_what_decides_a_tensor_reruns_its_data_set_only(made: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "entry"
-    shutil.copytree(made, folder, symlinks=True)
-    params = folder / "params.yaml"
-    text = params.read_text()
-    params.write_text(text.replace("nnz: 171096", "nnz: 171097"))
-    assert params.read_text() != text
+    folder = copied(made, tmp_path)
+    change(folder / "params.yaml", "nnz: 171096", "nnz: 171097")
     assert set(dry_run_jobs(folder)) == {
         "convert_flights-month",
         "fit_baseline",
@@ -213,15 +206,13 @@ def test_what_decides_a_tensor_reruns_its_data_set_only(made: Path, tmp_path: Pa
 
 
 def test_a_lost_model_is_made_again(made: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "lost"
-    shutil.copytree(made, folder, symlinks=True)
+    folder = copied(made, tmp_path)
     (folder / "results/runs/flights/neukron/h4-s0/model.safetensors").unlink()
     assert "train_neukron" in dry_run_jobs(folder)
 
 
 def test_a_loss_is_not_shared(made: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "loss"
-    shutil.copytree(made, folder, symlinks=True)
+    folder = copied(made, tmp_path)
     lock = (folder / "dvc.lock").read_bytes()
     runs = folder / "results/runs"
     (runs / "flights/neukron/h4-s0/model.safetensors").unlink()
@@ -235,8 +226,7 @@ def test_a_loss_is_not_shared(made: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_not_planned_or_not_what_was_measured_is_not_shared(made: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "extra"
-    shutil.copytree(made, folder, symlinks=True)
+    folder = copied(made, tmp_path)
     lock = (folder / "dvc.lock").read_bytes()
     cell = folder / "results/runs/flights/neukron"
     shutil.copytree(cell / "h4-s0", cell / "h4-s77")
@@ -251,16 +241,14 @@ def test_what_is_not_planned_or_not_what_was_measured_is_not_shared(made: Path, 
 
 
 def test_what_is_whole_is_recorded(made: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "whole"
-    shutil.copytree(made, folder, symlinks=True)
+    folder = copied(made, tmp_path)
     (folder / "dvc.lock").unlink()
     assert "runs of experiment 'smoke' are whole" in make(folder, "commit")
     assert yaml.safe_load((folder / "dvc.lock").read_text()) == yaml.safe_load((made / "dvc.lock").read_text())
 
 
 def test_changed_code_reruns_its_step_only(made: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "code"
-    shutil.copytree(made, folder, symlinks=True)
+    folder = copied(made, tmp_path)
     with (folder / "pipeline/kpd/layer.py").open("a") as file:
         file.write("\n# changed\n")
     with (folder / "pipeline/reporting/tables.py").open("a") as file:
@@ -270,8 +258,7 @@ def test_changed_code_reruns_its_step_only(made: Path, tmp_path: Path) -> None:
 
 
 def test_partial_report_says_what_is_missing(made: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "partial"
-    shutil.copytree(made, folder, symlinks=True)
+    folder = copied(made, tmp_path)
     shutil.rmtree(folder / "results/runs/flights/t-svd")
     message = run(
         folder, sys.executable, "-m", "pipeline.aggregate", "results/smoke", "--experiment", "smoke", status=2
@@ -283,8 +270,7 @@ def test_partial_report_says_what_is_missing(made: Path, tmp_path: Path) -> None
 
 
 def test_bad_configuration_stops_before_any_job(made: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "bad"
-    shutil.copytree(made, folder, symlinks=True)
+    folder = copied(made, tmp_path)
     params = folder / "params.yaml"
     params.write_text(params.read_text().replace("{hidden: 4,", "{hiden: 4,"))
     output = run(folder, "snakemake", status=1)
@@ -378,8 +364,7 @@ class Mean(Baseline):
 
 
 def test_a_new_method_is_one_file_one_row_and_its_section(made: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "added"
-    shutil.copytree(made, folder, symlinks=True)
+    folder = copied(made, tmp_path)
     (folder / "pipeline/baselines/mean.py").write_text(MEAN)
     table, params = folder / "pipeline/methods.py", folder / "params.yaml"
     last = '        ("dense", "network",'

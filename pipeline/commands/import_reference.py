@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     """Convert, and show the error that the imported model has on its data."""
-    from pipeline.neukron.reference_import import import_checkpoint, read_reference_text
+    from pipeline.commands.reference_file import import_checkpoint, read_reference_text
 
     refuse_clashes([options.checkpoint, options.data], [options.artifact])
     X = read_reference_text(options.data)

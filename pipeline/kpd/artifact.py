@@ -15,9 +15,9 @@ from torch import nn
 
 from pipeline.errors import InputError, nearest
 from pipeline.kpd.blocks import called
-from pipeline.kpd.inference import Deployed
+from pipeline.kpd.inference import Deployed, dense_twin
 from pipeline.kpd.networks import build
-from pipeline.kpd.packing import WEIGHTS, coded, dense_reals, fill, parts, plain_twin
+from pipeline.kpd.packing import WEIGHTS, coded, dense_reals, fill, parts
 from pipeline.kpd.settings import NETWORKS
 from pipeline.runs.artifact import read_artifact, write_artifact
 from pipeline.runs.contents import Contents
@@ -182,7 +182,7 @@ def save(network: nn.Module | Deployed, path: str | Path, weights: str = "as the
     if data is None:
         return Saved(written, reals)
     pairs = [data] if isinstance(data, tuple | list) and len(data) == 2 and torch.is_tensor(data[1]) else list(data)
-    again = fill(plain_twin(whole), Contents(tensors, metadata))
+    again = fill(dense_twin(whole), Contents(tensors, metadata))
     return Saved(written, reals, _accuracy(again, pairs), _accuracy(whole, pairs))
 
 

@@ -125,8 +125,8 @@ class Attention(nn.Module):
         q, k, v = self.q_proj(query), self.k_proj(key), self.v_proj(value)
         added = 0
         if self.bias_k is not None and self.bias_v is not None:  # one more pair of key and value, the same for all
-            k = torch.cat([k, self.bias_k.to(k.dtype).expand(len(k), 1, -1)], dim=1)
-            v = torch.cat([v, self.bias_v.to(v.dtype).expand(len(v), 1, -1)], dim=1)
+            k = torch.cat([k, self.bias_k.to(k.dtype).expand(k.shape[0], 1, -1)], dim=1)
+            v = torch.cat([v, self.bias_v.to(v.dtype).expand(v.shape[0], 1, -1)], dim=1)
             added += 1
         if self.add_zero_attn:
             k, v = functional.pad(k, (0, 0, 0, 1)), functional.pad(v, (0, 0, 0, 1))
@@ -142,13 +142,13 @@ class Attention(nn.Module):
             output = weights @ v
         else:
             output = functional.scaled_dot_product_attention(q, k, v, bias, dropout)
-        joined = output.transpose(1, 2).reshape(len(query), -1, self.embed_dim)
+        joined = output.transpose(1, 2).reshape(query.shape[0], -1, self.embed_dim)
         projected: Tensor = self.out_proj(joined)
         return projected, weights
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(N, L, E) -> (N, heads, L, E / heads)."""
-        return x.view(len(x), -1, self.num_heads, self.head_dim).transpose(1, 2)
+        return x.view(x.shape[0], -1, self.num_heads, self.head_dim).transpose(1, 2)
 
     def _bias(self, q: Tensor, padding: Tensor | None, mask: Tensor | None, added: int) -> Tensor | None:
         """What is added to the scores, that broadcasts to (N, heads, L, S + added): -inf where none may look."""
@@ -156,7 +156,7 @@ class Attention(nn.Module):
         if mask is not None:
             bias = functional.pad(_additive(mask, q.dtype), (0, added))
             if bias.dim() == 3:
-                bias = bias.view(len(q), self.num_heads, *bias.shape[1:])
+                bias = bias.view(q.shape[0], self.num_heads, *bias.shape[1:])
         if padding is not None:
             keys = functional.pad(_additive(padding, q.dtype), (0, added))[:, None, None, :]
             bias = keys if bias is None else bias + keys

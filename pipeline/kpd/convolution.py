@@ -56,7 +56,7 @@ class PatchConv2d(nn.Module):
             return functional.conv2d(x, weight, bias, self.stride, 0, self.dilation)
         rows, columns = self.places(x)
         y = self.linear(self.patches(x))
-        return y.transpose(1, 2).reshape(len(x), self.out_channels, rows, columns)
+        return y.transpose(1, 2).reshape(x.shape[0], self.out_channels, rows, columns)
 
     @property
     def maps_patches(self) -> bool:
@@ -85,8 +85,8 @@ class PatchConv2d(nn.Module):
             return functional.unfold(x, self.kernel_size, self.dilation, 0, self.stride).transpose(1, 2)
         (rows, columns), (height, width) = self.places(x), self.kernel_size
         x = x[:, :, : rows * height, : columns * width]
-        x = x.reshape(len(x), self.in_channels, rows, height, columns, width)
-        return x.permute(0, 2, 4, 1, 3, 5).reshape(len(x), rows * columns, -1)
+        x = x.reshape(x.shape[0], self.in_channels, rows, height, columns, width)
+        return x.permute(0, 2, 4, 1, 3, 5).reshape(x.shape[0], rows * columns, -1)
 
     def extra_repr(self) -> str:
         """Sizes."""

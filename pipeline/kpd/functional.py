@@ -43,14 +43,14 @@ class _Inner(torch.autograd.Function):
     def forward(x: Tensor, scaled: Tensor, B: Tensor) -> Tensor:
         (_, m1, _), m2 = scaled.shape, B.shape[1]
         y = side_by_side(scaled) @ _Inner.between(x, scaled, B)  # (m1, N m2)
-        return y.view(m1, len(x), m2).transpose(0, 1).reshape(len(x), m1 * m2)
+        return y.view(m1, x.shape[0], m2).transpose(0, 1).reshape(x.shape[0], m1 * m2)
 
     @staticmethod
     def between(x: Tensor, scaled: Tensor, B: Tensor) -> Tensor:
         """B_i x for all i: (r n1, N m2)."""
         (r, _, n1), (_, m2, n2) = scaled.shape, B.shape
         z = x.reshape(-1, n2) @ B.reshape(r * m2, n2).T  # (N n1, r m2)
-        return z.view(len(x), n1, r, m2).permute(2, 1, 0, 3).reshape(r * n1, len(x) * m2)
+        return z.view(x.shape[0], n1, r, m2).permute(2, 1, 0, 3).reshape(r * n1, x.shape[0] * m2)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
@@ -60,7 +60,7 @@ class _Inner(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         x, scaled, B = ctx.saved_tensors
         (r, m1, n1), (_, m2, n2) = scaled.shape, B.shape
-        N = len(x)
+        N = x.shape[0]
         dy = dy.reshape(N, m1, m2).transpose(0, 1).reshape(m1, N * m2)
         d_outer = dy @ _Inner.between(x, scaled, B).T  # (m1, r n1)
         dz = (side_by_side(scaled).T @ dy).view(r, n1, N, m2).permute(2, 1, 0, 3).reshape(N * n1, r * m2)
@@ -76,14 +76,14 @@ class _Outer(torch.autograd.Function):
     def forward(x: Tensor, scaled: Tensor, B: Tensor) -> Tensor:
         m1, m2 = scaled.shape[1], B.shape[1]
         y = _Outer.between(x, scaled, B) @ B.transpose(1, 2).reshape(-1, m2)  # (N m1, m2)
-        return y.view(len(x), m1 * m2)
+        return y.view(x.shape[0], m1 * m2)
 
     @staticmethod
     def between(x: Tensor, scaled: Tensor, B: Tensor) -> Tensor:
         """(S * A_i) x for all i: (N m1, r n2)."""
         (r, m1, n1), n2 = scaled.shape, B.shape[2]
         u = scaled.reshape(r * m1, n1) @ _columns(x, n1, n2)
-        return u.view(r, m1, len(x), n2).permute(2, 1, 0, 3).reshape(len(x) * m1, r * n2)
+        return u.view(r, m1, x.shape[0], n2).permute(2, 1, 0, 3).reshape(x.shape[0] * m1, r * n2)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
@@ -93,7 +93,7 @@ class _Outer(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         x, scaled, B = ctx.saved_tensors
         (r, m1, n1), (_, m2, n2) = scaled.shape, B.shape
-        N = len(x)
+        N = x.shape[0]
         dy = dy.reshape(N * m1, m2)
         dB = (_Outer.between(x, scaled, B).T @ dy).view(r, n2, m2).transpose(1, 2)
         du = (dy @ B.transpose(0, 1).reshape(m2, r * n2)).view(N, m1, r, n2)
@@ -113,7 +113,7 @@ def side_by_side(scaled: Tensor) -> Tensor:
 
 def _columns(x: Tensor, n1: int, n2: int) -> Tensor:
     """(N, n1 n2) -> (n1, N n2)."""
-    return x.reshape(len(x), n1, n2).transpose(0, 1).reshape(n1, len(x) * n2)
+    return x.reshape(x.shape[0], n1, n2).transpose(0, 1).reshape(n1, x.shape[0] * n2)
 
 
 def kron_weight(scaled: Tensor, B: Tensor) -> Tensor:
@@ -241,10 +241,10 @@ def choose(x: Tensor, scaled: Tensor, B: Tensor, measured: bool) -> str:
     """Return the name of the path to take for these sizes."""
     (r, m1, n1), (_, m2, n2) = scaled.shape, B.shape
     by_shape = min(_predicted(x, r, m1, n1, m2, n2), key=lambda pair: pair[1])[0]
-    if not measured or torch.compiler.is_compiling() or len(x) * m1 * m2 * n1 * n2 < WORTH_MEASURING:
+    if not measured or torch.compiler.is_compiling() or x.shape[0] * m1 * m2 * n1 * n2 < WORTH_MEASURING:
         return by_shape
     training = torch.is_grad_enabled()
-    bucket = len(x).bit_length()
+    bucket = x.shape[0].bit_length()
     key = (x.device, x.dtype, torch.get_num_threads(), bucket, r, m1, n1, m2, n2, training)
     if key not in _measured:
         _measured[key] = measure(x, scaled, B, training)
@@ -297,7 +297,7 @@ def _predicted(x: Tensor, r: int, m1: int, n1: int, m2: int, n2: int) -> list[tu
     The weights are rough: on a CPU, copies double the cost of two plain products, and the fused path is
     about a third above one plain product.
     """
-    N = len(x)
+    N = x.shape[0]
     inner, outer = r * N * n1 * m2 * (m1 + n2), r * N * m1 * n2 * (n1 + m2)
     costs = {
         "fused": 1.3 * inner + 1.0e7,

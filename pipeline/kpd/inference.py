@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import math
 import time
 import warnings
@@ -26,9 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
-from pipeline.core.files import atomic_path
 from pipeline.errors import InputError, nearest
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers, called, layer_inputs, replaced
+from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.functional import HAS_FUSED, as_array, kron_weight, side_by_side
 from pipeline.kpd.layer import DerivedWeight, KPDLinear, WithDerivedWeight, check_width, keep_called, map_nested
 
@@ -324,6 +323,17 @@ def takes_fused(*tensors: Tensor) -> bool:
     return HAS_FUSED
 
 
+def dense_twin(network: nn.Module) -> nn.Module:
+    """Return a copy of `network` with plain layers of the same weights in the places of its layers of all kinds."""
+    twin = copy.deepcopy(network)
+    for layer in list(twin.modules()):
+        if isinstance(layer, InferenceLayer):
+            twin = replaced(twin, layer, layer.to_layer().to_dense())
+        elif isinstance(layer, BlockLayer | BTTLinear):
+            twin = replaced(twin, layer, layer.to_dense())
+    return twin
+
+
 SAMPLE = 4  # layers of one kind that are measured
 REPEATS = 4  # rounds of measuring
 HOPELESS = 2.0  # a form this many times slower than the fastest is not tried again
@@ -469,17 +479,3 @@ def _in_forms(network: nn.Module, layers: dict[str, BlockLayer], forms: dict[str
     for name, layer in block_layers(network).items():
         network = replaced(network, layer, FORMS[forms[name]](layers[name]))
     return Deployed(network, forms, layers)
-
-
-def export_program(network: nn.Module, images: Tensor, path: str | Path) -> None:
-    """Write the dense form as a :mod:`torch.export` program that takes batches of any size.
-
-    ``torch.export.load(path).module()(images)`` runs it without Kronflow. `images` is a batch of at least two.
-    """
-    twin, _ = deploy(network, images, form="dense")
-    batch = torch.export.Dim("batch", min=1)
-    program: Any = torch.export.export(twin, (images,), dynamic_shapes=({0: batch},))
-    content = io.BytesIO()  # of a disk that is full torch would not say so
-    torch.export.save(program, content)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content.getbuffer())

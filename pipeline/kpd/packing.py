@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, replaced
 from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.conversion import open_holders
-from pipeline.kpd.inference import FORMS, Deployed, InferenceLayer, forms_of
+from pipeline.kpd.inference import FORMS, Deployed, InferenceLayer, dense_twin, forms_of
 from pipeline.kpd.layer import KPDLinear
 from pipeline.runs.contents import Contents
 
@@ -99,20 +98,9 @@ def fill(network: nn.Module, contents: Contents) -> nn.Module:
     return network
 
 
-def plain_twin(network: nn.Module) -> nn.Module:
-    """A copy of `network` with dense layers, of any weights, in the places of all block-sparse ones."""
-    twin = copy.deepcopy(network)
-    for module in list(twin.modules()):
-        if isinstance(module, InferenceLayer):
-            twin = replaced(twin, module, module.to_layer().to_dense())
-        elif isinstance(module, BlockLayer | BTTLinear):
-            twin = replaced(twin, module, module.to_dense())
-    return twin
-
-
 def dense_reals(network: nn.Module) -> int:
     """Bytes of what the state of `network` would be with dense layers."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in plain_twin(network).state_dict().values())
+    return sum(tensor.numel() * tensor.element_size() for tensor in dense_twin(network).state_dict().values())
 
 
 def coded(tensors: Arrays, layers: Mapping[str, dict[str, Any]], weights: str) -> Arrays:

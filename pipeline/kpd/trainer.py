@@ -16,11 +16,10 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import InputError
-from pipeline.kpd.blocks import BlockLayer, block_layers, replaced
-from pipeline.kpd.btt import BTTLinear
+from pipeline.kpd.blocks import block_layers
 from pipeline.kpd.conversion import Report
 from pipeline.kpd.data import LabelledImages, augmented, mixed
-from pipeline.kpd.inference import deploy
+from pipeline.kpd.inference import dense_twin, deploy
 from pipeline.kpd.networks import build
 from pipeline.kpd.sparsifier import Sparsifier
 from pipeline.kpd.sparsity_methods import Dense, KPDChoice
@@ -384,11 +383,3 @@ def inference_seconds(network: nn.Module, images: Tensor, repeats: int = 30) -> 
 def _wait(images: Tensor) -> None:
     if images.is_cuda:
         torch.cuda.synchronize(images.device)
-
-
-def dense_twin(network: nn.Module) -> nn.Module:
-    """Return a copy of `network` whose block-sparse and structured layers are plain ones with the same weights."""
-    twin = copy.deepcopy(network)
-    for layer in [layer for layer in twin.modules() if isinstance(layer, BlockLayer | BTTLinear)]:
-        twin = replaced(twin, layer, layer.to_dense())
-    return twin
