@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.aggregate import run_folder
 from pipeline.config import Run, load_config
 from pipeline.core.files import sha256_file
 from pipeline.reporting.outputs import report_files
@@ -41,7 +40,7 @@ def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, li
 
 
 def metrics_of(folder: Path, run: Run) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((run_folder(folder.parent / "runs", run) / "metrics.json").read_text())
+    content: dict[str, Any] = json.loads((folder.parent / "runs" / run.name / "metrics.json").read_text())
     return content
 
 
