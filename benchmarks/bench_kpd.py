@@ -273,7 +273,7 @@ def whole_step(what: str, layers: str, block: int, repeats: int, device: str, cl
 
 
 def files() -> dict[str, int]:
-    """Bytes of ViT-tiny, half of the 4 x 4 blocks of all layers but the head zero, in every way to store it."""
+    """Bytes of ViT-tiny, half of the 4 x 4 blocks zero, in every way to store it."""
     import torch
 
     from pipeline.kpd import save
@@ -305,42 +305,15 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         "# KPD layers beside dense ones",
         "",
-        f"`python -m benchmarks.bench_kpd --threads {machine['threads']} --repeats {machine['repeats']}`: "
+        f"`python -m benchmarks.bench_kpd --threads {machine['threads']} --repeats {machine['repeats']}"
+        f" --clock {machine['clock']}{' --only networks' if machine['only'] else ''}`: "
         f"{machine['processor']}, {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, "
         f"load {machine['load']:.1f} at the start. Medians of {machine['repeats']} calls taken in turn "
         f"by the {machine['clock']} clock; speed-up is nn.Linear's time by ours, so that below 1 KPD loses.",
         "",
-        "## Training step (forward and backward), 1024 -> 1024",
-        "",
-        "| rows | block | rank | nn.Linear ms | KPD ms | way | speed-up | wanted | by operations |",
-        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in results["training"]:
-        own = 1e3 * row["seconds"][row["chosen"]]
-        lines.append(
-            f"| {row['rows']} | {row['block']}x{row['block']} | {row['rank']} | {1e3 * row['dense_seconds']:.1f} | "
-            f"{own:.1f} | {row['chosen']} | {times(row['speedup'])} | {judged(row['speedup'], row['wanted'])} | "
-            f"{row['predicted']:.2f}x |"
-        )
-    lines += [
-        "",
-        "## Inference, 1024 -> 1024",
-        "",
-        "Without factors: any block-sparse weight. With: a KPD layer of rank 1, which may go through B first;",
-        "wanted is what such a layer reaches in its fastest form.",
-        "",
-        "| batch | block | zero blocks | nn.Linear ms | without factors | with factors | fastest | wanted |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in results["inference"]:
-        dense = 1e3 * row["dense_seconds"]
-        general, goal = row["speedup_without_factors"], judged(row["speedup"], row["wanted"])
-        if row["wanted"] is not None and general < row["wanted"] <= row["speedup"]:
-            goal += ", without factors missed"
-        lines.append(
-            f"| {row['batch']} | {row['block']}x{row['block']} | {row['zeros']:.0%} | {dense:.2f} | "
-            f"{times(general)} | {times(row['speedup'])} | {row['fastest']} | {goal} |"
-        )
+    if results["training"]:
+        lines += layer_tables(results)
     lines += [
         "",
         "## Whole networks for inference, eval and no_grad, torch's fast path on",
@@ -372,9 +345,49 @@ def table(results: dict[str, Any]) -> str:
         )
     lines += ["", "## Bytes of ViT-tiny, half of the 4x4 blocks zero", "", "| stored | bytes |", "|---|---|"]
     lines += [f"| {name} | {size:,} |" for name, size in results["files"].items()]
+    return "\n".join([*lines, ""])
+
+
+def layer_tables(results: dict[str, Any]) -> list[str]:
+    """The lines on single layers."""
+    lines = [
+        "## Training step (forward and backward), 1024 -> 1024",
+        "",
+        "| rows | block | rank | nn.Linear ms | KPD ms | way | speed-up | wanted | by operations |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in results["training"]:
+        own = 1e3 * row["seconds"][row["chosen"]]
+        lines.append(
+            f"| {row['rows']} | {row['block']}x{row['block']} | {row['rank']} | {1e3 * row['dense_seconds']:.1f} | "
+            f"{own:.1f} | {row['chosen']} | {times(row['speedup'])} | {judged(row['speedup'], row['wanted'])} | "
+            f"{row['predicted']:.2f}x |"
+        )
+    lines += [
+        "",
+        "## Inference, 1024 -> 1024",
+        "",
+        "Without factors: any block-sparse weight. With: a KPD layer of rank 1, which may go through B first;",
+        "wanted is what such a layer reaches in its fastest form.",
+        "",
+        "| batch | block | zero blocks | nn.Linear ms | without factors | with factors | fastest | wanted |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in results["inference"]:
+        dense = 1e3 * row["dense_seconds"]
+        general, goal = row["speedup_without_factors"], judged(row["speedup"], row["wanted"])
+        if row["wanted"] is not None and general < row["wanted"] <= row["speedup"]:
+            goal += ", without factors missed"
+        lines.append(
+            f"| {row['batch']} | {row['block']}x{row['block']} | {row['zeros']:.0%} | {dense:.2f} | "
+            f"{times(general)} | {times(row['speedup'])} | {row['fastest']} | {goal} |"
+        )
     ratio = results["memory"]["activations_ratio"]
-    lines += ["", f"Activations kept by a training step, 8x8, rank 2: {ratio:.2f} of dense (wanted: at most 1.2).", ""]
-    return "\n".join(lines)
+    return [
+        *lines,
+        "",
+        f"Activations kept by a training step, 8x8, rank 2: {ratio:.2f} of dense (wanted: at most 1.2).",
+    ]
 
 
 def times(speedup: float) -> str:
@@ -396,6 +409,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument(
         "--clock", choices=list(CLOCKS), default="wall", help="cpu: for one thread on a busy machine"
     )
+    arguments.add_argument("--only", choices=["networks"], help="whole networks alone, a table of its own")
     arguments.add_argument("--output", type=Path, default=RESULTS)
     options = arguments.parse_args(argv)
     import torch
@@ -410,21 +424,22 @@ def main(argv: list[str] | None = None) -> None:
             "load": os.getloadavg()[0],
             "repeats": options.repeats,
             "clock": options.clock,
+            "only": options.only,
         },
         "training": [],
         "inference": [],
         "networks": [],
         "steps": [],
-        "memory": memory(options.device),
+        "memory": memory(options.device) if options.only is None else None,
         "files": files(),
     }
     how = (options.device, options.clock)
-    for *sizes, wanted in TRAINING:
+    for *sizes, wanted in TRAINING if options.only is None else []:
         row = training(*sizes, options.repeats, *how) | {"wanted": wanted}
         print(sizes, f"{row['speedup']:.2f}x", file=sys.stderr, flush=True)
         results["training"].append(row)
         write(results, options)
-    for *sizes, wanted in INFERENCE:
+    for *sizes, wanted in INFERENCE if options.only is None else []:
         row = inference(*sizes, 3 * options.repeats, *how) | {"wanted": wanted}
         print(sizes, f"{row['speedup_without_factors']:.2f}x", file=sys.stderr, flush=True)
         results["inference"].append(row)
@@ -445,7 +460,7 @@ def main(argv: list[str] | None = None) -> None:
 def write(results: dict[str, Any], options: argparse.Namespace) -> None:
     """Write both files; each row at once, so that a run cut short leaves what it has."""
     options.output.mkdir(parents=True, exist_ok=True)
-    name = "kpd" if options.device == "cpu" else "kpd-gpu"
+    name = "-".join(["kpd", *(["gpu"] if options.device != "cpu" else []), *([options.only] if options.only else [])])
     (options.output / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
     (options.output / f"{name}.md").write_text(table(results))
 
