@@ -22,6 +22,7 @@ from pipeline.errors import InputError, nearest
 from pipeline.methods import COMPRESSORS, METHODS
 from pipeline.runs import progress
 from pipeline.runs.compressor import Compressor, negative_share, order_bytes
+from pipeline.runs.frame import Frame
 from pipeline.sparse import SparseTensor
 
 CLOSE = 0.92  # a file of this share of the limit is large enough
@@ -321,7 +322,7 @@ class _Hunt:
         tried: list[dict[str, Any]] = []
         share = 1.0
         while len(tried) < kind.fits_to_meet_a_size:
-            settings = kind.settings_within(self.X, nominal, self.orders)
+            settings = kind.settings_within(_known_to(kind, self.X), nominal, self.orders)
             if settings is None or (settings in tried and (share <= 1 or nominal < limit / 4)):
                 break
             if settings in tried:  # a step of this method's sizes is wider than what was too much
@@ -439,6 +440,13 @@ def file_bytes(model: Compressor, orders: bool) -> int:
         return path.stat().st_size
 
 
+def _known_to(kind: type[Compressor], X: SparseTensor) -> SparseTensor:
+    """The tensor that a method itself is fitted to: for most without the indices that never occur."""
+    if kind.predict is not Compressor.predict:
+        return X
+    return Frame.of(X, values=False).inner(X)[0] or X
+
+
 def automatic_grid(X: SparseTensor, smallest: float, largest: float, points: int = 5) -> dict[str, dict[str, Any]]:
     """Settings of every method for a tensor, spread over a range of sizes; as `params.yaml` has them.
 
@@ -459,7 +467,8 @@ def automatic_grid(X: SparseTensor, smallest: float, largest: float, points: int
     for name in _candidates(X, None):
         found: list[dict[str, Any]] = []
         for size in np.geomspace(smallest, largest, GRID_SIZES).tolist():
-            settings = METHODS[name].load().settings_within(X, size, orders=False)
+            kind = METHODS[name].load()
+            settings = kind.settings_within(_known_to(kind, X), size, orders=False)
             if settings is not None:
                 rounded = {key: float(f"{v:.3g}") if isinstance(v, float) else v for key, v in settings.items()}
                 found += [rounded] if rounded not in found else []
