@@ -20,6 +20,7 @@ from pipeline.datasets.registry import read_entry
 from pipeline.errors import InputError
 from pipeline.methods import settings_page
 from pipeline.neukron import NeuKron
+from tests.checkout import change
 
 
 @pytest.fixture
@@ -28,12 +29,6 @@ def params(root: Path, tmp_path: Path) -> Path:
     path = tmp_path / "params.yaml"
     path.write_text((root / "params.yaml").read_text())
     return path
-
-
-def change(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
 
 
 @pytest.mark.parametrize(
