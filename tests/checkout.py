@@ -29,6 +29,13 @@ def run(folder: Path, *command: str, status: int = 0) -> str:
     return done.stdout
 
 
+def change(path: Path, old: str, new: str) -> None:
+    """Replace a text that is there, once."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
 def dry_run_jobs(folder: Path) -> dict[str, int]:
     """Number of jobs a rule that Snakemake would run."""
     table = run(folder, "snakemake", "-n").rpartition("Job stats:")[2].partition("\n\n")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -74,7 +75,8 @@ def test_mttkrp_against_its_definition(seed: int, sizes: list[int], rank: int, c
     letters = "abcde"[: len(shape)]
     for mode in range(len(shape)):
         view = ModeView(X, mode)
-        product = view._mttkrp_compiled(factors) if compiled and mode_views.HAS_NUMBA else view._mttkrp_scipy(factors)
+        with mock.patch.object(mode_views, "HAS_NUMBA", compiled and mode_views.HAS_NUMBA):
+            product = view.mttkrp(factors)
         others = [other for other in range(len(shape)) if other != mode]
         formula = ",".join([letters] + [f"{letters[other]}r" for other in others]) + f"->{letters[mode]}r"
         expected = np.einsum(formula, X.to_dense(), *(factors[other] for other in others))
@@ -126,3 +128,27 @@ def test_cp_finds_a_planted_model() -> None:
 def test_cp_refuses_settings_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         CP(**wrong).fit(sparse(0, (3, 4, 5)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (300, 4), (3, 200_000, 6), (9, 4, 7, 5), (2, 3, 70_000, 5)])
+def test_a_view_holds_the_non_zeros_by_its_mode_then_fibre_then_leaf(shape: tuple[int, ...]) -> None:
+    random = np.random.default_rng(0)
+    coords = np.stack([random.integers(0, size, 500) for size in shape], axis=1)
+    X = SparseTensor(coords, np.ones(500), shape)
+    for mode in range(X.order):
+        view = ModeView(X, mode)
+        modes = [mode, *view.middle, view.leaf_mode]
+        wanted = X.coords[np.lexsort(X.coords[:, modes].T[::-1])][:, modes]
+        of_fibre = np.repeat(np.arange(len(view.upper)), np.diff(view.fibre_start))
+        of_slice = np.repeat(view.slice_index, np.diff(view.slice_start))
+        assert np.array_equal(wanted, np.column_stack((of_slice[of_fibre], view.upper[of_fibre], view.leaf)))
+        fibres = np.column_stack((of_slice, view.upper))
+        assert len(np.unique(fibres, axis=0)) == len(fibres)
+
+
+def test_a_stable_order_of_numbers_of_any_size() -> None:
+    random = np.random.default_rng(1)
+    for bound in (2, 2**16, 2**16 + 1, 2**40):
+        numbers = random.integers(0, bound, 1000)
+        numbers[::3] = bound - 1
+        assert np.array_equal(mode_views.stable_order(numbers), np.argsort(numbers, kind="stable"))

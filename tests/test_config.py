@@ -20,6 +20,7 @@ from pipeline.datasets.registry import read_entry
 from pipeline.errors import InputError
 from pipeline.methods import settings_page
 from pipeline.neukron import NeuKron
+from tests.checkout import change
 
 
 @pytest.fixture
@@ -28,12 +29,6 @@ def params(root: Path, tmp_path: Path) -> Path:
     path = tmp_path / "params.yaml"
     path.write_text((root / "params.yaml").read_text())
     return path
-
-
-def change(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
 
 
 @pytest.mark.parametrize(
@@ -188,9 +183,9 @@ def test_help_of_a_step_tells_its_methods_and_settings(step_name: str, capsys: p
 def test_shared_defaults_lie_under_what_is_more_special(params: Path) -> None:
     change(params, "  epochs: 30\n", "  epochs: 31\n")  # of all networks
     change(params, "kpd: {}", "kpd: {rank: 5}")
-    runs = {run.folder: run for name in ("demo", "mnist") for run in load_config(params).runs(name)}
-    assert runs["results/runs/digits/kpd/b4x4-s0"].settings["epochs"] == 31
-    assert runs["results/runs/digits/kpd/b4x4-s0"].settings["rank"] == 1  # the setting's own
+    runs = {run.folder: run for name in ("blocks", "mnist") for run in load_config(params).runs(name)}
+    assert runs["results/runs/digits/kpd/b2x4-s0"].settings["epochs"] == 31
+    assert runs["results/runs/digits/kpd/b2x4-s0"].settings["rank"] == 5
     linear, lenet = (runs[f"results/runs/mnist/kpd/{name}-s0"].settings for name in ("b2x4", "lenet5"))
     assert (linear["epochs"], linear["batch"], linear["rank"]) == (10, 256, 5)  # the experiment's, the method's
     assert (lenet["epochs"], lenet["batch"]) == (8, 64)  # the setting's own

@@ -103,7 +103,7 @@ class TestStep:
     @pytest.fixture
     def tensor(self, tmp_path: Path) -> Path:
         coords = [[0, 0, 0], [0, 1, 0], [1, 2, 1], [1, 2, 3]]
-        tensor = SparseTensor(coords, [1, 2, 2, 8], (3, 3, 4), mode_names=["who", "a, b", "<what>"])
+        tensor = SparseTensor(coords, [1, 2, 2, 8], (3, 3, 4), mode_names=["who", 'a, "b"', "<what>"])
         tensor.write_parquet(tmp_path / "x&y.parquet")
         return tmp_path / "x&y.parquet"
 
@@ -130,13 +130,13 @@ class TestStep:
         assert table["quantity"].unique().tolist() == ["degree", "sum", "value", "component size"]
         assert table[table["quantity"] == "value"][["number", "count"]].to_numpy().tolist() == [[1, 1], [2, 2], [8, 1]]
         assert table[table["quantity"] == "component size"][["number", "count"]].to_numpy().tolist() == [[4, 2]]
-        assert table["of"].unique().tolist() == ["who", "a, b", "<what>", "non-zero", "component"]
+        assert table["of"].unique().tolist() == ["who", 'a, "b"', "<what>", "non-zero", "component"]
 
     def test_summary(self, tensor: Path, tmp_path: Path) -> None:
         step_describe.main([str(tensor), str(tmp_path / "x.html")])
         with (tmp_path / "x.summary.csv").open() as file:
             rows = list(csv.DictReader(file))
-        assert [row["of"] for row in rows] == ["tensor", "who", "a, b", "<what>"]
+        assert [row["of"] for row in rows] == ["tensor", "who", 'a, "b"', "<what>"]
         assert rows[0]["size"] == "3x3x4"
         assert [row["empty"] for row in rows[1:]] == ["1", "0", "1"]
         # degrees 2, 2 and sums 3, 10 of the first mode's two indices

@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 import pipeline
 from pipeline.baselines import METHODS
-from pipeline.commands.info import _artifact_info
+from pipeline.commands.info import artifact_info
 from pipeline.kpd.artifact import NetworkArtifact
 from pipeline.kpd.layer import KPDLinear
 from pipeline.kpd.networks import build
@@ -192,7 +192,7 @@ def asked(paths: dict[str, Path]) -> Any:
     """Load a file and ask it all that a user may."""
     (path,) = paths.values()
     model = pipeline.load(path)
-    info = json.loads(json.dumps(_artifact_info(path), allow_nan=False))
+    info = json.loads(json.dumps(artifact_info(path), allow_nan=False))
     if isinstance(model, NetworkArtifact):
         images = np.random.default_rng(1).random((3, *model.image_shape))
         return model.image_shape, model.logits(images), model.classes, model.scale

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.commands.info import _tensor_info
+from pipeline.commands.info import tensor_info
 from pipeline.commands.source import is_sparse_tensor
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
@@ -104,7 +104,7 @@ def asked(paths: dict[str, Path]) -> Any:
     assert np.array_equal(coords, X.coords) and np.array_equal(values, X.values)
     assert (reader.shape, reader.nnz, reader.mode_names) == (X.shape, X.nnz, X.mode_names)
     assert is_sparse_tensor(path)
-    json.dumps(_tensor_info(path), allow_nan=False)
+    json.dumps(tensor_info(path), allow_nan=False)
     return X.shape, X.coords, X.values, X.mode_names, X.source
 
 
@@ -163,7 +163,7 @@ def test_both_readers_refuse_alike(rows: dict[str, Any], header: dict[str, Any],
     table = pa.table(ROWS | rows).replace_schema_metadata({"kronflow": json.dumps(HEADER | header)})
     pq.write_table(table, path)
     messages = []
-    for read in (SparseTensor.read_parquet, lambda path: list(TensorReader(path).blocks(2)), _tensor_info):
+    for read in (SparseTensor.read_parquet, lambda path: list(TensorReader(path).blocks(2)), tensor_info):
         with pytest.raises(InputError, match=problem) as caught:
             read(path)
         messages.append(str(caught.value))

@@ -9,7 +9,10 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.numpy import load_file
+from torch import nn
 
+from pipeline.errors import InputError
+from pipeline.kpd import Sparsifier
 from pipeline.kpd.data import LabelledImages, labelled_images
 from pipeline.kpd.sparsity_methods import make
 from pipeline.kpd.trainer import Trained, train
@@ -89,3 +92,19 @@ def test_torchrun_gives_the_network_of_one_process_and_goes_on_after_a_stop(
         assert other.keys() == one.keys()
         for key, value in one.items():
             np.testing.assert_allclose(other[key].astype(float), value.astype(float), rtol=1e-3, atol=1e-3)
+
+
+def test_parameters_that_are_split_over_processes_are_refused(tmp_path: Path) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=store)
+    try:
+        model = nn.Sequential(nn.Linear(8, 8))
+        sparsifier = Sparsifier(model, block=(2, 2), total_steps=2)
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        fully_shard(model, mesh=mesh)
+        with pytest.raises(InputError, match=r"parameter '0\.S' is split over processes \(FSDP2\)"):
+            sparsifier.parameter_groups()
+    finally:
+        torch.distributed.destroy_process_group()

@@ -300,3 +300,7 @@ def test_files_hold_attention_and_convolutions(tmp_path: Path) -> None:
     twin, taken = deploy(network, x)
     assert taken.keys() == {"patch.linear", *(f"attention.{name}" for name in PROJECTIONS)}
     torch.testing.assert_close(twin(x), network(x), rtol=1e-4, atol=1e-5)
+    for form in ("dense", "block-rows", "factored"):
+        deploy(network, x, form=form).save(tmp_path / "deployed.safetensors")
+        deployed = load(tmp_path / "deployed.safetensors", Both)
+        torch.testing.assert_close(deployed(x), network(x), rtol=1e-4, atol=1e-5)

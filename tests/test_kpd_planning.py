@@ -65,6 +65,14 @@ def test_what_is_planned_is_what_the_conversion_gives() -> None:
         assert swap.predicted_cost == choice.cost
 
 
+def test_a_form_may_cost_no_more_than_asked() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64))
+    free, bound = (plan(model, error=0.5, cost=cost) for cost in (9.9, 1.0))
+    assert free.choices["0"].cost > 1 >= bound.choices["0"].cost
+    assert free.bytes < bound.bytes
+
+
 def test_for_a_size_no_other_choice_that_fits_is_better_at_its_price() -> None:
     model = network()
     whole = 4 * (136 + 72 + 27)
@@ -137,3 +145,12 @@ def test_a_plan_refuses_what_cannot_be() -> None:
         plan(network(), bytes=50)
     with pytest.raises(InputError, match="no linear layer has a name like head"):
         plan(network(), error=0.1, layers="head")
+
+
+@pytest.mark.filterwarnings("ignore:layer .* costs")
+def test_the_example_of_the_docs_runs_as_it_stands(root: Path) -> None:
+    (code,) = (root / "docs" / "kpd.md").read_text(encoding="utf-8").split("```python\n")[1:]
+    names: dict = {}
+    exec(compile(code.partition("```")[0], "kpd.md", "exec"), names)  # noqa: S102
+    assert 0 < names["chosen"].bytes <= 12_000
+    assert len(block_layers(names["model"])) > 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import pipeline.__main__ as kronflow
 from pipeline.baselines import METHODS
 from pipeline.commands import search as searching
 from pipeline.core.settings import settings_of
@@ -249,3 +250,38 @@ def test_no_setting_where_nothing_fits() -> None:
 def test_wrong_requests(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         searching.search(blocks(), **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        SparseTensor([[0, 0], [1, 1], [2, 4], [3, 3]], [3.0, 1.0, 2.0, 1.0], (4, 5)),
+        SparseTensor([[0, 0]], [2.0], (1, 1)),
+        SparseTensor([[0, 0], [1 << 24, 1 << 23], [6, 1 << 28]], [5.0, 2.0, 3.0], (1 << 25, 1 << 29)),
+    ],
+)
+def test_a_grid_offers_nothing_that_is_refused(X: SparseTensor) -> None:
+    for smallest, largest in ((1, 50), (100, 2000)):
+        grid = searching.automatic_grid(X, smallest, largest, points=2)
+        del grid["lossless"]
+        for name, settings in grid.items():
+            for place in range(len(next(iter(settings.values())))):
+                chosen = {key: values[place] for key, values in settings.items()}
+                chosen |= {"max_epochs": 1} if name == "neukron" else {}
+                TABLE[name].load()(**chosen).fit(X)
+
+
+def test_methods_that_are_not_exact_unpack_the_indices_that_occur(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    X = SparseTensor([[0, 0], [1 << 24, 1 << 23], [6, 1 << 28]], [5.0, 2.0, 3.0], (1 << 25, 1 << 29))
+    model = METHODS["t-svd"](rank=3).fit(X)
+    model.save("x.safetensors")
+    kronflow.main(["decompress", "x.safetensors", "x.csv", "--top", "3"])
+    kronflow.main(["decompress", "x.safetensors", "all.parquet"])
+    found = SparseTensor.read_parquet("all.parquet")
+    assert np.allclose(model.predict(X.coords), X.values)
+    assert found.nnz <= 9 and np.isclose(found.norm2, X.norm2)
+    with pytest.raises(InputError, match="all 0 cells are zero"):
+        kronflow.main(["decompress", "x.safetensors", "none.csv", "--block", "1:6,:"])

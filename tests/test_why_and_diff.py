@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.workflow.diff import compare, markdown
-from pipeline.workflow.why import Change, _parameters, table
+from pipeline.workflow.why import Change, parameters, table
 
 ROW = {"kind": "compression", "error": 4.0, "relative_error": 0.5, "bytes": 10, "bytes_equal": 20}
 ROW |= {"bytes_with_order": 30, "file_bytes": 100, "seconds": 1.0}
@@ -13,7 +13,7 @@ ROW |= {"params_sha256": "p", "data_sha256": "d", "model_sha256": "m"}
 def test_parameters_are_told_by_key_with_old_and_new_value() -> None:
     old = {"'--dataset x --setting a --seed 0 --set hidden=5 --set cell=lstm'", "{'nnz': 3, 'options': {'order': 3}}"}
     new = {"'--dataset x --setting a --seed 0 --set hidden=8 --set gamma=2'", "{'nnz': 3, 'options': {'order': 4}}"}
-    assert list(_parameters(old, new)) == [
+    assert list(parameters(old, new)) == [
         ("cell", "lstm", "-"),
         ("gamma", "-", "2"),
         ("hidden", "5", "8"),

@@ -24,7 +24,7 @@ from pipeline.reporting.outputs import report_files
 from pipeline.workflow.closure import code_files
 from pipeline.workflow.stages import stage_name
 from pipeline.workflow.stages import text as dvc_text
-from tests.checkout import ENVIRONMENT, copy_checkout, dry_run_jobs, make, run
+from tests.checkout import ENVIRONMENT, change, copy_checkout, dry_run_jobs, make, run
 
 STEPS = [
     "download",
@@ -56,12 +56,6 @@ def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied(made: Path, tmp_path: Path) -> Path:
     """A checkout of one's own with all that was made."""
     return Path(shutil.copytree(made, tmp_path / "copied", symlinks=True))
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    """Replace a text that is there."""
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new))
 
 
 def test_everything_asked_for_is_there(made: Path) -> None:
@@ -176,7 +170,7 @@ def test_a_consumer_lists_and_pulls_one_model(made: Path, tmp_path: Path) -> Non
 
 def test_a_changed_parameter_reruns_what_depends_on_it(made: Path, tmp_path: Path) -> None:
     folder = copied(made, tmp_path)
-    edit(folder / "params.yaml", "block: [2, 4], epochs: 3}", "block: [2, 4], epochs: 6}")
+    change(folder / "params.yaml", "block: [2, 4], epochs: 3}", "block: [2, 4], epochs: 6}")
     assert dry_run_jobs(folder) == {"train_kpd": 1, "aggregate_smoke": 1, "report_smoke": 1, "all": 1}
     output = run(folder, "dvc", "repro")
     ran = re.findall(r"Running stage '(.+?)'", output)
@@ -191,14 +185,14 @@ def test_a_changed_parameter_reruns_what_depends_on_it(made: Path, tmp_path: Pat
 
 def test_words_about_a_data_set_rerun_nothing(made: Path, tmp_path: Path) -> None:
     folder = copied(made, tmp_path)
-    edit(folder / "params.yaml", "description: month x destination", "description: months x destination")
+    change(folder / "params.yaml", "description: month x destination", "description: months x destination")
     assert "Nothing to be done" in run(folder, "snakemake", "-n")
     assert "up to date" in run(folder, "dvc", "status")
 
 
 def test_what_decides_a_tensor_reruns_its_data_set_only(made: Path, tmp_path: Path) -> None:
     folder = copied(made, tmp_path)
-    edit(folder / "params.yaml", "nnz: 171096", "nnz: 171097")
+    change(folder / "params.yaml", "nnz: 171096", "nnz: 171097")
     assert set(dry_run_jobs(folder)) == {
         "convert_flights-month",
         "fit_baseline",

@@ -58,8 +58,8 @@ class CP(Kruskal):
 
     @classmethod
     def settings_within(cls, X: SparseTensor, size: float, orders: bool) -> dict[str, Any] | None:
-        """The rank that fits, up to 256."""
-        return at_least_one("rank", min(size / 4 // sum(X.shape), 256))
+        """The rank that fits, up to 256 and what the tensor can use."""
+        return at_least_one("rank", min(size / 4 // sum(X.shape), 256, largest_rank(X.shape, X.nnz)))
 
     def _fit(self, X: SparseTensor) -> None:
         most = min(LARGEST_AUTOMATIC_RANK, largest_rank(X.shape, X.nnz))

@@ -82,7 +82,8 @@ class Stencils(Baseline):
     @classmethod
     def settings_within(cls, X: SparseTensor, size: float, orders: bool) -> dict[str, Any] | None:
         """The most clusters that leave room for five stencils, else for one."""
-        each = {k: sum(X.shape) * math.log2(k) / 8 + 4 * k * k for k in (2, 4, 8, 16, 32, 48, 64)}
+        usable = (k for k in (2, 4, 8, 16, 32, 48, 64) if k <= max(X.shape))
+        each = {k: sum(X.shape) * math.log2(k) / 8 + 4 * k * k for k in usable}
         for least in (5, 1):
             fitting = [k for k, cost in each.items() if least * cost <= size]
             if fitting:

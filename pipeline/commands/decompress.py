@@ -91,10 +91,15 @@ def _wanted(model: Compressor, block: str | None, among: Path | None, top: int |
     elif top and not block and math.prod(model.shape_) > limit:
         return model.largest(top)
     else:
-        count = math.prod(stop - start for start, stop in ranges)
+        used = model.frame_.used  # cells of an index that never occurs are zero
+        indices: list[Any] = [
+            used[mode][(used[mode] >= start) & (used[mode] < stop)] if mode in used else range(start, stop)
+            for mode, (start, stop) in enumerate(ranges)
+        ]
+        count = math.prod(map(len, indices))
         if count > limit:
             raise InputError(f"{count:,} cells, more than {limit:,}: narrow --block, or raise --limit")
-        coords = cells_within([range(start, stop) for start, stop in ranges])
+        coords = cells_within(indices)
         values = model.predict(coords)
     return largest_of(coords, values, top) if top else (coords, values)
 

@@ -24,14 +24,15 @@ def add(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> None:
     """Print what a file holds, as aligned lines or as JSON."""
     is_tensor = options.file.suffix.lower() == ".parquet"
-    content = _tensor_info(options.file) if is_tensor else _artifact_info(options.file)
+    content = tensor_info(options.file) if is_tensor else artifact_info(options.file)
     if options.json:
         print(json.dumps(content, indent=2, allow_nan=False))
     else:
         print_rows([(key, short(value)) for key, value in content.items()])
 
 
-def _tensor_info(path: Path) -> dict[str, Any]:
+def tensor_info(path: Path) -> dict[str, Any]:
+    """What a tensor is: shape, non-zeros, norm, names, origin."""
     from pipeline.commands.source import read_tensor
 
     X = read_tensor(path)
@@ -48,7 +49,8 @@ def _tensor_info(path: Path) -> dict[str, Any]:
     }
 
 
-def _artifact_info(path: Path) -> dict[str, Any]:
+def artifact_info(path: Path) -> dict[str, Any]:
+    """What an artifact says of itself."""
     import pipeline
     from pipeline.runs.artifact import read_artifact
     from pipeline.runs.compressor import Compressor

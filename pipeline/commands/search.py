@@ -6,6 +6,7 @@ real files.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from pipeline.errors import InputError, nearest
 from pipeline.methods import COMPRESSORS, METHODS
 from pipeline.runs import progress
 from pipeline.runs.compressor import Compressor, negative_share, order_bytes
+from pipeline.runs.frame import Frame
 from pipeline.sparse import SparseTensor
 
 CLOSE = 0.92  # a file of this share of the limit is large enough
@@ -310,7 +312,9 @@ class _Hunt:
     def fit_within(self, name: str, limit: int) -> Attempt | None:
         """Fit a method so that its file has at most `limit` bytes, but close to it; None if it cannot be."""
         kind = METHODS[name].load()
-        overhead = self._make(name, {}).file_overhead(self.X, self.orders)
+        model = self._make(name, kind.settings_within(self.X, limit, self.orders) or {})
+        told = len(json.dumps({"set": model.given_settings()}))
+        overhead = model.file_overhead(self.X, self.orders) + told
         nominal, best = limit - min(overhead, limit / 2), None
         if name == "neukron":
             each = f", each within {self.bounds()}" if self.bounds() else ""
@@ -318,7 +322,7 @@ class _Hunt:
         tried: list[dict[str, Any]] = []
         share = 1.0
         while len(tried) < kind.fits_to_meet_a_size:
-            settings = kind.settings_within(self.X, nominal, self.orders)
+            settings = kind.settings_within(_known_to(kind, self.X), nominal, self.orders)
             if settings is None or (settings in tried and (share <= 1 or nominal < limit / 4)):
                 break
             if settings in tried:  # a step of this method's sizes is wider than what was too much
@@ -436,6 +440,13 @@ def file_bytes(model: Compressor, orders: bool) -> int:
         return path.stat().st_size
 
 
+def _known_to(kind: type[Compressor], X: SparseTensor) -> SparseTensor:
+    """The tensor that a method itself is fitted to: for most without the indices that never occur."""
+    if kind.predict is not Compressor.predict:
+        return X
+    return Frame.of(X, values=False).inner(X)[0] or X
+
+
 def automatic_grid(X: SparseTensor, smallest: float, largest: float, points: int = 5) -> dict[str, dict[str, Any]]:
     """Settings of every method for a tensor, spread over a range of sizes; as `params.yaml` has them.
 
@@ -456,7 +467,8 @@ def automatic_grid(X: SparseTensor, smallest: float, largest: float, points: int
     for name in _candidates(X, None):
         found: list[dict[str, Any]] = []
         for size in np.geomspace(smallest, largest, GRID_SIZES).tolist():
-            settings = METHODS[name].load().settings_within(X, size, orders=False)
+            kind = METHODS[name].load()
+            settings = kind.settings_within(_known_to(kind, X), size, orders=False)
             if settings is not None:
                 rounded = {key: float(f"{v:.3g}") if isinstance(v, float) else v for key, v in settings.items()}
                 found += [rounded] if rounded not in found else []

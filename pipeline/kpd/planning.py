@@ -96,6 +96,7 @@ def plan(
     *,
     error: float | None = None,
     bytes: int | None = None,
+    cost: float = math.inf,
     blocks: Sequence[tuple[int, int]] = BLOCKS,
     layers: str = "*",
     convolutions: bool = False,
@@ -111,6 +112,8 @@ def plan(
     bytes
         The most that the whole network may take: the layers share it so that the sum of their squared relative errors
         is least for the price of a byte at which it fits (a Lagrange multiplier). Give one of both.
+    cost
+        The most multiply-adds beside dense that a form may take; 1 leaves out those that a small file would slow down.
     blocks
         Candidates; each layer considers those that divide it.
     layers
@@ -139,7 +142,10 @@ def plan(
     if bytes is not None and not is_whole(bytes, 1):
         raise InputError(f"bytes={bytes}: needs a whole number of bytes")
     found, problems = _layers(model, layers, convolutions)
-    options = {name: _options(layer, blocks) for name, layer in found.items()}
+    options = {
+        name: [choice for choice in _options(layer, blocks) if choice.rule is None or choice.cost <= cost]
+        for name, layer in found.items()
+    }
     dense = {name: own[0] for name, own in options.items()}
     held = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     others = held - sum(choice.bytes for choice in dense.values())

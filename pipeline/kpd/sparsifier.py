@@ -104,7 +104,19 @@ class Sparsifier:
         return min(1.0, self.steps / self.total_steps)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters for the optimiser, those that decay apart from those that do not."""
+        """Parameters for the optimiser, those that decay apart from those that do not.
+
+        Raises
+        ------
+        InputError
+            Parameters that ``fully_shard`` (FSDP2) has split over processes: a block would lie in several of them.
+        """
+        for name, parameter in self.model.named_parameters():
+            if hasattr(parameter, "placements"):
+                raise InputError(
+                    f"parameter '{name}' is split over processes (FSDP2), and with it its blocks; use "
+                    "torch.nn.parallel.DistributedDataParallel"
+                )
         return self.method.parameter_groups(self.model)
 
     def distillation(self, outputs: Tensor, inputs: Any, temperature: float = 2.0) -> Tensor:

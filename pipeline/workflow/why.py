@@ -80,7 +80,7 @@ def _of_job(job: Any, workflow: Any) -> Iterator[Change]:
         makers = [files for maker, files in dag.dependencies[job].items() if dag.needrun(maker)]
         yield from _inputs(name, job, records, {str(file) for files in makers for file in files})
         if found := records.params_changed(job):
-            yield from (Change(name, "parameter", *row) for row in _parameters(found.only_old, found.only_new))
+            yield from (Change(name, "parameter", *row) for row in parameters(found.only_old, found.only_new))
         if (old := records.code(job.output[0])) != (new := job.rule.shellcmd):
             yield Change(name, "command", "Snakefile", str(old), str(new))
     if reason.forced:
@@ -123,7 +123,7 @@ def _short(digest: str) -> str:
     return f"{algorithm} {text[:12]}" if text else digest
 
 
-def _parameters(old: set[str], new: set[str]) -> Iterator[tuple[str, str, str]]:
+def parameters(old: set[str], new: set[str]) -> Iterator[tuple[str, str, str]]:
     """Parameters by key with old and new value, from what Snakemake keeps: texts of Python values."""
     before, after = (_flat([_value(each) for each in sorted(values)]) for values in (old, new))
     for key in sorted({*before, *after}):
