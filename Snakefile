@@ -129,11 +129,6 @@ def run_work(wildcards):
     return work_of(run.rule, run.method, CONFIG.size_of(run.dataset), run.settings)
 
 
-def artifacts(name, runs):
-    """One of the files of each run."""
-    return [f"{run.folder}/{name}" for run in runs]
-
-
 def shown(experiment, files):
     """Files of an experiment as `snakemake --report` shows them: with a caption, by kind."""
     kinds = {".html": "page", ".svg": "figure", ".csv": "table", ".txt": "page"}
@@ -428,8 +423,7 @@ for name, runs in RUNS.items():
         name:
             f"aggregate_{name}"
         input:
-            artifacts("metrics.json", runs),
-            artifacts("model.safetensors", runs),
+            whole(runs),
         output:
             f"results/{name}/metrics.parquet",
             shown(name, ["metrics.csv", "summary.json"]),
@@ -447,9 +441,10 @@ for name, runs in RUNS.items():
     rule:
         name:
             f"report_{name}"
+        # The runs' histories come by way of the aggregation: a run made again changes its table. As inputs of every
+        # file of the report they would be most of what Snakemake records of 1,000 runs.
         input:
             f"results/{name}/metrics.parquet",
-            artifacts("history.parquet", runs),
             measures_of_experiment(name, runs),
         output:
             shown(name, report_files(CONFIG, name)),

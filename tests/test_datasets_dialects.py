@@ -30,6 +30,7 @@ from pipeline import describe as step_describe
 from pipeline.commands.source import Reading, read_tensor
 from pipeline.core import step
 from pipeline.datasets import files_of, text_options
+from pipeline.datasets import text as datasets_text
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.formats import write
@@ -497,3 +498,28 @@ def test_several_files_of_one_tensor_for_every_command(
     ):
         with pytest.raises(InputError, match=r"is a file that is read|is a sparse tensor, no table|two files of that"):
             main(words)
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
+def test_whatever_ends_a_line(end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets_text, "BLOCK_BYTES", 7)  # pairs of ends are torn apart
+    monkeypatch.setattr(datasets_text, "BUFFER", 8)
+    lines = ["1 1 5", "2 2 6", "3 1 7", "1 3 8"]
+    dense = [[5, 0, 8], [0, 6, 0], [7, 0, 0]]
+    written(tmp_path / "x.tns", end.join(["# comment", *lines]))
+    assert read(tmp_path / "x.tns").to_dense().tolist() == dense
+    written(tmp_path / "x.mtx", end.join(["%%MatrixMarket matrix coordinate real general", "% c", "3 3 4", *lines, ""]))
+    assert read(tmp_path / "x.mtx").to_dense().tolist() == dense
+    written(tmp_path / "x.csv", end.join(["a,b,n", *(line.replace(" ", ",") for line in lines), ""]))
+    assert read(tmp_path / "x.csv").to_dense().tolist() == dense
+    written(tmp_path / "y.tns", end.join([*lines, "2 2 x"]))
+    with pytest.raises(InputError, match=r"y\.tns:5: value 'x' is no finite number"):
+        read(tmp_path / "y.tns")
+
+
+@pytest.mark.parametrize(("pack", "ending"), [(gzip.compress, ".gz"), (bz2.compress, ".bz2"), (lzma.compress, ".xz")])
+def test_packed_text_without_its_ending_is_named(pack: Callable[[bytes], bytes], ending: str, tmp_path: Path) -> None:
+    for name in ("x.tns", "x.csv", "x.mtx"):
+        written(tmp_path / name, pack(b"1 1 5\n"))
+        with pytest.raises(InputError, match=rf"packed by its content, no text; name it so that it ends in \{ending}$"):
+            read(tmp_path / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import resource
 import subprocess
 import sys
@@ -13,13 +14,14 @@ from types import ModuleType
 
 import pytest
 
-from pipeline import convert, describe, export, fit_baseline, sample
+from pipeline import convert, describe, export, fit_baseline, sample, train_neukron
 from pipeline.core import step
 from pipeline.core.files import PARTIAL, atomic_path, write_text
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.synth import synthetic
 from pipeline.workflow.locks import HOLDERS, release_stale
+from tests import kills
 
 # A step that dies at the write to the file of which `name` is a part of the path.
 DYING = """
@@ -30,6 +32,7 @@ name, replace = sys.argv[1], Path.replace
 Path.replace = lambda path, to: os.kill(os.getpid(), signal.SIGKILL) if name in str(to) else replace(path, to)
 fit_baseline.main(sys.argv[2:])
 """
+SHORT = ["--set", "hidden=2", "--set", "max_epochs=1", "--set", "order_init=degree", "--device", "cpu"]
 ORDER = ["model.safetensors", "history.parquet", "metrics.json"]
 
 
@@ -111,6 +114,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         (300, describe, ["{}/x.parquet", "{}/out/d.html"], "d."),
         (100, fit_baseline, ["{}/x.parquet", "{}/out", "--method", "truncation"], "model.safetensors"),
         (900, fit_baseline, ["{}/x.parquet", "{}/out", "--method", "truncation"], "history.parquet"),
+        (300, train_neukron, ["{}/x.parquet", "{}/out", *SHORT], "model.safetensors"),
         (1000, export, ["{}/x.parquet", "{}/out/e.mtx"], "e.mtx"),
         (1000, export, ["{}/x.parquet", "{}/out/e.npz"], "e.npz"),
     ],
@@ -166,3 +170,11 @@ def test_locks_are_released_when_all_who_held_some_are_dead(tmp_path: Path) -> N
     assert len(list(locks.iterdir())) == 2
     assert release_stale(tmp_path) == 2 and not list(locks.iterdir())
     assert (tmp_path / HOLDERS).exists()
+
+
+@pytest.mark.parametrize("case", ["training", "step"])
+def test_a_command_killed_at_any_moment_ends_in_the_same_bits(tmp_path: Path, case: str) -> None:
+    kills.prepare(tmp_path / "checkout")
+    command, results = kills.CASES[case]
+    said = kills.disturbed(command, tmp_path / "checkout", results, 2, random.Random(1))
+    assert "nothing left over" in said

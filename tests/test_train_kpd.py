@@ -25,6 +25,7 @@ from pipeline.kpd.trainer import Trainer, train
 from pipeline.runs.metrics import NetworkMetrics, read_metrics
 from pipeline.sparse import SparseTensor
 from pipeline.train_kpd import main, read_images
+from tests.test_files import small_disk
 
 
 @pytest.fixture(scope="module")
@@ -269,3 +270,11 @@ def test_half_of_the_blocks_do_for_the_real_digits(mirror: Path) -> None:
     trained = train(make("kpd", {"epochs": 4, "batch": 128, "block": [2, 2]}), data)
     assert trained.block_sparsity == 0.5
     assert trained.test_accuracy > 0.88
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(digits, tmp_path: Path, capsys) -> None:
+    settings = ["--set", "epochs=1", "--set", "block=[2,4]"]
+    with small_disk(500), pytest.raises(SystemExit) as stopped:
+        step.run(lambda _: run(digits, tmp_path, *settings) and None)
+    assert stopped.value.code == 2
+    assert f"error: {tmp_path}/model.safetensors: cannot write: " in capsys.readouterr().err.splitlines()[-1]

@@ -35,6 +35,14 @@ Block = tuple[list[Keys], Array]  # one array of keys a mode, and the values
 
 LONGEST_LINE = 1 << 22  # bytes
 BUFFER = 1 << 18
+MAGIC = {  # how packed files start
+    b"\x1f\x8b": ".gz",
+    b"BZh": ".bz2",
+    b"\xfd7zXZ\0": ".xz",
+    b"\x28\xb5\x2f\xfd": ".zst",
+    b"PK\x03\x04": ".zip",
+}
+LONGEST_MAGIC = max(map(len, MAGIC))
 
 
 @dataclass(frozen=True)
@@ -188,7 +196,12 @@ class _Bounded(Forward):
 
 @contextmanager
 def open_lines(path: Path, member: str | None = None) -> Iterator[IO[bytes]]:
-    """Open a raw text file as :func:`open_raw` does; a line of more than 4 MiB is an InputError."""
+    """Open a raw text file as :func:`open_raw` does; a line of more than 4 MiB is an InputError, and so is no text."""
+    if not is_archive(path) and path.suffix.lower() not in OPENERS and path.is_file():
+        with path.open("rb") as file:
+            start = file.read(LONGEST_MAGIC)
+        if ending := next((ending for magic, ending in MAGIC.items() if start.startswith(magic)), None):
+            raise InputError(f"{path}: packed by its content, no text; name it so that it ends in {ending}")
     with open_raw(path, member, lines=True) as stream:
         yield stream
 

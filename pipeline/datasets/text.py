@@ -13,15 +13,17 @@ import itertools
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.datasets.archive import Forward
 from pipeline.datasets.parallel import in_order
-from pipeline.datasets.raw import open_lines
+from pipeline.datasets.raw import BUFFER, open_lines
 from pipeline.errors import InputError
 
 BLOCK_BYTES = 1 << 22
@@ -94,7 +96,7 @@ def first_lines(path: Path, count: int) -> list[tuple[int, list[bytes]]]:
     """Number and fields of the first lines that have any, comments aside; fewer where there are fewer."""
     found: list[tuple[int, list[bytes]]] = []
     read = 0
-    with open_lines(path) as stream:
+    with open_plain(path) as stream:
         for number, line in enumerate(stream, start=1):
             read = check_without(path, number, read + len(line))
             fields = line.removeprefix(MARK).translate(SEPARATORS).split()
@@ -109,7 +111,7 @@ def comments_above(path: Path) -> list[bytes]:
     """The comments before the first line with fields, without the signs that make them comments."""
     found: list[bytes] = []
     read = 0
-    with open_lines(path) as stream:
+    with open_plain(path) as stream:
         for line in stream:
             read = check_without(path, len(found) + 1, read + len(line))
             text = line.removeprefix(MARK).strip()
@@ -129,8 +131,28 @@ def is_number(field: str) -> bool:
     return NUMBER.fullmatch(field.strip().encode()) is not None
 
 
-def _blocks_of_lines(path: Path, skip: int) -> Iterator[bytes]:
+class _Ends(Forward):
+    """Passes text on with line feeds for whatever ends its lines: a carriage return alone is an end, no blank."""
+
+    def take(self, size: int) -> bytes:
+        """Up to `size` bytes; a return and its line feed are not torn apart."""
+        content = super().take(max(1, size - 1))
+        if b"\r" in content:
+            if content.endswith(b"\r") and size > 1:
+                content += super().take(1)
+            content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return content
+
+
+@contextmanager
+def open_plain(path: Path) -> Iterator[IO[bytes]]:
+    """Open a text file as :func:`open_lines` does, with a line feed at the end of each line whatever ends it there."""
     with open_lines(path) as stream:
+        yield io.BufferedReader(_Ends(stream), BUFFER)
+
+
+def _blocks_of_lines(path: Path, skip: int) -> Iterator[bytes]:
+    with open_plain(path) as stream:
         for _ in range(skip):
             stream.readline()
         first = skip == 0
@@ -270,7 +292,7 @@ def _fail(path: Path, number: int, problem: str) -> NoReturn:
 def line_of_entry(path: Path, entry: int, skip: int = 0) -> int:
     """Number of the line that holds the table's entry of the given number (0-based), for a message."""
     seen = 0
-    with open_lines(path) as stream:
+    with open_plain(path) as stream:
         for number, line in enumerate(stream, start=1):
             if number <= skip or not line.translate(SEPARATORS).split() or COMMENT.match(line):
                 continue

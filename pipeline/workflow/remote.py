@@ -41,10 +41,12 @@ def probe(name: str, remote: dict[str, Any], write: bool) -> None:
         It cannot be reached, is not there, or refuses the credentials; one line with the remedy.
     """
     outcome: list[Exception | None] = []
+    questions = _questions(name, remote, write)  # before the clock: imports take seconds on a busy machine
 
     def ask() -> None:
         try:
-            _ask(name, remote, write)
+            for question in questions:
+                question()
         except Exception as error:
             outcome.append(error)
         else:
@@ -61,16 +63,18 @@ def probe(name: str, remote: dict[str, Any], write: bool) -> None:
         raise InputError(_unreachable(name, remote, type(outcome[0]).__name__)) from outcome[0]
 
 
-def _ask(name: str, remote: dict[str, Any], write: bool) -> None:
+def _questions(name: str, remote: dict[str, Any], write: bool) -> list[Callable[[], None]]:
     url = str(remote["url"])
     scheme = urlsplit(url).scheme
     address = str(remote.get("endpointurl") or url)
+    questions: list[Callable[[], None]] = []
     if (port := _port(address)) is not None:
-        _connect(name, remote, urlsplit(address).hostname or "", port)
-    asking: dict[str, Callable[[str, dict[str, Any], bool], None]] = {"": _folder, "s3": _s3}
+        questions.append(lambda: _connect(name, remote, urlsplit(address).hostname or "", port))
+    asking: dict[str, Callable[[str, dict[str, Any], bool], Callable[[], None]]] = {"": _folder, "s3": _s3}
     asking |= {"http": _web, "https": _web}
     if scheme in asking:
-        asking[scheme](name, remote, write)
+        questions.append(asking[scheme](name, remote, write))
+    return questions
 
 
 def _port(address: str) -> int | None:
@@ -94,8 +98,11 @@ def _unreachable(name: str, remote: dict[str, Any], reason: str) -> str:
     )
 
 
-def _folder(name: str, remote: dict[str, Any], write: bool) -> None:
-    path = Path(remote["url"])
+def _folder(name: str, remote: dict[str, Any], write: bool) -> Callable[[], None]:
+    return lambda: _ask_folder(name, Path(remote["url"]), write)
+
+
+def _ask_folder(name: str, path: Path, write: bool) -> None:
     if not write and not path.is_dir():
         raise InputError(
             f"remote '{name}': {path}: no such folder; is the disk mounted? Who has the results runs 'make push'"
@@ -108,9 +115,13 @@ def _folder(name: str, remote: dict[str, Any], write: bool) -> None:
         )
 
 
-def _web(name: str, remote: dict[str, Any], write: bool) -> None:
+def _web(name: str, remote: dict[str, Any], write: bool) -> Callable[[], None]:
     import requests
 
+    return lambda: _ask_web(name, remote, requests)
+
+
+def _ask_web(name: str, remote: dict[str, Any], requests: Any) -> None:
     user, password = remote.get("user"), remote.get("password") or ""
     answer = requests.head(
         remote["url"], timeout=CONNECT, auth=(user, password) if user else None, allow_redirects=True,
@@ -128,19 +139,29 @@ def _credentials(name: str, problem: str, *keys: str) -> str:
     return f"remote '{name}': credentials: {problem}; give them with {settings}{variables}"
 
 
-def _s3(name: str, remote: dict[str, Any], write: bool) -> None:
+def _s3(name: str, remote: dict[str, Any], write: bool) -> Callable[[], None]:
+    from botocore import exceptions
+
+    keys = ("access_key_id", "secret_access_key")
+    try:
+        client = _s3_client(remote)
+    except (exceptions.PartialCredentialsError, exceptions.ProfileNotFound, exceptions.CredentialRetrievalError):
+        raise InputError(_credentials(name, "they are incomplete", *keys)) from None
+    return lambda: _ask_s3(name, remote, write, client)
+
+
+def _ask_s3(name: str, remote: dict[str, Any], write: bool, client: Any) -> None:
     from botocore import exceptions
 
     bucket, _, prefix = str(remote["url"]).removeprefix("s3://").partition("/")
     keys = ("access_key_id", "secret_access_key")
     try:
-        client = _s3_client(remote)
         client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
     except exceptions.ClientError as error:
         raise InputError(_refused(name, remote, bucket, str(error.response.get("Error", {}).get("Code")))) from None
     except exceptions.NoCredentialsError:
         raise InputError(_credentials(name, "none are given", *keys)) from None
-    except (exceptions.PartialCredentialsError, exceptions.ProfileNotFound, exceptions.CredentialRetrievalError):
+    except exceptions.CredentialRetrievalError:
         raise InputError(_credentials(name, "they are incomplete", *keys)) from None
     if write:
         try:  # an upload that is begun and called off: it asks for the right to write and leaves nothing

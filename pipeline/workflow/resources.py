@@ -23,8 +23,9 @@ from pipeline.errors import InputError
 FILE = Path(__file__).parents[2] / "benchmarks" / "results" / "cost.json"
 WIDTHS = ("hidden", "rank", "rows", "clusters", "seed_power")  # settings that a model's size grows with
 EPOCHS = ("max_epochs", "epochs", "max_sweeps")
-MEMORY_MARGIN, LEAST_MARGIN_MB = 1.5, 300  # over the prediction, whichever is more
+MEMORY_MARGIN, LEAST_MARGIN_MB = 1.5, 350  # over the prediction, whichever is more; compiling takes some
 TIME_MARGIN, LEAST_MINUTES = 10.0, 10  # machines differ, and are shared
+SHORTEST = 0.1  # seconds of processor time that the fit tells apart
 BYTES_A_NONZERO = 2.0  # of a Parquet tensor, where nothing else is known of it
 EXAMPLE = """examples:
   python -m pipeline.workflow.resources
@@ -122,19 +123,25 @@ def minutes_to_reserve(work: Work, attempt: int, default: int) -> int:
 def fit(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Coefficients by non-negative least squares of the relative errors, for each step and (time) each method.
 
-    A record has the fields of :class:`Work`, those of :class:`Size` in place of `size`, `mb` and processor `seconds`.
+    A record has the fields of :class:`Work`, those of :class:`Size` in place of `size`, `mb` and processor `seconds`,
+    None where only wall time is known.
     """
     works = [_work(record) for record in records]
+    timed = [number for number, record in enumerate(records) if record["seconds"] is not None]
     memory, seconds = {}, {}
     for rule in sorted({work.rule for work in works}):
         chosen = [number for number, work in enumerate(works) if work.rule == rule]
         memory[rule] = _fitted([memory_terms(works[i]) for i in chosen], [records[i]["mb"] for i in chosen])
-        seconds[rule] = _fitted([time_terms(works[i]) for i in chosen], [records[i]["seconds"] for i in chosen])
-    for method in sorted({work.method for work in works}):
-        chosen = [number for number, work in enumerate(works) if work.method == method]
+        seconds[rule] = _fitted_seconds([i for i in timed if works[i].rule == rule], works, records)
+    for method in sorted({works[i].method for i in timed}):
+        chosen = [i for i in timed if works[i].method == method]
         if len({works[i].size for i in chosen}) > 2:
-            seconds[method] = _fitted([time_terms(works[i]) for i in chosen], [records[i]["seconds"] for i in chosen])
+            seconds[method] = _fitted_seconds(chosen, works, records)
     return {"memory_mb": memory, "seconds": seconds, "records": list(records)}
+
+
+def _fitted_seconds(chosen: list[int], works: list[Work], records: Sequence[dict[str, Any]]) -> list[float]:
+    return _fitted([time_terms(works[i]) for i in chosen], [max(records[i]["seconds"], SHORTEST) for i in chosen])
 
 
 def _fitted(terms: list[list[float]], values: list[float]) -> list[float]:
@@ -182,7 +189,8 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     for record in records:
         work = _work(record)
         cells = [record["mb"], round(predicted_mb(work)), memory_to_reserve(work, 1)]
-        cells += [f"{record['seconds']:.1f}", f"{predicted_seconds(work) or 0.0:.1f}", minutes_to_reserve(work, 1, 0)]
+        used = "-" if record["seconds"] is None else f"{record['seconds']:.1f}"
+        cells += [used, f"{predicted_seconds(work) or 0.0:.1f}", minutes_to_reserve(work, 1, 0)]
         lines.append(f"| {record['run']} | " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join(lines)
 

@@ -175,6 +175,6 @@ def _check_types(
         text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
         if not (text or types.is_integer(kind) or types.is_temporal(kind) or types.is_boolean(kind)):
             raise InputError(f"{path}: column '{name}' is of type {kind}, which cannot be a label")
-    kind = values.type
+    kind = values.type.value_type if types.is_dictionary(values.type) else values.type
     if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind)):
         raise InputError(f"{path}: column '{value}' is of type {kind}, a value is a number")

@@ -512,7 +512,7 @@ def _hint(layout: Layout, field: str) -> str:
         return f"; to count the lines that say so: name the modes' columns and set the option only={{NAME: '{field}'}}"
     if (grouped := GROUPED.match(field)) and not layout.thousands and grouped[1] != layout.decimal:
         ways.append(f"where it separates thousands: option thousands={grouped[1]}")
-    if layout.decimal == "." and NUMBER.fullmatch(field.replace(",", ".").encode()):
+    if layout.decimal == "." and "," in field and NUMBER.fullmatch(field.replace(",", ".").encode()):
         ways.append("where the comma is before the fraction: option decimal=,")
     if layout.decimal == "." and grouped and grouped[1] != "," and field[grouped.end() :].startswith(","):
         ways.append("option decimal=,")

@@ -14,8 +14,8 @@ from typing import IO
 import numpy as np
 
 from pipeline.datasets.places import check_range
-from pipeline.datasets.raw import Array, Block, Files, Mode, RawTensor, only_file, open_lines
-from pipeline.datasets.text import MARK, NUMBER, SHOWN, check_without, line_of_entry, read_numbers
+from pipeline.datasets.raw import Array, Block, Files, Mode, RawTensor, only_file
+from pipeline.datasets.text import MARK, NUMBER, SHOWN, check_without, line_of_entry, open_plain, read_numbers
 from pipeline.errors import InputError
 
 LAYOUTS = ("coordinate", "array")
@@ -58,7 +58,7 @@ def read_header(path: Path) -> Header:
     InputError
         No Matrix Market file, or one that holds complex values.
     """
-    with open_lines(path) as stream:
+    with open_plain(path) as stream:
         words = stream.readline().removeprefix(MARK).decode("utf-8", "replace").lower().split()
         if len(words) != 5 or words[0] != "%%matrixmarket" or words[1] not in ("matrix", "tensor"):
             raise InputError(f"{path}:1: no Matrix Market file; the first line starts with '%%MatrixMarket matrix'")
@@ -107,7 +107,7 @@ def _stored(shape: tuple[int, ...], symmetry: str) -> int:
 def _cells(path: Path, header: Header) -> tuple[list[Array], Array]:
     """Places and values of an array's non-zeros, as they are stored."""
     found: list[float] = []
-    with open_lines(path) as stream:
+    with open_plain(path) as stream:
         for number, line in enumerate(stream, start=1):
             if number <= header.lines or line.lstrip()[:1] == b"%":
                 continue

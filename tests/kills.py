@@ -1,0 +1,136 @@
+"""Kill -9 at random moments, then the same command again: the same bits, and no file of ours left over.
+
+python -m tests.kills --times 20 --seed 0    a training, a step and a whole workflow, so often each
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.sparse.synth import synthetic
+from tests.checkout import ENVIRONMENT, copy_checkout
+
+ROOT = Path(__file__).resolve().parent.parent
+# A state after every epoch, so that many a kill meets the writing of one.
+EAGER = "from pipeline.runs import checkpoint; checkpoint.Checkpoint.__init__.__defaults__ = (checkpoint.ROOT, 0.0); "
+TRAINING = [
+    *(sys.executable, "-c", f"{EAGER}from pipeline.train_neukron import main; main()"),
+    *("x.parquet", "run", "--set", "hidden=4", "--set", "max_epochs=40"),
+]
+STEP = [sys.executable, "-m", "pipeline.convert", "clicks"]
+WORKFLOW = ["snakemake", "--quiet", "progress", "host", "rules", "--", "results/tiny/summary.json"]
+PLAN = """\
+experiment: tiny
+experiments:
+  tiny:
+    seeds: [0]
+    matrix_baselines: {datasets: [clicks], methods: [truncation, t-svd]}
+    settings:
+      clicks: {truncation: {k10: {keep: 0.1}}, t-svd: {r1: {rank: 1}}}
+datasets:
+  clicks:
+    description: who clicked on what
+    licence: mine
+    citation: none
+    format: csv
+    options: {columns: [user, item], value: clicks}
+    labels: [0, 1]
+    files: {clicks.csv: {sources: ["file:clicks.csv"]}}
+"""
+
+
+def prepare(folder: Path) -> None:
+    """A checkout with a small data set and plan of its own."""
+    folder.mkdir(parents=True)
+    copy_checkout(ROOT, folder)
+    (folder / "params.yaml").write_text(PLAN)
+    rows = "".join(f"u{i % 29},i{i % 31},{1 + i % 5}\n" for i in range(600))
+    (folder / "clicks.csv").write_text(f"user,item,clicks\n{rows}")
+    raw = folder / "data/raw/clicks/clicks.csv"
+    raw.parent.mkdir(parents=True)
+    shutil.copy(folder / "clicks.csv", raw)
+    synthetic((32, 64), 500, 0.6).write_parquet(folder / "x.parquet")
+
+
+def disturbed(command: list[str], folder: Path, results: str, times: int, chance: random.Random) -> str:
+    """Run `command` to its end, then again and again with kills, and say how that went.
+
+    Raises
+    ------
+    AssertionError
+        Other bits than without a kill, or a file that should not be there.
+    """
+    started = time.monotonic()
+    subprocess.run(command, cwd=folder, env=ENVIRONMENT, check=True, capture_output=True)
+    long = time.monotonic() - started
+    wanted = contents(folder, results)
+    assert wanted, results
+    killed = 0
+    for _ in range(times):
+        if chance.random() < 0.5:  # half of the kills meet a run that goes on, half one that begins
+            shutil.rmtree(folder / results, ignore_errors=True)
+        process = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=-3, stderr=-3)
+        try:
+            process.wait(chance.uniform(0.2, 1.0) * long)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            killed += 1
+        process.wait()
+    shutil.rmtree(folder / results, ignore_errors=True)
+    subprocess.run(command, cwd=folder, env=ENVIRONMENT, check=True, capture_output=True)
+    found = contents(folder, results)
+    assert found == wanted, sorted(name for name in found.keys() | wanted if found.get(name) != wanted.get(name))
+    left = sorted(str(path.relative_to(folder)) for path in leftovers(folder))
+    assert not left, left
+    return f"{killed} of {times} killed, {len(wanted)} files with the same bits, nothing left over"
+
+
+def contents(folder: Path, results: str) -> dict[str, bytes]:
+    """What a rerun leaves as it is, by path: neither times nor what holds them."""
+    files = [path for path in (folder / results).rglob("*") if path.is_file()]
+    names = ("model.safetensors", "summary.json")
+    same = [path for path in files if path.name in names or path.parent.name == "tensors"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in same}
+
+
+def leftovers(folder: Path) -> Iterator[Path]:
+    """Half files, states, locks and marks of jobs that did not end."""
+    for place in (".cache/partial", ".cache/checkpoints", ".snakemake/incomplete", ".snakemake/locks"):
+        yield from (folder / place).glob("*")
+    yield from folder.rglob(".partial-*")
+
+
+CASES: dict[str, tuple[list[str], str]] = {
+    "training": (TRAINING, "run"),
+    "step": (STEP, "data/tensors"),
+    "workflow": (WORKFLOW, "results"),
+}
+
+
+def main() -> None:
+    """Command line."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--times", type=int, default=20)
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--only", choices=CASES)
+    options = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "checkout"
+        prepare(folder)
+        for name in [options.only] if options.only else CASES:
+            command, results = CASES[name]
+            print(
+                f"{name}: {disturbed(command, folder, results, options.times, random.Random(options.seed))}", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()
