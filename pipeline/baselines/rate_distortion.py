@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
@@ -22,6 +23,7 @@ STEPS = 12  # of the bisection of the price
 ERROR_STEPS = 12  # of that which needs no code
 ROUNDS = 5  # of choice and prices of cells
 CLOSE = 0.98  # a code of this share of its limit is large enough
+AIM = 0.99  # what the next price aims at
 STEP_OF_PRICE = 2.9  # sqrt(6 / ln 2): the step at which a bit more a value lowers the error by the price
 
 
@@ -116,13 +118,14 @@ class RateDistortion(ExactCells):
         """The least error of a code within the limit; the shortest code where none is."""
         best: tuple[float, Choice] | None = None
         least: tuple[float, Choice] | None = None
-        low, high = _prices(X)
+        low, high = least_price, most_price = _prices(X)
+        above = below = 0  # lengths of the codes at these ends, once they are known
         price = X.norm2 / (32 * limit)  # a fourth of what all of it is worth a bit
         for step in range(STEPS):
             if step and not self._in_time():
                 break
             price = price if low < price < high else float(np.sqrt(low * high))
-            exact = price < 2 * _prices(X)[0]  # as cheap as it gets: perhaps all of it fits
+            exact = price < 2 * least_price  # as cheap as it gets: perhaps all of it fits
             choice = chooser(0.0 if exact else price)
             length = self._length(choice)
             if least is None or length < least[0]:
@@ -131,9 +134,15 @@ class RateDistortion(ExactCells):
                 best = (length, choice)
             if length <= limit and (choice.error == 0 or length >= CLOSE * limit):
                 break
-            low, high = (price, high) if length > limit else (low, price)
-            steep = (length / limit) ** 2  # while only one side is known
-            price = price * steep if low == _prices(X)[0] or high == _prices(X)[1] else 0.0
+            if length > limit:
+                low, above = price, length
+            else:
+                high, below = price, length
+            if low == least_price or high == most_price or not above > below > 0:
+                price *= (length / limit) ** 2  # only one side is known
+            else:  # a power law between the two
+                share = math.log(above / (AIM * limit)) / math.log(above / below)
+                price = low * (high / low) ** min(max(share, 0.1), 0.9)
         if best is None:
             assert least is not None  # noqa: S101 - there is at least one step
             return least

@@ -6,6 +6,7 @@ real files.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import tempfile
@@ -311,7 +312,9 @@ class _Hunt:
     def fit_within(self, name: str, limit: int) -> Attempt | None:
         """Fit a method so that its file has at most `limit` bytes, but close to it; None if it cannot be."""
         kind = METHODS[name].load()
-        overhead = self._make(name, {}).file_overhead(self.X, self.orders)
+        model = self._make(name, kind.settings_within(self.X, limit, self.orders) or {})
+        told = len(json.dumps({"set": model.given_settings()}))
+        overhead = model.file_overhead(self.X, self.orders) + told
         nominal, best = limit - min(overhead, limit / 2), None
         if name == "neukron":
             each = f", each within {self.bounds()}" if self.bounds() else ""
