@@ -254,8 +254,10 @@ def _fetch(root: Path, name: str, remote: dict[str, Any], paths: list[str]) -> N
     except (DvcException, OSError) as error:
         probe(name, remote, write=False)  # says so where it is gone by now
         places = Places(root)
+        absent = places.paths_of(set(places.paths) - places.here)
+        files = [path for path in absent if not any(other.startswith(f"{path}/") for other in absent)]
         raise InputError(
-            f"from '{name}' not all could be fetched: {_some(places.paths_of(set(places.paths) - places.here))}. The "
+            f"from '{name}' not all could be fetched: {_some(files)}. The "
             "same command goes on where it stopped; what is missing there, or damaged (then deleted there first): who "
             "made it runs 'make push' again"
         ) from error
