@@ -452,10 +452,10 @@ def test_choice_finds_the_planted_block(planted: tuple[int, int]) -> None:
     teacher.set_support(largest(torch.rand(teacher.grid), teacher.support.numel() // 2))
     network = nn.Sequential(nn.Linear(16, 16))
     sparsifier = Sparsifier(
-        network, "kpd-choice", blocks=[(2, 2), (4, 4), (2, 8)], rank=1, total_steps=400, keep_weights=False
+        network, "kpd-choice", blocks=[(2, 2), (4, 4), (2, 8)], rank=1, total_steps=250, keep_weights=False
     )
     optimizer = torch.optim.Adam(sparsifier.parameter_groups(), lr=0.03)
-    for _ in range(400):
+    for _ in range(250):
         x = torch.randn(64, 16)
         optimizer.zero_grad()
         nn.functional.mse_loss(network(x), teacher(x).detach()).backward()

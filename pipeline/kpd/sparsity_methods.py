@@ -36,7 +36,8 @@ from pipeline.kpd.settings import (
 )
 
 RAMP_START = 0.1  # share of training before the first block may become zero
-CHOICE_END = 0.35  # share of training at which one candidate block is left
+CHOICE_START = 0.2  # share of training before the first candidate block goes
+CHOICE_END = 0.4  # share of training at which one candidate block is left
 RAMP_END = 0.6  # share of training at which the support is frozen
 FIRST_THRESHOLD = 1.0e-4  # first soft threshold of the controlled penalty
 GAIN = 1.05  # factor of the threshold from one step to the next
@@ -316,7 +317,7 @@ class KPDGroup(KPD):
 class KPDChoice(KPDChoiceSettings, KPD):
     """KPD that chooses the block among candidates in the same run, the same one for all layers.
 
-    Each layer starts as the sum of one KPD layer a candidate. Between a tenth and 35 % of training the
+    Each layer starts as the sum of one KPD layer a candidate. Between a fifth and two fifths of training the
     candidates but one go one after the other, each in an equal share of that time: the one that can take over
     least of what all have learned together (the smallest Frobenius norm, over all layers, of its nearest fit to the
     sum) is shrunk to zero in proportion to the steps, so that the others learn what it did. Then KPD goes on with
@@ -356,15 +357,15 @@ class KPDChoice(KPDChoiceSettings, KPD):
 
     def after_step(self, progress: float) -> None:
         """Choose among candidates while there are several, then go on as KPD."""
-        if len(self._left) > 1 and progress > RAMP_START:
+        if len(self._left) > 1 and progress > CHOICE_START:
             gone = len(self.blocks) - len(self._left)
-            deadline = RAMP_START + (CHOICE_END - RAMP_START) * (gone + 1) / (len(self.blocks) - 1)
+            deadline = CHOICE_START + (CHOICE_END - CHOICE_START) * (gone + 1) / (len(self.blocks) - 1)
             if not self._is_leaving:
                 weakest = min(self._left, key=self.takes_over)
                 self._left.sort(key=lambda name: name != weakest)
                 self._is_leaving = True
             if progress < deadline:
-                self._shrink(self._left[0], (deadline - progress) / (deadline - max(RAMP_START, self._progress)))
+                self._shrink(self._left[0], (deadline - progress) / (deadline - max(CHOICE_START, self._progress)))
             else:  # at most one a step
                 self._remove(self._left[0])
         self._progress = progress
