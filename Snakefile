@@ -26,7 +26,7 @@ from snakemake.io import report as reported
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 sys.path.insert(0, workflow.basedir)
 
-from pipeline.config import load_config, setting_arguments, together
+from pipeline.config import load_config, run_name, setting_arguments, together
 from pipeline.workflow.closure import code_files
 from pipeline.workflow.locks import release_stale
 from pipeline.workflow.resources import memory_to_reserve, minutes_to_reserve, work_of
@@ -80,7 +80,8 @@ def methods(rule_name):
 def the_run(wildcards):
     """The run that a folder stands for."""
     method = wildcards.get("method", "neukron")
-    folder = f"results/runs/{wildcards.dataset}/{method}/{wildcards.setting}-s{wildcards.seed}"
+    name = run_name(wildcards.dataset, method, wildcards.setting, wildcards.seed)
+    folder = f"results/runs/{name}"
     if folder not in RUN_BY_FOLDER:
         raise WorkflowError(
             f"{folder}: no experiment in params.yaml has this run; see python -m pipeline.config"

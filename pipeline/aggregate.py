@@ -13,6 +13,7 @@ from pipeline.core import step
 from pipeline.core.files import atomic_path, refuse_clashes, write_json
 from pipeline.core.names import plain_name
 from pipeline.errors import InputError
+from pipeline.reporting.outputs import AGGREGATED
 from pipeline.runs.metrics import CompressionMetrics, Metrics, NetworkMetrics, check_model, read_metrics
 from pipeline.runs.record import params_digest
 
@@ -31,17 +32,6 @@ SUMMARY = {
         "inference_flops",
     ],
 }
-
-FILES = {  # each with what is in every one of them
-    "metrics.parquet": b"params_sha256",
-    "metrics.csv": b"kind,dataset,method,setting,",
-    "summary.json": b'"seeds"',
-}
-
-
-def run_folder(runs_dir: Path, run: Run) -> Path:
-    """Where a run's files lie below `runs_dir`."""
-    return runs_dir / run.dataset / run.method / f"{run.setting}-s{run.seed}"
 
 
 def collect(runs: Sequence[Run], runs_dir: Path, experiment: str, partial: bool = False) -> list[Metrics]:
@@ -65,8 +55,8 @@ def collect(runs: Sequence[Run], runs_dir: Path, experiment: str, partial: bool 
         other settings; a model is missing or not the one that was measured; two runs of one data set were
         fitted to different data.
     """
-    paths = [(run, run_folder(runs_dir, run) / "metrics.json") for run in runs]
-    missing = [run_folder(Path(), run).as_posix() for run, path in paths if not path.is_file()]
+    paths = [(run, runs_dir / run.name / "metrics.json") for run in runs]
+    missing = [run.name for run, path in paths if not path.is_file()]
     if missing and not partial:
         raise InputError(
             f"{runs_dir}: {len(missing)} of {len(runs)} runs of experiment '{experiment}' are missing: "
@@ -210,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
     config = load_config(options.params)
     experiment = plain_name(options.experiment or config.experiment, "experiment")
     folder = options.folder or Path("results") / experiment
-    refuse_clashes([], [folder], {folder / name: mark for name, mark in FILES.items()})
+    refuse_clashes([], [folder], {folder / name: mark for name, mark in AGGREGATED.items()})
     aggregate(collect(config.runs(experiment), options.runs_dir, experiment, options.partial), folder)
 
 

@@ -178,6 +178,15 @@ def _over(below: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     return below | {key: value for key, value in given.items() if key in below}
 
 
+def run_name(dataset: str, method: str, setting: str, seed: Any) -> str:
+    """A run's name, which is also where its files lie below the folder of all runs.
+
+    >>> run_name("flights", "neukron", "h4", 0)
+    'flights/neukron/h4-s0'
+    """
+    return f"{dataset}/{method}/{setting}-s{seed}"
+
+
 class Run(NamedTuple):
     """One fit: which step makes it, from what, with which settings."""
 
@@ -189,9 +198,14 @@ class Run(NamedTuple):
     settings: dict[str, Any]
 
     @property
+    def name(self) -> str:
+        """See :func:`run_name`."""
+        return run_name(self.dataset, self.method, self.setting, self.seed)
+
+    @property
     def folder(self) -> str:
         """Where its model, metrics and history lie."""
-        return f"results/runs/{self.dataset}/{self.method}/{self.setting}-s{self.seed}"
+        return f"results/runs/{self.name}"
 
 
 def together(runs: Iterable[Run]) -> list[Run]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.aggregate import FILES as AGGREGATED
 from pipeline.config import load_config
 from pipeline.core import step
 from pipeline.core.files import atomic_path, write_json, write_text
@@ -31,7 +30,7 @@ def report(folder: Path, experiment: str, params: str | Path, runs_dir: Path) ->
     """
     from pipeline.reporting.figures import all_figures
     from pipeline.reporting.findings import headlines
-    from pipeline.reporting.outputs import CRATE, report_files
+    from pipeline.reporting.outputs import AGGREGATED, CRATE, report_files
     from pipeline.reporting.page import render
     from pipeline.reporting.provenance import cards, crate, croissant
     from pipeline.reporting.results import load_results

@@ -104,8 +104,8 @@ def runs_dir(params: Path, tmp_path: Path) -> Path:
     """A folder with all runs of the experiment."""
     folder = tmp_path / "runs"
     for run in load_config(params).runs("small"):
-        write_metrics(aggregate.run_folder(folder, run) / "metrics.json", metrics_of(run))
-        (aggregate.run_folder(folder, run) / "model.safetensors").write_bytes(model_of(run))
+        write_metrics(folder / run.name / "metrics.json", metrics_of(run))
+        (folder / run.name / "model.safetensors").write_bytes(model_of(run))
     return folder
 
 

@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 from pipeline import aggregate, report
-from pipeline.aggregate import run_folder
 from pipeline.config import Run, load_config
 from pipeline.core import step
 from pipeline.core.files import sha256_file
@@ -46,7 +45,7 @@ def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, li
 
 
 def metrics_of(folder: Path, run: Run) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((run_folder(folder.parent / "runs", run) / "metrics.json").read_text())
+    content: dict[str, Any] = json.loads((folder.parent / "runs" / run.name / "metrics.json").read_text())
     return content
 
 

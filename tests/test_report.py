@@ -196,7 +196,7 @@ def write_runs(params: Path, runs_dir: Path) -> list[Run]:
     runs = load_config(params).runs("demo")
     for run in runs:
         metrics, history = network(run) if METHODS[run.method].kind == "network" else compression(run)
-        folder = aggregate.run_folder(runs_dir, run)
+        folder = runs_dir / run.name
         write_history(folder / "history.parquet", history)
         write_metrics(folder / "metrics.json", metrics)
         (folder / "model.safetensors").write_bytes(MODEL)
@@ -511,7 +511,7 @@ def test_partial_report_says_so(world: tuple[Path, Path, list[Run]], tmp_path: P
     for run in load_config(params).runs("demo"):
         if run.dataset in ("flights", "digits") and run.method in ("t-svd", "neukron", "dense"):
             metrics, history = network(run) if run.dataset == "digits" else compression(run)
-            target = aggregate.run_folder(tmp_path / "runs", run)
+            target = tmp_path / "runs" / run.name
             write_history(target / "history.parquet", history)
             write_metrics(target / "metrics.json", metrics)
             (target / "model.safetensors").write_bytes(MODEL)

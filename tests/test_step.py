@@ -15,7 +15,9 @@ from pipeline.core.files import refuse_clashes
 from pipeline.core.step import limit_threads
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
+from pipeline.workflow.closure import code_files
 
+NO_STEPS = ("config", "methods", "errors")
 AFTER_COMPILATION = """
 import numba
 from pipeline.core.step import limit_threads
@@ -89,3 +91,15 @@ def test_what_no_memory_holds_is_a_line(failure: BaseException, capsys: pytest.C
         step.run(main, [])
     line = capsys.readouterr().err
     assert stopped.value.code == 2 and str(failure) in line and line.count("\n") == 1
+
+
+def test_no_step_is_a_library(root: Path) -> None:
+    steps = {path.stem for path in (root / "pipeline").glob("*.py")} - {"__init__", "__main__", *NO_STEPS}
+    others = [
+        ".".join(path.relative_to(root / "pipeline").with_suffix("").parts) for path in root.glob("pipeline/*/**/*.py")
+    ]
+    found = {}
+    for module in (*steps, *NO_STEPS, "__main__", *(other.removesuffix(".__init__") for other in others)):
+        imported = set(code_files(module)) & {f"pipeline/{name}.py" for name in steps - {module}}
+        found |= {module: imported} if imported else {}
+    assert found == {}

@@ -11,6 +11,11 @@ from pipeline.config import Config
 from pipeline.methods import METHODS
 from pipeline.reporting.targets import EVIDENCE, runs_of
 
+AGGREGATED = {  # files of the aggregation, each with what is in every one of them
+    "metrics.parquet": b"params_sha256",
+    "metrics.csv": b"kind,dataset,method,setting,",
+    "summary.json": b'"seeds"',
+}
 CRATE = "ro-crate-metadata.json"
 ALWAYS = ["report.html", "headlines.txt", "cards.md", CRATE]
 TABLES = ["datasets", "compression", "smallest", "networks", "scaling", "reproduction", "runs"]

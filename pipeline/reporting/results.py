@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import Config, Run, setting_arguments
+from pipeline.config import Config, Run, run_name, setting_arguments
 from pipeline.errors import InputError
 from pipeline.reporting.statistics import CELL, over_seeds
 from pipeline.reporting.targets import EVIDENCE, QUERY_TIMES, evaluation_of, runs_of
@@ -161,10 +161,8 @@ def load_results(folder: Path, experiment: str, config: Config, runs_dir: Path) 
     ):
         key: Key = (str(dataset), str(method), str(setting), int(seed))
         if key not in known:
-            raise InputError(
-                f"{path}: {'/'.join(key[:3])}-s{seed} is no run of experiment '{experiment}'; aggregate it again"
-            )
-        file = runs_dir / key[0] / key[1] / f"{key[2]}-s{seed}" / "history.parquet"
+            raise InputError(f"{path}: {run_name(*key)} is no run of experiment '{experiment}'; aggregate it again")
+        file = runs_dir / run_name(*key) / "history.parquet"
         histories[key] = _read_parquet(file, f"snakemake {file.with_name('metrics.json')}")
     if experiment != EVIDENCE:
         return Results(experiment, config, planned, runs, histories)

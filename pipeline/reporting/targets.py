@@ -63,7 +63,7 @@ def _evaluated(run: Run) -> bool:
 
 def evaluation_of(run: Run) -> str:
     """Where the evaluation of a run's artifact lies."""
-    return f"{EVALUATIONS}/{run.dataset}/{run.method}/{run.setting}-s{run.seed}.json"
+    return f"{EVALUATIONS}/{run.name}.json"
 
 
 def _evaluations(runs: list[Run]) -> list[str]:

@@ -7,11 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import run_name
 from pipeline.core import step
 from pipeline.core.files import write_json, write_text
 from pipeline.errors import InputError
 
-CELL = ("dataset", "method", "setting", "seed")
 SHOWN = {  # the quantities of a kind of run that a rerun leaves as they are, in the order of their columns
     "compression": ("error", "relative_error", "bytes", "bytes_equal", "bytes_with_order", "file_bytes"),
     "network": ("accuracy", "block_sparsity", "train_parameters", "inference_parameters", "train_flops"),
@@ -109,7 +109,7 @@ def read_runs(root: Path, experiment: str, revision: str | None) -> Runs:
                     f"{path}: revision {revision} has no results of experiment '{experiment}', or no storage has them; "
                     "name one after a 'make commit', whose results were pushed"
                 ) from error
-    return {"/".join([*(str(row[key]) for key in CELL[:-1])]) + f"-s{row['seed']}": row for row in rows}
+    return {run_name(row["dataset"], row["method"], row["setting"], row["seed"]): row for row in rows}
 
 
 def main(argv: list[str] | None = None) -> None:
