@@ -121,3 +121,11 @@ def test_time_that_is_over_ends_the_bisection_after_the_first_price() -> None:
     model = RateDistortion(max_bytes=200.0, max_seconds=1e-9).fit(weighted(7))
     assert [row["coded"] for row in model.history_] == [1]
     assert RateDistortion(max_bytes=200.0).fit(weighted(7)).history_[0]["coded"] > 2
+
+
+def test_sizes_of_a_few_cells_are_met() -> None:
+    X = weighted(8, (104, 400))
+    for limit in range(60, 400, 110):
+        for orders in (False, True):
+            size = RateDistortion(max_bytes=float(limit), orders=orders).fit(X).size()
+            assert size["bytes_with_order" if orders else "bytes"] <= limit + 8  # 8 bytes of the step

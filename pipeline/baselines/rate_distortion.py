@@ -24,6 +24,7 @@ ERROR_STEPS = 12  # of that which needs no code
 ROUNDS = 5  # of choice and prices of cells
 CLOSE = 0.98  # a code of this share of its limit is large enough
 AIM = 0.99  # what the next price aims at
+LEAST_FACTOR = 1.3  # between two prices while no code is known on one side of the limit
 STEP_OF_PRICE = 2.9  # sqrt(6 / ln 2): the step at which a bit more a value lowers the error by the price
 
 
@@ -139,7 +140,8 @@ class RateDistortion(ExactCells):
             else:
                 high, below = price, length
             if low == least_price or high == most_price or not above > below > 0:
-                price *= (length / limit) ** 2  # only one side is known
+                steep = (length / limit) ** 2  # only one side is known; codes of few cells have steps
+                price *= max(steep, LEAST_FACTOR) if length > limit else min(steep, 1 / LEAST_FACTOR)
             else:  # a power law between the two
                 share = math.log(above / (AIM * limit)) / math.log(above / below)
                 price = low * (high / low) ** min(max(share, 0.1), 0.9)

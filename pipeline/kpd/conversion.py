@@ -182,9 +182,14 @@ def _take_over(old: nn.Linear, new: nn.Module, keep_weights: bool) -> float | No
     for name, parameter in new.named_parameters():
         source = old.bias if name == "bias" else weight
         parameter.requires_grad_(source.requires_grad)
+    _give_hooks(old, new)
+    return error
+
+
+def _give_hooks(old: nn.Module, new: nn.Module) -> None:
+    """Have `new` call the hooks of `old`."""
     for name in HOOKS:
         getattr(new, name).update(getattr(old, name))
-    return error
 
 
 OTHER_KINDS = (nn.modules.conv._ConvNd, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
@@ -243,8 +248,7 @@ def _as_linear(layer: nn.Module) -> nn.Linear:
         linear = nn.Linear(*weight.shape)
     linear.weight = nn.Parameter(weight.detach().T.contiguous(), weight.requires_grad)
     linear.bias = bias
-    for name in HOOKS:
-        getattr(linear, name).update(getattr(layer, name))
+    _give_hooks(layer, linear)
     return linear.train(layer.training)
 
 
@@ -274,26 +278,17 @@ def _open_attentions(module: nn.Module, rules: Mapping[str, Rule | None]) -> dic
     for name, attention in list(module.named_modules(remove_duplicate=False)):
         if not isinstance(attention, nn.MultiheadAttention) or not name:
             continue
-        sizes = {"q_proj": attention.embed_dim, "k_proj": attention.kdim, "v_proj": attention.vdim}
         asked = {own: _rule_for(module, f"{name}.{own}", rules) for own in PROJECTIONS}
         wanted = {own: rule for own, rule in asked.items() if rule is not None}
         if not wanted:
             continue
-        problems = [_attention_obstacle(attention, holders)]
-        for own, rule in wanted.items() if problems[0] is None else []:
-            try:
-                checked_block(sizes.get(own, attention.embed_dim), attention.embed_dim, rule.block)
-                problems = [None]
-                break
-            except InputError as error:
-                problems = [str(error)]
-        if problems[0] is not None:
-            stay[name] = problems[0]
+        problem = _attention_obstacle(attention, holders) or _projections_obstacle(attention, wanted)
+        if problem is not None:
+            stay[name] = problem
             continue
         if id(attention) not in opened:
             opened[id(attention)] = new = Attention(attention)
-            for hooks in HOOKS:
-                getattr(new, hooks).update(getattr(attention, hooks))
+            _give_hooks(attention, new)
         module.set_submodule(name, opened[id(attention)])
     return stay
 
@@ -312,6 +307,20 @@ def _attention_obstacle(attention: nn.MultiheadAttention, holders: Mapping[int, 
     return None
 
 
+def _projections_obstacle(attention: nn.MultiheadAttention, wanted: Mapping[str, Rule]) -> str | None:
+    """Why none of the wanted projections has a block that divides it; None where one has."""
+    inputs = {"k_proj": attention.kdim, "v_proj": attention.vdim}
+    problem = None
+    for own, rule in wanted.items():
+        try:
+            checked_block(inputs.get(own, attention.embed_dim), attention.embed_dim, rule.block)
+        except InputError as error:
+            problem = str(error)
+        else:
+            return None
+    return problem
+
+
 def open_holders(network: nn.Module, layers: Iterable[str]) -> None:
     """Make layers under the names `layers` of what :func:`convert` makes them of: attentions and convolutions."""
     for name in layers:
@@ -321,6 +330,24 @@ def open_holders(network: nn.Module, layers: Iterable[str]) -> None:
             network.set_submodule(holder, Attention(found))
         elif isinstance(found, nn.Conv2d) and own == "linear":
             network.set_submodule(holder, PatchConv2d(found, as_rows(found)))
+
+
+def _placed(old: nn.Module, new: nn.Module) -> nn.Module:
+    """What stands in the place of `old`: the new layer, or the convolution that it makes."""
+    if not isinstance(old, nn.Conv2d):
+        return new
+    patches = PatchConv2d(old, new)
+    _give_hooks(old, patches)
+    return patches
+
+
+def _cost(placed: nn.Module, share: float) -> float:
+    """Multiply-adds beside dense of a layer that holds a `share` of the dense one's parameters."""
+    if isinstance(placed, PatchConv2d):
+        return 1.0 if placed.overlaps else _cost(placed.linear, share)
+    if isinstance(placed, KPDLinear):
+        return predicted_cost(placed)
+    return share if isinstance(placed, BTTLinear) else 1.0
 
 
 def swap_layers(
@@ -375,17 +402,12 @@ def swap_layers(
         except InputError as error:
             swaps.append(Swap(*size, str(error), dense, dense, 1.0))
             continue
-        made[id(layer)] = new = make(linear, rule)
+        new = make(linear, rule)
         fit_error = _take_over(linear, new, keep_weights)
         own = sum(parameter.numel() for parameter in new.parameters())
-        cost = predicted_cost(new) if isinstance(new, KPDLinear) else own / dense if isinstance(new, BTTLinear) else 1.0
-        if isinstance(layer, nn.Conv2d):
-            made[id(layer)] = patches = PatchConv2d(layer, new)
-            cost = 1.0 if patches.overlaps else cost
-            for hooks in HOOKS:
-                getattr(patches, hooks).update(getattr(layer, hooks))
-        module.set_submodule(name, made[id(layer)])
-        swaps.append(Swap(*size, None, own, dense, cost, fit_error))
+        made[id(layer)] = placed = _placed(layer, new)
+        module.set_submodule(name, placed)
+        swaps.append(Swap(*size, None, own, dense, _cost(placed, own / dense), fit_error))
     report = Report(tuple(swaps))
     if not report.swapped:
         reasons = "; ".join(f"layer '{swap.name}': {swap.problem}" for swap in swaps)

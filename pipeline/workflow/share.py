@@ -204,7 +204,8 @@ def pull(root: Path) -> None:
     name, remote = default_remote(root)
     probe(name, remote, write=False)
     kept, recorded = kept_back(root), [out["path"] for out in recorded_outs(root)]
-    _fetch(root, name, remote, [path for path in recorded if path not in kept])
+    # without names DVC goes through all outs once, with names once for each
+    _fetch(root, name, remote, [path for path in recorded if path not in kept] if kept else None)
     if kept:
         print(
             f"{len(kept)} files or folders are not shared, by the licence of their data set (push: false): "
@@ -244,7 +245,7 @@ def _stages(root: Path) -> dict[str, Any]:
     return (read_yaml(path).get("stages") or {}) if path.is_file() else {}
 
 
-def _fetch(root: Path, name: str, remote: dict[str, Any], paths: list[str]) -> None:
+def _fetch(root: Path, name: str, remote: dict[str, Any], paths: list[str] | None) -> None:
     """Fetch from the remote with every object checked, which DVC leaves out unless a remote is set to `verify`."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo

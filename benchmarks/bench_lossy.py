@@ -1,0 +1,92 @@
+"""Rate-distortion beside truncation at equal error: bytes, orders stored and free. Writes lossy.json and lossy.md.
+
+`--tensors` is a folder of Parquet tensors. Truncation keeps some shares of the non-zeros; rate-distortion is asked for
+the error that this leaves. `seconds` are of its fit, processor time. Data sets that are not run keep their rows.
+
+    python -m benchmarks.bench_lossy --tensors data/tensors --datasets flights kjv-3gram
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.core import step
+
+RESULTS = Path(__file__).parent / "results"
+SHARES = (0.02, 0.1, 0.4)
+COUNTED = {"stored": "bytes_with_order", "free": "bytes"}
+
+
+def measured(path: Path) -> list[dict[str, Any]]:
+    """Rows of a data set."""
+    from pipeline.baselines.rate_distortion import RateDistortion
+    from pipeline.baselines.truncation import Truncation
+    from pipeline.sparse import SparseTensor
+
+    X = SparseTensor.read_parquet(path)
+    rows = []
+    for share in SHARES:
+        cut = Truncation(keep=share).fit(X)
+        error = cut.error(X)["error"] / X.norm2
+        for orders, column in COUNTED.items():
+            start = time.process_time()
+            model = RateDistortion(max_error=error, orders=orders == "stored").fit(X)
+            seconds = time.process_time() - start
+            if model.error(X)["error"] > error * X.norm2 * (1 + 1e-9):
+                raise RuntimeError(f"{path}: an error above the limit")
+            rows.append(
+                {
+                    "orders": orders,
+                    "relative_error": error,
+                    "truncation": cut.size()[column],
+                    "rate-distortion": model.size()[column],
+                    "seconds": round(seconds, 1),
+                }
+            )
+    return rows
+
+
+def table(stored: dict[str, Any]) -> str:
+    """The Markdown table."""
+    lines = ["# Lossy codes at equal error, bytes", "", "`" + __doc__.split("\n\n")[-1].strip() + "`", ""]
+    lines += ["| data set | orders | relative error | truncation | rate-distortion | fewer | seconds |"]
+    lines += ["|---|---|--:|--:|--:|--:|--:|"]
+    for name, found in sorted(stored.items()):
+        for row in found["rows"]:
+            fewer = 1 - row["rate-distortion"] / row["truncation"]
+            lines.append(
+                f"| {name} | {row['orders']} | {row['relative_error']:.4f} | {row['truncation']:,} | "
+                f"{row['rate-distortion']:,} | {fewer:.0%} | {row['seconds']} |"
+            )
+    lines += ["", *(f"- {name}: {found['date']}, {found['load']}" for name, found in sorted(stored.items()))]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tensors", type=Path, default=Path("data/tensors"))
+    parser.add_argument("--datasets", nargs="*", default=["flights", "flights-month", "kjv-3gram", "email"])
+    options = parser.parse_args()
+    step.limit_threads(1)
+    at = RESULTS / "lossy.json"
+    stored: dict[str, Any] = json.loads(at.read_text()) if at.exists() else {}
+    for name in options.datasets:
+        path = options.tensors / f"{name}.parquet"
+        if not path.exists():
+            print(f"{name}: left out, no {path}")
+            continue
+        load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores before"
+        stored[name] = {"rows": measured(path), "date": datetime.date.today().isoformat(), "load": load}
+        at.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
+        (RESULTS / "lossy.md").write_text(table(stored))
+
+
+if __name__ == "__main__":
+    main()
