@@ -105,9 +105,12 @@ class BTTSettings(MonarchSettings):
     ----------
     rank
         Terms r of each slice.
+    lr
+        Learning rate of AdamW for a dense layer; a factor's own is in proportion. Brought to zero by a cosine.
     """
 
     rank: int = setting(1, at_least=1)
+    lr: float = setting(1.0e-3, above=0, below=float("inf"))
 
 
 class BlockSettings(SparseSettings):
