@@ -455,7 +455,7 @@ class TestBinsparse:
             "external link": "is a link",
             "soft link": "is a link",
             "group": "is no array",
-            "hollow": "are stored",
+            "hollow": "unpacks to more than",
         }
         with pytest.raises(InputError, match=f"x.h5: .*'values'.*{problem.get(way, '')}"):
             read(path)
