@@ -23,7 +23,14 @@ class NumpyEngine(Engine):
         return FEW
 
     def products(self, weights: PlainWeights, keys: Keys) -> npt.NDArray[Any]:
-        """See :meth:`Engine.products`; (n,) float64."""
+        """See :meth:`Engine.products`; (n,) float64.
+
+        Weights of a damaged file may give what is not finite; the caller refuses it, so NumPy need not warn.
+        """
+        with np.errstate(all="ignore"):
+            return self._products(weights, keys)
+
+    def _products(self, weights: PlainWeights, keys: Keys) -> npt.NDArray[np.float64]:
         levels, tokens = self.levels, self.levels.tokens(keys)
         steps = PlainSteps(weights.in_double())
         result = steps.first[tokens[:, 0]]
