@@ -442,6 +442,8 @@ class RandomMask(RandomMaskSettings, BlockMethod):
 
     name: ClassVar[str] = "random-mask"
 
+    score = "weight"  # asked for by none
+
     def prepare(self, network: nn.Module, keep_weights: bool = False) -> Report | None:
         """Swap the layers and draw the blocks."""
         report = super().prepare(network, keep_weights)

