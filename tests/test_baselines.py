@@ -15,6 +15,7 @@ import pytest
 import pipeline
 from pipeline.baselines import METHODS, Baseline, module_of
 from pipeline.config import load_config
+from pipeline.core.settings import settings_of
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 
@@ -182,7 +183,8 @@ def test_configuration_and_artifacts_know_every_baseline(root: Path) -> None:
         assert method.__module__ == module_of(name)
         parameters = inspect.signature(method).parameters.values()
         assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
-        defaults = {parameter.name: parameter.default for parameter in parameters if parameter.name != "seed"}
+        known = settings_of(method)
+        defaults = {parameter.name: parameter.default for parameter in parameters if parameter.name in known}
         assert config.method_defaults(name) == defaults
 
 

@@ -49,7 +49,7 @@ def count_passes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """A list that grows by one whenever a .tar is opened."""
     opened: list[Any] = []
     unpack = tarfile.open
-    monkeypatch.setattr(tarfile, "open", lambda *arguments: (opened.append(arguments), unpack(*arguments))[1])
+    monkeypatch.setattr(tarfile, "open", lambda *names, **more: (opened.append(names), unpack(*names, **more))[1])
     return opened
 
 
