@@ -33,7 +33,7 @@ from pipeline.workflow.resources import memory_to_reserve, minutes_to_reserve, w
 from pipeline.errors import InputError
 from pipeline.reporting.outputs import report_files
 from pipeline.reporting.targets import (
-    EVALUATIONS,
+    EVALUATION,
     EVIDENCE,
     QUERY_TIMES,
     TARGETS,
@@ -389,7 +389,7 @@ rule evaluate:
         model="results/runs/{dataset}/{method}/{setting}-s{seed}/model.safetensors",
         code=code_files("evaluate"),
     output:
-        EVALUATIONS + "/{dataset}/{method}/{setting}-s{seed}.json",
+        EVALUATION,
     log:
         "logs/evaluate/{dataset}/{method}/{setting}-s{seed}.log",
     benchmark:

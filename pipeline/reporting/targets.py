@@ -12,7 +12,7 @@ from pipeline.config import Run
 from pipeline.methods import METHODS
 
 EVIDENCE = "paper-small"  # the experiment that the targets' runs are taken from
-EVALUATIONS = "results/evaluations"
+EVALUATION = "results/evaluations/{dataset}/{method}/{setting}-s{seed}.json"
 QUERY_TIMES = "results/query-times.csv"
 
 
@@ -63,7 +63,7 @@ def _evaluated(run: Run) -> bool:
 
 def evaluation_of(run: Run) -> str:
     """Where the evaluation of a run's artifact lies."""
-    return f"{EVALUATIONS}/{run.name}.json"
+    return EVALUATION.format(dataset=run.dataset, method=run.method, setting=run.setting, seed=run.seed)
 
 
 def _evaluations(runs: list[Run]) -> list[str]:
