@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -132,18 +133,7 @@ def convert(
     ['0']
     """
 
-    def factored(layer: nn.Linear, rule: Rule) -> KPDLinear:
-        return KPDLinear(
-            layer.in_features,
-            layer.out_features,
-            rule.block,
-            rule.rank,
-            layer.bias is not None,
-            variant=rule.variant,
-            path=path,
-        )
-
-    report = swap_layers(module, rules, factored, keep_weights, convolutions)
+    report = swap_layers(module, rules, partial(factored, path=path), keep_weights, convolutions)
     for swap in report.swaps:
         if swap.problem is None and swap.predicted_cost > 1:
             warnings.warn(
@@ -152,6 +142,19 @@ def convert(
                 stacklevel=2,
             )
     return report
+
+
+def factored(layer: nn.Linear, rule: Rule, path: str) -> KPDLinear:
+    """A fresh KPD layer of a dense layer's shape, by a rule."""
+    return KPDLinear(
+        layer.in_features,
+        layer.out_features,
+        rule.block,
+        rule.rank,
+        layer.bias is not None,
+        variant=rule.variant,
+        path=path,
+    )
 
 
 HOOKS = (

@@ -20,7 +20,7 @@ from pipeline.errors import InputError, nearest
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers, replaced
 from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.choice import BlockChoice, block_name
-from pipeline.kpd.conversion import Report, Rule, swap_layers
+from pipeline.kpd.conversion import Report, Rule, factored, swap_layers
 from pipeline.kpd.layer import KPDLinear, fitted_square, forget_inputs, kept_shares, observe_inputs
 from pipeline.kpd.settings import (
     BlockSettings,
@@ -296,15 +296,7 @@ class KPD(KPDSettings, Proximal):
 
     def make_layer(self, layer: nn.Linear, rule: Rule) -> nn.Module:
         """Return a fresh KPD layer; its way of multiplying follows from its shape, so that reruns are equal."""
-        return KPDLinear(
-            layer.in_features,
-            layer.out_features,
-            rule.block,
-            rule.rank,
-            layer.bias is not None,
-            variant=rule.variant,
-            path="shape",
-        )
+        return factored(layer, rule, path="shape")
 
 
 class KPDGroup(KPD):
