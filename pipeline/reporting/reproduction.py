@@ -342,6 +342,7 @@ def _query_times(target: str, results: Results) -> Iterator[Line]:
     law = fit_power_law([math.log2(side) for side in times["side"]], times["seconds"].astype(float).tolist())
     if law:
         why = f"{law.sizes} sides, {times['repeat'].nunique()} repeats of {times['cells'].iloc[0]:,} cells"
+        why += "; cells with a common prefix share its work, so that small sides take less than their bits"
         yield Line(target, f"NeuKron, h = {times['hidden'].iloc[0]}", "exponent of the bits of an index", 1.0, math.nan,
                    law.slope, law.halfwidth, law.sizes, _slope_verdict(law.verdict), why)  # fmt: skip
 
