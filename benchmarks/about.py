@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -9,6 +10,8 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from pipeline.core import step
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -46,3 +49,29 @@ def write(name: str, results: dict[str, Any], table: Callable[[dict[str, Any]], 
     (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
     (RESULTS / f"{name}.md").write_text(table(results))
     print(table(results))
+
+
+def by_data_set(
+    name: str, purpose: str, measured: Callable[[Path], dict[str, Any]], table: Callable[[dict[str, Any]], str]
+) -> None:
+    """Measure the data sets that the command line names and write a row each; those that are not run keep theirs."""
+    parser = argparse.ArgumentParser(description=purpose)
+    parser.add_argument("--tensors", type=Path, default=Path("data/tensors"))
+    parser.add_argument("--datasets", nargs="*", default=["flights", "flights-month", "kjv-3gram", "email"])
+    options = parser.parse_args()
+    step.limit_threads(1)
+    at = RESULTS / f"{name}.json"
+    stored: dict[str, Any] = json.loads(at.read_text()) if at.exists() else {}
+    for dataset in options.datasets:
+        path = options.tensors / f"{dataset}.parquet"
+        if not path.exists():
+            print(f"{dataset}: left out, no {path}")
+            continue
+        load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores before"
+        stored[dataset] = measured(path) | {
+            "date": datetime.date.today().isoformat(),
+            "machine": f"{platform.machine()}, Python {platform.python_version()}",
+            "load": load,
+        }
+        at.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
+    (RESULTS / f"{name}.md").write_text(table(stored))

@@ -11,19 +11,12 @@ with all that is needed to answer in the tensor's own indices; ``mixed`` is one 
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import step
-
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.about import by_data_set
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -76,26 +69,7 @@ def table(stored: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tensors", type=Path, default=Path("data/tensors"))
-    parser.add_argument("--datasets", nargs="*", default=["flights", "flights-month", "kjv-3gram", "email"])
-    options = parser.parse_args()
-    step.limit_threads(1)
-    at = RESULTS / "codes.json"
-    stored: dict[str, Any] = json.loads(at.read_text()) if at.exists() else {}
-    for name in options.datasets:
-        path = options.tensors / f"{name}.parquet"
-        if not path.exists():
-            print(f"{name}: left out, no {path}")
-            continue
-        load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores before"
-        stored[name] = measured(path) | {
-            "date": datetime.date.today().isoformat(),
-            "machine": f"{platform.machine()}, Python {platform.python_version()}",
-            "load": load,
-        }
-        at.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
-    (RESULTS / "codes.md").write_text(table(stored))
+    by_data_set("codes", __doc__.split("\n")[0], measured, table)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,12 @@ the error that this leaves. `seconds` are of its fit, processor time. Data sets 
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import step
+from benchmarks.about import by_data_set
 
-RESULTS = Path(__file__).parent / "results"
 SHARES = (0.02, 0.1, 0.4)
 COUNTED = {"stored": "bytes_with_order", "free": "bytes"}
 
@@ -70,22 +65,7 @@ def table(stored: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tensors", type=Path, default=Path("data/tensors"))
-    parser.add_argument("--datasets", nargs="*", default=["flights", "flights-month", "kjv-3gram", "email"])
-    options = parser.parse_args()
-    step.limit_threads(1)
-    at = RESULTS / "lossy.json"
-    stored: dict[str, Any] = json.loads(at.read_text()) if at.exists() else {}
-    for name in options.datasets:
-        path = options.tensors / f"{name}.parquet"
-        if not path.exists():
-            print(f"{name}: left out, no {path}")
-            continue
-        load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores before"
-        stored[name] = {"rows": measured(path), "date": datetime.date.today().isoformat(), "load": load}
-        at.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
-        (RESULTS / "lossy.md").write_text(table(stored))
+    by_data_set("lossy", __doc__.split("\n")[0], lambda path: {"rows": measured(path)}, table)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ def envelope_figure(name: str, points: pd.DataFrame, exact: dict[str, int]) -> D
     exact
         Bytes of what holds the tensor exactly, by name.
     """
-    best = points[on_envelope(points)].sort_values("bytes")
+    chosen = on_envelope(points)
+    best = points[chosen].sort_values("bytes")
     sizes = [*points["bytes"], *exact.values()]
     limits = (max(1.0, min(sizes)) / ROOM, max(sizes) * ROOM)
 
@@ -53,7 +54,7 @@ def envelope_figure(name: str, points: pd.DataFrame, exact: dict[str, int]) -> D
                 [*group["bytes"], limits[1]], [*group["relative_error"], group["relative_error"].iloc[-1]],
                 where="post", color=INK, linewidth=1.0, linestyle=LINES[str(orders)], zorder=3,
             )  # fmt: skip
-        for row, on in zip(points.to_dict("records"), on_envelope(points), strict=True):
+        for row, on in zip(points.to_dict("records"), chosen, strict=True):
             text = f"{row['method']} {row['settings']}, orders {row['orders']}"
             said = f"{text}: {row['bytes']:,} bytes, {row['relative_error']:.4f}"
             pen.point(row["bytes"], row["relative_error"], row["method"], said, 6.0 if on else 3.5)

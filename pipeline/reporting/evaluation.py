@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pipeline.baselines.yardsticks import general
 from pipeline.errors import InputError
-from pipeline.runs.compressor import Compressor, cells_within
+from pipeline.runs.compressor import Compressor, cells_within, clipped_error
 from pipeline.runs.memory import check_memory
 from pipeline.sparse import SparseTensor
 
@@ -54,7 +54,8 @@ def error_by_value(model: Compressor, X: SparseTensor) -> list[ValueBin]:
         part = slice(start, start + BLOCK_CELLS)
         errors[part] = (model.predict(X.coords[part]) - values[part]) ** 2
     exponents = np.frexp(np.abs(values))[1] - 1
-    zeros = max(0.0, float(model.error(X)["error"]) - math.fsum(errors))
+    whole = float(model.error(X)["error"])
+    zeros = clipped_error(whole - math.fsum(errors), X.norm2)
     bins = [ValueBin(0.0, 0.0, math.prod(X.shape) - X.nnz, 0.0, zeros)]
     for exponent in np.unique(exponents):
         own = exponents == exponent

@@ -130,7 +130,7 @@ def measures_of_experiment(experiment: str, runs: Iterable[Run]) -> list[str]:
     own = list(runs)
     files = [file for name, target in TARGETS.items() if target.experiment == experiment
              for file in measures_of(name, own)]  # fmt: skip
-    return list(dict.fromkeys(files)) if experiment == EVIDENCE else []
+    return list(dict.fromkeys(files))
 
 
 def expectation(hours: float, runs: Sequence[Run], missing: int) -> str:
