@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
+from pipeline.commands.shared import clear_errors
 from pipeline.errors import InputError
 from pipeline.workflow import remote as probing
-from pipeline.workflow.remote import probe
+from pipeline.workflow.remote import answering, probe
 from tests.checkout import ENVIRONMENT, run
 
 SECRETS = {"rw": "labsecret-4711", "ro": "rosecret-4712", "wrong": "wrongsecret-4713"}
-COUNT = 30  # objects, enough for a server to die amid them
+COUNT = 30  # objects
 REMOTE = {"url": "s3://artifacts/dvc", "region": "us-east-1"}
 
 
@@ -169,6 +170,26 @@ def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch: pytest.Monkey
             probe("lab", REMOTE | {"endpointurl": endpoint} | keys("rw"), write=False)
 
 
+class StorageError(Exception):
+    """An error that no list of ours names."""
+
+
+def test_whatever_a_storage_library_raises_is_one_line(tmp_path: Path) -> None:
+    there = {"url": str(tmp_path)}
+    told = r"remote 'disk': .* was reached and then not \(StorageError\); the same command goes on"
+    with pytest.raises(InputError, match=told), answering("disk", there, write=False):
+        raise StorageError("two\nlines")
+    gone = {"url": str(tmp_path / "gone")}
+    with (
+        pytest.raises(InputError, match="gone: no such folder; is the disk mounted"),
+        answering("disk", gone, write=False),
+    ):
+        raise StorageError
+    told = r"there: the repository: cannot be read \(StorageError"
+    with pytest.raises(InputError, match=told), clear_errors("there", "the repository"):
+        raise StorageError
+
+
 def test_folders(tmp_path: Path) -> None:
     probe("disk", {"url": str(tmp_path / "new" / "remote")}, write=True)
     assert not (tmp_path / "new").exists()
@@ -188,7 +209,9 @@ def test_a_server_that_dies_while_sending_or_fetching_is_told_and_the_same_comma
     for number in range(COUNT):
         (folder / "made" / f"{number}.bin").write_bytes(random.Random(number).randbytes(size))
     (folder / "dvc.yaml").write_text("stages: {make: {cmd: 'false', outs: [{made: {persist: true}}]}}\n")
-    remote = {"url": "s3://artifacts/killed", "endpointurl": server.endpoint, "region": "us-east-1", **keys("rw")}
+    # one object at a time, so that a server dies amid them
+    remote = {"url": "s3://artifacts/killed", "endpointurl": server.endpoint, "region": "us-east-1", "jobs": "1"}
+    remote |= keys("rw")
     run(folder, "git", "init", "-q")
     run(folder, "dvc", "init", "-q")
     run(folder, "dvc", "remote", "add", "-q", "-d", "lab", remote.pop("url"))

@@ -104,7 +104,6 @@ class SharedRuns:
 @contextmanager
 def clear_errors(address: str, what: str) -> Iterator[None]:
     """Say in one line what the repository at `address`, or its storage, refuses when `what` is read."""
-    from dvc.exceptions import DvcException
     from dvc.scm import CloneError, RevError
     from dvc_data.index import DataIndexDirError
 
@@ -119,7 +118,9 @@ def clear_errors(address: str, what: str) -> Iterator[None]:
             f"{address}: {what}: recorded, but no storage has or gives the list of a folder's files; who made "
             "it runs 'make push', who reads it needs the storage's credentials"
         ) from error
-    except (DvcException, OSError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # each kind of storage has a library with errors of its own
         raise InputError(f"{address}: {what}: cannot be read ({type(error).__name__}: {masked(error)})") from error
 
 

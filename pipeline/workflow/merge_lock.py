@@ -120,12 +120,10 @@ class Objects:
         return {entry["relpath"]: entry["md5"] for entry in json.loads(content)}
 
     def _fetched(self, name: str) -> bytes:
-        from dvc.exceptions import DvcException
-
         try:
             remote = self.repo.cloud.get_remote_odb(command="merge")
             content: bytes = remote.fs.cat_file(remote.oid_to_path(name))
-        except (DvcException, OSError) as error:
+        except Exception as error:  # each kind of storage has a library with errors of its own
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(
                 f"object {name} is neither here nor on the remote ({reason}); has it been pushed?"

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -61,6 +62,29 @@ def probe(name: str, remote: dict[str, Any], write: bool) -> None:
         raise outcome[0]
     if outcome[0] is not None:
         raise InputError(_unreachable(name, remote, type(outcome[0]).__name__)) from outcome[0]
+
+
+@contextmanager
+def answering(name: str, remote: dict[str, Any], write: bool) -> Iterator[None]:
+    """While the remote `name` is talked to: whatever it or its library raises is one line.
+
+    DVC reaches remotes of many kinds, each by a library that raises errors of its own.
+
+    Raises
+    ------
+    InputError
+        The remote was there, and is there no more or answered with an error.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        probe(name, remote, write)  # says so where it is gone by now
+        raise InputError(
+            f"remote '{name}': {masked(str(remote['url']))} was reached and then not ({type(error).__name__}); the "
+            "same command goes on where it stopped"
+        ) from error
 
 
 def _questions(name: str, remote: dict[str, Any], write: bool) -> list[Callable[[], None]]:

@@ -19,7 +19,7 @@ from pipeline.core.files import PARTIAL
 from pipeline.core.yaml_files import read_yaml
 from pipeline.errors import InputError
 from pipeline.workflow.merge_lock import Objects
-from pipeline.workflow.remote import probe
+from pipeline.workflow.remote import answering, probe
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -143,7 +143,8 @@ def push(root: Path) -> None:
     name, remote = default_remote(root)
     probe(name, remote, write=True)
     _dvc_push()
-    _send_lost(root)
+    with answering(name, remote, write=True):
+        _send_lost(root)
 
 
 class Places:
@@ -250,18 +251,19 @@ def _fetch(root: Path, name: str, remote: dict[str, Any], paths: list[str] | Non
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    try:
-        found = Repo(str(root), config={"remote": {name: {"verify": True}}}).pull(targets=paths)
-    except (DvcException, OSError) as error:
-        probe(name, remote, write=False)  # says so where it is gone by now
-        places = Places(root)
-        absent = places.paths_of(set(places.paths) - places.here)
-        files = [path for path in absent if not any(other.startswith(f"{path}/") for other in absent)]
-        raise InputError(
-            f"from '{name}' not all could be fetched: {_some(files)}. The "
-            "same command goes on where it stopped; what is missing there, or damaged (then deleted there first): who "
-            "made it runs 'make push' again"
-        ) from error
+    with answering(name, remote, write=False):
+        try:
+            found = Repo(str(root), config={"remote": {name: {"verify": True}}}).pull(targets=paths)
+        except (DvcException, OSError) as error:
+            probe(name, remote, write=False)  # says so where it is gone by now
+            places = Places(root)
+            absent = places.paths_of(set(places.paths) - places.here)
+            files = [path for path in absent if not any(other.startswith(f"{path}/") for other in absent)]
+            raise InputError(
+                f"from '{name}' not all could be fetched: {_some(files)}. The "
+                "same command goes on where it stopped; what is missing there, or damaged (then deleted there first): "
+                "who made it runs 'make push' again"
+            ) from error
     print(f"{found['stats']['fetched']} files fetched, {found['stats']['added']} added")
 
 
@@ -287,9 +289,10 @@ def status(root: Path) -> None:
     _tell("git: commits that are only here", _git(root, "log", "--oneline", "@{upstream}.."), "'git push'")
     _tell("git: commits that are not here", _git(root, "log", "--oneline", "..@{upstream}"), "'git pull', 'make pull'")
     probe(name, remote, write=False)
-    places = Places(root)
-    recorded = set(places.paths)
-    unsent = places.paths_of(places.here - places.there)
+    with answering(name, remote, write=False):
+        places = Places(root)
+        recorded = set(places.paths)
+        unsent = places.paths_of(places.here - places.there)
     absent = places.paths_of(places.there - places.here)
     lost = places.paths_of(recorded - places.here - places.there)
     for what, paths, remedy in (
