@@ -20,6 +20,7 @@ from pipeline.datasets.raw import (
     Block,
     Files,
     RawTensor,
+    check_encoding,
     each_member,
     members,
     only_file,
@@ -52,8 +53,8 @@ def read(
     thousands: str | None = None,
     quotes: bool = True,
     encoding: str = "utf-8",
-    missing: Sequence[str] = (),
-    only: Mapping[str | int, str] | None = None,
+    missing: Sequence[str | int] = (),
+    only: Mapping[str | int, str | int] | None = None,
     member: str | None = None,
     base: int | None = None,
     shape: Sequence[int] | None = None,
@@ -90,11 +91,11 @@ def read(
     base, shape
         For columns of indices: see :func:`pipeline.datasets.places.modes_of`.
     """
+    check(
+        columns=columns, separator=separator, decimal=decimal, thousands=thousands, encoding=encoding, base=base,
+        shape=shape,
+    )  # fmt: skip
     path = only_file(files)
-    if decimal not in (".", ","):
-        raise InputError(f"option decimal: a point or a comma, not {decimal!r}")
-    if thousands is not None and (thousands not in THOUSANDS or thousands == decimal):
-        raise InputError(f"option thousands: one of {' '.join(map(repr, THOUSANDS))}, not decimal's; not {thousands!r}")
     layout = Layout(path, ",", True, quotes, encoding, tuple(map(str, missing)), base is not None)
     layout = replace(layout, decimal=decimal, thousands=thousands)
     parts = [layout] if member is None else [replace(layout, member=name) for name in members(path, member)]
@@ -105,6 +106,30 @@ def read(
         header = any(isinstance(name, str) and not is_number(name) for name in wanted) or has_header(parts[0])
     parts = [replace(part, header=header) for part in parts]
     return read_parts(parts, columns, base, shape, value=value, only=only)
+
+
+def check(
+    *,
+    columns: Sequence[str | int],
+    separator: str | None = None,
+    decimal: str = ".",
+    thousands: str | None = None,
+    encoding: str = "utf-8",
+    base: int | None = None,
+    shape: Sequence[int] | None = None,
+    **_: Any,
+) -> None:
+    """Refuse what the options of :func:`read` cannot be, whatever the file."""
+    if not columns:
+        raise InputError("option columns: name at least one column")
+    if separator is not None:
+        checked_separator(separator)
+    if decimal not in (".", ","):
+        raise InputError(f"option decimal: a point or a comma, not {decimal!r}")
+    if thousands is not None and (thousands not in THOUSANDS or thousands == decimal):
+        raise InputError(f"option thousands: one of {' '.join(map(repr, THOUSANDS))}, not decimal's; not {thousands!r}")
+    check_encoding(encoding)
+    modes_of(columns, base, shape)
 
 
 def checked_separator(given: str) -> str:
@@ -146,7 +171,7 @@ def read_parts(
     names: Sequence[str] | None = None,
     value: str | int | None = None,
     minus: str | int | None = None,
-    only: Mapping[str | int, str] | None = None,
+    only: Mapping[str | int, str | int] | None = None,
 ) -> RawTensor:
     """Read tables of one layout, one after the other.
 
@@ -173,7 +198,7 @@ def read_members(
     columns: Sequence[str],
     *,
     names: Sequence[str],
-    only: Mapping[str | int, str] | None = None,
+    only: Mapping[str | int, str | int] | None = None,
 ) -> RawTensor:
     """Read the tables of an archive, without quotes, that match a pattern, unpacking the archive once.
 
@@ -219,14 +244,12 @@ class Layout:
         columns: Sequence[str | int],
         value: str | int | None = None,
         minus: str | int | None = None,
-        only: Mapping[str | int, str] | None = None,
+        only: Mapping[str | int, str | int] | None = None,
         header: list[Any] | None = None,
     ) -> Layout:
         """Find the columns in the first line, which is `header` where the caller has read it."""
         above, first = (1, header) if header is not None else self._first_line()
         names = [self._plain(name) for name in first]
-        if not columns:
-            raise InputError("option columns: name at least one column")
 
         def position(wanted: str | int) -> int:
             name = self._plain(wanted)
