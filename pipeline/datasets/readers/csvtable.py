@@ -28,7 +28,7 @@ from pipeline.datasets.raw import (
     open_text,
     telling_damage,
 )
-from pipeline.datasets.text import INTEGER, NUMBER, SHOWN, is_number
+from pipeline.datasets.text import INTEGER, NUMBER, SHOWN, is_number, may_be_too_small, parse_number
 from pipeline.errors import InputError, nearest
 
 BLOCK_BYTES = 1 << 24
@@ -39,6 +39,7 @@ NAMES = {"\t": "a tab"}
 THOUSANDS = (",", ".", " ", "'", "_")
 GROUPED = re.compile(r"[+-]?[0-9]{1,3}([,. '_])[0-9]{3}(\1[0-9]{3})*(?![0-9])")
 TRUTHS = ("true", "false")
+LONGEST_SMALL = 256  # bytes in which a very small number shows
 JOINT = "\x1f"  # stands for a separator of several characters: ASCII's own separator of fields
 
 
@@ -357,8 +358,9 @@ def _fast_blocks(layout: Layout, rest: IO[bytes] | None) -> Iterator[tuple[int, 
         opened = nullcontext(rest) if rest else open_lines(layout.path, layout.member)
         with telling_damage(layout.path), opened as stream:
             joined = _Joined(stream, layout.separator.encode(layout.encoding)) if long else stream
+            plain = _Plain(joined, layout.quotes)
             reader = arrow_csv.open_csv(
-                _Plain(joined) if layout.quotes else joined,
+                plain,
                 read_options=arrow_csv.ReadOptions(
                     column_names=names,
                     skip_rows_after_names=0,
@@ -380,6 +382,8 @@ def _fast_blocks(layout: Layout, rest: IO[bytes] | None) -> Iterator[tuple[int, 
             )
             for batch in reader:
                 block = _entries(layout, pa.Table.from_batches([batch]), names)
+                if block is not None and plain.small and not block[1].all():
+                    block = None
                 yield (0 if block is None else batch.num_rows), block
                 if block is None:
                     return
@@ -392,10 +396,12 @@ class _QuoteFoundError(Exception):
 
 
 class _Plain(io.RawIOBase):
-    """Passes a stream on as long as there is no double quote in it."""
+    """Passes a stream on as long as there is no double quote in it where there may be; notes very small numbers."""
 
-    def __init__(self, stream: IO[bytes] | io.RawIOBase) -> None:
+    def __init__(self, stream: IO[bytes] | io.RawIOBase, quotes: bool) -> None:
         self._stream: Any = stream
+        self._quotes, self._end = quotes, b""
+        self.small = False
 
     def readable(self) -> bool:
         """Return True."""
@@ -404,8 +410,10 @@ class _Plain(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes."""
         content: bytes = self._stream.read(size)
-        if b'"' in content:
+        if self._quotes and b'"' in content:
             raise _QuoteFoundError
+        self.small = self.small or may_be_too_small(self._end + content)
+        self._end = content[-LONGEST_SMALL:]
         return content
 
 
@@ -521,10 +529,9 @@ def _value(layout: Layout, number: int, field: str) -> float:
         plain = grouped[0].replace(grouped[1], "") + plain[grouped.end() :]
     if layout.decimal == ",":
         plain = "" if "." in plain else plain.replace(",", ".")
-    text = plain.encode()
-    value = float(text) if NUMBER.fullmatch(text) else np.nan
-    if not np.isfinite(value):
-        _fail(layout, number, f"value '{field[:SHOWN]}' is no finite number{_hint(layout, field.strip())}")
+    value, problem = parse_number(plain.encode())
+    if problem:
+        _fail(layout, number, f"value '{field[:SHOWN]}' {problem}{_hint(layout, field.strip())}")
     return value
 
 
