@@ -143,7 +143,10 @@ def settings_page() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Print the methods and their settings as Markdown."""
-    step.parser("Print every method with its settings, as Markdown.").parse_args(argv)
+    step.parser(
+        "Print every method with its settings, as Markdown.",
+        "example:\n  python -m pipeline.methods > docs/settings.md",
+    ).parse_args(argv)
     print(settings_page(), end="")
 
 
