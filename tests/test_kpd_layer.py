@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import io
+import multiprocessing
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import InputError
-from pipeline.kpd import KPDLinear, functional, fused, team
+from pipeline.kpd import KPDLinear, functional, fused
 from pipeline.kpd.conversion import Rule, convert
 from pipeline.kpd.cost import training_memory
 from pipeline.kpd.inference import deploy
@@ -341,46 +343,43 @@ def test_fused_path_gives_the_same_bits_on_every_run_and_any_number_of_threads(t
         assert np.array_equal(left, single)
 
 
-@pytest.fixture(params=["torch's threads", "a pool's"])
-def threads_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Whose threads share the work; torch's only where it runs on OpenMP."""
-    if request.param == "a pool's":
-        monkeypatch.setattr(team, "_region", None)
-    elif not team._region:
-        pytest.skip("this torch has no OpenMP library whose threads could be joined")
-    return str(request.param)
-
-
-def test_work_is_done_once_by_several_threads_in_turn_and_at_once(threads_of: str) -> None:
+def test_rows_are_shared_once_by_several_threads_in_turn_and_at_once() -> None:
     barrier = threading.Barrier(2)
 
-    def meet(number: int) -> tuple[int, int]:
+    def meet(start: int, stop: int) -> tuple[int, int, int]:
         barrier.wait(30)  # passes only if two threads are at work
-        return number, threading.get_ident()
+        return start, stop, threading.get_ident()
 
-    results = team.run(meet, 4, 2)
-    assert [number for number, _ in results] == [0, 1, 2, 3]
-    assert len({thread for _, thread in results}) == 2
+    results = fused.share(3 * fused.WIDTH + 1, 2, 4, meet)
+    edges = [0, fused.WIDTH, 2 * fused.WIDTH, 3 * fused.WIDTH, 3 * fused.WIDTH + 1]
+    assert [(start, stop) for start, stop, _ in results] == list(pairwise(edges))
+    assert len({thread for *_, thread in results}) == 2
 
     with ThreadPoolExecutor(2) as callers:
-        sums = callers.map(lambda start: sum(team.run(lambda number: number + start, 50, 2)), (0, 1000))
-    assert list(sums) == [1225, 51225]
+        shares = callers.map(lambda rows: fused.share(rows, 2, 50, lambda start, stop: stop - start), (1000, 2001))
+    assert [sum(share) for share in shares] == [1000, 2001]
 
 
-def test_an_error_in_a_chunk_is_not_swallowed(threads_of: str) -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_error_in_a_share_is_not_swallowed(threads: int) -> None:
     def work(start: int, stop: int) -> int:
         if start:
             raise ValueError("in a helper")
         return stop
 
-    for threads in (1, 3):
-        with pytest.raises(ValueError, match="in a helper"):
-            fused._share(3 * fused.WIDTH, threads, 3, work)
-    assert fused._share(3 * fused.WIDTH + 1, 2, 3, lambda start, stop: (start, stop)) == [
-        (0, fused.WIDTH),
-        (fused.WIDTH, 2 * fused.WIDTH),
-        (2 * fused.WIDTH, 3 * fused.WIDTH + 1),
-    ]
+    with pytest.raises(ValueError, match="in a helper"):
+        fused.share(3 * fused.WIDTH, threads, 3, work)
+
+
+def test_a_forked_process_shares_rows_among_threads_of_its_own() -> None:
+    def work() -> None:
+        assert sum(fused.share(3 * fused.WIDTH, 2, 3, lambda start, stop: stop - start)) == 3 * fused.WIDTH
+
+    work()
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
 
 
 def test_empty_batches_pass() -> None:
