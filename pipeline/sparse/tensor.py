@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.sparse.grid import LARGEST_SIZE, linear_index
 from pipeline.sparse.header import Header
 from pipeline.sparse.labels import Label, LabelFiles, as_labels
-from pipeline.sparse.reals import EXACT_INTEGER, narrowest_exact_type
+from pipeline.sparse.reals import EXACT_INTEGER, as_float64, narrowest_exact_type
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -427,7 +427,7 @@ def _checked_values(values: npt.NDArray[Any], coords: npt.NDArray[np.int64]) -> 
         raise InputError(f"values of shape {values.shape} for {len(coords)} coordinates: needs one value for each")
     if values.dtype.kind not in "iubf":
         raise InputError(f"values of type {values.dtype}: they must be real numbers")
-    entries: npt.NDArray[np.float64] = values.astype(np.float64)
+    entries = as_float64(values)
     if values.dtype.kind in "iu" and values.itemsize == 8 and (count := _rounded(values, entries)):
         log.warning("%d whole numbers beyond 2^53 are kept as the nearest 64-bit real", count)
     bad = ~np.isfinite(entries)
