@@ -11,7 +11,10 @@ ORDERS = (2, 3)  # matrices, and tensors of any order
 
 def main(argv: list[str] | None = None) -> None:
     """Fit every method to a handful of cells, train and deploy a layer, read a table: whatever calls a kernel."""
-    step.parser("Compile all kernels for this processor; `make setup` does it once.").parse_args(argv)
+    step.parser(
+        "Compile all kernels for this processor; `make setup` does it once.",
+        "example:\n  python -m pipeline.compile_kernels",
+    ).parse_args(argv)
     from pipeline.kernels import compiling
     from pipeline.methods import COMPRESSORS, METHODS
 

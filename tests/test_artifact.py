@@ -23,7 +23,7 @@ from pipeline.neukron import NeuKron
 from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel
 from pipeline.neukron.weights import CELL_NAMES, weight_shapes
-from pipeline.runs import frame
+from pipeline.runs import about, frame
 from pipeline.runs.about import coded_labels, decoded_labels
 from pipeline.runs.artifact import read_artifact, signed, write_artifact
 from pipeline.runs.checkpoint import Checkpoint
@@ -324,6 +324,19 @@ def test_contents_check_numbers_and_arrays() -> None:
         with pytest.raises(InputError):
             wrong()
     assert contents.pointers("i", 1, 3).tolist() == [0, 3]
+
+
+def test_what_a_refusal_names_lets_an_artifact_unpack_to_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(about, "LARGEST_LABELS", 1000)
+    contents, code = Contents({"i": np.zeros(1)}, {}), coded_labels(["x" * 100_000])
+    for refused in (lambda: contents.permitted(1e9, "a model"), lambda: decoded_labels(code, 0)):
+        with pytest.raises(InputError, match="if that is meant, set KRONFLOW_UNPACKED"):
+            refused()
+    monkeypatch.setenv("KRONFLOW_UNPACKED", "2GB")
+    contents.permitted(1e9, "a model")
+    assert decoded_labels(code, 0) == ["x" * 100_000]
+    with pytest.raises(InputError, match=r"would take 2\.1 GB of memory, more than 2 GB, from 8 bytes"):
+        contents.permitted(2.1e9, "a model")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,10 @@ import pytest
 import yaml
 
 from pipeline import convert, download
+from pipeline.config import load_config
 from pipeline.core import step
-from pipeline.datasets import check_format, registry
+from pipeline.datasets import registry
+from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 
 BUILT_IN = ["flights", "flights-month", "kjv-3gram", "kjv-4gram", "digits"]
@@ -71,12 +74,6 @@ def test_flights_by_hand(root: Path, tmp_path: Path) -> None:
     assert found.sort_index().tolist() == expected.sort_index().tolist()
 
 
-def test_formats_of_the_registry_have_readers(root: Path) -> None:
-    for name in registry.data_sets(root / "params.yaml"):
-        entry = registry.read_entry(root / "params.yaml", name)
-        check_format(entry.format, entry.options)
-
-
 class TestOwnData:
     """A user's own file: one entry, two commands."""
 
@@ -124,8 +121,6 @@ class TestOwnData:
             ("nnz", 3, "2 non-zeros after conversion, the registry says 3"),
             ("norm2", 25.1, "norm2 25.0 after conversion, the registry says 25.1"),
             ("labels", [0], "labels [0]: mode 0 has none"),
-            ("format", "mtxx", "format 'mtxx' does not exist; did you mean 'mtx'?"),
-            ("options", {"base": 1}, "format 'mtx' has no option 'base'; it has none"),
         ],
     )
     def test_broken_promises(
@@ -142,6 +137,54 @@ class TestOwnData:
         assert caught.value.code == 2
         assert f"data set 'my': {problem}" in capsys.readouterr().err
         assert not (tmp_path / "my.parquet").exists()
+
+    @pytest.mark.parametrize(
+        ("changes", "problem"),
+        [
+            ({"norm2": float("nan")}, "norm2: needs a finite number, not nan"),
+            ({"norm2": float("inf")}, "norm2: needs a finite number, not inf"),
+            ({"norm2": -4.0}, "norm2: needs a number above 0.0, not -4.0"),
+            ({"nnz": 7, "shape": [2, 3]}, "nnz 7: more than the cells of a tensor of shape [2, 3]"),
+            ({"shape": []}, "shape: needs at least 1, not []"),
+            ({"shape": [2**63, 3]}, "shape.0: needs a number of at most 4611686018427387904, not"),
+            ({"labels": [0, 0]}, "labels [0, 0]: a mode is given twice"),
+            ({"labels": [2], "shape": [2, 3]}, "labels [2]: of a tensor with modes 0..1"),
+            ({"format": "mtxx"}, "format 'mtxx' does not exist; did you mean 'mtx'?"),
+            ({"options": {"base": 1}}, "format 'mtx' has no option 'base'; it has none"),
+            ({"format": "csv"}, "format 'csv' needs the option 'columns'"),
+            ({"format": "csv", "options": {"columns": []}}, "option columns: name at least one column"),
+            ({"format": "csv", "options": {"columns": [0.5]}}, "option columns: a list in brackets, each text or a"),
+            ({"format": "csv", "options": {"columns": ["a"], "base": 7}}, "option base: 0 or 1, or null"),
+            ({"format": "csv", "options": {"columns": ["a"], "encoding": "utf-9"}}, "no encoding 'utf-9' of text"),
+            ({"format": "csv", "options": {"columns": ["a"], "separator": ""}}, "option separator: characters"),
+            ({"format": "csv", "options": {"columns": ["a"], "decimal": "x"}}, "option decimal: a point or a comma"),
+            ({"format": "csv", "options": {"columns": ["a"], "only": {"b": [1]}}}, "option only: in braces keys"),
+            ({"format": "columnar", "options": {"columns": ["a"], "shape": [3]}}, "option shape: labels decide"),
+            ({"format": "flights", "options": {"modes": []}}, "option columns: name at least one column"),
+            ({"format": "tns", "options": {"base": None}}, "option base: a whole number, not None"),
+            ({"format": "tns", "options": {"base": 2}}, "option base: 0 or 1, or null"),
+            ({"format": "coo", "options": {"shape": [0]}}, "option shape: whole numbers of at least 1, not [0]"),
+            ({"format": "coo", "options": {"drop": [-1]}}, "option drop: modes are counted from 0, not [-1]"),
+            ({"format": "coo", "options": {"names": ["a"], "shape": [2, 2]}}, "option shape: 2 sizes for 1 modes"),
+            ({"format": "kjv", "options": {"order": 1}}, "option order: a whole number of at least 2, not 1"),
+            ({"format": "coha", "options": {"order": -1}}, "option order: a whole number of at least 2, not -1"),
+            ({"files": {"a": {"sources": ["ftp://x/a"]}}}, "source 'ftp://x/a': starts with none of: http, https"),
+            ({"files": {"a": {"sources": ["https://"]}}}, "source 'https://': names nothing that could be fetched"),
+            ({"files": {"a": {"sources": ["package:x/a"]}}}, "source 'package:x/a': write package:NAME==VERSION/PATH"),
+            ({"files": {"a": {"sources": ["synth:sizes=0"]}}}, "synth:sizes=0: entries, skew missing"),
+            ({"files": {"a": {"sources": ["https://me:secret@/a"]}}}, "names nothing that could be fetched"),
+        ],
+    )
+    def test_an_entry_that_cannot_be_converted_is_refused_at_planning(
+        self, tmp_path: Path, entry: dict[str, Any], changes: dict[str, Any], problem: str
+    ) -> None:
+        params = tmp_path / "params.yaml"
+        params.write_text(yaml.safe_dump({"experiment": "e", "experiments": {}, "datasets": {"my": entry | changes}}))
+        for refuse in (lambda: load_config(params), lambda: registry.read_entry(params, "my")):
+            with pytest.raises(InputError, match=re.escape(problem)) as caught:
+                refuse()
+            assert f"{params}: datasets.my" in str(caught.value)
+            assert "secret" not in str(caught.value)
 
     def test_norm2_is_compared_to_nine_digits(self, tmp_path: Path, entry: dict[str, Any]) -> None:
         assert self.run(tmp_path, entry | {"norm2": 25.00000001}).exists()

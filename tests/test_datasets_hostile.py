@@ -6,6 +6,7 @@ import errno
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,13 +19,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import convert
+from pipeline.commands.source import read_tensor
 from pipeline.core import step
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
+from pipeline.sparse.reals import TOO_SMALL
 from pipeline.sparse.stream import TensorReader, TensorWriter
 
 TABLE = ["--set", "columns=[user,item]"]
 VALUED = [*TABLE, "--set", "value=n"]
+ARRAY = b"%%MatrixMarket matrix array real general\n2 1\n"
+LIST = b"%%MatrixMarket matrix coordinate real general\n2 2 2\n"
 
 
 def refused(folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
@@ -47,6 +52,11 @@ def refused(folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[st
         ("x.tns", b"1 2 3\r\n1 1 x\r\n", [], "x.tns:2: value 'x' is no finite number"),
         ("x.tns", b"1 2 3\n1 1 nan\n", [], "x.tns:2: value 'nan' is no finite number"),
         ("x.tns", b"1 2 3\n1 1 1e400\n", [], "x.tns:2: value '1e400' is no finite number"),
+        ("x.tns", b"1 2 3\n1 1 1e-400\n", [], f"x.tns:2: value '1e-400' {TOO_SMALL}"),
+        ("x.tns", b"1 2 0.5\n1 1 -0." + b"0" * 330 + b"7\n", [], f"' {TOO_SMALL}"),
+        ("x.mtx", ARRAY + b"1\n2e-0324\n", [], f"x.mtx:4: value '2e-0324' {TOO_SMALL}"),
+        ("x.mtx", LIST + b"1 1 1\n2 1 1E-330\n", [], f"x.mtx:4: value '1E-330' {TOO_SMALL}"),
+        ("x.csv", b"user,item,n\na,b,0\na,b,1e-999\n", VALUED, f"x.csv:3: value '1e-999' {TOO_SMALL}"),
         (
             "x.tns",
             b"1 2 3\n99999999999999999999 1 1\n",
@@ -61,7 +71,12 @@ def refused(folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[st
         ),
         ("x.tns", b"1 2 3\n1 \xff 1\n", [], "x.tns:2: index '\\xff' is no whole number"),
         ("x.tns", b"1 2 3\n1 2\n", [], "x.tns:2: 2 fields where 3 belong"),
-        ("x.tns", b"1 2 3\n", ["--set", "drop=0"], "format 'tns', option drop: a list in brackets, not 0"),
+        (
+            "x.tns",
+            b"1 2 3\n",
+            ["--set", "drop=0"],
+            "option drop: a list in brackets, each a whole number, not 0",
+        ),
         ("x.tns", b"1 2 3\n", ["--set", "drop=[2]"], "option drop: mode 2 of a tensor with modes 0..1"),
         ("x.tns.gz", gzip.compress(b"1 2 3\n", mtime=0)[:-9], [], "x.tns.gz: truncated or damaged file"),
         ("x.tns.gz", b"1 2 3\n", [], "x.tns.gz: truncated or damaged file"),
@@ -81,7 +96,7 @@ def refused(folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[st
             "x.csv",
             b"user,item\na,b\n",
             ["--set", "columns=user"],
-            "format 'csv', option columns: a list in brackets, not 'user'",
+            "format 'csv', option columns: a list in brackets, each text or a whole number, not 'user'",
         ),
         (
             "x.csv",
@@ -110,6 +125,34 @@ def test_bad_file(
     (tmp_path / name).write_bytes(content)
     arguments = ["--file", str(tmp_path / name), "--output", str(tmp_path / "out.parquet"), *options]
     assert message in refused(tmp_path, capsys, arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.tns", b"1 1 5e-324\n1 2 0\n1 3 0e-999\n1 4 0.0\n2 2 -1E-310\n"),
+        ("x.mtx", LIST + b"1 1 5e-324\n2 1 0.0e-400\n"),
+        ("x.csv", b"user,item,n\n1,1,5e-324\n1e-400,2,0\n1,3,0e-500\n"),
+    ],
+)
+def test_the_smallest_numbers_and_zeros_in_any_notation_are_read(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert float(read_tensor(tmp_path / name).values[0]) == 5e-324
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_a_long_real_that_64_bits_know_as_0_is_refused(tmp_path: Path, suffix: str) -> None:
+    small = np.array([[1, 0], [np.longdouble("1e-4000"), 0]], dtype=np.longdouble)
+    assert small[1, 0] != 0
+    if suffix == "npy":
+        np.save(tmp_path / "x.npy", small)
+    else:
+        parts = {"format": np.array(b"coo"), "shape": [2, 2], "row": [0, 1], "col": [0, 0], "data": small[:, 0]}
+        np.savez(tmp_path / "x.npz", **parts)
+    for read in (lambda: read_tensor(tmp_path / f"x.{suffix}"), lambda: SparseTensor.of(small)):
+        with pytest.raises(InputError, match=re.escape(f"entry 1: value 1e-4000 {TOO_SMALL}")):
+            read()
+    assert SparseTensor.of(small[:1]).values.tolist() == [1.0]
 
 
 @pytest.mark.parametrize(

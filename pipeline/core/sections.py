@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipeline.core.secrets import masked
 from pipeline.core.settings import SEEDS
 from pipeline.errors import InputError, nearest
 
@@ -56,6 +57,7 @@ WANTED = {  # pydantic's kinds of errors in our words
     "less_than": "needs a number below {lt}",
     "int_type": "needs a whole number",
     "float_type": "needs a number",
+    "finite_number": "needs a finite number",
     "string_type": "needs text",
     "list_type": "needs a list",
     "dict_type": "needs keys with values",
@@ -75,8 +77,11 @@ def _explain(model: type[Section], error: ValidationError, key: str) -> str:
         return f"{path}: unknown key '{keys[-1]}'{nearest(keys[-1], _known_keys(model, keys[:-1]))}"
     if first["type"] == "missing":
         return f"{path}: this key is missing"
-    value = repr(first.get("input"))
+    given = first.get("input")
+    value = masked(repr(given))
     problem = WANTED[first["type"]].format(**first.get("ctx", {})) if first["type"] in WANTED else first["msg"]
+    if first["type"] == "value_error" and isinstance(given, dict):  # of keys that do not go together
+        return f"{path}: {problem}"
     return f"{path}: {problem}, not {value if len(value) <= 60 else f'{value[:57]}...'}"
 
 

@@ -11,6 +11,7 @@ from pipeline.errors import InputError
 UNPACKED = 1 << 27  # bytes that a file of any size may unpack to
 EXPANSION = 200  # and how many times its own size beyond that
 VARIABLE = "KRONFLOW_UNPACKED"  # of the environment: another number of bytes, where a user means it
+REMEDY = f"if that is meant, set {VARIABLE}, for example {VARIABLE}=10GB"
 
 
 def parse_bytes(text: str, option: str = "--bytes") -> int:
@@ -22,10 +23,15 @@ def parse_bytes(text: str, option: str = "--bytes") -> int:
     return size
 
 
+def told_unpacked() -> int:
+    """Bytes that the environment allows any file to unpack to; 0 where it says nothing."""
+    told = os.environ.get(VARIABLE)
+    return parse_bytes(told, VARIABLE) if told else 0
+
+
 def most_unpacked(path: Path) -> int:
     """Bytes that a file may unpack to."""
-    told = os.environ.get(VARIABLE)
-    return max(UNPACKED, EXPANSION * path.stat().st_size, parse_bytes(told, VARIABLE) if told else 0)
+    return max(UNPACKED, EXPANSION * path.stat().st_size, told_unpacked())
 
 
 def check_unpacked(path: Path, needed: float, what: str = "") -> None:
@@ -47,5 +53,5 @@ def check_unpacked(path: Path, needed: float, what: str = "") -> None:
     if needed > most:
         raise InputError(
             f"{path}: {what}{' ' * bool(what)}unpacks to more than {most:,} bytes, {EXPANSION} times the file's size; "
-            f"if that is meant, set {VARIABLE}, for example {VARIABLE}=10GB"
+            f"{REMEDY}"
         )

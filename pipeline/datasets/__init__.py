@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
+from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from pipeline.datasets.archive import OPENERS, is_archive, main_member, unpacked_name
@@ -55,6 +56,16 @@ READERS: dict[str, Callable[..., RawTensor]] = {
     "simplices": simplices.read,
     "tns": coo.read_tns,
     "twitch": twitch.read,
+}
+
+CHECKS: dict[str, Callable[..., None]] = {  # what the types of options leave open, and no file decides
+    "coha": kjv.check,
+    "columnar": columnar.check,
+    "coo": coo.check,
+    "csv": csvtable.check,
+    "flights": flights.check,
+    "kjv": kjv.check,
+    "tns": coo.check,
 }
 
 SUFFIXES = {  # of a file's name, that of its packing aside -> its format
@@ -175,7 +186,13 @@ def text_options() -> set[str]:
 
 
 def check_format(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse a format that has no reader, an option that its reader does not have, and a lack of one it needs."""
+    """Refuse a format that has no reader, and options that its reader could not read any file with.
+
+    Raises
+    ------
+    InputError
+        An option that there is not, a lack of one that is needed, a value of another type or out of range.
+    """
     if name not in READERS:
         raise InputError(f"format '{name}' does not exist{nearest(name, READERS)}")
     parameters = dict(list(inspect.signature(READERS[name]).parameters.items())[1:])
@@ -189,29 +206,35 @@ def check_format(name: str, options: Mapping[str, Any]) -> None:
             raise InputError(f"format '{name}' needs the option '{option}'")
     hints = get_type_hints(READERS[name])
     for option, value in options.items():
-        kinds = [get_origin(hint) or hint for hint in get_args(hints[option]) or [hints[option]]]
-        if get_origin(hints[option]) in CONTAINERS:
-            kinds = [get_origin(hints[option])]
-        if not any(_is_a(value, kind) for kind in kinds):
-            wanted = " or ".join(KINDS[kind] for kind in kinds)
-            raise InputError(f"format '{name}', option {option}: {wanted}, not {value!r}")
+        if not _is_a(value, hints[option]):
+            raise InputError(f"format '{name}', option {option}: {_in_words(hints[option])}, not {value!r}")
+    if name in CHECKS:
+        CHECKS[name](**options)
 
 
-CONTAINERS = (Sequence, Mapping)
-KINDS = {
-    bool: "true or false",
-    int: "a whole number",
-    str: "text",
-    Sequence: "a list in brackets",
-    Mapping: "keys and values in braces",
-    type(None): "null",
-}
+KINDS = {bool: "true or false", int: "a whole number", str: "text", type(None): "null"}
 
 
-def _is_a(value: Any, kind: type) -> bool:
-    if kind in CONTAINERS:
-        return isinstance(value, list | tuple if kind is Sequence else dict)
-    return type(value) is kind
+def _is_a(value: Any, hint: Any) -> bool:
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind is UnionType:
+        return any(_is_a(value, each) for each in inner)
+    if kind is Sequence:
+        return isinstance(value, list | tuple) and all(_is_a(each, inner[0]) for each in value)
+    if kind is Mapping:
+        return isinstance(value, dict) and all(_is_a(k, inner[0]) and _is_a(v, inner[1]) for k, v in value.items())
+    return type(value) is hint
+
+
+def _in_words(hint: Any) -> str:
+    kind, inner = get_origin(hint), [_in_words(each) for each in get_args(hint)]
+    if kind is UnionType:
+        return " or ".join(inner)
+    if kind is Sequence:
+        return f"a list in brackets, each {inner[0]}"
+    if kind is Mapping:
+        return f"in braces keys ({inner[0]}) and values ({inner[1]})"
+    return KINDS[hint]
 
 
 def read_raw(name: str, files: Files, options: Mapping[str, Any]) -> RawTensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -21,12 +20,12 @@ import numpy as np
 
 from pipeline.core.files import atomic_path, sha256_file
 from pipeline.core.secrets import masked
+from pipeline.datasets.registry import PACKAGE, checked_source
 from pipeline.datasets.web import SourceError, Transfer
 from pipeline.errors import InputError
 from pipeline.sparse.synth import Recipe, draw
 
 CHUNK = 1 << 20
-PACKAGE = re.compile(r"package:([A-Za-z0-9._-]+)==([^/]+)/(.+)")
 
 
 def fetch(target: Path, sources: list[str], sha256: str | None, root: Path, size: int | None = None) -> str:
@@ -73,12 +72,9 @@ def fetch(target: Path, sources: list[str], sha256: str | None, root: Path, size
 
 
 def _reader(source: str) -> Callable[[str, Path, str | None, Path, int | None], None]:
-    kind = source.partition(":")[0]
     readers = {"http": _from_web, "https": _from_web, "package": _from_package, "file": _from_disk}
     readers |= {"gdrive": _from_google_drive, "synth": _from_recipe}
-    if kind not in readers:
-        raise InputError(f"source '{masked(source)[:200]}': starts with none of: {', '.join(readers)}")
-    return readers[kind]
+    return readers[checked_source(source).partition(":")[0]]
 
 
 def _from_disk(source: str, target: Path, sha256: str | None, root: Path, size: int | None) -> None:
@@ -90,8 +86,7 @@ def _from_disk(source: str, target: Path, sha256: str | None, root: Path, size: 
 
 def _from_package(source: str, target: Path, sha256: str | None, root: Path, size: int | None) -> None:
     match = PACKAGE.fullmatch(source)
-    if match is None:
-        raise InputError(f"source '{source}': write package:NAME==VERSION/PATH")
+    assert match is not None  # noqa: S101 - it is a source that was checked
     name, version, path = match.groups()
     try:
         distribution = importlib.metadata.distribution(name)

@@ -212,10 +212,7 @@ def open_text(path: Path, encoding: str = "utf-8", member: str | None = None) ->
 
     A byte order mark at its start is no part of it.
     """
-    try:
-        io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    except (LookupError, ValueError) as error:
-        raise InputError(f"option encoding: Python knows no encoding '{encoding}' of text") from error
+    check_encoding(encoding)
     known = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
     with open_lines(path, member) as stream, io.TextIOWrapper(stream, encoding=known, newline="") as text:
         try:
@@ -224,6 +221,14 @@ def open_text(path: Path, encoding: str = "utf-8", member: str | None = None) ->
             line = _line_that_is_no(encoding, path, member)
             reason = getattr(error, "reason", error)
             raise InputError(f"{path}:{line}: no {encoding} text ({reason}); set the option encoding") from error
+
+
+def check_encoding(encoding: str) -> None:
+    """Refuse a name that Python knows no encoding of text by."""
+    try:
+        io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    except (LookupError, ValueError) as error:
+        raise InputError(f"option encoding: Python knows no encoding '{encoding}' of text") from error
 
 
 def _line_that_is_no(encoding: str, path: Path, member: str | None) -> int:

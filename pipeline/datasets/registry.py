@@ -5,20 +5,50 @@ The steps ``download`` and ``convert`` read the one entry they need, so that the
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.core.names import plain_name
+from pipeline.core.secrets import masked
 from pipeline.core.sections import Name, Positive, Section, checked
 from pipeline.core.yaml_files import read_yaml
+from pipeline.datasets import check_format
 from pipeline.errors import InputError, nearest
+from pipeline.sparse.grid import LARGEST_SIZE
+from pipeline.sparse.synth import Recipe
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 FileName = Annotated[str, AfterValidator(plain_name)]
+ModeSize = Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
+SOURCES = ("http", "https", "package", "file", "gdrive", "synth")  # what a source starts with, before a colon
+PACKAGE = re.compile(r"package:([A-Za-z0-9._-]+)==([^/]+)/(.+)")
+
+
+def checked_source(source: str) -> str:
+    """Return a source that is of a form that there is (:mod:`pipeline.datasets.fetch`).
+
+    Raises
+    ------
+    InputError
+        It is of none, without passwords.
+    """
+    kind, _, rest = source.partition(":")
+    if kind not in SOURCES:
+        raise InputError(f"source '{masked(source)[:200]}': starts with none of: {', '.join(SOURCES)}")
+    if kind == "package" and not PACKAGE.fullmatch(source):
+        raise InputError(f"source '{source}': write package:NAME==VERSION/PATH")
+    if kind == "synth":
+        Recipe.parse(rest)
+    if not rest.strip("/") or (kind in ("http", "https") and not urlsplit(source).hostname):
+        raise InputError(f"source '{masked(source)[:200]}': names nothing that could be fetched")
+    return source
 
 
 class RawFile(Section):
@@ -26,7 +56,7 @@ class RawFile(Section):
 
     sha256: Digest | None = None  # None: recorded in data/registry.lock at the first download
     size: Positive | None = None  # bytes
-    sources: Annotated[list[str], Field(min_length=1)]
+    sources: Annotated[list[Annotated[str, AfterValidator(checked_source)]], Field(min_length=1)]
 
 
 class Dataset(Section):
@@ -42,9 +72,21 @@ class Dataset(Section):
     mirror: FileName | None = None  # folder in a mirror; default: the data set's name
     registration: str | None = None  # where to get files that need an account
     files: Annotated[dict[FileName, RawFile], Field(min_length=1)]
-    shape: list[Positive] | None = None  # what a conversion must give, as nnz and norm2
+    shape: Annotated[list[ModeSize], Field(min_length=1)] | None = None  # what a conversion must give, as nnz and norm2
     nnz: Positive | None = None
-    norm2: float | None = None
+    norm2: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        """Refuse at planning options that the format's reader would refuse, and numbers that no tensor has together."""
+        check_format(self.format, self.options)
+        if len(set(self.labels)) < len(self.labels):
+            raise InputError(f"labels {self.labels}: a mode is given twice")
+        if self.shape is not None and max(self.labels, default=0) >= len(self.shape):
+            raise InputError(f"labels {self.labels}: of a tensor with modes 0..{len(self.shape) - 1}")
+        if self.shape is not None and self.nnz is not None and self.nnz > math.prod(self.shape):
+            raise InputError(f"nnz {self.nnz:,}: more than the cells of a tensor of shape {self.shape}")
+        return self
 
     def deciding(self) -> dict[str, Any]:
         """What decides the bytes of the tensor, beside the raw files: not what is written for people."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import re
 import threading
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from pipeline.datasets.archive import Forward
 from pipeline.datasets.parallel import in_order
 from pipeline.datasets.raw import BUFFER, open_lines
 from pipeline.errors import InputError
+from pipeline.sparse.reals import TOO_SMALL
 
 BLOCK_BYTES = 1 << 22
 NEWLINE = ord("\n")
@@ -35,6 +37,8 @@ SEPARATORS = bytes.maketrans(b"\t,;\r", b"    ")
 ORDINARY = b"0123456789eE+-. \n"
 INTEGER = re.compile(rb"[+-]?[0-9]+")
 NUMBER = re.compile(rb"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+SMALL = re.compile(rb"[eE]-[0-9]{3}")
+ZEROS = b"0" * 200  # in a row; the smallest 64-bit real has 323 after its point
 SHOWN = 40  # characters of a wrong field in a message
 MOST_FIELDS = 1024  # of a line
 MOST_WITHOUT = 1 << 26  # bytes in a row without an entry: comments and empty lines
@@ -129,6 +133,25 @@ def is_integer(field: bytes) -> bool:
 def is_number(field: str) -> bool:
     """Whether a field is a number, spaces around it aside."""
     return NUMBER.fullmatch(field.strip().encode()) is not None
+
+
+def parse_number(text: bytes) -> tuple[float, str]:
+    """The 64-bit real that a text says, and what is wrong with it: nothing, or the end of a sentence.
+
+    >>> parse_number(b"-2.5e3"), parse_number(b"0e-999"), parse_number(b"1e400")[1]
+    ((-2500.0, ''), (0.0, ''), 'is no finite number')
+    """
+    value = float(text) if NUMBER.fullmatch(text) else math.nan
+    if not math.isfinite(value):
+        return value, "is no finite number"
+    if value == 0 and text.lower().partition(b"e")[0].strip(b"+-0."):
+        return value, TOO_SMALL
+    return value, ""
+
+
+def may_be_too_small(text: bytes) -> bool:
+    """Whether a text may have a number that 64-bit reals know as 0 only, as :func:`parse_number` tells."""
+    return ZEROS in text or ((b"e-" in text or b"E-" in text) and SMALL.search(text) is not None)
 
 
 class _Ends(Forward):
@@ -242,7 +265,9 @@ def _parse_fast(block: bytes, order: int, values: bool) -> Table | None:
         return None
     indices = [table.column(mode).to_numpy() for mode in range(order)]
     entries = table.column("value").to_numpy() if values else np.ones(table.num_rows)
-    return (indices, entries) if np.isfinite(entries).all() else None
+    if not np.isfinite(entries).all() or (not entries.all() and may_be_too_small(block)):
+        return None
+    return indices, entries
 
 
 def parse_lines(path: Path, start: int, block: bytes, order: int, *, values: bool) -> Table:
@@ -272,12 +297,9 @@ def _index(path: Path, number: int, field: bytes) -> int:
 
 
 def _value(path: Path, number: int, field: bytes) -> float:
-    try:
-        value = float(field) if NUMBER.fullmatch(field) else np.nan
-    except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
-        _fail(path, number, f"value '{_shown(field)}' is no finite number")
+    value, problem = parse_number(field)
+    if problem:
+        _fail(path, number, f"value '{_shown(field)}' {problem}")
     return value
 
 

@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 import pipeline
+from pipeline.core.sizes import EXPANSION, REMEDY, told_unpacked
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.labels import Label
 
-LARGEST_LABELS = 1 << 28  # bytes of a mode's labels as JSON
+LARGEST_LABELS = 1 << 28  # bytes of a mode's labels as JSON, in a file of any size
 
 
 @dataclass
@@ -134,13 +135,16 @@ def decoded_labels(code: bytes, mode: int) -> list[Label]:
     Raises
     ------
     InputError
-        No such code, or more than 256 MiB of it.
+        No such code, or one out of all proportion to what it unpacks to.
     """
     unpacker = zlib.decompressobj()
+    most = max(LARGEST_LABELS, EXPANSION * len(code), told_unpacked())
     try:
-        text = unpacker.decompress(code, LARGEST_LABELS)
-        if unpacker.unconsumed_tail or not unpacker.eof:
-            raise InputError(f"labels of mode {mode}: cut off, or more than {LARGEST_LABELS:,} bytes")
+        text = unpacker.decompress(code, most)
+        if unpacker.unconsumed_tail:
+            raise InputError(f"labels of mode {mode}: more than {most:,} bytes; {REMEDY}")
+        if not unpacker.eof:
+            raise InputError(f"labels of mode {mode}: cut off")
         content = json.loads(text)
         json.dumps(content, ensure_ascii=False).encode()  # halves of characters cannot be shown
     except (zlib.error, UnicodeDecodeError, ValueError, RecursionError) as error:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.sizes import REMEDY, told_unpacked
 from pipeline.errors import InputError, is_whole, nearest
 from pipeline.runs.memory import in_words
 from pipeline.sparse.grid import LARGEST_SIZE
@@ -131,11 +132,11 @@ class Contents:
 
     def permitted(self, needed: float, what: str) -> None:
         """Refuse to unpack what is out of all proportion to the file."""
-        limit = max(UNPACKED, EXPANSION * self.stored)
+        limit = max(UNPACKED, EXPANSION * self.stored, told_unpacked())
         if needed > limit:
             raise InputError(
                 f"{what} would take {in_words(needed)} of memory, more than {in_words(limit)}, "
-                f"from {in_words(self.stored)} of arrays"
+                f"from {in_words(self.stored)} of arrays; {REMEDY}"
             )
 
     def cells(self, shape: Sequence[int]) -> int:

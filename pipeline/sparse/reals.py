@@ -7,7 +7,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.errors import InputError
+
+TOO_SMALL = "is nearer to 0 than any 64-bit real (5e-324): it would be lost; scale the values"
 EXACT_INTEGER = 2.0**53  # above this float64 skips integers
+
+
+def as_float64(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Real numbers of any type as 64-bit reals; those beyond their range become infinite.
+
+    Raises
+    ------
+    InputError
+        One of a longer type would become 0.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        reals: npt.NDArray[np.float64] = values.astype(np.float64)
+    if values.dtype.kind == "f" and values.itemsize > reals.itemsize and (lost := (reals == 0) & (values != 0)).any():
+        entry = int(np.argmax(lost))
+        raise InputError(f"entry {entry}: value {values[entry]!s} {TOO_SMALL}")
+    return reals
 
 
 def beyond_whole_numbers(values: npt.NDArray[Any]) -> int:

@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.sparse.grid import LARGEST_SIZE, linear_index
 from pipeline.sparse.header import Header
 from pipeline.sparse.labels import Label, LabelFiles, as_labels
-from pipeline.sparse.reals import EXACT_INTEGER, narrowest_exact_type
+from pipeline.sparse.reals import EXACT_INTEGER, as_float64, narrowest_exact_type
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROW_GROUP = 1 << 20
+MARKED_SHARE = 16  # indices a non-zero, up to which those that occur are marked
 
 
 class SparseTensor:
@@ -119,6 +120,25 @@ class SparseTensor:
     def density(self) -> float:
         """Share of the cells that are not zero."""
         return self.nnz / math.prod(self.shape)
+
+    def total(self, number: float) -> float:
+        """A sum over the non-zeros that lie here as one over all: the same, unless this is a share of a tensor."""
+        return number
+
+    def occurring(self, mode: int) -> npt.NDArray[np.int64]:
+        """Distinct indices of a mode, rising; found by marking where that takes no more memory than the indices do."""
+        index, size = self.coords[:, mode], self.shape[mode]
+        if size > MARKED_SHARE * len(index):
+            return np.unique(index)
+        marked = np.zeros(size, dtype=bool)
+        marked[index] = True
+        return np.flatnonzero(marked)
+
+    def with_entries(
+        self, coords: npt.NDArray[np.int64], values: npt.NDArray[np.float64], shape: Sequence[int]
+    ) -> SparseTensor:
+        """The tensor of these entries in place of its own, with its mode names."""
+        return SparseTensor(coords, values, shape, mode_names=self.mode_names)
 
     def __repr__(self) -> str:
         sizes = " x ".join(f"{size:,}" for size in self.shape)
@@ -407,7 +427,7 @@ def _checked_values(values: npt.NDArray[Any], coords: npt.NDArray[np.int64]) -> 
         raise InputError(f"values of shape {values.shape} for {len(coords)} coordinates: needs one value for each")
     if values.dtype.kind not in "iubf":
         raise InputError(f"values of type {values.dtype}: they must be real numbers")
-    entries: npt.NDArray[np.float64] = values.astype(np.float64)
+    entries = as_float64(values)
     if values.dtype.kind in "iu" and values.itemsize == 8 and (count := _rounded(values, entries)):
         log.warning("%d whole numbers beyond 2^53 are kept as the nearest 64-bit real", count)
     bad = ~np.isfinite(entries)

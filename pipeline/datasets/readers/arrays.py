@@ -24,6 +24,7 @@ from pipeline.datasets.archive import DAMAGE
 from pipeline.datasets.places import check_range
 from pipeline.datasets.raw import Array, Files, Mode, RawTensor, only_file
 from pipeline.errors import InputError
+from pipeline.sparse.reals import as_float64
 
 HEAP_HEADER = 16  # bytes of the header of a heap in HDF5, and of one of its objects
 NPZ_ARRAYS = (  # of SciPy's and of pydata/sparse's files
@@ -385,7 +386,7 @@ def _mirrored(
         raise InputError(f"{path}: structure {structure!r} of shape {shape} is not known")
     row, column = indices
     off = row != column
-    values = values.astype(np.float64)
+    values = as_float64(values)
     mirrored = np.concatenate([values, sign[structure] * values[off]])
     return [np.concatenate([row, column[off]]), np.concatenate([column, row[off]])], mirrored
 
@@ -409,7 +410,7 @@ def _tensor(path: Path, indices: Sequence[Array], values: Array, shape: tuple[in
     modes = [Mode(name, indexed=True, size=size) for name, size in zip(names, shape, strict=True)]
     for mode, index in zip(modes, indices, strict=True):
         check_range(index, 0, mode, lambda entry: f"{path}: entry {entry}")
-    return RawTensor(modes, [([index.astype(np.int64) for index in indices], values.astype(np.float64))])
+    return RawTensor(modes, [([index.astype(np.int64) for index in indices], as_float64(values))])
 
 
 def _shape(path: Path, shape: Any) -> tuple[int, ...]:

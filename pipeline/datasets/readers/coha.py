@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipeline.datasets.raw import Files, RawTensor, members, only_file
+from pipeline.datasets.readers import kjv
 from pipeline.datasets.readers.csvtable import Layout, read_parts
-from pipeline.errors import InputError
 
 
 def read(files: Files, *, order: int) -> RawTensor:
@@ -17,8 +17,7 @@ def read(files: Files, *, order: int) -> RawTensor:
     order
         n, the number of words and of modes.
     """
-    if type(order) is not int or order < 2:
-        raise InputError(f"option order: a whole number of at least 2, not {order!r}")
+    kjv.check(order=order)
     path = only_file(files)
     layouts = [
         Layout(path, "\t", header=False, quotes=False, encoding="latin-1", member=name)

@@ -38,10 +38,18 @@ def read(
     base, shape
         For columns of indices: see :func:`pipeline.datasets.places.modes_of`.
     """
+    check(columns=columns, base=base, shape=shape)
     path = only_file(files)
     modes = modes_of(columns, base, shape)
     blocks = _blocks(path, list(columns), value, bool(drop_missing), base is not None)
     return RawTensor(modes, to_places(blocks, modes, base, lambda entry: f"{path}: entry {entry}"))
+
+
+def check(*, columns: Sequence[str], base: int | None = None, shape: Sequence[int] | None = None, **_: Any) -> None:
+    """Refuse what the options of :func:`read` cannot be, whatever the file."""
+    if not columns:
+        raise InputError("option columns: name at least one column")
+    modes_of(columns, base, shape)
 
 
 def names(path: Path) -> list[str]:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.datasets.places import modes_of, to_places
 from pipeline.datasets.raw import Block, Files, RawTensor, only_file
@@ -37,7 +38,7 @@ def read(
     base: int | None = 0,
     values: bool | None = None,
     drop: Sequence[int] = (),
-    names: Sequence[str] | None = None,
+    names: Sequence[str | int] | None = None,
     shape: Sequence[int] | None = None,
 ) -> RawTensor:
     """Read a text file with the coordinates and the value of one entry a line.
@@ -61,6 +62,7 @@ def read(
     shape
         Sizes of the modes that stay; without, the file's header or the largest index decides.
     """
+    check(base=base, drop=drop, names=names, shape=shape)
     path = only_file(files)
     head = read_head(path)
     if values is None:
@@ -88,7 +90,7 @@ def read_tns(
     *,
     base: int = 1,
     drop: Sequence[int] = (),
-    names: Sequence[str] | None = None,
+    names: Sequence[str | int] | None = None,
     shape: Sequence[int] | None = None,
 ) -> RawTensor:
     """Read a FROSTT file: coordinates from 1 (with the option base from 0) and a value on each line; see :func:`read`.
@@ -96,6 +98,20 @@ def read_tns(
     Options as there.
     """
     return read(files, base=base, values=True, drop=drop, names=names, shape=shape)
+
+
+def check(
+    *,
+    base: int | None = 0,
+    drop: Sequence[int] = (),
+    names: Sequence[str | int] | None = None,
+    shape: Sequence[int] | None = None,
+    **_: Any,
+) -> None:
+    """Refuse what the options of :func:`read` cannot be, whatever the file."""
+    if min(drop, default=0) < 0:
+        raise InputError(f"option drop: modes are counted from 0, not {list(drop)}")
+    modes_of(names or [""] * len(shape or [""]), base, shape)
 
 
 def read_head(path: Path) -> Head:
@@ -168,7 +184,7 @@ def _pick(block: Block, kept: list[int]) -> Block:
 
 def _kept_modes(order: int, drop: Sequence[int]) -> list[int]:
     for mode in drop:
-        if type(mode) is not int or not 0 <= mode < order:
+        if mode >= order:
             raise InputError(f"option drop: mode {mode!r} of a tensor with modes 0..{order - 1}")
     kept = [mode for mode in range(order) if mode not in drop]
     if not kept:

@@ -20,6 +20,7 @@ from pipeline.datasets.raw import (
     Block,
     Files,
     RawTensor,
+    check_encoding,
     each_member,
     members,
     only_file,
@@ -27,7 +28,7 @@ from pipeline.datasets.raw import (
     open_text,
     telling_damage,
 )
-from pipeline.datasets.text import INTEGER, NUMBER, SHOWN, is_number
+from pipeline.datasets.text import INTEGER, NUMBER, SHOWN, is_number, may_be_too_small, parse_number
 from pipeline.errors import InputError, nearest
 
 BLOCK_BYTES = 1 << 24
@@ -38,6 +39,7 @@ NAMES = {"\t": "a tab"}
 THOUSANDS = (",", ".", " ", "'", "_")
 GROUPED = re.compile(r"[+-]?[0-9]{1,3}([,. '_])[0-9]{3}(\1[0-9]{3})*(?![0-9])")
 TRUTHS = ("true", "false")
+LONGEST_SMALL = 256  # bytes in which a very small number shows
 JOINT = "\x1f"  # stands for a separator of several characters: ASCII's own separator of fields
 
 
@@ -52,8 +54,8 @@ def read(
     thousands: str | None = None,
     quotes: bool = True,
     encoding: str = "utf-8",
-    missing: Sequence[str] = (),
-    only: Mapping[str | int, str] | None = None,
+    missing: Sequence[str | int] = (),
+    only: Mapping[str | int, str | int] | None = None,
     member: str | None = None,
     base: int | None = None,
     shape: Sequence[int] | None = None,
@@ -90,11 +92,11 @@ def read(
     base, shape
         For columns of indices: see :func:`pipeline.datasets.places.modes_of`.
     """
+    check(
+        columns=columns, separator=separator, decimal=decimal, thousands=thousands, encoding=encoding, base=base,
+        shape=shape,
+    )  # fmt: skip
     path = only_file(files)
-    if decimal not in (".", ","):
-        raise InputError(f"option decimal: a point or a comma, not {decimal!r}")
-    if thousands is not None and (thousands not in THOUSANDS or thousands == decimal):
-        raise InputError(f"option thousands: one of {' '.join(map(repr, THOUSANDS))}, not decimal's; not {thousands!r}")
     layout = Layout(path, ",", True, quotes, encoding, tuple(map(str, missing)), base is not None)
     layout = replace(layout, decimal=decimal, thousands=thousands)
     parts = [layout] if member is None else [replace(layout, member=name) for name in members(path, member)]
@@ -105,6 +107,30 @@ def read(
         header = any(isinstance(name, str) and not is_number(name) for name in wanted) or has_header(parts[0])
     parts = [replace(part, header=header) for part in parts]
     return read_parts(parts, columns, base, shape, value=value, only=only)
+
+
+def check(
+    *,
+    columns: Sequence[str | int],
+    separator: str | None = None,
+    decimal: str = ".",
+    thousands: str | None = None,
+    encoding: str = "utf-8",
+    base: int | None = None,
+    shape: Sequence[int] | None = None,
+    **_: Any,
+) -> None:
+    """Refuse what the options of :func:`read` cannot be, whatever the file."""
+    if not columns:
+        raise InputError("option columns: name at least one column")
+    if separator is not None:
+        checked_separator(separator)
+    if decimal not in (".", ","):
+        raise InputError(f"option decimal: a point or a comma, not {decimal!r}")
+    if thousands is not None and (thousands not in THOUSANDS or thousands == decimal):
+        raise InputError(f"option thousands: one of {' '.join(map(repr, THOUSANDS))}, not decimal's; not {thousands!r}")
+    check_encoding(encoding)
+    modes_of(columns, base, shape)
 
 
 def checked_separator(given: str) -> str:
@@ -146,7 +172,7 @@ def read_parts(
     names: Sequence[str] | None = None,
     value: str | int | None = None,
     minus: str | int | None = None,
-    only: Mapping[str | int, str] | None = None,
+    only: Mapping[str | int, str | int] | None = None,
 ) -> RawTensor:
     """Read tables of one layout, one after the other.
 
@@ -173,7 +199,7 @@ def read_members(
     columns: Sequence[str],
     *,
     names: Sequence[str],
-    only: Mapping[str | int, str] | None = None,
+    only: Mapping[str | int, str | int] | None = None,
 ) -> RawTensor:
     """Read the tables of an archive, without quotes, that match a pattern, unpacking the archive once.
 
@@ -219,14 +245,12 @@ class Layout:
         columns: Sequence[str | int],
         value: str | int | None = None,
         minus: str | int | None = None,
-        only: Mapping[str | int, str] | None = None,
+        only: Mapping[str | int, str | int] | None = None,
         header: list[Any] | None = None,
     ) -> Layout:
         """Find the columns in the first line, which is `header` where the caller has read it."""
         above, first = (1, header) if header is not None else self._first_line()
         names = [self._plain(name) for name in first]
-        if not columns:
-            raise InputError("option columns: name at least one column")
 
         def position(wanted: str | int) -> int:
             name = self._plain(wanted)
@@ -334,8 +358,9 @@ def _fast_blocks(layout: Layout, rest: IO[bytes] | None) -> Iterator[tuple[int, 
         opened = nullcontext(rest) if rest else open_lines(layout.path, layout.member)
         with telling_damage(layout.path), opened as stream:
             joined = _Joined(stream, layout.separator.encode(layout.encoding)) if long else stream
+            plain = _Plain(joined, layout.quotes)
             reader = arrow_csv.open_csv(
-                _Plain(joined) if layout.quotes else joined,
+                plain,
                 read_options=arrow_csv.ReadOptions(
                     column_names=names,
                     skip_rows_after_names=0,
@@ -357,6 +382,8 @@ def _fast_blocks(layout: Layout, rest: IO[bytes] | None) -> Iterator[tuple[int, 
             )
             for batch in reader:
                 block = _entries(layout, pa.Table.from_batches([batch]), names)
+                if block is not None and plain.small and not block[1].all():
+                    block = None
                 yield (0 if block is None else batch.num_rows), block
                 if block is None:
                     return
@@ -369,10 +396,12 @@ class _QuoteFoundError(Exception):
 
 
 class _Plain(io.RawIOBase):
-    """Passes a stream on as long as there is no double quote in it."""
+    """Passes a stream on as long as there is no double quote in it where there may be; notes very small numbers."""
 
-    def __init__(self, stream: IO[bytes] | io.RawIOBase) -> None:
+    def __init__(self, stream: IO[bytes] | io.RawIOBase, quotes: bool) -> None:
         self._stream: Any = stream
+        self._quotes, self._end = quotes, b""
+        self.small = False
 
     def readable(self) -> bool:
         """Return True."""
@@ -381,8 +410,10 @@ class _Plain(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes."""
         content: bytes = self._stream.read(size)
-        if b'"' in content:
+        if self._quotes and b'"' in content:
             raise _QuoteFoundError
+        self.small = self.small or may_be_too_small(self._end + content)
+        self._end = content[-LONGEST_SMALL:]
         return content
 
 
@@ -498,10 +529,9 @@ def _value(layout: Layout, number: int, field: str) -> float:
         plain = grouped[0].replace(grouped[1], "") + plain[grouped.end() :]
     if layout.decimal == ",":
         plain = "" if "." in plain else plain.replace(",", ".")
-    text = plain.encode()
-    value = float(text) if NUMBER.fullmatch(text) else np.nan
-    if not np.isfinite(value):
-        _fail(layout, number, f"value '{field[:SHOWN]}' is no finite number{_hint(layout, field.strip())}")
+    value, problem = parse_number(plain.encode())
+    if problem:
+        _fail(layout, number, f"value '{field[:SHOWN]}' {problem}{_hint(layout, field.strip())}")
     return value
 
 

