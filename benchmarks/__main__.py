@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
 
+from pipeline.core import step
+
 FOLDER = Path(__file__).parent
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+def main(argv: list[str] | None = None) -> None:
+    arguments = step.parser(__doc__)
     names = sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
     arguments.add_argument("--only", nargs="+", choices=names, default=names)
     arguments.add_argument("--device", default="cpu", help="cpu or cuda; passed to the benchmarks that know devices")
-    options = arguments.parse_args()
+    options = arguments.parse_args(argv)
     for name in options.only:
         command = [sys.executable, "-m", f"benchmarks.bench_{name}"]
         if options.device != "cpu":
@@ -28,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    step.run(main)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 import os
@@ -52,13 +51,17 @@ def write(name: str, results: dict[str, Any], table: Callable[[dict[str, Any]], 
 
 
 def by_data_set(
-    name: str, purpose: str, measured: Callable[[Path], dict[str, Any]], table: Callable[[dict[str, Any]], str]
+    argv: list[str] | None,
+    name: str,
+    purpose: str,
+    measured: Callable[[Path], dict[str, Any]],
+    table: Callable[[dict[str, Any]], str],
 ) -> None:
     """Measure the data sets that the command line names and write a row each; those that are not run keep theirs."""
-    parser = argparse.ArgumentParser(description=purpose)
+    parser = step.parser(purpose)
     parser.add_argument("--tensors", type=Path, default=Path("data/tensors"))
     parser.add_argument("--datasets", nargs="*", default=["flights", "flights-month", "kjv-3gram", "email"])
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     step.limit_threads(1)
     at = RESULTS / f"{name}.json"
     stored: dict[str, Any] = json.loads(at.read_text()) if at.exists() else {}

@@ -14,7 +14,6 @@ print beside ours.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import datetime
 import json
@@ -377,7 +376,7 @@ def variants_table(rows: list[dict[str, Any]], beside: Sequence[Sequence[float]]
 
 def main(argv: list[str] | None = None) -> None:
     """Run the parts asked for and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = step.parser(__doc__)
     groups = sorted({part.group for part in PARTS.values()})
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--tensors", type=Path, default=ROOT / "data" / "tensors")
@@ -428,4 +427,4 @@ def write(results: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    step.run(main)

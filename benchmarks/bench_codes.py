@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.about import by_data_set
+from pipeline.core import step
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -67,10 +68,10 @@ def table(stored: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Measure and write."""
-    by_data_set("codes", __doc__.split("\n")[0], measured, table)
+    by_data_set(argv, "codes", __doc__.split("\n")[0], measured, table)
 
 
 if __name__ == "__main__":
-    main()
+    step.run(main)

@@ -42,6 +42,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv
 
+from pipeline.core import step
+
 ROOT = Path(__file__).resolve().parent.parent
 ENRON_LINES = 54_202_099
 ENRON_SIZES = (6066, 5699, 244268, 1176)
@@ -233,18 +235,14 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.bench_convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def main(argv: list[str] | None = None) -> None:
+    parser = step.parser(__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--lines", type=int, default=ENRON_LINES, help="of enron's file; default: %(default)s")
     parser.add_argument("--nonzeros", type=int, default=TWITCH_NONZEROS, help="of twitch's file; default: %(default)s")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "kronflow-bench", help="for files")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="for the tables")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     options.folder.mkdir(parents=True, exist_ok=True)
     options.results.mkdir(parents=True, exist_ok=True)
     target = options.results / "convert.json"
@@ -304,4 +302,4 @@ def table(content: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    step.run(main)

@@ -1,21 +1,17 @@
-"""What own kernels and own threads are worth: vector kernels beside plain Numba and NumPy's BLAS, torch's threads
-beside a pool's. Writes kernels.json and kernels.md.
+"""What own kernels are worth: vector kernels beside plain Numba and NumPy's BLAS. Writes kernels.json and kernels.md.
 
-Products run on one thread and are timed by its processor time; shares of a KPD layer's work on two threads, by the wall
-clock. Calls are taken in turn; the table has their medians.
+Products run on one thread and are timed by its processor time. Calls are taken in turn; the table has their medians.
 
     python -m benchmarks.bench_kernels --repeats 41
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 os.environ |= {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # before NumPy is imported
 
@@ -24,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks import about
+from pipeline.core import step
 from pipeline.kernels.vector import FLOAT, WIDTH, product
 
 Matrix = npt.NDArray[np.float32]
@@ -34,7 +31,6 @@ PRODUCTS = [  # what it is, rows, inner size, columns
     ("blocks of 8 x 8, 1,024 rows", 1024, 8, 32),
     ("blocks of 32 x 32, 1,024 rows", 1024, 32, 32),
 ]
-LAYERS = [(8, 8), (64, 8), (256, 8), (256, 32), (4096, 8)]  # rows, block; 1024 -> 1024, rank 1
 
 
 @numba.njit(error_model="numpy")
@@ -59,18 +55,16 @@ def by_numba(A: Matrix, Z: Matrix, C: Matrix) -> None:
                 C[i, j] += factor * Z[k, j]
 
 
-def medians(
-    calls: dict[str, Callable[[], object]], repeats: int, inner: int, clock: Callable[[], float]
-) -> dict[str, float]:
-    """Median seconds of each call, of `inner` calls at once, taken in turn."""
+def medians(calls: dict[str, Callable[[], object]], repeats: int, inner: int) -> dict[str, float]:
+    """Median processor seconds of each call, of `inner` calls at once, taken in turn."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(repeats + 1):
         for name, call in calls.items():
-            started = clock()
+            started = time.thread_time()
             for _ in range(inner):
                 call()
             if repeat:
-                taken[name].append((clock() - started) / inner)
+                taken[name].append((time.thread_time() - started) / inner)
     return {name: statistics.median(own) for name, own in taken.items()}
 
 
@@ -87,7 +81,7 @@ def products(repeats: int) -> list[dict[str, Any]]:
             "np.matmul": lambda A=A, Z=Z, E=E: np.matmul(A, Z, out=E),
         }
         work = 2 * rows * inner * columns
-        seconds = medians(calls, repeats, max(1, 20_000_000 // work), time.thread_time)
+        seconds = medians(calls, repeats, max(1, 20_000_000 // work))
         np.testing.assert_allclose(C, E, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(D, E, rtol=1e-4, atol=1e-4)
         rates = {name: work / own / 1e9 for name, own in seconds.items()}
@@ -95,43 +89,11 @@ def products(repeats: int) -> list[dict[str, Any]]:
     return found
 
 
-def layers(repeats: int) -> list[dict[str, Any]]:
-    """A KPD layer's compiled forward on two threads: torch's, joined, and those of a pool; beside one thread."""
-    import torch
-
-    from pipeline.kpd import KPDLinear, fused, team
-
-    torch.set_num_threads(2)
-    found = []
-    for rows, block in LAYERS:
-        torch.manual_seed(0)
-        layer, x = KPDLinear(1024, 1024, (block, block), 1), torch.randn(rows, 1024)
-        parts = [part.detach().numpy() for part in (x, layer.scaled(), layer.B)]
-        other = torch.randn(256, 256)
-
-        def forward(threads: int, parts: list[Any] = parts, other: Any = other) -> None:
-            other @ other  # as in a network: torch's threads have just worked, and spin
-            fused.forward(*parts, threads)
-
-        def pooled(forward: Callable[[int], None] = forward) -> None:
-            with mock.patch.object(team, "_region", None):
-                forward(2)
-
-        calls: dict[str, Callable[[], object]] = {
-            "one thread": lambda forward=forward: forward(1),
-            "torch's threads": lambda forward=forward: forward(2),
-            "a pool's": pooled,
-        }
-        seconds = medians(calls, repeats, max(1, 256 // rows), time.perf_counter)
-        found.append({"rows": rows, "block": block, "seconds": seconds})
-    return found
-
-
 def table(results: dict[str, Any]) -> str:
     """The results as Markdown."""
     how = results["about"]
     command = f"`python -m benchmarks.bench_kernels --repeats {how['repeats']}`"
-    lines = ["# Own kernels and threads", "", f"{command}: {about.told(how)} Medians of calls taken in turn."]
+    lines = ["# Own kernels", "", f"{command}: {about.told(how)} Medians of calls taken in turn."]
     lines += ["", "## Products of small matrices, one thread, GFLOP a second of its processor time", ""]
     names = list(results["products"][0]["gflops"])
     lines += ["| product | size | " + " | ".join(names) + " |", "|---|---|" + "--:|" * len(names)]
@@ -139,25 +101,18 @@ def table(results: dict[str, Any]) -> str:
         lines.append(
             f"| {row['what']} | {row['size']} | " + " | ".join(f"{row['gflops'][n]:.1f}" for n in names) + " |"
         )
-    lines += ["", "## Forward of a KPD layer, 1024 -> 1024, rank 1, after a product of torch's; milliseconds, wall", ""]
-    names = list(results["layers"][0]["seconds"])
-    lines += ["| rows | block | " + " | ".join(names) + " | pool by torch's |", "|--:|---|" + "--:|" * (len(names) + 1)]
-    for row in results["layers"]:
-        own = row["seconds"]
-        cells = [f"{1e3 * own[name]:.3f}" for name in names] + [f"{own[names[2]] / own[names[1]]:.2f}x"]
-        lines.append(f"| {row['rows']} | {row['block']}x{row['block']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure, write both files and print the table."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = step.parser(__doc__)
     arguments.add_argument("--repeats", type=int, default=41)
     options = arguments.parse_args(argv)
     how = about.circumstances(repeats=options.repeats)
-    results = {"about": how, "products": products(options.repeats), "layers": layers(options.repeats)}
+    results = {"about": how, "products": products(options.repeats)}
     about.write("kernels", results, table)
 
 
 if __name__ == "__main__":
-    main()
+    step.run(main)

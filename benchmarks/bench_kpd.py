@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.about import RESULTS, processor
+from pipeline.core import step
 
 WIDTH = 1024
 TRAINING = [  # rows, block, rank, wanted speed-up
@@ -402,7 +403,7 @@ def judged(speedup: float, wanted: float | None) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run everything, write both files and print the table."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = step.parser(__doc__)
     arguments.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     arguments.add_argument("--repeats", type=int, default=9)
     arguments.add_argument("--device", default="cpu")
@@ -466,4 +467,4 @@ def write(results: dict[str, Any], options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    step.run(main)

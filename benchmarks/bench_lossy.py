@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.about import by_data_set
+from pipeline.core import step
 
 SHARES = (0.02, 0.1, 0.4)
 COUNTED = {"stored": "bytes_with_order", "free": "bytes"}
@@ -63,10 +64,10 @@ def table(stored: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Measure and write."""
-    by_data_set("lossy", __doc__.split("\n")[0], lambda path: {"rows": measured(path)}, table)
+    by_data_set(argv, "lossy", __doc__.split("\n")[0], lambda path: {"rows": measured(path)}, table)
 
 
 if __name__ == "__main__":
-    main()
+    step.run(main)

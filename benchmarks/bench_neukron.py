@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.core import step
 from pipeline.core.files import write_json, write_text
 from pipeline.neukron import NeuKron
 from pipeline.neukron.dispatch import make_engine
@@ -216,13 +217,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str] | None = None) -> None:
+    arguments = step.parser(__doc__)
     arguments.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     arguments.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     arguments.add_argument("--device", default="cpu")
     arguments.add_argument("--tensors", type=Path, default=TENSORS)
-    options = arguments.parse_args()
+    options = arguments.parse_args(argv)
     torch.set_num_threads(options.threads)
     names = ("email", "flights", "kjv-3gram", "kjv-4gram", "threads")
     tensors = {name: SparseTensor.read_parquet(options.tensors / f"{name}.parquet")
@@ -258,4 +259,4 @@ def keep(path: Path, part: str, fresh: list[dict[str, Any]], options: argparse.N
 
 
 if __name__ == "__main__":
-    main()
+    step.run(main)

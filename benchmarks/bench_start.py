@@ -9,7 +9,6 @@ with an empty cache of compiled kernels (``NUMBA_CACHE_DIR``) and with the one t
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import statistics
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import about
+from pipeline.core import step
 
 MATRIX = "%%MatrixMarket matrix coordinate real general\n4 4 5\n1 1 3\n2 2 1\n3 4 2\n4 4 1\n1 3 2\n"
 KRONFLOW = [sys.executable, "-m", "pipeline"]
@@ -95,11 +95,11 @@ def table(results: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure, write both files and print the table."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = step.parser(__doc__)
     arguments.add_argument("--rounds", type=int, default=7)
     options = arguments.parse_args(argv)
     about.write("start", {"about": about.circumstances(rounds=options.rounds), "rows": measured(options.rounds)}, table)
 
 
 if __name__ == "__main__":
-    main()
+    step.run(main)

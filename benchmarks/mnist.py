@@ -6,13 +6,14 @@ python -m benchmarks.mnist
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
+
+from pipeline.core import step
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -145,7 +146,7 @@ def verdict(what: str, row: dict[str, Any], dense: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Write both files and print the table."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = step.parser(__doc__)
     arguments.add_argument("--root", type=Path, default=ROOT, help="checkout that holds results/runs/")
     arguments.add_argument("--output", type=Path, default=RESULTS)
     options = arguments.parse_args(argv)
@@ -159,4 +160,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    step.run(main)

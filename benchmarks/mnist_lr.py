@@ -10,12 +10,13 @@ images play no part. Writes mnist-lr.json and mnist-lr.md.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
+
+from pipeline.core import step
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -87,7 +88,7 @@ def table(results: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Search, write both files and print the table."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = step.parser(__doc__)
     arguments.add_argument("--tensors", type=Path, default=ROOT / "data" / "tensors")
     arguments.add_argument("--network", choices=["linear", "lenet5"], help="only this one, added to earlier results")
     arguments.add_argument("--epochs", type=int, help="shorter runs, for a trial")
@@ -128,4 +129,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    step.run(main)

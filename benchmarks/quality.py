@@ -11,7 +11,6 @@ which takes minutes.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -22,6 +21,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from pipeline.core import step
 from pipeline.core.files import atomic_path, write_json, write_text
 from pipeline.neukron import NeuKron
 from pipeline.neukron.trainer import TrainingState
@@ -112,8 +112,8 @@ def summarise() -> None:
     figure([run for run in runs if run["tensor"] == "email"], RESULTS / "quality.svg")
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str] | None = None) -> None:
+    arguments = step.parser(__doc__)
     arguments.add_argument("tensor", type=Path, nargs="?", help="without one, table and figure are made anew")
     arguments.add_argument("--hidden", type=int, default=30)
     arguments.add_argument("--minutes", type=float, default=60.0)
@@ -121,7 +121,7 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     arguments.add_argument("--clock", choices=CLOCKS, default="wall")
-    options = arguments.parse_args()
+    options = arguments.parse_args(argv)
     if options.tensor is None:
         summarise()
         return
@@ -150,4 +150,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    step.run(main)

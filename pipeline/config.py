@@ -29,6 +29,10 @@ from pipeline.workflow import stages as dvc
 from pipeline.workflow.closure import code_files
 from pipeline.workflow.resources import Size, size_of
 
+EXAMPLE = """examples:
+  python -m pipeline.config --experiment paper
+  python -m pipeline.config --use demo
+"""
 SHARED = "networks"  # the section of what all networks share
 MOST_RUNS = 20_000  # of an experiment: planners list each with all its files
 
@@ -371,7 +375,7 @@ def use_experiment(name: str, params: Path, stages: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Check ``params.yaml`` and list the runs that an experiment asks for."""
-    arguments = step.parser("Check params.yaml and list the runs of an experiment, one a line.")
+    arguments = step.parser("Check params.yaml and list the runs of an experiment, one a line.", EXAMPLE)
     arguments.add_argument(
         "--params", type=Path, default=Path("params.yaml"), help="the file to check (default: params.yaml)"
     )

@@ -5,7 +5,6 @@ python -m tests.kills --times 20 --seed 0    a training, a step and a whole work
 
 from __future__ import annotations
 
-import argparse
 import random
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.core import step
 from pipeline.sparse.synth import synthetic
 from tests.checkout import ENVIRONMENT, copy_checkout
 
@@ -115,13 +115,13 @@ CASES: dict[str, tuple[list[str], str]] = {
 }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = step.parser(__doc__)
     arguments.add_argument("--times", type=int, default=20)
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--only", choices=CASES)
-    options = arguments.parse_args()
+    options = arguments.parse_args(argv)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "checkout"
         prepare(folder)
@@ -133,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    step.run(main)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import io
+import multiprocessing
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import InputError
-from pipeline.kpd import KPDLinear, functional, fused, team
+from pipeline.kpd import KPDLinear, functional, fused
 from pipeline.kpd.conversion import Rule, convert
 from pipeline.kpd.cost import training_memory
 from pipeline.kpd.inference import deploy
@@ -261,12 +264,52 @@ def test_second_derivatives(path: str) -> None:
     assert torch.autograd.gradgradcheck(lambda *tensors: functional.kpd_product(*tensors, path), inputs)
 
 
-def test_fused_path_says_that_it_has_no_second_derivative() -> None:
-    layer = KPDLinear(8, 8, (2, 2), path="fused")
-    x = torch.randn(3, 8, requires_grad=True)
-    (dx,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="kpd_backward"):
-        dx.sum().backward()
+def test_fused_path_has_second_derivatives() -> None:
+    x, scaled, B = (torch.randn(shape, requires_grad=True) for shape in ((5, 24), (2, 3, 4), (2, 2, 6)))
+    seconds = []
+    for path in ("fused", "dense"):
+        y = functional.kpd_product(x, scaled, B, path)
+        first = torch.autograd.grad(y.pow(3).sum(), (x, scaled, B), create_graph=True)
+        seconds.append(torch.autograd.grad(sum(own.square().sum() for own in first), (x, scaled, B)))
+    for own, true in zip(*seconds, strict=True):
+        torch.testing.assert_close(own, true, rtol=1e-3, atol=1e-3 * float(true.abs().max()))
+
+
+@pytest.mark.parametrize("path", ["auto", *PATHS])
+def test_transforms_of_torch_func_see_the_layer_as_the_dense_product(path: str) -> None:
+    torch.manual_seed(0)
+    layer = KPDLinear(12, 8, (2, 3), 2, path=path)
+    layer.set_support(torch.rand(layer.grid) > 0.3)
+    weight = layer.to_dense().weight.detach()
+    x, t = torch.randn(5, 12), torch.randn(5, 12)
+    close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
+    close(torch.func.vmap(layer)(x), layer(x))
+    close(torch.func.jacrev(layer)(x[0]), weight)
+    close(torch.func.jvp(layer, (x,), (t,))[1], t @ weight.T)
+    close(torch.func.hessian(lambda v: layer(v).square().sum())(x[0]), 2 * weight.T @ weight)
+    parameters = {name: parameter.detach() for name, parameter in layer.named_parameters()}
+
+    def loss(own: dict, row: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layer, own, (row,)).square().sum()
+
+    of_each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    layer(x).square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        close(of_each[name].sum(dim=0), parameter.grad)
+
+
+def test_a_program_for_batches_of_any_size_computes_the_layer() -> None:
+    layer = KPDLinear(64, 64, (8, 8)).eval()
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(layer, (torch.randn(4, 64),), dynamic_shapes=({0: batch},)).module()
+    x = torch.randn(700, 64)
+    torch.testing.assert_close(program(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_without_memory_gives_shapes() -> None:
+    layer = KPDLinear(8, 6, (2, 2), device="meta")
+    assert layer(torch.empty(3, 8, device="meta")).shape == (3, 6)
+    assert layer.weight.shape == (6, 8)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -300,46 +343,43 @@ def test_fused_path_gives_the_same_bits_on_every_run_and_any_number_of_threads(t
         assert np.array_equal(left, single)
 
 
-@pytest.fixture(params=["torch's threads", "a pool's"])
-def threads_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Whose threads share the work; torch's only where it runs on OpenMP."""
-    if request.param == "a pool's":
-        monkeypatch.setattr(team, "_region", None)
-    elif not team._region:
-        pytest.skip("this torch has no OpenMP library whose threads could be joined")
-    return str(request.param)
-
-
-def test_work_is_done_once_by_several_threads_in_turn_and_at_once(threads_of: str) -> None:
+def test_rows_are_shared_once_by_several_threads_in_turn_and_at_once() -> None:
     barrier = threading.Barrier(2)
 
-    def meet(number: int) -> tuple[int, int]:
+    def meet(start: int, stop: int) -> tuple[int, int, int]:
         barrier.wait(30)  # passes only if two threads are at work
-        return number, threading.get_ident()
+        return start, stop, threading.get_ident()
 
-    results = team.run(meet, 4, 2)
-    assert [number for number, _ in results] == [0, 1, 2, 3]
-    assert len({thread for _, thread in results}) == 2
+    results = fused.share(3 * fused.WIDTH + 1, 2, 4, meet)
+    edges = [0, fused.WIDTH, 2 * fused.WIDTH, 3 * fused.WIDTH, 3 * fused.WIDTH + 1]
+    assert [(start, stop) for start, stop, _ in results] == list(pairwise(edges))
+    assert len({thread for *_, thread in results}) == 2
 
     with ThreadPoolExecutor(2) as callers:
-        sums = callers.map(lambda start: sum(team.run(lambda number: number + start, 50, 2)), (0, 1000))
-    assert list(sums) == [1225, 51225]
+        shares = callers.map(lambda rows: fused.share(rows, 2, 50, lambda start, stop: stop - start), (1000, 2001))
+    assert [sum(share) for share in shares] == [1000, 2001]
 
 
-def test_an_error_in_a_chunk_is_not_swallowed(threads_of: str) -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_error_in_a_share_is_not_swallowed(threads: int) -> None:
     def work(start: int, stop: int) -> int:
         if start:
             raise ValueError("in a helper")
         return stop
 
-    for threads in (1, 3):
-        with pytest.raises(ValueError, match="in a helper"):
-            fused._share(3 * fused.WIDTH, threads, 3, work)
-    assert fused._share(3 * fused.WIDTH + 1, 2, 3, lambda start, stop: (start, stop)) == [
-        (0, fused.WIDTH),
-        (fused.WIDTH, 2 * fused.WIDTH),
-        (2 * fused.WIDTH, 3 * fused.WIDTH + 1),
-    ]
+    with pytest.raises(ValueError, match="in a helper"):
+        fused.share(3 * fused.WIDTH, threads, 3, work)
+
+
+def test_a_forked_process_shares_rows_among_threads_of_its_own() -> None:
+    def work() -> None:
+        assert sum(fused.share(3 * fused.WIDTH, 2, 3, lambda start, stop: stop - start)) == 3 * fused.WIDTH
+
+    work()
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
 
 
 def test_empty_batches_pass() -> None:

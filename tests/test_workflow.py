@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+import pipeline
 from pipeline.baselines import module_of
 from pipeline.config import load_config
 from pipeline.methods import BASELINES
@@ -25,18 +27,6 @@ from pipeline.workflow.closure import code_files
 from pipeline.workflow.stages import stage_name
 from pipeline.workflow.stages import text as dvc_text
 from tests.checkout import ENVIRONMENT, change, copy_checkout, dry_run_jobs, make, run
-
-STEPS = [
-    "download",
-    "convert",
-    "describe",
-    "sample",
-    "train_neukron",
-    "fit_baseline",
-    "train_kpd",
-    "aggregate",
-    "report",
-]
 
 
 @pytest.fixture(scope="module")
@@ -300,10 +290,25 @@ def test_a_killed_step_leaves_nothing_and_the_rerun_works(made: Path, tmp_path: 
     }
 
 
-@pytest.mark.parametrize("name", STEPS)
-def test_each_step_explains_itself(root: Path, name: str) -> None:
-    output = run(root, sys.executable, "-m", f"pipeline.{name}", "--help")
-    assert output.startswith("usage:") and "example" in output
+def programs() -> list[str]:
+    """The modules of the package that are called from the command line."""
+    package = Path(pipeline.__file__).parent
+    files = (path for path in package.rglob("*.py") if 'if __name__ == "__main__":' in path.read_text("utf-8"))
+    return sorted(".".join(path.relative_to(package.parent).with_suffix("").parts) for path in files)
+
+
+@pytest.mark.parametrize("name", programs())
+def test_each_program_explains_itself_and_shows_how_it_is_called(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = importlib.import_module(name)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", module.__spec__)  # as `python -m` would
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--help"])
+    output = capsys.readouterr().out
+    called = "kronflow" if name == "pipeline.__main__" else f"python -m {name}"
+    assert ended.value.code == 0
+    assert output.startswith(f"usage: {called} ") and "example" in output
 
 
 MEAN = '''\

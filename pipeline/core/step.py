@@ -85,11 +85,18 @@ def parser(
     `settings` gives the list of settings that the help shows.
     """
     return _Parser(
+        prog=_called(),
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         settings=settings,
     )
+
+
+def _called() -> str | None:
+    """How this program is called, such as ``python -m pipeline.report``; None for a file of its own."""
+    module = sys.modules["__main__"].__spec__
+    return f"python -m {module.name.removesuffix('.__main__')}" if module else None
 
 
 def add_settings(arguments: argparse.ArgumentParser) -> None:

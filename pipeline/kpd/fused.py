@@ -12,9 +12,12 @@ any number of threads.
 from __future__ import annotations
 
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from itertools import accumulate
 from typing import TypeVar
 
@@ -36,7 +39,6 @@ from pipeline.kernels.vector import (
     spread,
     transpose_squares,
 )
-from pipeline.kpd import team
 
 compiled = cached()
 
@@ -73,7 +75,7 @@ def forward(x: Array, scaled: Array, B: Array, threads: int) -> Array:
         with _scratch((x.shape[1], WIDTH), (m2, r * n1, WIDTH), (m1 * m2, WIDTH)) as arrays:
             _forward_rows(x, outer, blocks, y, start, stop, *arrays)
 
-    _share(len(x), threads, _pieces(threads), rows)
+    share(len(x), threads, _pieces(threads), rows)
     return y
 
 
@@ -102,7 +104,7 @@ def backward(dy: Array, x: Array, scaled: Array, B: Array, threads: int, needs_d
 
     bound = max(4, min(CHUNKS, PARTIAL_BYTES // (FLOAT * m1 * lanes)))
     chunks = min(bound, -(-len(x) // (CHUNK_TILES * WIDTH)))
-    (d_outer, d_blocks), *others = _share(len(x), threads, chunks, rows)
+    (d_outer, d_blocks), *others = share(len(x), threads, chunks, rows)
     for other_outer, other_blocks in others:
         d_outer += other_outer
         d_blocks += other_blocks
@@ -136,7 +138,7 @@ def block_rows(x: Array, values: Array, at: Places, starts: Places, bias: Array,
             with _scratch((x.shape[1], WIDTH), (m, WIDTH)) as tiles:
                 _block_rows(x, values, at, starts, bias, y, start, stop, *tiles)
 
-    _share(len(x), threads, _pieces(threads), rows)
+    share(len(x), threads, _pieces(threads), rows)
 
 
 def factored(
@@ -176,7 +178,7 @@ def factored(
         with _scratch(*shapes) as arrays:
             work(x, coefficients, at, starts, factors, used, bias, zeros, m2, n2, y, start, stop, *arrays)
 
-    _share(len(x), threads, _pieces(threads), rows)
+    share(len(x), threads, _pieces(threads), rows)
 
 
 def check_places(at: Places, starts: Places, limit: int) -> None:
@@ -242,12 +244,23 @@ def _pieces(threads: int) -> int:
     return 1 if threads == 1 else 2 * threads
 
 
-def _share(rows: int, threads: int, chunks: int, work: Callable[[int, int], T]) -> list[T]:
-    """Call `work(start, stop)` on up to `chunks` shares of the rows, whole tiles each; what it returned, in order."""
+def share(rows: int, threads: int, chunks: int, work: Callable[[int, int], T]) -> list[T]:
+    """Call `work(start, stop)` on up to `chunks` shares of the rows, whole tiles each; what it returned, in order.
+
+    An exception of the first share that fails is raised here.
+    """
     tiles = -(-rows // WIDTH)
     count = max(1, min(chunks, tiles))
     edges = [min(rows, WIDTH * (tiles * part // count)) for part in range(count + 1)]
-    return team.run(lambda part: work(edges[part], edges[part + 1]), count, threads)
+    workers = min(threads, count)
+    run = map if workers == 1 else _pool(workers, os.getpid()).map
+    return list(run(work, edges[:-1], edges[1:]))
+
+
+@cache
+def _pool(workers: int, process: int) -> ThreadPoolExecutor:
+    """Threads that are kept for the next call; a forked process has none of its parent's and gets its own."""
+    return ThreadPoolExecutor(workers)
 
 
 @compiled
