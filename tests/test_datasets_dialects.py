@@ -307,9 +307,7 @@ class TestPacked:
         with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
             for name in ("x.csv", "y.csv"):
                 archive.writestr(name, "a,b\n")
-        with pytest.raises(
-            InputError, match=r"where one belongs \(x.csv, y.csv\).* member=x.csv"
-        ):
+        with pytest.raises(InputError, match=r"where one belongs \(x.csv, y.csv\).* member=x.csv"):
             read(tmp_path / "a.zip")
 
     @pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
