@@ -17,6 +17,8 @@ class QuantisedSVD(QuantisedFactors, TSVD):
         Of the largest entry of all, with its sign; smaller ones take fewer. None and no size: 5.
     max_bytes
         Bytes of code and weights at most, which then decide the bits; its artifact's header not counted.
+    max_seconds
+        After so many no further number of bits is tried; None: as many as are wanted. Results depend on the machine.
 
     Examples
     --------
