@@ -88,6 +88,8 @@ METHODS: dict[str, Method] = {
         ("q-svd", "baseline", "quantised SVD", "#1f5c99", "#86c5f5", "d",
          "T-SVD with rounded, entropy-coded vectors (matrices)", 2),
         ("q-cp", "baseline", "quantised CP", "#0e6b52", "#63d6b4", "H", "CP with rounded, entropy-coded factors", 2),
+        ("elicit", "baseline", "ELiCiT", "#a3384c", "#f2a0ad", "8",
+         "a few quantised features an index, cells multilinear in them", 2),
         ("dense", "network", "dense", "#555b63", "#c3cad3", "s", "the same network with ordinary linear layers"),
         ("kpd", "network", "KPD", "#c8500a", "#ff9a57", "o", "block-sparse layers by Kronecker product decomposition"),
         ("kpd-group", "network", "KPD group", "#a87500", "#efc04d", "P",

@@ -118,7 +118,16 @@ def test_stands_without_script(browser: Browser, folder: Path) -> None:
     browser.open(folder / "report.html")
     browser.look()  # what is asked of the page now runs
     assert browser.run("[...document.querySelectorAll('form')].every((e) => !e.offsetParent)")
-    assert browser.run("document.querySelectorAll('.drawing svg [id*=point]').length") > 50
+    assert browser.run("document.querySelectorAll('.drawing svg g > title').length") > 50
+    # what several elements look like stands in the page's style sheet; ids are unique, and references find them
+    assert browser.run("getComputedStyle(document.querySelector('.drawing svg text')).fontSize") in ("8.5px", "9px")
+    assert (
+        browser.run("[...document.querySelectorAll('[id]')].filter((e) => document.getElementById(e.id) !== e)") == []
+    )
+    ids = "new Set([...document.querySelectorAll('[id]')].map((e) => `#${e.id}`))"
+    uses = "[...document.querySelectorAll('svg use')].map((e) => e.getAttribute('href'))"
+    assert browser.run(f"{uses}.length") > 50
+    assert browser.run(f"((ids) => {uses}.filter((name) => !ids.has(name)))({ids})") == []
     assert browser.run("document.querySelectorAll('.tools, .legend button').length") == 0
 
 

@@ -1,4 +1,4 @@
-"""From matplotlib to SVG that is the same on every run, carries tooltips, and follows the page's colours."""
+"""From matplotlib to SVG that is the same on every run and carries tooltips."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from matplotlib.lines import Line2D
 from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path as MarkerPath
 
-from pipeline.reporting.style import GROUND, INK, RC, TEXT, colour_variables, look
+from pipeline.reporting.style import GROUND, INK, RC, TEXT, look
 
 WIDTH, HEIGHT, LEGEND = 304.0, 256.0, 34.0  # points; the legend's strip lies below the drawing
 Box = tuple[float, float, float, float]  # left, bottom, right, top
-_SVG = "{http://www.w3.org/2000/svg}"
+SVG = "{http://www.w3.org/2000/svg}"
 _XLINK = "{http://www.w3.org/1999/xlink}"
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A finished figure: its file name, what it shows, the plotted numbers, and the SVG in both forms."""
+    """A finished figure: its file name, what it shows, the plotted numbers, and the SVG."""
 
     name: str
     title: str
@@ -38,7 +38,6 @@ class Drawing:
     caption: str
     data: pd.DataFrame
     svg: str  # a file of its own, legend included
-    inline: str  # for the page, which has one legend for all
     spec: dict[str, Any] | None = None  # what the page's script draws instead
 
 
@@ -164,8 +163,7 @@ def draw(
     root = _clean(buffer.getvalue(), name, pen.tooltips)
     root.set("role", "img")
     root.set("aria-label", alt)
-    svg = _text(root) + "\n"
-    return Drawing(name, title, alt, caption, data, svg, _inline(root, width, height), spec)
+    return Drawing(name, title, alt, caption, data, svg_text(root) + "\n", spec)
 
 
 def _handle(method: str) -> Line2D:
@@ -176,13 +174,13 @@ def _handle(method: str) -> Line2D:
 def _clean(content: bytes, name: str, tooltips: dict[str, str]) -> ET.Element:
     """Drop the metadata, prefix every id with the figure's name, and add the tooltips."""
     root = ET.fromstring(content)  # noqa: S314 - written by matplotlib a moment ago
-    for metadata in root.findall(f"{_SVG}metadata"):
+    for metadata in root.findall(f"{SVG}metadata"):
         root.remove(metadata)
     for element in root.iter():
         if "id" in element.attrib:
             text = tooltips.get(element.attrib["id"])
             if text:
-                title = ET.Element(f"{_SVG}title")
+                title = ET.Element(f"{SVG}title")
                 title.text = text
                 element.insert(0, title)
             element.set("id", f"{name}-{element.attrib['id']}")
@@ -194,28 +192,11 @@ def _clean(content: bytes, name: str, tooltips: dict[str, str]) -> ET.Element:
     return root
 
 
-def _text(root: ET.Element) -> str:
-    ET.register_namespace("", _SVG[1:-1])
+def svg_text(root: ET.Element) -> str:
+    """SVG as text, with the namespaces' usual names."""
+    ET.register_namespace("", SVG[1:-1])
     ET.register_namespace("xlink", _XLINK[1:-1])
     return ET.tostring(root, encoding="unicode")
-
-
-def _inline(root: ET.Element, width: float, height: float) -> str:
-    """Return the SVG for the page: no legend, no namespaces, colours that follow the page's scheme."""
-    root = ET.fromstring(_text(root))  # noqa: S314 - a copy
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.get("id", "").endswith("-legend"):
-                parent.remove(child)
-    root.set("viewBox", f"0 0 {width:g} {height:g}")
-    for key in ("width", "height"):
-        root.attrib.pop(key, None)
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", _text(root)).replace("xlink:href", "href")
-    text = re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), text)
-    text = re.sub(r"\s*\n\s*", "\n", text)
-    for colour, variable in colour_variables().items():
-        text = text.replace(colour, f"var(--{variable})")
-    return text
 
 
 _COMMANDS = {
@@ -240,10 +221,3 @@ def marker_path(method: str) -> str:
             upright = np.asarray(points).reshape(-1, 2) * (scale, -scale)  # SVG's y points down
             outline += " ".join(f"{value:.2f}" for value in upright.ravel())
     return outline
-
-
-@functools.cache
-def marker_svg(method: str) -> str:
-    """A method's marker as a small inline SVG for the page's legends; decoration beside its name."""
-    outline, fill = marker_path(method), f"var(--{colour_variables().get(look(method).light, 'muted')})"
-    return f'<svg class="marker" viewBox="-6 -6 12 12" aria-hidden="true"><path d="{outline}" fill="{fill}"/></svg>'

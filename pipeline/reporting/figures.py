@@ -22,6 +22,7 @@ from pipeline.reporting.style import (
     GRID,
     GROUND,
     INK,
+    MOST_LABELS,
     MUTED,
     TEXT,
     dash,
@@ -439,7 +440,8 @@ def _line(method: str) -> Any:
 
 
 def _paint_curves(pen: Pen, data: pd.DataFrame, x: str, y: str) -> None:
-    ends: list[tuple[float, float, str]] = []
+    """A curve a run, each setting's label at its end; of many settings the best of each method alone is labelled."""
+    ends: list[tuple[float, float, str, str]] = []
     for method, runs in drawn(data).groupby("method", sort=False):
         style = look(str(method))
         for setting, curves in runs.groupby("setting", sort=False):
@@ -453,8 +455,12 @@ def _paint_curves(pen: Pen, data: pd.DataFrame, x: str, y: str) -> None:
                 if len(curve) == 1:
                     tip = f"{point_name(str(method), str(setting))}, seed {seed}: {significant(last[1])}"
                     pen.point(*last, str(method), tip, 5.0)
-            ends.append((*end, point_name(style.name, str(setting))))
-    _label_ends(pen, ends)
+            ends.append((*end, style.name, str(setting)))
+    if len(ends) > MOST_LABELS:
+        best = min if y in ("relative_error", "seconds") else max
+        names = dict.fromkeys(name for _, _, name, _ in ends)
+        ends = [best((end for end in ends if end[2] == name), key=lambda end: end[1]) for name in names]
+    _label_ends(pen, [(x_end, y_end, point_name(name, setting)) for x_end, y_end, name, setting in ends])
 
 
 def _label_ends(pen: Pen, ends: Sequence[tuple[float, float, str]]) -> None:

@@ -3,7 +3,7 @@
 A figure's entry has an axis ``x`` and ``y`` each (label, number format, scale; ``error`` names the data set whose
 squared norm turns a relative error into an absolute one) and some of: ``points``, ``lines``, ``rows`` (one a
 category, with a ratio), ``reference`` (a value marked across the figure), ``levels`` (sizes marked across it, with
-names), ``frontier`` (label these alone).
+names), ``frontier`` (label these alone), ``labels`` (of more curves than so many only the best of each method).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.reporting.drawing import Drawing, marker_path
 from pipeline.reporting.outputs import ACCOUNTINGS
 from pipeline.reporting.results import Record, Results
 from pipeline.reporting.statistics import PowerLaw
-from pipeline.reporting.style import colour_variables, dash, look
+from pipeline.reporting.style import MOST_LABELS, colour_variables, dash, look
 
 Spec = dict[str, Any]
 
@@ -94,6 +94,7 @@ def curves(
         "x": _axis(xlabel, _form(x, "count"), "log" if log or x == "seconds" else "linear"),
         "y": _axis(ylabel, _form(y, "number" if error_of else "percent"), "linear", error_of),
         "lines": lines,
+        "labels": MOST_LABELS,
     }
 
 

@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from pipeline.methods import METHODS
 from pipeline.reporting import findings, interactive, tables
-from pipeline.reporting.drawing import Drawing, marker_svg
+from pipeline.reporting.drawing import Drawing
+from pipeline.reporting.inline import inline_figures, inline_markers, marker
 from pipeline.reporting.outputs import ACCOUNTINGS
 from pipeline.reporting.results import Kind, Results
 from pipeline.reporting.style import TIMES, duration, look, point_name, significant, variables, with_prefix
@@ -44,7 +45,7 @@ def render(results: Results, drawings: Mapping[str, Drawing]) -> str:
         "percent": lambda value: f"{100 * value:.1f} %",
         "sentence": _sentence,
     }
-    environment.globals |= {"marker": lambda method: Markup(marker_svg(method)), "look": look, "point_name": point_name}  # noqa: S704 - our own
+    environment.globals |= {"marker": lambda method: Markup(marker(method)), "look": look, "point_name": point_name}  # noqa: S704 - our own
     return environment.get_template("report.html").render(context(results, drawings))
 
 
@@ -52,7 +53,11 @@ def context(results: Results, drawings: Mapping[str, Drawing]) -> dict[str, Any]
     """What the template shows."""
     methods = [name for name in METHODS if name in set(results.runs["method"])]
     methods += [name for name in dict.fromkeys(results.runs["method"]) if name not in methods]
+    figures, sheet = inline_figures(drawings)
     return {
+        "inline": {name: Markup(svg) for name, svg in figures.items()},  # noqa: S704 - our own
+        "figure_styles": Markup(sheet),  # noqa: S704 - our own
+        "markers": Markup(inline_markers(methods)),  # noqa: S704 - our own
         "experiment": results.experiment,
         "missing": len(results.planned) - len(results.runs),
         "planned": len(results.planned),

@@ -14,6 +14,7 @@ INK, MUTED, GRID, GROUND = "#1b2530", "#5a6673", "#dfe4ea", "#fffffe"
 THEME = {INK: "ink", MUTED: "muted", GRID: "grid", GROUND: "card"}
 
 TEXT = 9.0
+MOST_LABELS = 12  # of more curves only the best of each method is labelled
 # Dashes and gaps of the methods' lines, in points; a method keeps its own in every figure, with colours or without.
 DASHES = [
     (), (5, 1.5), (1.5, 1.2), (5, 1.5, 1.5, 1.5), (8, 2), (3, 2), (8, 2, 3, 2), (5, 1.5, 1.5, 1.5, 1.5, 1.5),

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from pipeline.reporting.drawing import marker_svg
 from pipeline.reporting.figures import scaling_laws
 from pipeline.reporting.findings import TARGETS, smallest
+from pipeline.reporting.inline import marker
 from pipeline.reporting.outputs import ACCOUNTINGS
 from pipeline.reporting.reproduction import number, scoreboard, spread, verdicts
 from pipeline.reporting.results import Results, base_of, is_sample, settings_text
@@ -126,7 +126,7 @@ def versions(results: Results, of: pd.DataFrame | None = None) -> dict[str, str]
 
 def method_cell(method: str) -> Cell:
     """A method's marker and name, as the head of a row."""
-    return Cell(Markup("{} {}").format(Markup(marker_svg(method)), look(method).shown), head=True)  # noqa: S704 - our own
+    return Cell(Markup("{} {}").format(Markup(marker(method)), look(method).shown), head=True)  # noqa: S704 - our own
 
 
 def compression_table(results: Results, dataset: str) -> Table:
@@ -225,7 +225,7 @@ def smallest_table(results: Results) -> Table:
 
 def _winner(row: dict[Any, Any]) -> Cell:
     text = Markup('{} <span class="who">{}</span> <span class="size">{}</span>').format(
-        Markup(marker_svg(row["method"])),  # noqa: S704 - our own
+        Markup(marker(row["method"])),  # noqa: S704 - our own
         point_name(row["method"], row["setting"]),
         with_prefix(row["bytes"], "B"),
     )

@@ -258,6 +258,7 @@
         if (inside(xs[last], ys[last])) ends.push({ x: xs[last], y: ys[last], m: line.m, text: named(line.m, line.s),
           tip: `${what}: ${exact(ys[last], spec.y.format)} at the end, lowest ${exact(Math.min(...ys), spec.y.format)}, highest ${exact(Math.max(...ys), spec.y.format)}; ${labels(spec).x} ${exact(xs[last], spec.x.format)}` });
       }
+      const told = new Set(ends.map((e) => e.text)).size > spec.labels ? this.best(ends) : null;
       for (const p of points) {
         const a = this.x(p.x), b = this.y(p.y), style = `stroke: ${colour(p.m)}; stroke-width: 1`;
         if (p.ye) { const low = kinds.y === "log" && p.y - p.ye <= 0 ? bottom : this.y(p.y - p.ye); draw(layer, "path", { d: `M${a} ${low}V${this.y(p.y + p.ye)}`, style }); }
@@ -266,9 +267,15 @@
       for (const p of shown.theirs.filter((each) => on(each) && drawable(each.x, each.y) && inside(each.x, each.y)))
         this.mark(svg, { ...p, hollow: true, tip: `${data.methods[p.m].shown}, published: ${exact(p.x, "bytes")}, ${labels(spec).y} ${exact(p.y, "number")}` });
       const marks = [...points.filter((p) => inside(p.x, p.y)).map((p) => ({ ...p, text: named(p.m, p.s), tip: this.tip(p), labelled: best ? best.has(p) : !hasEnds && !shown.lines.length })),
-        ...ends.map((e) => ({ ...e, labelled: true }))];
+        ...ends.map((e) => ({ ...e, labelled: !told || told.has(e) }))];
       for (const mark of marks) if (!mark.fit) this.mark(svg, mark);
       this.names(svg, marks, hasEnds);
+    }
+    // Of each method the curve that ends best: lowest where y is an error or a time.
+    best(ends) {
+      const found = new Map(), better = (e, f) => (this.spec.y.error || this.spec.y.format === "seconds" ? e.y < f.y : e.y > f.y);
+      for (const e of ends) if (!found.has(e.m) || better(e, found.get(e.m))) found.set(e.m, e);
+      return new Set(found.values());
     }
     tip(p) {
       const spread = (e) => (e ? ` ± ${Number(e.toPrecision(3))}` : "");
