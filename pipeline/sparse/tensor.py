@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pipeline.core.files import atomic_path, refuse_clashes
 from pipeline.errors import InputError
 from pipeline.sparse.grid import LARGEST_SIZE, linear_index
-from pipeline.sparse.header import Header
+from pipeline.sparse.header import ROW_GROUP, Header
 from pipeline.sparse.labels import Label, LabelFiles, as_labels
 from pipeline.sparse.reals import EXACT_INTEGER, as_float64, narrowest_exact_type
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from scipy.sparse import coo_array
 
 log = logging.getLogger(__name__)
-
-ROW_GROUP = 1 << 20
 
 
 class SparseTensor:
