@@ -17,9 +17,11 @@ from pipeline.config import load_config
 from pipeline.errors import InputError
 from pipeline.kpd import KPDLinear, Rule, Sparsifier, convert
 from pipeline.kpd.blocks import BlockLinear, block_layers
+from pipeline.kpd.btt import BTTLinear
+from pipeline.kpd.choice import BlockChoice
 from pipeline.kpd.cost import inference_flops, inference_parameters, measured_costs, sparse_flops, training_flops
 from pipeline.kpd.data import labelled_images
-from pipeline.kpd.inference import dense_twin
+from pipeline.kpd.inference import dense_twin, deploy
 from pipeline.kpd.networks import build
 from pipeline.kpd.sparsity_methods import SPARSITY_METHODS, make, target_count
 from pipeline.kpd.trainer import Trainer
@@ -324,6 +326,43 @@ def test_the_dense_twin_teaches() -> None:
         Sparsifier(small(), block=(2, 2), total_steps=1).distillation(outputs, x)
 
 
+@pytest.mark.filterwarnings("ignore:layer .* costs")
+@pytest.mark.parametrize("name", [*ZEROING, "btt"])
+def test_type_mode_hooks_and_what_is_fixed_outlast_training_and_deployment(name: str) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).double().eval()
+    model[0].requires_grad_(False)
+    model[2].bias.requires_grad_(False)
+    seen: list[str] = []
+    model[0].register_forward_hook(lambda *_: seen.append("after 0"))
+    model[2].register_forward_pre_hook(lambda *_: seen.append("before 2"))
+    more = {"blocks": [(2, 2), (4, 4)]} if name == "kpd-choice" else {"block": (2, 2)}
+    sparsifier = Sparsifier(model, name, total_steps=3, **more)
+    for _ in range(3):
+        sparsifier.step()
+    sparsifier.finish()
+    x = torch.randn(3, 8, dtype=torch.float64)
+    networks = [model, dense_twin(model)]
+    networks += [deploy(model, x, form).network for form in ("dense", "block-rows")] if name in ZEROING else []
+    for network in networks:
+        seen.clear()
+        torch.testing.assert_close(network(x), model(x))
+        assert seen == 2 * ["after 0", "before 2"]
+        assert not any(module.training for module in network.modules())
+        assert all(own.dtype == torch.float64 for own in network.parameters())
+        trained = {key for key, own in network.named_parameters() if own.requires_grad}
+        assert not any(key.startswith("0.") or key == "2.bias" for key in trained)
+        assert trained or not list(network.parameters())
+
+
+@pytest.mark.parametrize("name", ["kpd", "rigl", "btt"])
+def test_an_optimiser_of_parameters_that_were_swapped_away_is_refused(name: str) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = Sparsifier(model, name, block=(2, 2), total_steps=3)
+    with pytest.raises(InputError, match=r"the optimiser holds no parameter .* of sparsifier.parameter_groups\(\)"):
+        sparsifier.step(optimizer)
+
+
 def test_a_sparsifier_refuses_what_cannot_be() -> None:
     with pytest.raises(InputError, match="total_steps=0"):
         Sparsifier(small(), total_steps=0)
@@ -416,8 +455,10 @@ def test_every_kind_of_layer_is_swapped_or_named() -> None:
     assert all(f"{name} " in str(report) for name in words)
 
 
-def test_a_derived_weight_is_read_and_never_written_in_silence() -> None:
-    layer = KPDLinear(8, 4, (2, 2))
+@pytest.mark.parametrize(
+    "layer", [KPDLinear(8, 4, (2, 2)), BTTLinear(8, 4, (2, 2)), BlockChoice(8, 4, [(2, 2), (4, 4)], 1)]
+)
+def test_a_derived_weight_is_read_and_never_written_in_silence(layer: nn.Module) -> None:
     for write in (
         lambda weight: nn.init.kaiming_uniform_(weight),
         lambda weight: nn.init.zeros_(weight),
@@ -427,12 +468,18 @@ def test_a_derived_weight_is_read_and_never_written_in_silence() -> None:
         lambda weight: weight.__imul__(2.0),
         lambda weight: torch.add(weight, 1.0, out=weight),
         lambda weight: setattr(weight, "data", torch.zeros(4, 8)),
+        lambda weight: weight.detach().zero_(),
+        lambda weight: weight[0].zero_(),
+        lambda weight: weight.T[3:].fill_(1.0),
+        lambda weight: weight.chunk(2)[1].mul_(2.0),
     ):
         with pytest.raises(InputError, match=r"the weight is made of .* layer\.approximate"), torch.no_grad():
             write(layer.weight)
     for value in (torch.zeros(4, 8), nn.Parameter(torch.zeros(4, 8))):
         with pytest.raises(InputError, match="weight: the weight is made of"):
             layer.weight = value
-    assert type(layer.weight * 1) is torch.Tensor
-    layer.weight.sum().backward()
-    assert layer.A.grad is not None
+    for read in (layer.weight * 1, layer.weight[[0, 2]], nn.functional.linear(torch.ones(2, 3, 8), layer.weight)):
+        assert type(read) is torch.Tensor
+    layer.zero_grad()
+    layer.weight[1:].sum().backward()
+    assert all(own.grad is not None for name, own in layer.named_parameters() if name != "bias")

@@ -14,6 +14,8 @@ from pipeline.errors import InputError
 from pipeline.kpd import KPDLinear, Rule, Sparsifier, convert, deploy, load, save
 from pipeline.kpd.attention import Attention
 from pipeline.kpd.blocks import block_layers
+from pipeline.kpd.btt import BTTLinear
+from pipeline.kpd.choice import BlockChoice
 from pipeline.kpd.convolution import PatchConv2d
 from pipeline.kpd.cost import inference_flops, inference_parameters
 from pipeline.kpd.inference import dense_twin
@@ -175,6 +177,18 @@ def test_an_encoder_with_block_sparse_attention_in_every_mode(method: str) -> No
                 torch.testing.assert_close(got[~padding], expected[~padding], rtol=1e-4, atol=1e-5)
         with torch.autocast("cpu"), torch.no_grad():
             torch.testing.assert_close(own(x), network(x).to(own(x).dtype), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("layer", [BTTLinear(16, 8, (4, 4), 2), BlockChoice(16, 8, [(4, 4), (2, 4)], 1)])
+def test_sequences_of_different_lengths_and_lower_precision_pass_every_layer(layer: nn.Module) -> None:
+    parts = [torch.randn(length, 16) for length in (3, 1, 5)]
+    together = layer(torch.nested.as_nested_tensor(parts))
+    for own, part in zip(together.unbind(), parts, strict=True):
+        torch.testing.assert_close(own, layer(part), rtol=1e-4, atol=1e-5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = layer(parts[0])
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), layer(parts[0]), rtol=0.1, atol=0.05)
 
 
 CONVOLUTIONS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ def pruned(kind: str, n: int, m: int, block: tuple[int, int], rank: int, zeros: 
     return layer
 
 
+SPARSE = ["bsr", "block-rows", "factored"]
 SHAPES = [
     ((24, 16), (4, 4), 1),
     ((35, 22), (11, 5), 2),
@@ -81,7 +83,27 @@ def test_forms_take_inputs_with_gradients_and_strides() -> None:
     for name in forms_of(layer):
         got = FORMS[name](layer)(x)
         torch.testing.assert_close(got, layer.to_dense()(x), rtol=1e-4, atol=1e-5)
-        assert not got.requires_grad or name == "dense"
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_gradients_pass_through_a_form_and_its_own_numbers_get_none(name: str) -> None:
+    layer = pruned("selector", 32, 32, (4, 4), 2, 0.6)
+    dense, form = layer.to_dense().requires_grad_(False), FORMS[name](layer)
+    x = torch.randn(5, 32, requires_grad=True)
+
+    def saliency(network: nn.Module) -> tuple[torch.Tensor, ...]:
+        (first,) = torch.autograd.grad((x + torch.relu_(network(x))).pow(3).sum(), x, create_graph=True)
+        return first, *torch.autograd.grad(first.square().sum(), x)
+
+    for own, true in zip(saliency(form), saliency(dense), strict=True):
+        torch.testing.assert_close(own, true, rtol=1e-3, atol=1e-3 * float(true.abs().max()))
+    close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
+    close(torch.func.jacrev(form)(x[0].detach()), dense.weight)
+    close(torch.func.vmap(form)(x.detach()), dense(x).detach())
+    close(torch.func.jvp(form, (x.detach(),), (x.detach(),))[1], x.detach() @ dense.weight.T)
+    form.values.requires_grad_(True)
+    with pytest.raises(InputError, match="the buffers of a deployed layer get no gradients"):
+        form(x)
 
 
 def test_a_wrong_width_is_refused_before_any_kernel_reads_it() -> None:
@@ -101,9 +123,14 @@ def test_forms_can_be_copied_and_moved_to_other_types() -> None:
         torch.testing.assert_close(copy.deepcopy(form)(x), form(x))
         torch.testing.assert_close(form.weight, layer.weight)
         torch.testing.assert_close(form.double()(x.double()), layer.to_dense().double()(x.double()))
-
-
-SPARSE = ["bsr", "block-rows", "factored"]
+        for dtype in (torch.bfloat16, torch.float16):
+            got = copy.deepcopy(form).to(dtype)(x.to(dtype))
+            assert got.dtype == dtype
+            torch.testing.assert_close(got.float(), layer.to_dense()(x), rtol=0.05, atol=0.05)
+        if name != "dense":
+            with pytest.raises(InputError, match="bring both to one type and device"):
+                form(x)
+            assert form.to("meta")(torch.empty(2, 32, dtype=torch.float64, device="meta")).shape == (2, 32)
 
 
 @pytest.mark.parametrize("numba", [True, False])

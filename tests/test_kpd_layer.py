@@ -7,6 +7,7 @@ import io
 import multiprocessing
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -263,12 +264,52 @@ def test_second_derivatives(path: str) -> None:
     assert torch.autograd.gradgradcheck(lambda *tensors: functional.kpd_product(*tensors, path), inputs)
 
 
-def test_fused_path_says_that_it_has_no_second_derivative() -> None:
-    layer = KPDLinear(8, 8, (2, 2), path="fused")
-    x = torch.randn(3, 8, requires_grad=True)
-    (dx,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="kpd_backward"):
-        dx.sum().backward()
+def test_fused_path_has_second_derivatives() -> None:
+    x, scaled, B = (torch.randn(shape, requires_grad=True) for shape in ((5, 24), (2, 3, 4), (2, 2, 6)))
+    seconds = []
+    for path in ("fused", "dense"):
+        y = functional.kpd_product(x, scaled, B, path)
+        first = torch.autograd.grad(y.pow(3).sum(), (x, scaled, B), create_graph=True)
+        seconds.append(torch.autograd.grad(sum(own.square().sum() for own in first), (x, scaled, B)))
+    for own, true in zip(*seconds, strict=True):
+        torch.testing.assert_close(own, true, rtol=1e-3, atol=1e-3 * float(true.abs().max()))
+
+
+@pytest.mark.parametrize("path", ["auto", *PATHS])
+def test_transforms_of_torch_func_see_the_layer_as_the_dense_product(path: str) -> None:
+    torch.manual_seed(0)
+    layer = KPDLinear(12, 8, (2, 3), 2, path=path)
+    layer.set_support(torch.rand(layer.grid) > 0.3)
+    weight = layer.to_dense().weight.detach()
+    x, t = torch.randn(5, 12), torch.randn(5, 12)
+    close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
+    close(torch.func.vmap(layer)(x), layer(x))
+    close(torch.func.jacrev(layer)(x[0]), weight)
+    close(torch.func.jvp(layer, (x,), (t,))[1], t @ weight.T)
+    close(torch.func.hessian(lambda v: layer(v).square().sum())(x[0]), 2 * weight.T @ weight)
+    parameters = {name: parameter.detach() for name, parameter in layer.named_parameters()}
+
+    def loss(own: dict, row: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layer, own, (row,)).square().sum()
+
+    of_each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    layer(x).square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        close(of_each[name].sum(dim=0), parameter.grad)
+
+
+def test_a_program_for_batches_of_any_size_computes_the_layer() -> None:
+    layer = KPDLinear(64, 64, (8, 8)).eval()
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(layer, (torch.randn(4, 64),), dynamic_shapes=({0: batch},)).module()
+    x = torch.randn(700, 64)
+    torch.testing.assert_close(program(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_layer_without_memory_gives_shapes() -> None:
+    layer = KPDLinear(8, 6, (2, 2), device="meta")
+    assert layer(torch.empty(3, 8, device="meta")).shape == (3, 6)
+    assert layer.weight.shape == (6, 8)
 
 
 @pytest.mark.parametrize("path", PATHS)

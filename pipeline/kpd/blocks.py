@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.kpd.layer import KPDLinear, checked_block, input_squares, kept_shares
+from pipeline.kpd.layer import KPDLinear, checked_block, input_squares, kept_shares, take_after
 
 
 class BlockLinear(nn.Linear):
@@ -143,7 +143,11 @@ def block_layers(network: nn.Module) -> dict[str, BlockLayer]:
 
 
 def replaced(network: nn.Module, layer: nn.Module, new: nn.Module) -> nn.Module:
-    """Put `new` in every place of `network` where `layer` stands; return the network, which may be `layer` itself."""
+    """Put `new` in every place of `network` where `layer` stands; return the network, which may be `layer` itself.
+
+    The mode, what is fixed and the hooks stay, see :func:`pipeline.kpd.layer.take_after`.
+    """
+    take_after(new, layer)
     if network is layer:
         return new
     for name, module in list(network.named_modules(remove_duplicate=False)):

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError, is_whole
-from pipeline.kpd.layer import DerivedWeight, WithDerivedWeight, check_width, checked_block, keep_called
+from pipeline.kpd.layer import (
+    DerivedWeight,
+    WithDerivedWeight,
+    check_width,
+    checked_block,
+    keep_called,
+    map_nested,
+    without_autocast,
+)
 
 
 class BTTLinear(WithDerivedWeight):
@@ -111,12 +119,14 @@ class BTTLinear(WithDerivedWeight):
         """W, (m, n), made anew from the factors on every access; gradients reach them."""
         (m1, n1), (m2, n2), r = self.grid, self.block, self.rank
         left, right = self.L.view(m2, m1, n1, r), self.R.view(n1, r, m2, n2)
-        with torch.autocast(self.R.device.type, enabled=False):
+        with without_autocast(self.R.device.type):
             weight = torch.einsum("jabi,bijk->ajbk", left, right).reshape(self.out_features, self.in_features)
         return weight.as_subclass(DerivedWeight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n) to (..., m)."""
+        if x.is_nested:
+            return map_nested(self.forward, x)
         check_width(x, self.in_features)
         n1, (m2, n2), r = self.grid[1], self.block, self.rank
         rows = x.reshape(-1, n1, n2).transpose(0, 1)  # (n1, N, n2)

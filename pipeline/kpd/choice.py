@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.kpd.layer import KPDLinear, WithDerivedWeight
+from pipeline.kpd.layer import DerivedWeight, KPDLinear, WithDerivedWeight, keep_called, map_nested
 
 
 class BlockChoice(WithDerivedWeight):
@@ -44,6 +44,7 @@ class BlockChoice(WithDerivedWeight):
         with torch.no_grad():  # the sum starts with the deviation of one layer
             for layer in self.layers():
                 layer.A.div_(math.sqrt(len(blocks)))
+        keep_called(self)
 
     @torch.no_grad()
     def approximate(self, weight: Tensor) -> None:
@@ -53,14 +54,16 @@ class BlockChoice(WithDerivedWeight):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add up what the candidates give."""
+        if x.is_nested:
+            return map_nested(self.forward, x)
         outputs = [layer(x) for layer in self.candidates.children()]
         y = torch.stack(outputs).sum(dim=0)
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     @property
     def weight(self) -> Tensor:
         """W, (m, n): the sum of the candidates', made anew on every access."""
-        return torch.stack([layer.weight for layer in self.layers()]).sum(dim=0)
+        return torch.stack([layer.weight for layer in self.layers()]).sum(dim=0).as_subclass(DerivedWeight)
 
     def layers(self) -> list[KPDLinear]:
         """Return the candidates still in the sum."""
@@ -82,6 +85,7 @@ class BlockChoice(WithDerivedWeight):
             layer.rank,
             self.bias is not None,
             layer.B.device,
+            layer.B.dtype,
             path=layer.path,
         )
         whole.load_state_dict(layer.state_dict() | ({} if self.bias is None else {"bias": self.bias}))

@@ -18,7 +18,7 @@ from pipeline.kpd.attention import Attention
 from pipeline.kpd.blocks import BlockLinear
 from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.convolution import PatchConv2d, as_rows
-from pipeline.kpd.layer import KPDLinear, checked_block
+from pipeline.kpd.layer import KPDLinear, checked_block, give_hooks, take_after
 
 
 @dataclass(frozen=True)
@@ -157,17 +157,6 @@ def factored(layer: nn.Linear, rule: Rule, path: str) -> KPDLinear:
     )
 
 
-HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
-
-
 @torch.no_grad()
 def _take_over(old: nn.Linear, new: nn.Module, keep_weights: bool) -> float | None:
     """Give `new` what `old` was beside its size; return how far the weights are from the old ones, if kept."""
@@ -181,18 +170,8 @@ def _take_over(old: nn.Linear, new: nn.Module, keep_weights: bool) -> float | No
         error = float(
             (cast("torch.Tensor", new.weight) - weight).norm() / weight.norm().clamp_min(torch.finfo(weight.dtype).tiny)
         )
-    new.train(old.training)
-    for name, parameter in new.named_parameters():
-        source = old.bias if name == "bias" else weight
-        parameter.requires_grad_(source.requires_grad)
-    _give_hooks(old, new)
+    take_after(new, old)
     return error
-
-
-def _give_hooks(old: nn.Module, new: nn.Module) -> None:
-    """Have `new` call the hooks of `old`."""
-    for name in HOOKS:
-        getattr(new, name).update(getattr(old, name))
 
 
 OTHER_KINDS = (nn.modules.conv._ConvNd, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
@@ -251,7 +230,7 @@ def _as_linear(layer: nn.Module) -> nn.Linear:
         linear = nn.Linear(*weight.shape)
     linear.weight = nn.Parameter(weight.detach().T.contiguous(), weight.requires_grad)
     linear.bias = bias
-    _give_hooks(layer, linear)
+    give_hooks(layer, linear)
     return linear.train(layer.training)
 
 
@@ -291,7 +270,7 @@ def _open_attentions(module: nn.Module, rules: Mapping[str, Rule | None]) -> dic
             continue
         if id(attention) not in opened:
             opened[id(attention)] = new = Attention(attention)
-            _give_hooks(attention, new)
+            give_hooks(attention, new)
         module.set_submodule(name, opened[id(attention)])
     return stay
 
@@ -340,7 +319,7 @@ def _placed(old: nn.Module, new: nn.Module) -> nn.Module:
     if not isinstance(old, nn.Conv2d):
         return new
     patches = PatchConv2d(old, new)
-    _give_hooks(old, patches)
+    give_hooks(old, patches)
     return patches
 
 

@@ -33,6 +33,7 @@ except ImportError:  # Numba is an extra on a bare GPU machine
 else:
     HAS_FUSED = True
 
+ANY_ROWS = 1024  # where the number of rows is not known
 WORTH_MEASURING = 1 << 24  # multiply-adds of the dense layer below which the choice by shape is as good
 
 
@@ -63,13 +64,20 @@ class _Inner(_Product):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         x, scaled, B = ctx.saved_tensors
+        return _Inner.gradients(dy, x, scaled, B, ctx.needs_input_grad[0])
+
+    @staticmethod
+    def gradients(
+        dy: Tensor, x: Tensor, scaled: Tensor, B: Tensor, needs_dx: bool
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Those of x, scaled and B."""
         (r, m1, n1), (_, m2, n2) = scaled.shape, B.shape
         N = x.shape[0]
         dy = dy.reshape(N, m1, m2).transpose(0, 1).reshape(m1, N * m2)
         d_outer = dy @ _Inner.between(x, scaled, B).T  # (m1, r n1)
         dz = (side_by_side(scaled).T @ dy).view(r, n1, N, m2).permute(2, 1, 0, 3).reshape(N * n1, r * m2)
         dB = (dz.T @ x.reshape(-1, n2)).view(r, m2, n2)
-        dx = (dz @ B.reshape(r * m2, n2)).view(N, n1 * n2) if ctx.needs_input_grad[0] else None
+        dx = (dz @ B.reshape(r * m2, n2)).view(N, n1 * n2) if needs_dx else None
         return dx, d_outer.view(m1, r, n1).transpose(0, 1), dB
 
 
@@ -160,8 +168,10 @@ def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> No
 
 
 def _differentiate(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-    needs_dx = ctx.needs_input_grad[0]
-    dx, d_scaled, dB = _fused_backward(dy, *ctx.saved_tensors, needs_dx)
+    (x, scaled, B), needs_dx = ctx.saved_tensors, ctx.needs_input_grad[0]
+    if torch.is_grad_enabled():  # create_graph=True: by operations that can be differentiated again
+        return _Inner.gradients(dy, x, scaled, B, needs_dx)
+    dx, d_scaled, dB = _fused_backward(dy, x, scaled, B, needs_dx)
     return (dx if needs_dx else None), d_scaled, dB
 
 
@@ -190,6 +200,8 @@ PATHS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "dense": _dense,
 }
 CHOICES = ("auto", "shape", *PATHS)
+# of operations of torch's own alone
+PLAIN = {"fused": _Inner.forward, "inner": _Inner.forward, "outer": _Outer.forward, "dense": _dense}
 FRESH = ("fused", "dense")  # ways whose result is no view, so that the bias may be added in place
 
 
@@ -223,13 +235,14 @@ def kpd_product(x: Tensor, scaled: Tensor, B: Tensor, path: str = "auto", bias: 
     InputError
         Arguments of different types or on different devices, or a path that cannot take theirs.
     """
-    if x.dtype != scaled.dtype or x.dtype != B.dtype or x.device != B.device:
-        raise InputError(
-            f"input: {x.dtype} on {x.device}, parameters: {B.dtype} on {B.device}; bring both to one type and device"
-        )
+    check_alike(x, scaled)
+    check_alike(x, B)
     if path in ("auto", "shape"):
         path = choose(x, scaled, B, measured=path == "auto")
-    elif path == "fused" and (x.device.type != "cpu" or x.dtype != torch.float32):
+    if is_transformed():
+        y = PLAIN[path](x, scaled, B)
+        return y if bias is None else y + bias
+    if path == "fused" and (x.device.type != "cpu" or x.dtype != torch.float32):
         raise InputError(f"path 'fused' takes float32 on a CPU, not {x.dtype} on {x.device.type}; use auto")
     y = PATHS[path](x, scaled, B)
     if bias is None:
@@ -237,11 +250,29 @@ def kpd_product(x: Tensor, scaled: Tensor, B: Tensor, path: str = "auto", bias: 
     return y.add_(bias) if path in FRESH else y + bias
 
 
+def check_alike(x: Tensor, parameter: Tensor) -> None:
+    """Refuse an input of another type or on another device than the layer's own numbers."""
+    if x.dtype != parameter.dtype or x.device != parameter.device:
+        raise InputError(
+            f"input: {x.dtype} on {x.device}, parameters: {parameter.dtype} on {parameter.device}; "
+            "bring both to one type and device"
+        )
+
+
+def is_transformed() -> bool:
+    """Whether a transform of :mod:`torch.func` (vmap, grad, jvp ..) is at work: it takes torch's own operations."""
+    active: bool = torch._C._are_functorch_transforms_active()
+    return active
+
+
 def choose(x: Tensor, scaled: Tensor, B: Tensor, measured: bool) -> str:
     """Return the name of the path to take for these sizes."""
     (r, m1, n1), (_, m2, n2) = scaled.shape, B.shape
-    by_shape = min(_predicted(x, r, m1, n1, m2, n2), key=lambda pair: pair[1])[0]
-    if not measured or torch.compiler.is_compiling() or x.shape[0] * m1 * m2 * n1 * n2 < WORTH_MEASURING:
+    # a program for batches of any size (torch.export) takes one way for all
+    rows = x.shape[0] if isinstance(x.shape[0], int) else ANY_ROWS
+    by_shape = min(_predicted(x, rows, r, m1, n1, m2, n2), key=lambda pair: pair[1])[0]
+    is_traced = torch.compiler.is_compiling() or is_transformed()
+    if not measured or is_traced or rows * m1 * m2 * n1 * n2 < WORTH_MEASURING:
         return by_shape
     training = torch.is_grad_enabled()
     bucket = x.shape[0].bit_length()
@@ -291,13 +322,12 @@ def _synchronise(x: Tensor) -> None:
         torch.cuda.synchronize(x.device)
 
 
-def _predicted(x: Tensor, r: int, m1: int, n1: int, m2: int, n2: int) -> list[tuple[str, float]]:
+def _predicted(x: Tensor, N: int, r: int, m1: int, n1: int, m2: int, n2: int) -> list[tuple[str, float]]:
     """Relative cost of each available path: operations, what is copied or laid out anew, and a start-up.
 
     The weights are rough, fitted to steps of ViT-tiny's layers and of 1024 -> 1024: on a CPU, the fused path is about
     a third above one plain product and transposes tiles; the others copy what lies between their products.
     """
-    N = x.shape[0]
     inner, outer = r * N * n1 * m2 * (m1 + n2), r * N * m1 * n2 * (n1 + m2)
     costs = {
         "fused": 1.3 * inner + 12 * N * (n1 * n2 + m1 * m2) + 1.0e6,

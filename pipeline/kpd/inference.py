@@ -23,22 +23,33 @@ from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.flop_counter import register_flop_formula
 
 from pipeline.errors import InputError, nearest
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers, called, layer_inputs, replaced
 from pipeline.kpd.btt import BTTLinear
-from pipeline.kpd.functional import HAS_FUSED, as_array, kron_weight, side_by_side
-from pipeline.kpd.layer import DerivedWeight, KPDLinear, WithDerivedWeight, check_width, keep_called, map_nested
+from pipeline.kpd.functional import HAS_FUSED, as_array, check_alike, is_transformed, kron_weight, side_by_side
+from pipeline.kpd.layer import (
+    DerivedWeight,
+    KPDLinear,
+    WithDerivedWeight,
+    autocast_type,
+    check_width,
+    keep_called,
+    map_nested,
+    without_autocast,
+)
 
 if HAS_FUSED:
     from pipeline.kpd import fused
 
 
 class InferenceLayer(WithDerivedWeight):
-    """Base of the sparse forms: no parameters, no gradients; a layer without bias gets zeros for one.
+    """Base of the sparse forms: no parameters; a layer without bias gets zeros for one.
 
-    The buffers are all that a form knows, so that whatever is loaded or written into them is what it computes.
+    The buffers are all that a form knows, so that whatever is loaded or written into them is what it computes. The
+    gradient of the input is that of the dense product, whose cost it has; the buffers get none.
     """
 
     bias: Tensor
@@ -88,11 +99,15 @@ class InferenceLayer(WithDerivedWeight):
         if x.is_nested:
             return map_nested(self.forward, x)
         check_width(x, self.in_features)
-        kind, lower = x.device.type, None
-        if torch.is_autocast_enabled(kind) and self.bias.dtype != torch.float64:
-            lower, x = torch.get_autocast_dtype(kind), x.to(self.bias.dtype)
+        lower = None if self.bias.dtype == torch.float64 else autocast_type(x.device.type)
+        x = x if lower is None else x.to(self.bias.dtype)
+        check_alike(x, self.bias)
         rows = x if x.dim() == 2 else x.reshape(-1, self.in_features)
-        y = self.map_rows(rows.detach())
+        if is_transformed():  # torch.func's transforms take torch's own operations
+            with without_autocast(x.device.type):
+                y = functional.linear(rows, self.to_matrix(), self.bias)
+        else:
+            y = self.map_rows(rows)
         y = y if x.dim() == 2 else y.view(*x.shape[:-1], self.out_features)
         return y if lower is None else y.to(lower)
 
@@ -114,13 +129,9 @@ class BSRLinear(InferenceLayer):
         self.register_buffer("columns", matrix.col_indices().clone())
         self.register_buffer("values", matrix.values().clone())
 
-    def matrix(self) -> Tensor:
-        """W in torch's form, on the storage of the buffers."""
-        return _bsr_matrix(self.values, self.columns, self.starts, self.in_features)
-
     def to_matrix(self) -> Tensor:
         """W from the buffers, (m, n)."""
-        return self.matrix().to_dense()
+        return _bsr_weight(self.values, self.columns, self.starts, self.in_features)
 
     def map_rows(self, x: Tensor) -> Tensor:
         """Multiply by torch's own kernel."""
@@ -149,11 +160,7 @@ class BlockRowsLinear(InferenceLayer):
 
     def to_matrix(self) -> Tensor:
         """W from the buffers, (m, n)."""
-        weight = self.values.new_zeros(self.grid[0], self.in_features, self.block[0])
-        counts = self.starts.diff()
-        row = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
-        weight[row, self.columns] = self.values
-        return weight.transpose(1, 2).reshape(self.out_features, self.in_features)
+        return _block_rows_weight(self.values, self.columns, self.starts, self.in_features)
 
     def map_rows(self, x: Tensor) -> Tensor:
         """Multiply in one pass, or block row by block row."""
@@ -182,14 +189,9 @@ class FactoredLinear(InferenceLayer):
         self.register_buffer("columns", outer.col_indices().clone())
         self.register_buffer("values", outer.values().clone())
 
-    def outer(self) -> Tensor:
-        """S * A_i side by side, (m1, r n1), on the storage of the buffers."""
-        return _outer_matrix(self.values, self.columns, self.starts, len(self.B) * self.grid[1])
-
     def scaled(self) -> Tensor:
         """S * A_i, (r, m1, n1), zeros included."""
-        m1, n1 = self.grid
-        return self.outer().to_dense().view(m1, -1, n1).transpose(0, 1)
+        return _scaled(self.values, self.columns, self.starts, len(self.B), self.grid[1])
 
     def to_matrix(self) -> Tensor:
         """W from the buffers, (m, n)."""
@@ -229,10 +231,38 @@ def _outer_matrix(values: Tensor, columns: Tensor, starts: Tensor, width: int) -
     return torch.sparse_csr_tensor(starts, columns, values, (len(starts) - 1, width), check_invariants=False)
 
 
+def _spread(values: Tensor, columns: Tensor, starts: Tensor, width: int) -> Tensor:
+    """(count, ..) in compressed rows -> (rows, width, ..), zeros between them."""
+    counts = starts.diff()
+    row = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+    return values.new_zeros(len(counts), width, *values.shape[1:]).index_put((row, columns), values)
+
+
+def _bsr_weight(values: Tensor, columns: Tensor, starts: Tensor, n: int) -> Tensor:
+    return _spread(values, columns, starts, n // values.shape[2]).transpose(1, 2).reshape(-1, n)
+
+
+def _block_rows_weight(values: Tensor, columns: Tensor, starts: Tensor, n: int) -> Tensor:
+    return _spread(values, columns, starts, n).transpose(1, 2).reshape(-1, n)
+
+
+def _scaled(values: Tensor, columns: Tensor, starts: Tensor, r: int, n1: int) -> Tensor:
+    return _spread(values, columns, starts, r * n1).view(-1, r, n1).transpose(0, 1)
+
+
+def lacks_sparse(x: Tensor) -> bool:
+    """Whether torch's sparse products on a CPU do not know x's type: they are made in single precision then."""
+    return x.is_cpu and x.dtype not in (torch.float32, torch.float64)
+
+
 @torch.library.custom_op("kronflow::bsr", mutates_args=())
 def _bsr(x: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias: Tensor) -> Tensor:
-    with torch.autocast(x.device.type, enabled=False):
-        return (_bsr_matrix(values, columns, starts, x.shape[1]) @ x.T).add_(bias[:, None]).T
+    if lacks_sparse(x):
+        y: Tensor = _bsr(x.float(), values.float(), columns, starts, bias.float())
+        return y.to(x.dtype)
+    with without_autocast(x.device.type):
+        y = (_bsr_matrix(values, columns, starts, x.shape[1]) @ x.T).add_(bias[:, None])
+        return y.T.contiguous()
 
 
 @torch.library.custom_op("kronflow::block_rows", mutates_args=())
@@ -244,7 +274,7 @@ def _block_rows(x: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias
         return y
     counts = starts.diff().tolist()
     parts = zip(torch.split(columns, counts), torch.split(values, counts), strict=True)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device.type):
         return torch.cat([x.index_select(1, at) @ part for at, part in parts], dim=1) + bias
 
 
@@ -255,9 +285,12 @@ def _factored(x: Tensor, B: Tensor, values: Tensor, columns: Tensor, starts: Ten
         weight = as_array(B), as_array(values), as_array(columns), as_array(starts), as_array(bias)
         fused.factored(as_array(x), *weight, y.numpy(), torch.get_num_threads())
         return y
+    if lacks_sparse(x):
+        low: Tensor = _factored(x.float(), B.float(), values.float(), columns, starts, bias.float())
+        return low.to(x.dtype)
     (r, m2, n2), m1, N = B.shape, len(starts) - 1, len(x)
     n1 = x.shape[1] // n2
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device.type):
         z = x.reshape(-1, n2) @ B.reshape(-1, n2).T  # (N n1, r m2)
         z = z.view(N, n1, r, m2).permute(2, 1, 0, 3).reshape(r * n1, N * m2)
         outer = _outer_matrix(values, columns, starts, r * n1)
@@ -266,7 +299,7 @@ def _factored(x: Tensor, B: Tensor, values: Tensor, columns: Tensor, starts: Ten
 
 @_bsr.register_fake
 def _(x: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias: Tensor) -> Tensor:
-    return x.new_empty(bias.shape[0], x.shape[0]).T
+    return x.new_empty(x.shape[0], bias.shape[0])
 
 
 @_block_rows.register_fake
@@ -277,6 +310,34 @@ def _(x: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias: Tensor) 
 @_factored.register_fake
 def _(x: Tensor, B: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], bias.shape[0])
+
+
+def _keep_weights(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    if any(ctx.needs_input_grad[1:]):
+        raise InputError("the buffers of a deployed layer get no gradients; train the network it was made of")
+    ctx.save_for_backward(*inputs[1:])
+    ctx.features = inputs[0].shape[1]
+
+
+def _bsr_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None, None]:
+    values, columns, starts, _ = ctx.saved_tensors
+    return dy @ _bsr_weight(values, columns, starts, ctx.features), None, None, None, None
+
+
+def _block_rows_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None, None]:
+    values, columns, starts, _ = ctx.saved_tensors
+    return dy @ _block_rows_weight(values, columns, starts, ctx.features), None, None, None, None
+
+
+def _factored_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+    B, values, columns, starts, _ = ctx.saved_tensors
+    scaled = _scaled(values, columns, starts, len(B), ctx.features // B.shape[2])
+    return dy @ kron_weight(scaled, B), None, None, None, None, None
+
+
+_bsr.register_autograd(_bsr_gradient, setup_context=_keep_weights)
+_block_rows.register_autograd(_block_rows_gradient, setup_context=_keep_weights)
+_factored.register_autograd(_factored_gradient, setup_context=_keep_weights)
 
 
 @register_flop_formula([torch.ops.kronflow.bsr, torch.ops.kronflow.block_rows])

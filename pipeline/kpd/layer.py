@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral
 from typing import Any, Literal, cast
 
@@ -40,6 +41,12 @@ class _OfTensors(type(Tensor)):  # type: ignore[misc]
         return isinstance(instance, Tensor)
 
 
+VIEWS = {
+    "__get__", "__getitem__", "chunk", "detach", "diagonal", "expand", "flatten", "narrow", "permute", "reshape",
+    "select", "split", "squeeze", "t", "transpose", "unbind", "unflatten", "unsqueeze", "view", "view_as",
+}  # fmt: skip
+
+
 class DerivedWeight(Tensor, metaclass=_OfTensors):
     """A weight made of what the layer holds, anew on every access: to read and differentiate, not to write."""
 
@@ -47,7 +54,7 @@ class DerivedWeight(Tensor, metaclass=_OfTensors):
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Refuse what would write into it and be lost; the results of all else are plain tensors."""
+        """Refuse what would write into it or a view of it and be lost; the results of all else are plain tensors."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         writes = name in WRITES or (name.endswith("_") and not name.endswith("__") and name != "requires_grad_")
@@ -56,7 +63,18 @@ class DerivedWeight(Tensor, metaclass=_OfTensors):
             raise InputError(f"{name}: {UNWRITABLE}")
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **kwargs)
-        return result.as_subclass(cls) if func == Tensor.data.__get__ else result  # type: ignore[attr-defined]
+        if type(first) is not cls or name not in VIEWS:
+            return result
+        if isinstance(result, tuple):
+            return type(result)(cls._derived(part, name) for part in result)
+        return cls._derived(result, name)
+
+    @classmethod
+    def _derived(cls, result: Any, name: str) -> Any:
+        """The same where it is a view: what is written into it would be lost, too."""
+        if isinstance(result, Tensor) and (name in ("__get__", "detach") or result._is_view()):
+            return result.as_subclass(cls)
+        return result
 
 
 UNWRITABLE = "the weight is made of the layer's own parts and cannot be set; write those, or layer.approximate(weight)"
@@ -247,7 +265,7 @@ class KPDLinear(WithDerivedWeight):
     @property
     def weight(self) -> Tensor:
         """W, (m, n), made anew from the factors on every access, in their type; gradients reach them."""
-        with torch.autocast(self.B.device.type, enabled=False):
+        with without_autocast(self.B.device.type):
             return kron_weight(self.scaled(), self.B).as_subclass(DerivedWeight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -257,8 +275,8 @@ class KPDLinear(WithDerivedWeight):
         check_width(x, self.in_features)
         scaled: Tensor = self.scaled()
         B: Tensor = self.B
-        if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # which autocast leaves alone
-            lower = torch.get_autocast_dtype(x.device.type)
+        lower = autocast_type(x.device.type)
+        if lower is not None and x.dtype != torch.float64:  # which autocast leaves alone
             x, scaled, B = x.to(lower), scaled.to(lower), B.to(lower)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         y = kpd_product(x.reshape(-1, self.in_features), scaled, B, self.path, bias)
@@ -502,6 +520,35 @@ def _observe(layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) ->
     kept.lerp_(squares, 1.0 - MEMORY)
 
 
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+def take_after(new: nn.Module, old: nn.Module) -> None:
+    """Give `new`, which takes the place of the layer `old`, its mode, what is fixed and the hooks it was given."""
+    new.train(old.training)
+    is_trained: dict[bool, bool] = {}
+    for name, parameter in old.named_parameters():
+        is_trained[name == "bias"] = is_trained.get(name == "bias", False) or parameter.requires_grad
+    for name, parameter in new.named_parameters():
+        parameter.requires_grad_(is_trained.get(name == "bias", True))
+    give_hooks(old, new)
+
+
+def give_hooks(old: nn.Module, new: nn.Module) -> None:
+    """Have `new` call the hooks of `old`, but for those that a layer of this package gave itself."""
+    own = {key for key, hook in old._forward_pre_hooks.items() if hook in (_called, _observe)}
+    for name in HOOKS:
+        getattr(new, name).update({key: hook for key, hook in getattr(old, name).items() if key not in own})
+
+
 def keep_called(layer: nn.Module) -> None:
     """Have `layer` called wherever it stands, by a hook that does nothing.
 
@@ -520,6 +567,18 @@ def map_nested(of_rows: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     parts = x.unbind()
     y = of_rows(torch.cat(parts))
     return torch.nested.as_nested_tensor(list(torch.split(y, [len(part) for part in parts])))
+
+
+def autocast_type(kind: str) -> torch.dtype | None:
+    """What autocast lowers numbers to on this kind of device; None where it is off."""
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return None
+
+
+def without_autocast(kind: str) -> AbstractContextManager[Any]:
+    """Have no numbers lowered on this kind of device."""
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def check_width(x: Tensor, features: int) -> None:

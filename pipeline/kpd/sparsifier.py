@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import InputError, is_whole
-from pipeline.kpd.blocks import called
+from pipeline.kpd.blocks import BlockLinear, called
+from pipeline.kpd.btt import BTTLinear
+from pipeline.kpd.layer import KPDLinear
 from pipeline.kpd.sparsity_methods import Dense, make
 
 
@@ -152,9 +154,22 @@ class Sparsifier:
 
         A loop may leave this out: :meth:`step` then makes up for it.
         """
+        if optimizer is not None and self.steps == 0:
+            self._check_holds(optimizer)
         self.steps += 1
         self._has_begun = True
         return self.method.before_step(optimizer, self.steps, self.progress)
+
+    def _check_holds(self, optimizer: torch.optim.Optimizer) -> None:
+        """Refuse an optimiser of the parameters that were there before the layers were swapped."""
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        layers = [layer for layer in self.model.modules() if isinstance(layer, KPDLinear | BlockLinear | BTTLinear)]
+        trained = [own for layer in layers for own in layer.parameters() if own.requires_grad]
+        if trained and not any(id(parameter) in held for parameter in trained):
+            raise InputError(
+                "the optimiser holds no parameter of the block-sparse layers, so that they would not be trained; "
+                "make it after the Sparsifier, of sparsifier.parameter_groups()"
+            )
 
     def step(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Act after the optimiser's step, before gradients are cleared.

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MARKED_SHARE = 16  # indices a non-zero, up to which those that occur are marked
+
 
 class SparseTensor:
     """A sparse tensor of any order D >= 1 in coordinate form.
@@ -117,6 +119,25 @@ class SparseTensor:
     def density(self) -> float:
         """Share of the cells that are not zero."""
         return self.nnz / math.prod(self.shape)
+
+    def total(self, number: float) -> float:
+        """A sum over the non-zeros that lie here as one over all: the same, unless this is a share of a tensor."""
+        return number
+
+    def occurring(self, mode: int) -> npt.NDArray[np.int64]:
+        """Distinct indices of a mode, rising; found by marking where that takes no more memory than the indices do."""
+        index, size = self.coords[:, mode], self.shape[mode]
+        if size > MARKED_SHARE * len(index):
+            return np.unique(index)
+        marked = np.zeros(size, dtype=bool)
+        marked[index] = True
+        return np.flatnonzero(marked)
+
+    def with_entries(
+        self, coords: npt.NDArray[np.int64], values: npt.NDArray[np.float64], shape: Sequence[int]
+    ) -> SparseTensor:
+        """The tensor of these entries in place of its own, with its mode names."""
+        return SparseTensor(coords, values, shape, mode_names=self.mode_names)
 
     def __repr__(self) -> str:
         sizes = " x ".join(f"{size:,}" for size in self.shape)
