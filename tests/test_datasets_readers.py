@@ -327,9 +327,11 @@ class TestCoordinates:
         block = end.join(separator.join(map(repr, row)) for row in rows).encode()
         fast = text.parse_fast(block, 2, True)
         careful = text.parse_lines(Path("x"), 1, block, 2, values=True)
-        assert fast is not None
-        for left, right in zip([*fast[0], fast[1]], [*careful[0], careful[1]], strict=True):
-            assert left.tolist() == right.tolist()
+        if fast is None:  # what reads as zero may be a number too small for 64 bits, which careful parsing tells
+            assert 0.0 in careful[1]
+        else:
+            for left, right in zip([*fast[0], fast[1]], [*careful[0], careful[1]], strict=True):
+                assert left.tolist() == right.tolist()
         assert careful[1].tolist() == [row[2] for row in rows]
 
     @settings(deadline=None)

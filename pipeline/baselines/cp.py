@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from pipeline.baselines.alternating import Alternating
 from pipeline.baselines.base import Reals, at_least_one, automatic_rank, whole_or
-from pipeline.baselines.kruskal import Kruskal
+from pipeline.baselines.kruskal import Kruskal, largest_rank
 from pipeline.baselines.mode_views import ModeView
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
@@ -90,12 +88,3 @@ class CP(Alternating, Kruskal):
     def parameter_count(self) -> int:
         """R sum N_d."""
         return self.rank_ * sum(self.inner_shape_)
-
-
-def largest_rank(shape: Sequence[int], nnz: int) -> int:
-    """No tensor of this shape needs more rank-one terms: one a non-zero, or one a fibre of the longest mode.
-
-    >>> largest_rank((8, 9), 30), largest_rank((8, 9, 10), 30)
-    (8, 30)
-    """
-    return min(nnz, math.prod(shape) // max(shape))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -87,3 +89,12 @@ def norm2(weights: Reals, factors: list[Reals]) -> float:
     for factor in factors:
         gram *= factor.T @ factor
     return float(gram.sum())
+
+
+def largest_rank(shape: Sequence[int], nnz: int) -> int:
+    """No tensor of this shape needs more rank-one terms: one a non-zero, or one a fibre of the longest mode.
+
+    >>> largest_rank((8, 9), 30), largest_rank((8, 9, 10), 30)
+    (8, 30)
+    """
+    return min(nnz, math.prod(shape) // max(shape))

@@ -37,22 +37,29 @@ class ModeView:
         self.mode, self.leaf_mode, self.middle = mode, others[-1], others[:-1]
         modes = [mode, *others]
         order = sorting(X.coords, modes)
-        columns = [np.ascontiguousarray(X.coords[:, one]) for one in modes]
-        columns = columns if order is None else [column[order] for column in columns]
+
+        def column(one: int) -> Integers:  # no copy is made that is not kept: fresh memory costs more than sorting
+            return np.ascontiguousarray(X.coords[:, one]) if order is None else X.coords[:, one][order]
+
+        slices = np.cumsum(np.bincount(X.coords[:, mode], minlength=X.shape[mode]))
+        new_fibre = np.zeros(X.nnz, dtype=bool)
+        new_fibre[0] = True
+        new_fibre[slices[slices < X.nnz]] = True
+        uppers = []
+        for one in self.middle:
+            upper = column(one)
+            new_fibre[1:] |= upper[1:] != upper[:-1]
+            uppers.append(upper)
+        starts = np.flatnonzero(new_fibre)
         self.values = X.values if order is None else X.values[order]
-        new_fibre = np.zeros(X.nnz - 1, dtype=bool)
-        for column in columns[:-1]:
-            new_fibre |= column[1:] != column[:-1]
-        starts = np.concatenate(([0], np.flatnonzero(new_fibre) + 1))
-        self.leaf = columns[-1]
+        self.leaf = column(self.leaf_mode)
         self.fibre_start = np.append(starts, X.nnz)
-        self.upper = np.empty((len(starts), len(self.middle)), dtype=np.int64)
-        for position, column in enumerate(columns[1:-1]):
-            self.upper[:, position] = column[starts]
-        root = columns[0][starts]
-        slices = np.concatenate(([0], np.flatnonzero(root[1:] != root[:-1]) + 1))
-        self.slice_start = np.append(slices, len(starts))
-        self.slice_index = root[slices]
+        self.upper = np.empty((len(starts), len(uppers)), dtype=np.int64)
+        for position, upper in enumerate(uppers):
+            self.upper[:, position] = upper[starts]
+        counts = np.diff(slices, prepend=0)
+        self.slice_index = np.flatnonzero(counts)
+        self.slice_start = np.append(np.searchsorted(starts, (slices - counts)[self.slice_index]), len(starts))
         self.size = X.shape[mode]
 
     def mttkrp(self, factors: list[Reals]) -> Reals:

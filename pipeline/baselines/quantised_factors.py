@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.baselines.base import Integers, Reals, as_stored, stored_type
 from pipeline.baselines.coding import mixed
-from pipeline.baselines.kruskal import Kruskal, evaluate
+from pipeline.baselines.kruskal import Kruskal, evaluate, largest_rank
 from pipeline.core.settings import setting
 from pipeline.errors import InputError
 from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
 
 AUTOMATIC_BITS = 5.0
-RANK = 16  # of a search: terms that are too small for the step fall away
 STEPS = 9  # of the bisection of the bits
 CLOSE = 0.96  # a code of this share of its limit is large enough
 SLOTS = (12, 22)  # least and most bits of the table of contexts
@@ -41,6 +40,8 @@ class QuantisedFactors(Kruskal):
         Bytes of code and weights at most, which then decide the bits; its artifact's header not counted.
     """
 
+    most_terms: ClassVar[int] = 16  # of a search: those that are too small for the step fall away
+
     bits: float | None = setting(None, at_least=2, at_most=16)
     max_bytes: float | None = setting(None, at_least=1)
 
@@ -49,7 +50,8 @@ class QuantisedFactors(Kruskal):
     @classmethod
     def settings_within(cls, X: SparseTensor, size: float, orders: bool) -> dict[str, Any] | None:
         """The size itself, and more terms than it will hold."""
-        return {"rank": min(RANK, *X.shape), "max_bytes": size} if size >= 1 else None
+        rank = min(cls.most_terms, largest_rank(X.shape, X.nnz))
+        return {"rank": rank, "max_bytes": size} if size >= 1 else None
 
     def _fit(self, X: SparseTensor) -> None:
         if self.bits is not None and self.max_bytes is not None:
