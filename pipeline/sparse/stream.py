@@ -16,10 +16,9 @@ import numpy.typing as npt
 from pipeline.core.files import atomic_path
 from pipeline.errors import InputError
 from pipeline.sparse.grid import LARGEST_SIZE
-from pipeline.sparse.header import Header, Rows, telling_damage
+from pipeline.sparse.header import ROW_GROUP, Header, Rows, telling_damage
 from pipeline.sparse.labels import Label, LabelFiles, read_label_files
 from pipeline.sparse.pages import checked_pages
-from pipeline.sparse.tensor import ROW_GROUP
 
 log = logging.getLogger(__name__)
 
