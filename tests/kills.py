@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.core import step
 from pipeline.sparse.synth import synthetic
-from tests.checkout import ENVIRONMENT, copy_checkout
+from tests.checkout import CLICKS, ENVIRONMENT, TINY, copy_checkout, write_clicks
 
 MOST_TRIES = 5  # for each kill that is wanted
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,24 +28,7 @@ TRAINING = [
 ]
 STEP = [sys.executable, "-m", "pipeline.convert", "clicks"]
 WORKFLOW = ["snakemake", "--quiet", "progress", "host", "rules", "--", "results/tiny/summary.json"]
-PLAN = """\
-experiment: tiny
-experiments:
-  tiny:
-    seeds: [0]
-    matrix_baselines: {datasets: [clicks], methods: [truncation, t-svd]}
-    settings:
-      clicks: {truncation: {k10: {keep: 0.1}}, t-svd: {r1: {rank: 1}}}
-datasets:
-  clicks:
-    description: who clicked on what
-    licence: mine
-    citation: none
-    format: csv
-    options: {columns: [user, item], value: clicks}
-    labels: [0, 1]
-    files: {clicks.csv: {sources: ["file:clicks.csv"]}}
-"""
+PLAN = f"experiment: tiny\nexperiments:\n{TINY}datasets:\n{CLICKS}"
 
 
 def prepare(folder: Path) -> None:
@@ -53,8 +36,7 @@ def prepare(folder: Path) -> None:
     folder.mkdir(parents=True)
     copy_checkout(ROOT, folder)
     (folder / "params.yaml").write_text(PLAN)
-    rows = "".join(f"u{i % 29},i{i % 31},{1 + i % 5}\n" for i in range(600))
-    (folder / "clicks.csv").write_text(f"user,item,clicks\n{rows}")
+    write_clicks(folder)
     raw = folder / "data/raw/clicks/clicks.csv"
     raw.parent.mkdir(parents=True)
     shutil.copy(folder / "clicks.csv", raw)

@@ -18,33 +18,14 @@ import yaml
 from pipeline.config import load_config
 from pipeline.errors import InputError
 from pipeline.workflow.share import check_whole, kept_back
-from tests.checkout import ENVIRONMENT, copy_checkout, dry_run_jobs, make, run
+from tests.checkout import CLICKS, ENVIRONMENT, TINY, change, copy_checkout, dry_run_jobs, make, run, write_clicks
 
-EXPERIMENTS = """experiments:
-  tiny:
-    seeds: [0]
-    matrix_baselines: {datasets: [clicks], methods: [truncation, t-svd]}
-    settings:
-      clicks: {truncation: {k10: {keep: 0.1}}, t-svd: {r1: {rank: 1}}}
-
+OTHER = """\
   other:
     seeds: [0]
     matrix_baselines: {datasets: [clicks], methods: [truncation]}
     settings:
       clicks: {truncation: {k50: {keep: 0.5}}}
-
-"""
-CLICKS = """datasets:
-  clicks:
-    description: who clicked on what
-    licence: mine
-    citation: none
-    format: csv
-    options: {columns: [user, item], value: clicks}
-    labels: [0, 1]
-    push: false
-    files:
-      clicks.csv: {sources: ["file:clicks.csv"]}
 """
 SNAKEMAKE = ["snakemake", "--quiet", "progress", "host", "rules", "--"]
 
@@ -60,10 +41,9 @@ def shared(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     copy_checkout(root, folder)
     params = folder / "params.yaml"
-    text = params.read_text().replace("experiments:\n", EXPERIMENTS, 1).replace("\ndatasets:\n", f"\n{CLICKS}", 1)
-    params.write_text(text)
-    rows = "".join(f"u{i % 29},i{i % 31},{1 + i % 5}\n" for i in range(600))
-    (folder / "clicks.csv").write_text(f"user,item,clicks\n{rows}")
+    change(params, "\nexperiments:\n", f"\nexperiments:\n{TINY}{OTHER}")
+    change(params, "\ndatasets:\n", f"\ndatasets:\n{CLICKS}")
+    write_clicks(folder)
     assert "make remote URL=" in make(folder, "remote", status=2)
     make(folder, "remote", f"URL={folder.parent / 'remote'}")
     use(folder, "tiny")

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from pipeline.core.files import atomic_path
 from pipeline.errors import InputError
 from pipeline.sparse.grid import LARGEST_SIZE
-from pipeline.sparse.header import Header, Rows, telling_damage
+from pipeline.sparse.header import ROW_GROUP, Header, Rows, telling_damage
 from pipeline.sparse.labels import Label, LabelFiles, read_label_files
-from pipeline.sparse.tensor import ROW_GROUP
+from pipeline.sparse.pages import checked_pages
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,9 @@ class TensorReader:
             self._file = pq.ParquetFile(self.path, page_checksum_verification=True)
             schema = self._file.schema_arrow
             self.header = Header.parsed(self.path, schema.metadata)
-            self.header.check_columns(self.path, schema.names, schema.types, self._file.metadata.num_rows)
+            about = self._file.metadata
+            self.header.check_columns(self.path, schema.names, schema.types, about.num_rows)
+            checked_pages(self.path, about, range(about.num_columns))
             self.value_type = np.dtype(schema.field("value").type.to_pandas_dtype())
         self.shape, self.nnz, self.mode_names = self.header.shape, self.header.nnz, self.header.mode_names
         self.source = self.header.source

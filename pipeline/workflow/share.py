@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import os
 import subprocess
@@ -151,7 +152,7 @@ def _files_of_parameters_parsed_once() -> Iterator[None]:
     def load_path(path: str, fs: Any = None, **options: Any) -> Any:
         if path not in known:
             known[path] = reading(path, fs, **options)
-        return known[path]
+        return copy.deepcopy(known[path])  # what stages share would be an anchor and its aliases in dvc.lock
 
     param.load_path = load_path
     try:
