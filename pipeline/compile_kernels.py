@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> None:
             METHODS[method].load()().warm_up(order)
     _layers()
     _readers()
+    _twins()
     took, compiled = time.perf_counter() - started, compiling.seconds()
     print(f"kernels: ready; {took:.0f} s, {compiled:.0f} of them for compiling")
 
@@ -53,6 +54,15 @@ def _readers() -> None:
     for line in (b"1 2 3\n", b"1 2 12345678901\n"):
         scan_integers(line, 3)
     sum_packed(np.array([5, 7]), 2, np.empty(2, np.int64))
+
+
+def _twins() -> None:
+    """Alignment of modes that differ in length."""
+    import numpy as np
+
+    from pipeline.baselines.coding.overlap_loops import align
+
+    align(np.ones(3), np.ones(2), 2)
 
 
 if __name__ == "__main__":

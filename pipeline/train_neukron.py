@@ -5,14 +5,13 @@ from __future__ import annotations
 from pipeline.core import step
 from pipeline.core.settings import check_given
 from pipeline.runs.record import add_run_arguments, identity, record_compression
-from pipeline.sparse import SparseTensor
 
 EXAMPLE = """examples:
   python -m pipeline.train_neukron data/tensors/flights.parquet /tmp/run --set hidden=8 --set max_epochs=20
   python -m pipeline.train_neukron data/tensors/flights.parquet /tmp/run --set cell=gru --set max_epochs=20
 
-  torchrun --standalone --nproc-per-node 2 -m pipeline.train_neukron ...   two processes share each evaluation;
-                      with --device cuda each has a GPU of its own
+  torchrun --standalone --nproc-per-node 2 -m pipeline.train_neukron ...   two processes, each with half of the
+                      non-zeros, so that they need not fit into one; with --device cuda each has a GPU of its own
 
 Several jobs on one machine take GPUs that no other one holds, and wait for one where all are held.
 
@@ -30,22 +29,21 @@ def main(argv: list[str] | None = None) -> None:
     step.limit_threads(options.threads)
 
     from pipeline.neukron import NeuKron
-    from pipeline.runs import distributed, gpus, progress
+    from pipeline.runs import distributed, gpus, progress, shards
     from pipeline.runs.checkpoint import Checkpoint
     from pipeline.runs.metrics import library_versions
 
     check_given(NeuKron, settings, NeuKron.name, also={"max_seconds"})
-    X = SparseTensor.read_parquet(options.tensor)
     names = identity(options, NeuKron.name, settings)
     checkpoint = Checkpoint(names | {"versions": library_versions("torch", "numpy"), "device": options.device})
-    with gpus.held(distributed.available_device(options.device)) as place:
-        with distributed.joined(place) as device:
-            is_first = distributed.is_first()
-            model = NeuKron(seed=options.seed, device=device, threads=options.threads, **settings)
-            model.listener = progress.tell
-            with progress.epochs(X.norm2, model.max_epochs) as after_epoch, checkpoint.stopping_on_signals():
-                model.fit(X, after_epoch, checkpoint)
-        if not is_first:
+    with gpus.held(distributed.available_device(options.device)) as place, distributed.joined(place) as device:
+        X = shards.read_share(options.tensor)
+        model = NeuKron(seed=options.seed, device=device, threads=options.threads, **settings)
+        model.listener = progress.tell
+        with progress.epochs(X.norm2, model.max_epochs) as after_epoch, checkpoint.stopping_on_signals():
+            model.fit(X, after_epoch, checkpoint)
+        if not distributed.is_first():
+            model.error(X)  # the first process measures it together with the others, as it records the run
             return
         record_compression(
             options.folder,

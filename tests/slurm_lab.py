@@ -6,16 +6,19 @@ python -m tests.slurm_lab stop build/slurm-lab     ends it, jobs and all
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sinfo", "sbatch", "squeue", "scancel")
 NODES = ("n1", "n2")
+PATIENT = 150  # tenths of a second that a daemon has to end by itself
 MEGABYTES = 3000  # of each node, whatever the machine has
 SYSTEM = Path("/etc/slurm/slurm.conf")  # what jobs read that lose their environment
 CONFIGURATION = """\
@@ -104,19 +107,31 @@ def start(folder: Path) -> dict[str, str]:
 
 
 def stop(folder: Path) -> None:
-    """End jobs and daemons, as their own files name them."""
+    """End jobs and daemons, as their own files name them, and return when they are gone."""
     folder = folder.absolute()
     configuration = folder / "slurm.conf"
     environment = os.environ | {"SLURM_CONF": str(configuration), "PATH": _path()}
     if configuration.exists():
         subprocess.run(["scancel", "--user", "root"], env=environment, check=False, capture_output=True, timeout=30)
+    daemons = []
     for path in sorted((folder / "run").glob("*.pid"), reverse=True):
-        try:
-            os.kill(int(path.read_text()), signal.SIGTERM)
-        except (ProcessLookupError, ValueError):
-            continue
+        with contextlib.suppress(ProcessLookupError, ValueError):
+            daemons.append(int(path.read_text()))
+            os.kill(daemons[-1], signal.SIGTERM)
+    for daemon in daemons:
+        _wait_for_end(daemon)
     if SYSTEM.is_symlink() and SYSTEM.readlink() == configuration:
         SYSTEM.unlink()
+
+
+def _wait_for_end(daemon: int) -> None:
+    """Until it has stopped writing into the lab's folder; killed after a while."""
+    for wait in range(200):
+        try:
+            os.kill(daemon, signal.SIGKILL if wait == PATIENT else 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
 
 
 def _run(environment: dict[str, str], *command: str) -> None:

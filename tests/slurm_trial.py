@@ -48,6 +48,7 @@ class Trial:
     def again(self, what: str, removed: str, disturb: Callable[[str, str], object] | None = None) -> str:
         """Remove results, make them through Slurm, with `disturb` told job and node once one runs; compare the bits."""
         shutil.rmtree(self.checkout / removed)
+        (self.checkout / SUMMARY).unlink(missing_ok=True)  # what is asked for is made again, and so what it rests on
         environment = ENVIRONMENT | self.lab
         process = subprocess.Popen(
             [*PROFILE, SUMMARY], cwd=self.checkout, env=environment, stdout=-1, stderr=-2, text=True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,16 @@ def test_general_compressors_get_sorted_coordinates_and_values() -> None:
     assert yardsticks.general(X)["gzip"] == len(gzip.compress(content, 9))
     wide = SparseTensor([[0, 0], [2**40, 1]], [1.0, 1.0], (2**41, 4))
     assert np.frombuffer(yardsticks.plain(wide), dtype="<i8").reshape(2, 2)[0].tolist() == [0, 2**40]
+
+
+def test_bitmaps_are_for_binary_matrices_and_sorted_ones_take_less() -> None:
+    random = np.random.default_rng(0)
+    blocks = np.kron(np.eye(8), np.ones((8, 16)))[random.permutation(64)][:, random.permutation(128)]
+    if shutil.which("pbmtojbg") is None:
+        pytest.skip("pbmtojbg is not installed (jbigkit-bin)")
+    found = yardsticks.bitmap_bytes(SparseTensor.from_dense(blocks))
+    assert 20 < found["JBIG, sorted"] < found["JBIG"] / 2
+    assert yardsticks.bitmap_bytes(SparseTensor.from_dense(blocks * np.arange(1, 129))) == {}
 
 
 def test_equal_slices_are_not_saved_twice() -> None:

@@ -68,6 +68,7 @@ class ELiCiT(QuantisedFactors, CP):
 
     name = "elicit"
     largest_order = LARGEST_ORDER
+    most_terms = 32
 
     max_sweeps: int = setting(8, at_least=1)
     tolerance: float = setting(1.0e-3, at_least=0, at_most=1)

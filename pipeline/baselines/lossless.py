@@ -11,14 +11,15 @@ from pipeline.sparse import SparseTensor
 class Lossless(ExactCells):
     """All non-zeros, coded exactly in orders of the code's own choice.
 
-    The shortest of five codes (``docs/codes.md``), each in the orders that suit it: gaps between sorted indices
+    The shortest of six codes (``docs/codes.md``), each in the orders that suit it: gaps between sorted indices
     through LZMA; sets of children in the tensor's prefix tree through a range coder
     (:mod:`pipeline.baselines.coding.fibres`); for matrices with few rows the columns by a model that learns which
     rows meet (:mod:`pipeline.baselines.coding.column_sets`); for matrices in free orders counts of what is alike
     (:mod:`pipeline.baselines.coding.unlabelled`); in the tensor's own orders sets of children by a mixture of
-    contexts (:mod:`pipeline.baselines.coding.mixed`). ``bytes`` is the length of that code, which tells the tensor up
-    to the orders of its modes; ``bytes_with_order`` is the cheapest code that tells the indices too. ``history_`` has
-    ``csf_bytes`` beside it: the tensor in compressed sparse fibres, :func:`csf_bytes`.
+    contexts (:mod:`pipeline.baselines.coding.mixed`), or of n-grams and other windows on a sequence from urns of what
+    overlaps (:mod:`pipeline.baselines.coding.overlaps`). ``bytes`` is the length of that code, which tells the tensor
+    up to the orders of its modes; ``bytes_with_order`` is the cheapest code that tells the indices too. ``history_``
+    has ``csf_bytes`` beside it: the tensor in compressed sparse fibres, :func:`csf_bytes`.
 
     Examples
     --------

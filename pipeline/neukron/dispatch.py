@@ -54,7 +54,7 @@ def slower_because(device: str, cell: str, precision: str) -> str | None:
 
 
 def shared(engine: Engine) -> Engine:
-    """The engine itself, or among several processes one that shares its work with the others."""
+    """The engine itself, or among several processes one that sums over the keys of all of them."""
     from pipeline.neukron.shared_engine import SharedEngine
     from pipeline.runs import distributed
 

@@ -93,8 +93,9 @@ class NeuKron(Compressor):
 
     Notes
     -----
-    Where several processes have been joined (:mod:`pipeline.runs.distributed`), each evaluates a part of the
-    non-zeros, all see the same sums and decide alike; every process calls :meth:`fit` with the same arguments.
+    Where several processes have been joined (:mod:`pipeline.runs.distributed`), each holds a share of the non-zeros,
+    all see the same sums and decide alike. Every process calls :meth:`fit` with the same arguments: the whole tensor,
+    or its share of it (:func:`pipeline.runs.shards.read_share`), and then no process holds them all.
 
     Examples
     --------
@@ -175,13 +176,13 @@ class NeuKron(Compressor):
             from pipeline.neukron.dispatch import shared, slower_because
             from pipeline.neukron.model import SequenceModel
             from pipeline.neukron.trainer import Trainer, choose_orders
-            from pipeline.runs import distributed
+            from pipeline.runs import distributed, shards
             from pipeline.runs.checkpoint import UNFIT
 
         self.check_settings()
         if self.lr is not None and self.lr > LARGEST_RATE:
             raise InputError(f"lr={self.lr!r}: needs a positive number of at most {LARGEST_RATE:g}")
-        X = self._taken(X)
+        X = self._taken(shards.own_share(SparseTensor.of(X)))
         mode_order = _ascending(X.shape)
         coords = np.ascontiguousarray(X.coords[:, mode_order])
         levels = Levels(tuple(X.shape[mode] for mode in mode_order))
@@ -264,7 +265,9 @@ class NeuKron(Compressor):
                 f"hidden={self.hidden}: a model of {weights:,} numbers for a tensor of {cells:,} cells, more than an "
                 "array of all cells has; choose a smaller hidden"
             )
-        super()._check_memory(shape, nnz)
+        from pipeline.runs import distributed
+
+        super()._check_memory(shape, -(-nnz // distributed.size()))
 
     def _weights(self, shape: tuple[int, ...]) -> int:
         levels = Levels(tuple(sorted(shape)))
@@ -405,7 +408,7 @@ class NeuKron(Compressor):
         """
         approximation = self._predict(X.coords)
         scale = self.scale_factor()
-        fixed = X.norm2 - 2.0 * float(np.dot(X.values, approximation))
+        fixed = X.norm2 - 2.0 * X.total(float(np.dot(X.values, approximation)))
         padded = self._padded_error(X, approximation)
         result: dict[str, Any] = {"error": padded, "error_padded": padded}
         if self.orders_ is None:
@@ -437,7 +440,7 @@ class NeuKron(Compressor):
 
     def _padded_error(self, X: SparseTensor, approximation: npt.NDArray[np.float64]) -> float:
         """Squared error over the padded grid (Lemma 1), given the approximations of the non-zeros."""
-        error = X.norm2 - 2.0 * float(np.dot(X.values, approximation)) + self.scale_factor() ** 2
+        error = X.norm2 - 2.0 * X.total(float(np.dot(X.values, approximation))) + self.scale_factor() ** 2
         return clipped_error(error, X.norm2)
 
     def quantised(self, weights: str) -> NeuKron:

@@ -2,18 +2,24 @@
 
 An order of mode d is a permutation ``position`` of 0 .. 2^l_d - 1: index i of the padded mode stands at
 ``position[i]``. Indices of 2^l_d > i >= N_d are padding.
+
+Among several processes the non-zeros of each are its own (:mod:`pipeline.runs.shards`); all get the same orders.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.neukron.bisection import bisection_order
 from pipeline.neukron.levels import Levels
+from pipeline.runs import distributed
 from pipeline.sparse.orders import Order, Proposal, accept, inverse, matched_swaps, shingles
+
+END = np.iinfo(np.int64).max
+DEEPEST = 32  # items of a slice that decide its place in the lexicographic order
 
 
 def initial_orders(
@@ -51,6 +57,7 @@ def initial_orders(
         orders[mode] = _lexicographic_order(coords[:, mode], anchor, 2 ** levels.bits[mode])
     if kind == "lexicographic":
         return orders
+    coords, values = np.concatenate(distributed.gathered(coords)), np.concatenate(distributed.gathered(values))
     columns = list(coords.T)
     return [
         bisection_order(columns[mode], columns[:mode] + columns[mode + 1 :], values, orders[mode], bits)
@@ -59,7 +66,7 @@ def initial_orders(
 
 
 def _degree_order(index: npt.NDArray[np.int64], values: npt.NDArray[np.float64], size: int) -> Order:
-    weight = np.bincount(index, weights=values * values, minlength=size)
+    weight = distributed.summed(np.bincount(index, weights=values * values, minlength=size))
     return inverse(np.argsort(-weight, kind="stable"))
 
 
@@ -71,13 +78,45 @@ def _lexicographic_order(index: npt.NDArray[np.int64], anchor: npt.NDArray[np.in
     starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
     # Radix sort from the last list item that matters to the first; deeper items decide ever fewer ties.
     order = np.arange(size)
-    end = np.iinfo(np.int64).max
-    for item in range(min(int(counts.max()), 32) - 1, -1, -1):
-        has = counts > item
-        key = np.full(size, -1 if item else end, dtype=np.int64)
-        key[has] = anchor[starts[has] + item]
+    items = _items if distributed.size() == 1 else _items_of_all
+    for item, has, found in items(anchor, starts, counts):
+        key = np.full(size, -1 if item else END, dtype=np.int64)
+        key[has] = found
         order = order[np.argsort(key[order], kind="stable")]
     return inverse(order)
+
+
+Items = Iterator[tuple[int, npt.NDArray[np.bool_], npt.NDArray[np.int64]]]
+
+
+def _items(anchor: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> Items:
+    """From the last item to the first: its number, which slices have one, and their items."""
+    for item in range(min(int(counts.max()), DEEPEST) - 1, -1, -1):
+        has = counts > item
+        yield item, has, anchor[starts[has] + item]
+
+
+def _items_of_all(anchor: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> Items:
+    """The same of slices that lie in several processes, a sorted list in each: no process ever holds two of them.
+
+    The lists are merged from the front, to learn how many of its first items each process has; then from there back.
+    """
+    rank, size = distributed.rank(), distributed.size()
+    padded = np.append(anchor, 0)
+    taken = np.zeros_like(counts)  # by slice, of this process's list
+    for _ in range(DEEPEST):
+        offered = np.where(taken < counts, padded[starts + np.minimum(taken, counts)] * size + rank, END)
+        first = distributed.smallest(offered)
+        if first.min() == END:
+            break
+        taken += (first == offered) & (first < END)
+    left = distributed.summed(taken)
+    for item in range(int(left.max()) - 1, -1, -1):
+        has = left > item
+        offered = np.where(has & (taken > 0), padded[starts + taken - 1] * size + rank, -1)
+        last = distributed.largest(offered)
+        taken -= (last == offered) & has
+        yield item, has, last[has] // size
 
 
 def propose(
@@ -107,7 +146,11 @@ def propose(
     mate = at[chosen_positions ^ (1 << bit)]
     sizes = [2**bits for bits in levels.bits]
     return matched_swaps(
-        position, chosen, mate, shingles(mode, sizes, coords, rng)[chosen] if by_shingle else None, rng
+        position,
+        chosen,
+        mate,
+        distributed.smallest(shingles(mode, sizes, coords, rng))[chosen] if by_shingle else None,
+        rng,
     )
 
 
@@ -135,5 +178,5 @@ def reorder_mode(
     proposed = [proposal.position if other == mode else order for other, order in enumerate(orders)]
     after = evaluate(proposed)
     change = gain * (products - after)
-    orders[mode], taken = accept(proposal, orders[mode], coords[:, mode], change, gamma, rng)
+    orders[mode], taken = accept(proposal, orders[mode], coords[:, mode], change, gamma, rng, distributed.summed)
     return np.where(taken, after, products)

@@ -1,4 +1,4 @@
-"""Several processes that share each evaluation; see :mod:`pipeline.runs.distributed`."""
+"""Several processes that share the non-zeros of a tensor; see :mod:`pipeline.runs.shards`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pipeline.runs import distributed
 
 
 class SharedEngine(Engine):
-    """Gives each process a run of the sorted keys, and every process the whole result, the same bits.
+    """Each process evaluates keys of its own, none perhaps; sums over keys are over those of all processes.
 
-    All processes call it alike, with the same arguments: whoever decides by its results alone decides alike.
+    All processes take a gradient at the same time, with the same weights, and get the same bits.
 
     Parameters
     ----------
     engine
-        What evaluates this process's part.
+        What evaluates this process's keys.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -33,34 +33,19 @@ class SharedEngine(Engine):
         return self.engine.default_chunk()
 
     def products(self, weights: Weights, keys: Keys) -> npt.NDArray[np.float32]:
-        """See :meth:`Engine.products`."""
-        part = _own_part(keys.shape[1])
-        values = torch.zeros(keys.shape[1], device=self.device)
-        if part.start < part.stop:
-            values[part] = torch.from_numpy(self.engine.products(weights, keys[:, part])).to(self.device)
-        distributed.sum_over_processes(values)
-        result: npt.NDArray[np.float32] = values.cpu().numpy()
-        return result
+        """P of this process's keys."""
+        return self.engine.products(weights, keys) if keys.shape[1] else np.empty(0, dtype=np.float32)
 
     def gradient(
         self, weights: Weights, keys: Keys, factors: npt.NDArray[np.float64]
     ) -> tuple[float, npt.NDArray[np.float32], list[Tensor]]:
-        """See :meth:`Engine.gradient`."""
-        part = _own_part(keys.shape[1])
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        values = torch.zeros(keys.shape[1], device=self.device)
-        gradients = [torch.zeros_like(tensor, device=self.device) for tensor in weights.tensors()]
-        if part.start < part.stop:
-            share, products, own = self.engine.gradient(weights, np.ascontiguousarray(keys[:, part]), factors[part])
-            total += share
-            values[part] = torch.from_numpy(products).to(self.device)
-            gradients = [gradient.to(self.device) for gradient in own]
-        distributed.sum_over_processes(total, values, *gradients)
-        moved = [gradient.to(tensor.device) for gradient, tensor in zip(gradients, weights.tensors(), strict=True)]
-        return float(total), values.cpu().numpy(), moved
-
-
-def _own_part(count: int) -> slice:
-    """This process's share of `count` keys."""
-    rank, size = distributed.rank(), distributed.size()
-    return slice(rank * count // size, (rank + 1) * count // size)
+        """Sum of ``factors * P`` over the keys of all processes, P of its own, the sum's gradients."""
+        share, products = 0.0, np.empty(0, dtype=np.float32)
+        gradients = [torch.zeros_like(tensor) for tensor in weights.tensors()]
+        if keys.shape[1]:
+            share, products, gradients = self.engine.gradient(weights, keys, factors)
+        total = torch.tensor(share, dtype=torch.float64, device=self.device)
+        moved = [gradient.to(self.device) for gradient in gradients]
+        distributed.sum_over_processes(total, *moved)
+        own = [gradient.to(tensor.device) for gradient, tensor in zip(moved, weights.tensors(), strict=True)]
+        return float(total), products, own

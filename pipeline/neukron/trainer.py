@@ -5,6 +5,10 @@ The squared error over the padded grid is, by Lemma 1, ``norm2 + s^2 - 2 s T`` w
 all modes, then one full-batch Adam step with its safeguard. ``fast`` takes many steps an epoch on
 mini-batches of T, sets s to its best value T in closed form, and reorders some modes in turn once the model has
 warmed up, so that an untrained model never destroys a good initial order.
+
+Several processes each hold a share of the non-zeros (:mod:`pipeline.runs.shards`) and exchange them before each epoch,
+so that each has a run of the sorted keys. Sums over the non-zeros are over all processes, everything else is alike
+in all of them, and a mini-batch is that of one process, drawn from all.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from pipeline.neukron.levels import Levels
 from pipeline.neukron.model import SequenceModel, Weights
 from pipeline.neukron.order_search import initial_orders, reorder_mode
 from pipeline.neukron.threads import one_thread
-from pipeline.runs import distributed
+from pipeline.runs import distributed, shards
 from pipeline.runs.checkpoint import check_like, check_optimiser
 from pipeline.sparse.orders import Order
 
@@ -80,7 +84,7 @@ class TrainingState:
     model: SequenceModel
     optimiser: Adam
     orders: list[Order]
-    products: npt.NDArray[np.float64]  # (nnz,) P under the present model and orders
+    products: npt.NDArray[np.float64]  # P at this process's non-zeros under the present model and orders
     rng: np.random.Generator
     error: float = math.inf
     best_error: float = math.inf
@@ -102,7 +106,7 @@ class Trainer:
     levels, engine
         The level structure and what evaluates the model on it.
     coords, values
-        (nnz, D) int64 with modes in ascending size, (nnz,) float64.
+        (nnz, D) int64 with modes in ascending size, (nnz,) float64; of several processes each has a share of them.
     options
         How to train.
     """
@@ -120,7 +124,8 @@ class Trainer:
         self.coords = coords
         self.values = values
         self.options = options
-        self.norm2 = float(np.sum(values * values))
+        self.nnz = int(distributed.total(len(values)))
+        self.norm2 = distributed.total(float(np.sum(values * values)))
 
     def start(self, model: SequenceModel, orders: list[Order]) -> TrainingState:
         """State before the first epoch: the scale starts at ||X||."""
@@ -138,12 +143,12 @@ class Trainer:
         return Adam(model.parameters(), lr=self.options.lr or default)
 
     def snapshot(self, state: TrainingState) -> dict[str, Any]:
-        """Everything of a state as tensors and plain values."""
+        """Everything of a state as tensors and plain values; without products where they lie in several processes."""
         return {
             "model": state.model.state_dict(),
             "optimiser": state.optimiser.state_dict(),
             "orders": [torch.from_numpy(order) for order in state.orders],
-            "products": torch.from_numpy(state.products),
+            "products": torch.from_numpy(state.products if distributed.size() == 1 else np.empty(0)),
             "rng": state.rng.bit_generator.state,
             "best_weights": state.best_weights,
             "best_orders": [torch.from_numpy(order) for order in state.best_orders],
@@ -151,7 +156,8 @@ class Trainer:
         }
 
     def restore(self, model: SequenceModel, saved: dict[str, Any]) -> TrainingState:
-        """The state that a snapshot was taken of; training goes on with the same bits.
+        """The state that a snapshot was taken of; training goes on with the same bits, within rounding if either the
+        snapshot is of several processes or these are several.
 
         Raises
         ------
@@ -162,9 +168,11 @@ class Trainer:
         identity = [torch.arange(2**bits) for bits in self.levels.bits]
         rng = np.random.default_rng()
         optimiser = self._optimiser(model)
+        products = saved.get("products")
+        left_out = isinstance(products, torch.Tensor) and len(products) == 0
         fresh = {
             "model": model.state_dict(), "optimiser": saved.get("optimiser"), "orders": identity,
-            "products": torch.zeros(len(self.values), dtype=torch.float64), "rng": rng.bit_generator.state,
+            "products": torch.zeros(0 if left_out else self.nnz, dtype=torch.float64), "rng": rng.bit_generator.state,
             "best_weights": model.state_dict(), "best_orders": identity, "error": 0.0, "best_error": 0.0,
             "epoch": 0, "stale": 0, "seconds": 0.0, "order_seconds": 0.0, "cpu_seconds": 0.0,
             "history": [entry] * len(saved.get("history", ())),
@@ -186,6 +194,8 @@ class Trainer:
         state.best_orders = [order.numpy() for order in saved["best_orders"]]
         for name in PLAIN_STATE:
             setattr(state, name, saved[name])
+        if left_out or distributed.size() > 1:
+            state.products = self.evaluate(self._weights(state), orders)
         return state
 
     def run(self, state: TrainingState, after_epoch: Callable[[TrainingState], None]) -> None:
@@ -246,8 +256,15 @@ class Trainer:
         """Sorted keys of the non-zeros under `orders`, and which non-zero each belongs to."""
         return self.levels.sorted_keys(self.coords, orders)
 
+    def regroup(self, state: TrainingState) -> None:
+        """Give each of several processes one run of the sorted keys, so that its non-zeros share prefixes."""
+        if distributed.size() > 1:
+            owner = shards.owners(self.levels.keys(self.coords, state.orders))
+            own = distributed.exchanged([self.coords, self.values, state.products], owner)
+            self.coords, self.values, state.products = own
+
     def evaluate(self, weights: Weights, orders: list[Order]) -> npt.NDArray[np.float64]:
-        """P at every non-zero, (nnz,)."""
+        """P at every non-zero of this process."""
         return products_at(self.engine, weights, self.coords, orders)
 
     def refresh(self, state: TrainingState) -> None:
@@ -261,7 +278,7 @@ class Trainer:
 
     def _sum(self, state: TrainingState) -> float:
         """T, the sum of x P, by pairwise summation: BLAS's threads would go on spinning beside the mini-batches."""
-        return float(np.sum(self.values * state.products))
+        return distributed.total(float(np.sum(self.values * state.products)))
 
     @staticmethod
     def _weights(state: TrainingState) -> Weights:
@@ -297,6 +314,7 @@ class Trainer:
         While the step raises the loss by more than a tenth it is taken back and tried with a tenth of the
         learning rate, at most ten times; afterwards the learning rate is what it was.
         """
+        self.regroup(state)
         for _ in range(PAPER_ROUNDS):
             self.reorder(state, range(len(self.levels.bits)))
         keys, permutation = self.sorted_keys(state.orders)
@@ -321,14 +339,16 @@ class Trainer:
 
     def fast_epoch(self, state: TrainingState) -> None:
         """Mini-batch steps on T, the best scale, and, once warm, some reordering."""
+        self.regroup(state)
         keys, permutation = self.sorted_keys(state.orders)
         bounds = np.cumsum(np.abs(self.values[permutation]))
+        edges = np.cumsum([0.0, *distributed.gathered(float(bounds[-1]) if len(bounds) else 0.0)])
         sign = np.sign(self.values[permutation])
-        steps = int(np.clip(len(sign) * min(state.model.hidden, WHOLE_PASS) // (WHOLE_PASS * BATCH), *STEPS))
+        steps = int(np.clip(self.nnz * min(state.model.hidden, WHOLE_PASS) // (WHOLE_PASS * BATCH), *STEPS))
         divisor = max(state.model.scale(), LEAST_DIVISOR * math.sqrt(self.norm2))  # no mini-batch changes the scale
         for _ in range(steps):
-            batch, counts = self._draw(bounds, state.rng)
-            factors = sign[batch] * counts * (bounds[-1] / (BATCH * divisor))
+            batch, counts = self._draw(bounds, edges, state.rng)
+            factors = sign[batch] * counts * (edges[-1] / (BATCH * divisor))
             state.optimiser.zero_grad()
             total, _ = weighted_sum(self.engine, state.model, np.ascontiguousarray(keys[:, batch]), factors)
             (-total).backward()  # type: ignore[no-untyped-call]
@@ -343,14 +363,17 @@ class Trainer:
 
     @staticmethod
     def _draw(
-        bounds: npt.NDArray[np.float64], rng: np.random.Generator
+        bounds: npt.NDArray[np.float64], edges: npt.NDArray[np.float64], rng: np.random.Generator
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """A mini-batch of T = sum x P: non-zeros drawn with chances proportional to |x|, one from each stratum.
 
-        Strata are equal shares of the cumulative |x| in `bounds`, along the sorted keys, so that a batch covers
-        the tree evenly. Returns the drawn places, ascending, and how often each was drawn.
+        Strata are equal shares of the cumulative |x|, along the sorted keys, so that a batch covers the tree evenly:
+        `bounds` of this process, `edges` where each process begins and the last one ends. Returns this process's
+        drawn places, ascending, and how often each was drawn.
         """
-        points = (np.arange(BATCH) + rng.random(BATCH)) * (bounds[-1] / BATCH)
+        points = (np.arange(BATCH) + rng.random(BATCH)) * (edges[-1] / BATCH)
+        mine = distributed.rank()
+        points = points[_owner(points, edges) == mine] - edges[mine]
         drawn = np.minimum(np.searchsorted(bounds, points, side="right"), len(bounds) - 1)
         places, counts = np.unique(drawn, return_counts=True)
         return places, counts
@@ -361,7 +384,7 @@ class Trainer:
         How many was found by trial on email with h = 5 .. 30, by the error after a minute.
         """
         order = len(self.levels.bits)
-        count = int(np.clip(SWEEPS / state.model.hidden * steps * BATCH / len(self.values), 1, FAST_ROUNDS * order))
+        count = int(np.clip(SWEEPS / state.model.hidden * steps * BATCH / self.nnz, 1, FAST_ROUNDS * order))
         return [(state.epoch * count + turn) % order for turn in range(count)]
 
     def _warm(self, state: TrainingState) -> bool:
@@ -377,6 +400,13 @@ class Trainer:
             changed = [row["learning_rate"] for row in state.history[-DECAY_PATIENCE:]]
             if min(changed) == max(changed):
                 group["lr"] *= DECAY
+
+
+def _owner(points: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+    """The process that each point lies in; what rounding puts beyond the end is of the last one that has anything."""
+    last = np.flatnonzero(np.diff(edges))[-1]
+    owner: npt.NDArray[np.intp] = np.minimum(np.searchsorted(edges[1:-1], points, side="right"), last)
+    return owner
 
 
 def choose_orders(
@@ -404,11 +434,14 @@ def choose_orders(
     limit = options.max_seconds
     share = None if limit is None else TRIAL_SHARE * limit
     trial = replace(options, schedule="fast", max_epochs=epochs, max_seconds=share)
+    counts = distributed.gathered(len(values))
+    before, nnz = sum(counts[: distributed.rank()]), sum(counts)
     shown = np.arange(len(values))
-    if len(values) > TRIAL_NNZ:
-        shown = np.sort(rng.choice(len(values), TRIAL_NNZ, replace=False))
+    if nnz > TRIAL_NNZ:
+        drawn = np.sort(rng.choice(nnz, TRIAL_NNZ, replace=False)) - before
+        shown = drawn[(drawn >= 0) & (drawn < len(values))]
     results: list[tuple[float, list[Order]]] = []
-    entries = len(values) * (len(levels.bits) - 1)
+    entries = nnz * (len(levels.bits) - 1)
     for candidate in TRIAL_ORDERS if entries <= BISECTION_ENTRIES else TRIAL_ORDERS[:-1]:
         elapsed = distributed.from_first(time.perf_counter() - started)  # the same decision in all processes
         if results and limit is not None and elapsed > len(TRIAL_ORDERS) * TRIAL_SHARE * limit:

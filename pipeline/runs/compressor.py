@@ -439,7 +439,7 @@ def largest_of(
 def negative_share(X: SparseTensor) -> float:
     """Share of the squared norm in values below 0: the least relative error of a model that has none."""
     with np.errstate(over="ignore"):
-        below = float(np.sum(X.values[X.values < 0] ** 2))
+        below = X.total(float(np.sum(X.values[X.values < 0] ** 2)))
     return below / X.norm2 if below else 0.0
 
 

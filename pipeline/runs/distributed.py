@@ -8,16 +8,19 @@ Every function also works in a process of its own, where it costs nothing: a tra
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, distributed
 
 from pipeline.errors import InputError
 
 T = TypeVar("T")
+Array = TypeVar("Array", npt.NDArray[np.int64], npt.NDArray[np.float64])
 
 
 def available_device(name: str) -> str:
@@ -138,6 +141,61 @@ def from_first(value: T) -> T:
     holder = [value]
     distributed.broadcast_object_list(holder, src=0, device=_device())
     return holder[0]
+
+
+def summed(array: Array) -> Array:
+    """Elementwise sum of the arrays of all processes, which have one shape; all get the same bits."""
+    return _reduced(array, distributed.ReduceOp.SUM)
+
+
+def smallest(array: Array) -> Array:
+    """Elementwise least."""
+    return _reduced(array, distributed.ReduceOp.MIN)
+
+
+def largest(array: Array) -> Array:
+    """Elementwise greatest."""
+    return _reduced(array, distributed.ReduceOp.MAX)
+
+
+def _reduced(array: Array, how: Any) -> Array:
+    if size() == 1:
+        return array
+    tensor = torch.tensor(array, device=_device())
+    distributed.all_reduce(tensor, op=how)
+    result: Array = tensor.cpu().numpy()
+    return result
+
+
+def gathered(value: T) -> list[T]:
+    """Every process's `value`, in the order of their numbers (pickled between processes of the same run)."""
+    if size() == 1:
+        return [value]
+    holders: list[T | None] = [None] * size()
+    distributed.all_gather_object(holders, value)
+    return holders  # type: ignore[return-value]
+
+
+def exchanged(arrays: Sequence[npt.NDArray[Any]], target: npt.NDArray[np.int64]) -> list[npt.NDArray[Any]]:
+    """Send each row of this process's `arrays` to the process that `target` names, and return the rows received.
+
+    Rows come in the order of the processes that sent them, those of one in the order that they had there.
+    """
+    if size() == 1:
+        return list(arrays)
+    order = np.argsort(target, kind="stable")
+    sent = np.bincount(target, minlength=size()).tolist()
+    received = [counts[rank()] for counts in gathered(sent)]
+    results = []
+    for array in arrays:
+        columns = []
+        for column in array.reshape(len(array), -1).T:  # one at a time, so that little lies in two places
+            out = torch.empty(sum(received), dtype=torch.from_numpy(column[:0].copy()).dtype, device=_device())
+            own = torch.from_numpy(column[order]).to(_device())
+            distributed.all_to_all_single(out, own, received, sent)
+            columns.append(out.cpu().numpy())
+        results.append(np.stack(columns, axis=1) if array.ndim > 1 else columns[0])
+    return results
 
 
 def _device() -> torch.device:

@@ -54,7 +54,7 @@ class Frame:
         used = {}
         for mode, size in enumerate(X.shape):
             if size > SPARSE_RANGE:
-                occurring = _occurring(X.coords[:, mode], size)
+                occurring = X.occurring(mode)
                 if size > SPARSE_SHARE * len(occurring):
                     used[mode] = occurring
         largest = math.frexp(float(np.max(np.abs(X.values))))[1]
@@ -80,11 +80,11 @@ class Frame:
         if self.plain:
             return X, 0.0
         coords, known = self._inward(X.coords)
-        left_out = float(np.sum(X.values[~known] ** 2))
+        left_out = X.total(float(np.sum(X.values[~known] ** 2)))
         if not known.any():
             return None, left_out
         values = np.ldexp(X.values[known], -self.exponent)
-        return SparseTensor(coords[known], values, self.inner_shape, mode_names=X.mode_names), left_out
+        return X.with_entries(coords[known], values, self.inner_shape), left_out
 
     def answers(self, predict: Callable[[Integers], Reals], index: Integers) -> Reals:
         """Values of the user's cells, from those of the method's."""
@@ -172,15 +172,6 @@ class Frame:
         if frame.inner_shape != inner:
             raise InputError(f"a model of shape {inner} in a frame of shape {frame.inner_shape}")
         return frame
-
-
-def _occurring(index: Integers, size: int) -> Integers:
-    """Distinct indices, rising: marked where that takes no more memory than the indices do, else sorted."""
-    if size > SPARSE_SHARE * len(index):
-        return np.unique(index)
-    marked = np.zeros(size, dtype=bool)
-    marked[index] = True
-    return np.flatnonzero(marked)
 
 
 def _decoded(code: bytes, count: int, size: int) -> Integers:

@@ -5,7 +5,7 @@ An order of a mode is a permutation ``position`` of its (padded) indices: index 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,6 +106,7 @@ def accept(
     change: npt.NDArray[np.float64],
     gamma: float,
     rng: np.random.Generator,
+    over_all: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]] = lambda delta: delta,
 ) -> tuple[Order, npt.NDArray[np.bool_]]:
     """Decide every swap by itself: accept when u < exp(-gamma * Delta).
 
@@ -116,6 +117,8 @@ def accept(
     change
         (nnz,) each non-zero's share of Delta, the change of the loss. Zeros contribute nothing (Lemma 1), and
         a non-zero depends on one swap only, so the sums are exact whatever happens to the other swaps.
+    over_all
+        Makes sums over these non-zeros sums over all, where there are more elsewhere.
 
     Returns
     -------
@@ -123,7 +126,7 @@ def accept(
     """
     part = proposal.swap[index]
     moved = part >= 0
-    delta = np.bincount(part[moved], weights=change[moved], minlength=proposal.count)
+    delta = over_all(np.bincount(part[moved], weights=change[moved], minlength=proposal.count).astype(np.float64))
     with np.errstate(divide="ignore", over="ignore"):
         threshold = -np.log(rng.random(proposal.count))
         accepted = delta < 0 if np.isinf(gamma) else gamma * delta < threshold

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pipeline.core.files import atomic_path, refuse_clashes
 from pipeline.errors import InputError
 from pipeline.sparse.grid import LARGEST_SIZE, linear_index
-from pipeline.sparse.header import Header
+from pipeline.sparse.header import ROW_GROUP, Header
 from pipeline.sparse.labels import Label, LabelFiles, as_labels
 from pipeline.sparse.reals import EXACT_INTEGER, as_float64, narrowest_exact_type
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ROW_GROUP = 1 << 20
+MARKED_SHARE = 16  # indices a non-zero, up to which those that occur are marked
 
 
 class SparseTensor:
@@ -119,6 +119,25 @@ class SparseTensor:
     def density(self) -> float:
         """Share of the cells that are not zero."""
         return self.nnz / math.prod(self.shape)
+
+    def total(self, number: float) -> float:
+        """A sum over the non-zeros that lie here as one over all: the same, unless this is a share of a tensor."""
+        return number
+
+    def occurring(self, mode: int) -> npt.NDArray[np.int64]:
+        """Distinct indices of a mode, rising; found by marking where that takes no more memory than the indices do."""
+        index, size = self.coords[:, mode], self.shape[mode]
+        if size > MARKED_SHARE * len(index):
+            return np.unique(index)
+        marked = np.zeros(size, dtype=bool)
+        marked[index] = True
+        return np.flatnonzero(marked)
+
+    def with_entries(
+        self, coords: npt.NDArray[np.int64], values: npt.NDArray[np.float64], shape: Sequence[int]
+    ) -> SparseTensor:
+        """The tensor of these entries in place of its own, with its mode names."""
+        return SparseTensor(coords, values, shape, mode_names=self.mode_names)
 
     def __repr__(self) -> str:
         sizes = " x ".join(f"{size:,}" for size in self.shape)

@@ -25,6 +25,11 @@ def code_files(step: str, method_module: str | None = None) -> list[str]:
     method_module
         The module that holds the method's class, for example ``pipeline.baselines.t_svd``.
     """
+    return list(_closure(step, method_module))  # a plan of 1,000 runs asks for each of them
+
+
+@cache
+def _closure(step: str, method_module: str | None) -> tuple[str, ...]:
     waiting = [f"pipeline.{step}", *([method_module] if method_module else [])]
     found: set[str] = set()
     while waiting:
@@ -32,7 +37,7 @@ def code_files(step: str, method_module: str | None = None) -> list[str]:
         if module not in found and module not in ORCHESTRATION:
             found.add(module)
             waiting += _imports(module)
-    return sorted(str(_file(module).relative_to(PACKAGE.parent)) for module in found)
+    return tuple(sorted(str(_file(module).relative_to(PACKAGE.parent)) for module in found))
 
 
 def code_paths(files: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.baselines.base import Baseline, Integers, Reals
-from pipeline.baselines.coding import column_sets, fibres, gaps, mixed, unlabelled
+from pipeline.baselines.coding import column_sets, fibres, gaps, mixed, overlaps, unlabelled
 from pipeline.errors import InputError
 from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
@@ -178,11 +178,17 @@ def all_codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[L
         candidates.append(Labelled(kept_columns, *_pack(stored, coords)))
     if fibres.able(coords, shape):
         candidates.append(Labelled(fibres.pack(coords, values, shape, free=False)[0], {}, {}))
-    kept_codes = [mixed.pack(coords, values, shape)]
+    kept_codes = _tree_codes(coords, values, shape)
     if unlabelled.keeps(coords, shape):
         kept_codes.append(unlabelled.pack_kept(coords, values, shape))
     candidates += [Labelled(code, {}, {}) for code in kept_codes if code is not None]
     return candidates
+
+
+def _tree_codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[bytes | None]:
+    """Codes that mix contexts: of windows on a sequence where it is one, and the general one where few cells are."""
+    windows = overlaps.pack(coords, values, shape)
+    return [windows] if windows and len(coords) > COLUMNS_AT_MOST else [windows, mixed.pack(coords, values, shape)]
 
 
 def free_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[bytes, list[Integers]]:
@@ -212,7 +218,7 @@ def quick_length(coords: Integers, values: Reals, shape: tuple[int, ...], orders
     """
     codes: list[bytes | None] = []
     if len(coords) > COLUMNS_AT_MOST and len(shape) > 2:
-        codes = [mixed.pack(coords, values, shape)]
+        codes = _tree_codes(coords, values, shape)
     elif len(coords) > COLUMNS_AT_MOST and orders and unlabelled.keeps(coords, shape):
         codes = [unlabelled.pack_kept(coords, values, shape)]
     elif len(coords) > COLUMNS_AT_MOST and not orders and unlabelled.able(coords, shape):
@@ -247,6 +253,8 @@ def decode(code: bytes) -> gaps.Cells:
         return gaps.decode(code)
     if code[:1] == mixed.CODE:
         return mixed.unpack(code)
+    if code[:1] == overlaps.CODE:
+        return overlaps.unpack(code)
     if code[:1] == unlabelled.CODE:
         return unlabelled.unpack(code)
     if code[:1] == unlabelled.KEPT:

@@ -67,16 +67,22 @@ class Model:
         To decode; None to encode.
     room
         Bytes that an encoder may write.
+    weights
+        First weights of the mixing, where they are not those of this module's own codes.
     """
 
-    def __init__(self, bits: int, code: bytes | None, room: int = 0) -> None:
+    def __init__(self, bits: int, code: bytes | None, room: int = 0, weights: Integers | None = None) -> None:
         from pipeline.baselines.coding import mixed_loops
+
+        if weights is None:
+            shape = mixed_loops.SETS, mixed_loops.INPUTS
+            weights = np.full(shape, mixed_loops.FIRST_WEIGHT, dtype=np.int64)
 
         self._loops: Any = mixed_loops
         content = np.zeros(room + 8, dtype=np.uint8) if code is None else np.frombuffer(code + bytes(8), np.uint8)
         self.coding = mixed_loops.Coding(
             np.full(1 << bits, mixed_loops.FRESH, dtype=np.uint32),
-            np.full((mixed_loops.SETS, mixed_loops.INPUTS), mixed_loops.FIRST_WEIGHT, dtype=np.int64),
+            weights,
             np.array([0, (1 << 32) - 1, 0, 0], dtype=np.int64),
             content.copy(),
             code is not None,

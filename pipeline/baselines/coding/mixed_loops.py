@@ -98,6 +98,31 @@ def code_bit(state: Integers, buffer: npt.NDArray[np.uint8], decoding: bool, cha
 
 
 @compiled
+def mixture(weights: Integers, squash: Integers, inputs: Integers, first: int, second: int, third: int) -> int:
+    """Place in `squash` of the mixture of all inputs, by two rows of weights, or three if `third` is not negative."""
+    total = np.int64(0)
+    for place in range(weights.shape[1]):
+        weight = weights[first, place] + weights[second, place]
+        if third >= 0:
+            weight += weights[third, place]
+        total += inputs[place] * weight
+    middle = len(squash) // 2
+    return min(max((total >> 16) + middle, 0), len(squash) - 1)
+
+
+@compiled
+def teach(weights: Integers, inputs: Integers, first: int, second: int, third: int, miss: int) -> None:
+    """Move the weights along the gradient of the code length; `miss` is by how much the chance was too low."""
+    miss *= RATE
+    for place in range(weights.shape[1]):
+        step = (inputs[place] * miss) >> SHIFT
+        weights[first, place] += step
+        weights[second, place] += step
+        if third >= 0:
+            weights[third, place] += step
+
+
+@compiled
 def mixed_bit(
     weights: Integers,
     state: Integers,
@@ -110,18 +135,9 @@ def mixed_bit(
     bit: int,
 ) -> int:
     """Code a bit by the mixture of all inputs with two rows of weights, and teach them."""
-    total = np.int64(0)
-    for place in range(INPUTS):
-        total += inputs[place] * (weights[first, place] + weights[second, place])
-    middle = len(squash) // 2
-    position = min(max((total >> 16) + middle, 0), len(squash) - 1)
-    chance = squash[position]
+    chance = squash[mixture(weights, squash, inputs, first, second, -1)]
     bit = code_bit(state, buffer, decoding, chance, bit)
-    miss = ((bit << 16) - chance) * RATE
-    for place in range(INPUTS):
-        step = (inputs[place] * miss) >> SHIFT
-        weights[first, place] += step
-        weights[second, place] += step
+    teach(weights, inputs, first, second, -1, (bit << 16) - chance)
     return bit
 
 
@@ -259,20 +275,54 @@ def code_sets(
 
 
 @compiled
-def code_numbers(
-    coding: Coding,
-    level: int,
-    contexts: Integers,
-    numbers: Integers,
-) -> None:
-    """Code whole numbers: the magnitude of the number plus one step by step, then its lower bits from the top."""
+def code_number(
+    coding: Coding, first: int, second: int, bases: Integers, places: Integers, inputs: Integers, number: int
+) -> int:
+    """Code a whole number in eight contexts: the magnitude of it plus one step by step, then its lower bits.
+
+    `first` and `second` are where its KINDS and DEPTHS rows of weights begin.
+    """
     slots, weights, state, buffer, decoding, squash, stretch = coding
+    goal = number + 1
+    value, magnitude, step = np.int64(1), np.int64(0), np.int64(0)
+    name, rising = np.int64(1), True
+    while True:
+        if rising:
+            bit = np.int64(1) if not decoding and (goal >> (magnitude + 1)) > 0 else np.int64(0)
+            name = np.int64(1000 + magnitude)
+        else:
+            if step == magnitude:
+                break
+            bit = np.int64(0) if decoding else (goal >> (magnitude - 1 - step)) & 1
+            name = (magnitude << 8) | (value if step < 6 else 128 + step)
+        for place in range(8):
+            places[place] = find(slots, bases[place], name)
+            slot = np.int64(slots[places[place]])
+            inputs[place] = stretch[(slot >> 16) >> 4] if slot & 255 else 0
+        kind = familiarities(slots, places[4], places[3], places[2])
+        row = second + min(magnitude, 31) + (0 if rising else 32)
+        bit = mixed_bit(weights, state, buffer, decoding, squash, inputs, first + kind, row, bit)
+        for place in range(8):
+            learn(slots, places[place], bit, 1, 30 if place == 1 else 255)
+        if rising:
+            if bit == 1 and magnitude < 60:
+                magnitude += 1
+            else:
+                rising = False
+        else:
+            value = 2 * value + bit
+            step += 1
+    return value - 1
+
+
+@compiled
+def code_numbers(coding: Coding, level: int, contexts: Integers, numbers: Integers) -> None:
+    """Code whole numbers, each predicted from its contexts and from the two before."""
     places = np.zeros(INPUTS, dtype=np.int64)
-    inputs = np.zeros(INPUTS, dtype=np.int64)
-    limits = np.array([255, 30, 255, 255, 255, 255, 255, 255, 255])
+    inputs = np.zeros(coding.weights.shape[1], dtype=np.int64)
+    inputs[8] = 256
     previous, earlier = np.int64(0), np.int64(0)
     bases = np.zeros(INPUTS, dtype=np.int64)
-    inputs[8] = 256
     for item in range(len(numbers)):
         for place in range(INPUTS):
             bases[place] = hashed(level * 16 + place, 5003)
@@ -280,35 +330,8 @@ def code_numbers(
             bases[place + 2] = hashed(bases[place + 2], contexts[item, place])
         bases[7] = hashed(bases[7], min(previous, 30) * 32 + min(earlier, 30))
         bases[1] = hashed(bases[1], min(previous, 30))
-        goal = numbers[item] + 1
-        value, magnitude, step = np.int64(1), np.int64(0), np.int64(0)
-        name, rising = np.int64(1), True
-        while True:
-            if rising:
-                bit = np.int64(1) if not decoding and (goal >> (magnitude + 1)) > 0 else np.int64(0)
-                name = np.int64(1000 + magnitude)
-            else:
-                if step == magnitude:
-                    break
-                bit = np.int64(0) if decoding else (goal >> (magnitude - 1 - step)) & 1
-                name = (magnitude << 8) | (value if step < 6 else 128 + step)
-            for place in range(8):
-                places[place] = find(slots, bases[place], name)
-                slot = np.int64(slots[places[place]])
-                inputs[place] = stretch[(slot >> 16) >> 4] if slot & 255 else 0
-            kind = familiarities(slots, places[4], places[3], places[2])
-            second = 9 * KINDS + level * DEPTHS + min(magnitude, 31) + (0 if rising else 32)
-            bit = mixed_bit(weights, state, buffer, decoding, squash, inputs, level * KINDS + kind, second, bit)
-            for place in range(8):
-                learn(slots, places[place], bit, 1, limits[place])
-            if rising:
-                if bit == 1 and magnitude < 60:
-                    magnitude += 1
-                else:
-                    rising = False
-            else:
-                value = 2 * value + bit
-                step += 1
-        if decoding:
-            numbers[item] = value - 1
-        earlier, previous = previous, value - 1
+        second = 9 * KINDS + level * DEPTHS
+        number = code_number(coding, level * KINDS, second, bases, places, inputs, numbers[item])
+        if coding.decoding:
+            numbers[item] = number
+        earlier, previous = previous, number
