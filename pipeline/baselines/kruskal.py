@@ -63,10 +63,12 @@ class Kruskal(Baseline):
         model = cls(rank=contents.whole("rank", 1))
         model.shape_, model.rank_ = contents.shape(), contents.whole("rank", 1)
         model.weights_ = contents.reals("weights", (model.rank_,))
-        model.factors_ = [
-            contents.reals(f"factor_{mode}", (size, model.rank_)) for mode, size in enumerate(model.shape_)
-        ]
+        model._take_factors(contents)
         return model
+
+    def _take_factors(self, contents: Contents) -> None:
+        """Set ``factors_`` of the shape and rank that have been read."""
+        self.factors_ = [contents.reals(f"factor_{mode}", (size, self.rank_)) for mode, size in enumerate(self.shape_)]
 
 
 def evaluate(coords: Integers, weights: Reals, factors: list[Reals]) -> Reals:

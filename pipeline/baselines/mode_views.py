@@ -79,15 +79,25 @@ class ModeView:
     def _mttkrp_compiled(self, factors: list[Reals]) -> Reals:
         from pipeline.kernels.sparse import mttkrp_slices
 
-        result = np.zeros((self.size, factors[self.leaf_mode].shape[1]))
-        sizes = [len(factors[mode]) for mode in self.middle]
-        offsets = np.concatenate(([0], np.cumsum(sizes)[:-1])).astype(np.int64)[: len(sizes)]
-        stacked = np.concatenate([np.zeros((0, result.shape[1]))] + [factors[mode] for mode in self.middle])
+        leaf_factor, stacked, upper = self._stacked(factors)
+        result = np.zeros((self.size, leaf_factor.shape[1]))
         mttkrp_slices(
-            self.values, self.leaf, self.fibre_start, self.upper + offsets, self.slice_start, self.slice_index,
-            np.ascontiguousarray(factors[self.leaf_mode]), stacked, result,
+            self.values, self.leaf, self.fibre_start, upper, self.slice_start, self.slice_index,
+            leaf_factor, stacked, result,
         )  # fmt: skip
         return result
+
+    def _stacked(self, factors: list[Reals]) -> tuple[Reals, Reals, Integers]:
+        """The leaf mode's factor; those of `middle`, below each other, as wide as the widest; `upper` in their rows."""
+        ranks = [factors[mode].shape[1] for mode in self.middle]
+        stacked = np.zeros((sum(len(factors[mode]) for mode in self.middle), max(ranks, default=0)))
+        offsets = np.zeros(len(self.middle), dtype=np.int64)
+        end = 0
+        for position, mode in enumerate(self.middle):
+            offsets[position] = end
+            end += len(factors[mode])
+            stacked[offsets[position] : end, : ranks[position]] = factors[mode]
+        return np.ascontiguousarray(factors[self.leaf_mode]), stacked, self.upper + offsets
 
     def _mttkrp_scipy(self, factors: list[Reals]) -> Reals:
         """The same as two sparse products; three times slower at rank 10, needs (F, R) doubles."""
@@ -127,18 +137,11 @@ class ModeView:
     def _ttmc_compiled(self, factors: list[Reals]) -> Reals:
         from pipeline.kernels.sparse import ttmc_slices
 
-        leaf_factor = np.ascontiguousarray(factors[self.leaf_mode])
+        leaf_factor, stacked, upper = self._stacked(factors)
         ranks = np.array([factors[mode].shape[1] for mode in self.middle], dtype=np.int64)
-        stacked = np.zeros((sum(len(factors[mode]) for mode in self.middle), max(ranks, default=0)))
-        offsets = np.zeros(len(self.middle), dtype=np.int64)
-        end = 0
-        for position, mode in enumerate(self.middle):
-            offsets[position] = end
-            end += len(factors[mode])
-            stacked[offsets[position] : end, : ranks[position]] = factors[mode]
         result = np.zeros((self.size, int(np.prod(ranks)) * leaf_factor.shape[1]))
         ttmc_slices(
-            self.values, self.leaf, self.fibre_start, self.upper + offsets, self.slice_start, self.slice_index,
+            self.values, self.leaf, self.fibre_start, upper, self.slice_start, self.slice_index,
             leaf_factor, stacked, ranks, result,
         )  # fmt: skip
         return result

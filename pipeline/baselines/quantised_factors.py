@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,16 @@ class QuantisedFactors(Kruskal):
     terms too small for it fall away. Steps go into the weights, factors are whole numbers, and these
     are coded term by term: each by what the terms before have in its row, by the entry above, and by its term
     (:meth:`pipeline.baselines.coding.mixed.Model.numbers`).
+
+    Parameters
+    ----------
+    bits
+        Of the largest entry of all, with its sign; smaller ones take fewer. None and no size: 5.
+    max_bytes
+        Bytes of code and weights at most, which then decide the bits; its artifact's header not counted.
+    max_seconds
+        After so many no further number of bits is tried; None: as many as are wanted. It makes results depend on the
+        machine.
     """
 
     most_terms: ClassVar[int] = 16  # of a search: those that are too small for the step fall away
@@ -133,14 +143,9 @@ class QuantisedFactors(Kruskal):
         tensors = {"weights": stored_type(self.weights_), "code": np.frombuffer(self.code_, dtype=np.uint8)}
         return tensors, {"shape": list(self.inner_shape_), "rank": self.rank_}
 
-    @classmethod
-    def _from_contents(cls, contents: Contents) -> Self:
-        model = cls(rank=contents.whole("rank", 1))
-        model.shape_, model.rank_ = contents.shape(), contents.whole("rank", 1)
-        model.weights_ = contents.reals("weights", (model.rank_,))
-        model.code_ = contents.code("code")
-        model.factors_ = [factor.astype(np.float64) for factor in decode(model.code_, model.shape_, model.rank_)]
-        return model
+    def _take_factors(self, contents: Contents) -> None:
+        self.code_ = contents.code("code")
+        self.factors_ = [factor.astype(np.float64) for factor in decode(self.code_, self.shape_, self.rank_)]
 
 
 def encode(factors: list[Integers]) -> bytes:
