@@ -339,7 +339,7 @@ class TestPacked:
         ):
             with pytest.raises(InputError, match=re.escape(problem)):
                 read(path, f"member={member}")
-        with pytest.raises(InputError, match=r"option member: .*m.mtx is no archive by its name"):
+        with pytest.raises(InputError, match=r"m.mtx: no archive by its name; the option member"):
             read(written(tmp_path / "m.mtx", files["d/m.mtx"]), "member=m.mtx")
         step_convert.main(["--file", str(path), "--set", "member=m.mtx", "--output", str(tmp_path / "o.parquet")])
         digest = SparseTensor.read_parquet(tmp_path / "o.parquet").source["sha256"]

@@ -117,8 +117,11 @@ def member_names(path: Path, pattern: str) -> list[str]:
     Raises
     ------
     InputError
-        A damaged archive; one that holds a name outside its folder, a link, a device, or too much.
+        No archive by its name, or a damaged one; one that holds a name outside its folder, a link, a device, or too
+        much.
     """
+    if not is_archive(path):
+        raise InputError(f"{path}: no archive by its name; the option member is for archives")
     names = [name for name, _ in _entries(path)]
     return [name for name in names if name == pattern or fnmatch.fnmatch(PurePosixPath(name).name, pattern)]
 

@@ -94,15 +94,13 @@ def only_file(files: Files, member: str | None = None) -> Path:
     Raises
     ------
     InputError
-        There are several, the file is no archive, or the archive has no such file or more than one.
+        There are several, or it is no archive (:func:`pipeline.datasets.archive.main_member`).
     """
     if len(files) != 1:
         raise InputError(f"files {sorted(files)}: this format takes one file")
     path = next(iter(files.values()))
     if member is None:
         return path
-    if not is_archive(path):
-        raise InputError(f"option member: {path} is no archive by its name")
     with telling_damage(path):
         return path / main_member(path, member)
 

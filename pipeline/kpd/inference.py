@@ -25,7 +25,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import register_flop_formula
 
 from pipeline.errors import InputError
-from pipeline.kpd.blocks import BlockLayer, BlockLinear, replaced
+from pipeline.kpd.blocks import BlockLayer, BlockLinear, of_columns, replaced
 from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.functional import HAS_FUSED, as_array, check_alike, is_transformed, kron_weight, side_by_side
 from pipeline.kpd.layer import (
@@ -147,7 +147,7 @@ class BlockRowsLinear(InferenceLayer):
 
     def __init__(self, layer: BlockLayer) -> None:
         super().__init__(layer)
-        used = (~layer.zero_blocks()).repeat_interleave(self.block[1], dim=1)  # (m1, n)
+        used = of_columns(layer, ~layer.zero_blocks())
         row, columns = used.nonzero(as_tuple=True)
         starts = columns.new_zeros(self.grid[0] + 1)
         starts[1:] = used.sum(dim=1).cumsum(dim=0)
@@ -360,14 +360,15 @@ FORMS: dict[str, Callable[[BlockLayer], nn.Module]] = {
 def forms_of(layer: BlockLayer) -> list[str]:
     """Names of the forms that `layer` can take where it lies.
 
-    torch's block-sparse products need square blocks, on a GPU of a power of two from 16 on, and its sparse
-    products on a CPU single or double precision.
+    torch's block-sparse products need square blocks of inputs that lie side by side, on a GPU of a power of two from 16
+    on, and its sparse products on a CPU single or double precision.
     """
     m2, n2 = layer.block
     on_cpu = layer.support.is_cpu
     fits_gpu = m2 >= 16 and m2 & (m2 - 1) == 0
     has_sparse = not on_cpu or next(layer.parameters()).dtype in (torch.float32, torch.float64)
-    has_bsr = has_sparse and m2 == n2 and (on_cpu or fits_gpu)
+    is_ordered = layer._buffers.get("order") is not None
+    has_bsr = has_sparse and m2 == n2 and (on_cpu or fits_gpu) and not is_ordered
     has_factored = has_sparse and isinstance(layer, KPDLinear)
     absent = ([] if has_bsr else ["bsr"]) + ([] if has_factored else ["factored"])
     return [name for name in FORMS if name not in absent]
