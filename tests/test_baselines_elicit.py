@@ -126,3 +126,10 @@ def test_a_short_code_or_too_many_modes_are_refused(tmp_path: Path) -> None:
         ELiCiT.from_artifact(tensors | {"code": tensors["code"][:0]}, metadata)
     with pytest.raises(InputError, match="up to 8 modes"):
         ELiCiT.from_artifact(tensors, metadata | {"shape": [1] * 9})
+
+
+def test_a_fit_whose_time_is_over_still_meets_its_size() -> None:
+    X = planted((30, 40))
+    hurried = ELiCiT(rank=4, max_bytes=200, max_seconds=1e-9).fit(X)
+    assert hurried.size()["bytes"] <= 200
+    assert hurried.error(X)["error"] >= ELiCiT(rank=4, max_bytes=200).fit(X).error(X)["error"]
