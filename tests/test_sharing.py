@@ -44,7 +44,8 @@ def shared(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     change(params, "\nexperiments:\n", f"\nexperiments:\n{TINY}{OTHER}")
     change(params, "\ndatasets:\n", f"\ndatasets:\n{CLICKS}")
     write_clicks(folder)
-    run(folder, "dvc", "remote", "add", "-q", "-d", "shared", str(folder.parent / "remote"))
+    assert "make remote URL=" in make(folder, "remote", status=2)
+    make(folder, "remote", f"URL={folder.parent / 'remote'}")
     use(folder, "tiny")
     run(folder, *SNAKEMAKE, "all")
     make(folder, "commit")
@@ -171,6 +172,9 @@ def test_damaged_and_lost_objects_are_named(copy: Path, tmp_path: Path) -> None:
     run(tmp_path, "git", "clone", "-q", str(copy), "pulled")
     refused = make(tmp_path / "pulled", "pull", status=2)
     assert f"not all could be fetched: {model}. " in refused
+    plain = run(tmp_path / "pulled", "dvc", "pull", status=1)  # DVC names the folder, and takes nothing damaged
+    assert "results/runs/clicks/truncation" in plain
+    assert not (tmp_path / "pulled" / model).exists()
     stored.unlink()
     for folder in (".dvc/cache", "results"):
         shutil.rmtree(tmp_path / "pulled" / folder)

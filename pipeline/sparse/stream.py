@@ -150,27 +150,29 @@ class TensorWriter:
         self._pending_rows = 0
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
-        self._stack = ExitStack()
+        self._stack = ExitStack()  # of the files that are open while it is written
 
     def __enter__(self) -> Self:
         import pyarrow.parquet as pq
 
-        self._label_entry = self.labels.write(self._stack)
-        temporary = self._stack.enter_context(atomic_path(self.path))
-        # without Arrow's own copy of the schema, which would hide metadata that is added at the end
-        self._writer = self._stack.enter_context(
-            pq.ParquetWriter(
-                temporary,
-                self._schema,
-                compression="zstd",
-                compression_level=1,
-                store_schema=False,
-                use_dictionary=False,
-                column_encoding=self._encodings(),
-                write_page_checksum=True,
+        with ExitStack() as stack:  # a disk that is full takes not even the first bytes: then all is undone
+            self._label_entry = self.labels.write(stack)
+            temporary = stack.enter_context(atomic_path(self.path))
+            # without Arrow's own copy of the schema, which would hide metadata that is added at the end
+            self._writer = stack.enter_context(
+                pq.ParquetWriter(
+                    temporary,
+                    self._schema,
+                    compression="zstd",
+                    compression_level=1,
+                    store_schema=False,
+                    use_dictionary=False,
+                    column_encoding=self._encodings(),
+                    write_page_checksum=True,
+                )
             )
-        )
-        self._stack.enter_context(self._thread)  # left first: nothing is written when the file is closed
+            stack.enter_context(self._thread)  # left first: nothing is written when the file is closed
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
