@@ -10,7 +10,7 @@ COMPACT := sed -un -e '/^Finished jobid/ {s/.*Rule: \(.*\))/\1/; h; d;}' \
 	-e '/^[0-9]* of [0-9]* steps/ {s/ steps (\(.*\)) done/ (\1)/; G; s/\n/  /; p; d;}' \
 	-e '/^\(Select jobs\|Execute [0-9]\|Using \|Assuming \|Building \|Conda \|\[\|$$\)/ d' -e p
 
-.PHONY: help setup tools demo test lint format bench bench-gpu mirror commit push pull status why diff slurm-lab slurm-lab-stop experiment lock clean
+.PHONY: help setup tools demo test lint format bench bench-gpu mirror commit remote push pull status why diff slurm-lab slurm-lab-stop experiment evidence lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -61,11 +61,13 @@ tools:
 	@python -c 'import dvc, snakemake, pipeline' 2> /dev/null || $(MAKE) --no-print-directory setup
 
 commit: tools ## record with DVC what snakemake has made, without running it again
-	@python -m pipeline.workflow.share whole
-	@plan=$$(snakemake --dry-run recorded 2>&1) || { echo "$$plan" >&2; exit 2; }; \
-	  grep -q 'Nothing to be done' <<< "$$plan" \
-	  || { echo "error: results are not up to date; run 'snakemake recorded' first" >&2; exit 2; }
-	dvc commit --force
+	@python -m pipeline.workflow.share commit
+
+remote: tools ## make remote URL=s3://bucket/path NAME=shared: where results go to; DVC checks what it fetches from there
+	@test -n "$(URL)" || { echo "error: name the address: make remote URL=s3://bucket/path, or a folder" >&2; exit 2; }
+	@dvc remote add --quiet --force --default $(or $(NAME),shared) $(URL)
+	@dvc remote modify --quiet $(or $(NAME),shared) verify true
+	@echo "remote '$(or $(NAME),shared)' is in .dvc/config; 'git commit' it"
 
 push: tools ## send what DVC has recorded to the remote
 	@python -m pipeline.workflow.share push
@@ -90,6 +92,16 @@ slurm-lab-stop: tools
 
 experiment: tools ## make experiment NAME=paper: point params.yaml and dvc.yaml at another experiment
 	python -m pipeline.config --use $(NAME)
+
+# What a reader without the runs wants of results/paper-small: numbers, main figures, DVC's record of every file.
+SHOWN = size-error-equal-* size-error-with-orders-* error-epochs-email* accuracy-sparsity-* cost-* step-network-size* \
+  error-values-email* singular-values-email* scaling* query-times*
+evidence: tools ## write RESULTS.md and evidence/ from results/paper-small, which 'snakemake paper-small' and 'make commit' made
+	python -m pipeline.report --experiment paper-small --results RESULTS.md
+	rm -rf evidence && mkdir -p evidence/tables evidence/figures
+	cp results/paper-small/summary.json results/paper-small/headlines.txt dvc.lock evidence
+	cp results/paper-small/tables/*.csv evidence/tables
+	cp $(SHOWN:%=results/paper-small/figures/%.svg) evidence/figures
 
 lock: ## resolve pyproject.toml anew and write requirements.lock
 	$(PYTHON) -m venv --clear build/lock

@@ -3,8 +3,10 @@
 `--tensors` is a folder of Parquet tensors (``snakemake data/tensors/kjv-3gram.parquet``). Every code is decoded and
 compared with the tensor before its row is stored; data sets that are not run keep what was measured before. General
 compressors get the sorted coordinates as 4-byte integers, one mode after the other, as differences from the row
-before, and the values as our gap code writes them. ``free`` and ``stored`` are lossless's code with orders free, and
-with all that is needed to answer in the tensor's own indices; ``mixed`` is one of the codes it tries.
+before, and the values as our gap code writes them; JBIG gets binary matrices as bitmaps, in their own indices and
+sorted as our gap code does with orders free (``apt install zpaq jbigkit-bin``). ``free`` and ``stored`` are lossless's
+code with orders free, and with all that is needed to answer in the tensor's own indices; ``mixed`` is one of the codes
+it tries.
 
     python -m benchmarks.bench_codes --tensors data/tensors --datasets flights kjv-3gram
 """
@@ -31,7 +33,7 @@ def measured(path: Path) -> dict[str, Any]:
     """All figures of a data set."""
     from pipeline.baselines.coding import mixed
     from pipeline.baselines.lossless import Lossless
-    from pipeline.baselines.yardsticks import general, structureless_bytes
+    from pipeline.baselines.yardsticks import bitmap_bytes, general, structureless_bytes
     from pipeline.sparse import SparseTensor
 
     X = SparseTensor.read_parquet(path)
@@ -48,7 +50,7 @@ def measured(path: Path) -> dict[str, Any]:
         found["mixed_decode_per_second"] = round(X.nnz / decoding)
     size = Lossless().fit(X).size()
     found |= {"free": size["bytes"], "stored": size["bytes_with_order"]}
-    found |= general(X)
+    found |= general(X) | bitmap_bytes(X)
     found |= {f"no structure, {orders}": structureless_bytes(X, orders == "stored") for orders in ("free", "stored")}
     return found
 
@@ -56,12 +58,13 @@ def measured(path: Path) -> dict[str, Any]:
 def table(stored: dict[str, Any]) -> str:
     """The Markdown table."""
     columns = ["nnz", "free", "stored", "mixed", "no structure, free", "no structure, stored"]
-    columns += ["gzip", "xz", "zstd", "zpaq", "Parquet", "CSF"]
+    columns += ["gzip", "xz", "zstd", "zpaq", "JBIG", "JBIG, sorted", "Parquet", "CSF"]
     columns += ["mixed_encode_per_second", "mixed_decode_per_second"]
     lines = ["# Exact codes, bytes", "", "`" + __doc__.split("\n\n")[-1].strip() + "`", ""]
     lines += ["| data set | " + " | ".join(columns) + " |", "|---|" + "--:|" * len(columns)]
     for name, row in sorted(stored.items()):
-        cells = ["not installed" if row.get(key) is None else f"{row[key]:,}" for key in columns]
+        absent = {True: "not installed", False: "-"}
+        cells = [absent[key in row] if row.get(key) is None else f"{row[key]:,}" for key in columns]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += ["", "Speeds are non-zeros a second, one thread; encoding includes every sequence of modes tried.", ""]
     lines += [f"- {name}: {row['date']}, {row['machine']}, {row['load']}" for name, row in sorted(stored.items())]

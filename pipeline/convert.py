@@ -61,7 +61,7 @@ def convert_file(paths: Sequence[Path], output: Path, format_name: str | None, o
     options
         Of the format's reader; a table's columns have a default (:func:`pipeline.datasets.table_columns.with_columns`).
     """
-    name, files = files_of_all(paths, format_name)
+    name, files = files_of_all(paths, format_name, options.get("member"))
     refuse_clashes(list(files.values()), [output])
     options = with_columns(paths[0], name, options)
     source = {"dataset": paths[0].name, "format": name, "options": options}

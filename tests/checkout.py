@@ -19,6 +19,31 @@ ENVIRONMENT = {
     "DVC_NO_ANALYTICS": "1",
 }
 
+TINY = """\
+  tiny:
+    seeds: [0]
+    matrix_baselines: {datasets: [clicks], methods: [truncation, t-svd]}
+    settings:
+      clicks: {truncation: {k10: {keep: 0.1}}, t-svd: {r1: {rank: 1}}}
+"""  # an experiment of two runs
+CLICKS = """\
+  clicks:
+    description: who clicked on what
+    licence: mine
+    citation: none
+    format: csv
+    options: {columns: [user, item], value: clicks}
+    labels: [0, 1]
+    push: false
+    files: {clicks.csv: {sources: ["file:clicks.csv"]}}
+"""  # and its data set, which write_clicks makes
+
+
+def write_clicks(folder: Path) -> None:
+    """Write a table of one's own, 29 users and 31 items, into a checkout."""
+    rows = "".join(f"u{i % 29},i{i % 31},{1 + i % 5}\n" for i in range(600))
+    (folder / "clicks.csv").write_text(f"user,item,clicks\n{rows}")
+
 
 def run(folder: Path, *command: str, status: int = 0) -> str:
     """Run a command and return what it printed; fail with its output if the exit status is another."""

@@ -89,10 +89,10 @@ def test_free_orders_by_hand() -> None:
 
 def test_tokens_by_hand() -> None:
     # Slice 0 holds 0, 3; slice 1 holds 2: first child plus one, gap, end, first child plus one.
-    assert gaps._tokens(np.array([[0, 0], [0, 3], [1, 2]])).tolist() == [1, 3, 0, 3]
+    assert gaps.to_tokens(np.array([[0, 0], [0, 3], [1, 2]])).tolist() == [1, 3, 0, 3]
     # Three modes: new slice closes two levels, a new fibre closes one.
     rows = np.array([[0, 0, 1], [0, 2, 0], [0, 2, 4], [3, 1, 1]])
-    assert gaps._tokens(rows).tolist() == [1, 2, 0, 2, 1, 4, 0, 0, 2, 2]
+    assert gaps.to_tokens(rows).tolist() == [1, 2, 0, 2, 1, 4, 0, 0, 2, 2]
 
 
 @given(st.binary(max_size=80))

@@ -99,13 +99,11 @@ def test_cp_takes_the_same_way_as_pyttb(shape: tuple[int, ...]) -> None:
     ttb = pytest.importorskip("pyttb")
     X = sparse(5, shape)
     random = np.random.default_rng(1)
-    first = [random.uniform(size=(size, 3)) for size in shape]
+    first = [random.uniform(size=(size, 3)) for size in shape]  # as CP draws them
     tensor = ttb.sptensor(X.coords, X.values[:, None], shape)
     start = ttb.ktensor([factor.copy(order="F") for factor in first])
     theirs, _, _ = ttb.cp_als(tensor, 3, init=start, stoptol=0.0, maxiters=12, printitn=0)
-    model = CP(rank=3, max_sweeps=12, tolerance=0.0)
-    model.shape_, model.history_, model._progress, model._started = X.shape, [], None, 0.0
-    model._solve(X, first)
+    model = CP(rank=3, max_sweeps=12, tolerance=0.0, seed=1).fit(X)
     expected = np.sum((X.to_dense() - theirs.full().data) ** 2)
     assert model.history_[-1]["error"] == pytest.approx(expected, rel=1e-6)
 

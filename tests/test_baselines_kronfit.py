@@ -59,11 +59,11 @@ def test_a_planted_kronecker_power_is_found() -> None:
 
 def test_the_gradient_is_that_of_the_inner_product() -> None:
     X = sparse(1, (8, 27))
-    search = kronfit._Search(X, Grid((2, 3), 3), 10.0, np.random.default_rng(0))
+    search = kronfit.Search(X, Grid((2, 3), 3), 10.0, np.random.default_rng(0))
     search.direction = np.random.default_rng(1).uniform(0.1, 1.0, (2, 3))
     cell = search.cells(search.orders)
     search.products = search.evaluate(search.orders, search.direction)
-    gradient = search._gradient(cell)
+    gradient = search.gradient_of(cell)
     for place in np.ndindex(2, 3):
         step = np.zeros((2, 3))
         step[place] = 1e-6

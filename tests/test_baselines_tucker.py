@@ -48,13 +48,17 @@ def test_tucker_takes_the_same_way_as_pyttb(shape: tuple[int, ...]) -> None:
     ttb = pytest.importorskip("pyttb")
     X = sparse(5, shape)
     random = np.random.default_rng(1)
-    first = [np.linalg.qr(random.normal(size=(size, 2)))[0] for size in shape]
+    noise = [random.standard_normal((size, 2)) for size in shape]  # as Tucker draws it
+    first = []
+    for mode in range(len(shape)):  # ranges of the matricised tensor times Khatri-Rao products
+        other = "abcd"[: len(shape)].replace("abcd"[mode], "")
+        formula = f"{'abcd'[: len(shape)]},{','.join(letter + 'r' for letter in other)}->{'abcd'[mode]}r"
+        sketch = np.einsum(formula, X.to_dense(), *(noise["abcd".index(letter)] for letter in other))
+        first.append(np.linalg.qr(sketch)[0])
     tensor = ttb.sptensor(X.coords, X.values[:, None], shape)
     start = [factor.copy(order="F") for factor in first]
     theirs, _, _ = ttb.tucker_als(tensor, 2, init=start, stoptol=0.0, maxiters=8, printitn=0)
-    model = Tucker(rank=2, max_sweeps=8, tolerance=0.0)
-    model.shape_, model.history_, model._progress, model._started = X.shape, [], None, 0.0
-    model._solve(X, [ModeView(X, mode) for mode in range(X.order)], first)
+    model = Tucker(rank=2, max_sweeps=8, tolerance=0.0, seed=1).fit(X)
     expected = np.sum((X.to_dense() - theirs.full().data) ** 2)
     assert model.history_[-1]["error"] == pytest.approx(expected, rel=1e-6)
 

@@ -18,6 +18,7 @@ import pipeline
 from pipeline import __main__ as cli
 from pipeline import convert as step_convert
 from pipeline.baselines import METHODS
+from pipeline.commands.source import read_tensor
 from pipeline.config import load_config
 from pipeline.core import step
 from pipeline.core.files import sha256_file
@@ -278,7 +279,7 @@ def test_labels_answer(clicks: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     cli.main(["query", str(clicks), "ann", "book"])
     assert capsys.readouterr() == ("3\n", "user by label, item by label\n")
-    assert call(capsys, "query", str(clicks), "--top", "2", "--at", "item=x, y") == "ann x, y 2\nbob x, y 1\n"
+    assert call(capsys, "query", str(clicks), "--top", "2", "--at", "item=x, y") == 'ann "x, y" 2\nbob "x, y" 1\n'
     assert call(capsys, "query", str(clicks), "--top", "1", "--at", "0=bob", "--at", "item=zoo") == ""
     (tmp_path / "cells").write_text('ann,book\n# a comment\n"bob","x, y"\n')
     assert call(capsys, "query", str(clicks), "--file", str(tmp_path / "cells")) == "3\n1\n"
@@ -473,9 +474,65 @@ def test_a_file_of_cells_may_have_a_header(clicks: Path, tmp_path: Path, capsys:
     out = str(tmp_path / "t.safetensors")
     call(capsys, "compress", str(tmp_path / "t.csv"), out, "--method", "lossless")
     assert call(capsys, "query", out, "ann", "book") == "5\n"
-    assert call(capsys, "query", out, "--top", "1", "--at", "item=book") == "ann  book 5\n"
+    assert call(capsys, "query", out, "--top", "1", "--at", "item=book") == 'ann " book" 5\n'
     (tmp_path / "cells").write_text("user,item\n")  # a cell of this tensor
     assert call(capsys, "query", out, "--file", str(tmp_path / "cells")) == "4\n"
+
+
+STRANGE = [
+    "a\rb",
+    "a\nb",
+    "a\tb",
+    "a b",
+    ' "a"',
+    "a\x85b",
+    "a\u2028b",
+    "#a",
+    "a,b;c",
+    "-1",
+    "007",
+    "7",
+    "a\\n",
+    "ä\u202eb",
+]
+
+
+def test_strange_labels_answer_one_by_one_on_a_line_each_and_come_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = list(range(len(STRANGE), 0, -1))
+    frame = pd.DataFrame({"value": STRANGE, "b": ["x", "y"] * 7, "n": values})
+    X = SparseTensor.from_pandas(frame, ["value", "b"], "n")
+    out, again = str(tmp_path / "o.safetensors"), tmp_path / "o.csv"
+    METHODS["lossless"]().fit(X).save(out)
+    lines = call(capsys, "query", out, "--top", str(len(STRANGE))).split("\n")
+    assert lines.pop() == ""
+    labels = [json.loads(line.rpartition(" ")[0][:-2]) if line[0] == '"' else line.split(" ")[0] for line in lines]
+    assert labels == STRANGE
+    assert [line.rpartition(" ")[2] for line in lines] == list(map(str, values))
+    for label, value in zip(STRANGE, values, strict=True):
+        words = ["--", label, "xy"[STRANGE.index(label) % 2]]
+        assert call(capsys, "query", out, *words) == f"{value}\n"
+    call(capsys, "decompress", out, str(again))
+    assert read_tensor(again) == X
+    assert read_tensor(again).labels == X.labels
+
+
+def test_a_word_that_several_labels_read_as_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = {0: ["b", " b", 7], 1: [7, "7"]}
+    X = SparseTensor([[0, 0], [1, 1], [2, 1]], [1.0, 2.0, 3.0], (3, 2), mode_names=["a", "a"], labels=labels)
+    out = str(tmp_path / "o.safetensors")
+    METHODS["lossless"]().fit(X).save(out)
+    assert "a '7': several labels read so; --index" in refuse(capsys, "query", out, "b", "7")
+    assert "a 'b ': several labels read so" in refuse(capsys, "query", out, "--top", "1", "--at", "0=b ")
+    assert "several of that name; give its number" in refuse(capsys, "query", out, "--top", "1", "--at", "a=b")
+    assert call(capsys, "query", out, "--top", "1", "--at", "0= b") == '" b" 7 2\n'
+    (tmp_path / "cells").write_bytes(b"\xef\xbb\xbf7,7\r\n")
+    assert "cells:1: a '7'" in refuse(capsys, "query", out, "--file", str(tmp_path / "cells"))
+    X.labels = {0: ["b", "c", "7"]}
+    METHODS["lossless"]().fit(X).save(out)
+    (tmp_path / "cells").write_bytes(b"\xef\xbb\xbfc,1\r\n")
+    assert call(capsys, "query", out, "--file", str(tmp_path / "cells")) == "2\n"
 
 
 def test_what_is_written_is_what_its_ending_says(

@@ -150,7 +150,7 @@ class TestOwnData:
             ({"labels": [0, 0]}, "labels [0, 0]: a mode is given twice"),
             ({"labels": [2], "shape": [2, 3]}, "labels [2]: of a tensor with modes 0..1"),
             ({"format": "mtxx"}, "format 'mtxx' does not exist; did you mean 'mtx'?"),
-            ({"options": {"base": 1}}, "format 'mtx' has no option 'base'; it has none"),
+            ({"options": {"base": 1}}, "format 'mtx' has no option 'base'; known: member"),
             ({"format": "csv"}, "format 'csv' needs the option 'columns'"),
             ({"format": "csv", "options": {"columns": []}}, "option columns: name at least one column"),
             ({"format": "csv", "options": {"columns": [0.5]}}, "option columns: a list in brackets, each text or a"),

@@ -24,11 +24,14 @@ import scipy.sparse
 
 from pipeline.commands.source import read_tensor
 from pipeline.core import sizes
+from pipeline.core.files import sha256_file
 from pipeline.datasets import raw, read_raw, text
 from pipeline.datasets.assemble import assemble
 from pipeline.datasets.readers import csvtable
 from pipeline.errors import InputError
-from pipeline.sparse.stream import TensorWriter
+from pipeline.sparse import SparseTensor
+from pipeline.sparse.labels import read_label_files
+from pipeline.sparse.stream import TensorReader, TensorWriter
 
 HEAD = b"%%MatrixMarket matrix coordinate real general\n"
 
@@ -201,17 +204,11 @@ def test_headers_of_archives_are_bounded(tmp_path: Path, attributes: dict[str, s
 TIGHT = "if that is meant, set KRONFLOW_UNPACKED, for example KRONFLOW_UNPACKED=10GB"
 
 
-def arrow(path: Path, table: pa.Table) -> None:
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-
-
 @pytest.mark.parametrize(
     ("name", "columns"),
     [
         ("x.parquet", {"a": pa.array(np.zeros(10_000, np.int32)), "n": np.ones(10_000)}),  # equal rows
         ("x.parquet", {"a": [f"{place}{'x' * 20_000}" for place in range(40)], "n": np.ones(40)}),  # long labels
-        ("x.arrow", {"a": pa.nulls(100_000), "n": pa.nulls(100_000)}),
         ("x.feather", {"a": pa.array(np.zeros(10_000, np.int32)), "n": np.ones(10_000)}),
     ],
 )
@@ -222,15 +219,12 @@ def test_tables_of_few_bytes_and_many_rows(
     path, table = tmp_path / name, pa.table(columns)
     if name == "x.parquet":
         pq.write_table(table, path, compression="zstd")
-    elif name == "x.arrow":
-        arrow(path, table)
     else:
         feather.write_feather(table, path, compression="zstd")
     with pytest.raises(InputError, match=TIGHT):
         read("columnar", path, columns=["a"], value="n")
     monkeypatch.setenv("KRONFLOW_UNPACKED", "10MB")
-    if table["n"].type == pa.float64():
-        assert read("columnar", path, columns=["a"], value="n").values.sum() == len(table)
+    assert read("columnar", path, columns=["a"], value="n").values.sum() == len(table)
 
 
 @pytest.mark.usefixtures("narrow")
@@ -242,7 +236,7 @@ def test_one_long_label_of_many_rows_takes_the_room_of_one(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "kind", [pa.list_(pa.int64()), pa.struct([("x", pa.int64())]), pa.map_(pa.int64(), pa.int64())]
+    "kind", [pa.list_(pa.int64()), pa.struct([("x", pa.int64())]), pa.map_(pa.int64(), pa.int64()), pa.null()]
 )
 def test_nested_columns_are_no_labels_and_no_values(kind: pa.DataType, tmp_path: Path) -> None:
     nested = pa.array([None, None], kind)
@@ -317,3 +311,92 @@ def test_text_that_arrow_holds_as_views_is_read_as_text(tmp_path: Path) -> None:
         assembled = assemble(read_raw("columnar", files, {"columns": ["a"], "value": "n"}), {})
         found.append((assembled.tensor.values.tolist(), assembled.labels[0]["label"].to_pylist()))
     assert found == [([2, 3, 1], ["a", "a text of more than twelve bytes", "b"])] * 3
+
+
+def lying(content: bytes, told: int, less: int) -> bytes:
+    """A Parquet file whose footer says that a column unpacks to less than it does."""
+
+    def number(value: int, width: int) -> bytes:
+        groups = [value >> 7 * place & 0x7F for place in range(width)]
+        return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
+
+    width = -(-(2 * told).bit_length() // 7)
+    assert content.count(number(2 * told, width)) == 1
+    return content.replace(number(2 * told, width), number(2 * less, width))
+
+
+@pytest.mark.parametrize("encoding", ["PLAIN", "DELTA_BYTE_ARRAY", "RLE_DICTIONARY"])
+@pytest.mark.usefixtures("narrow")
+def test_pages_that_unpack_to_more_than_the_file_says_are_refused_before_one_is_unpacked(
+    encoding: str, tmp_path: Path
+) -> None:
+    path, coded = tmp_path / "x.parquet", encoding == "RLE_DICTIONARY"
+    table = pa.table({"a": ["x" * 3_000_000, "y"], "n": np.ones(2)})
+    column = {} if coded else {"column_encoding": {"a": encoding, "n": "PLAIN"}}
+    pq.write_table(table, path, compression="zstd", use_dictionary=coded, write_statistics=False, **column)
+    told = pq.read_metadata(path).row_group(0).column(0).total_uncompressed_size
+    with pytest.raises(InputError, match=TIGHT):
+        read("columnar", path, columns=["a"], value="n")
+    path.write_bytes(lying(path.read_bytes(), told, 2_000))
+    assert pq.read_metadata(path).row_group(0).column(0).total_uncompressed_size == 2_000
+    with pytest.raises(InputError, match=r"column 'a': its pages unpack to 3,000,\d+ bytes, the file says 2,000"):
+        read("columnar", path, columns=["a"], value="n")
+
+
+def test_pages_of_a_tensor_and_of_labels_are_compared_too(tmp_path: Path) -> None:
+    path, labels = tmp_path / "x.parquet", tmp_path / "x.labels-0.parquet"
+    names = [f"{row:05d}" * 4 for row in range(200)]
+    values = np.random.default_rng(0).random(200) + 1
+    X = SparseTensor(np.repeat(np.arange(200)[:, None], 2, axis=1), values, (200, 200), labels={0: names})
+    X.write_parquet(path)
+
+    def ask() -> None:
+        TensorReader(path)
+        read_label_files(path, {"0": {"file": labels.name, "sha256": sha256_file(labels)}}, (200, 200))
+
+    ask()
+    for file, column, name in ((path, 2, "value"), (labels, 1, "label")):
+        whole = file.read_bytes()
+        told = pq.read_metadata(file).row_group(0).column(column).total_uncompressed_size
+        file.write_bytes(lying(whole, told, told - 500))
+        with pytest.raises(InputError, match=f"column '{name}': its pages unpack to"):
+            ask()
+        file.write_bytes(whole)
+    assert SparseTensor.read_parquet(path, labels=True).labels == {0: names}
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+@pytest.mark.usefixtures("narrow")
+def test_texts_that_share_their_beginnings_are_read_within_bounds(kind: pa.DataType, tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    for length, rows in ((10, 3_000), (5_000, 100)):
+        texts = pa.array([f"{'x' * length}{row:05d}" for row in range(rows)], kind)
+        encodings = {"a": "DELTA_BYTE_ARRAY", "n": "PLAIN"}
+        pq.write_table(
+            pa.table({"a": texts, "n": np.ones(rows)}), path, use_dictionary=False, column_encoding=encodings
+        )
+        if length == 10:
+            assert read("columnar", path, columns=["a"], value="n").labels == {0: texts.to_pylist()}
+        else:  # 5,000 bytes of each text are those of the one before
+            with pytest.raises(InputError, match=TIGHT):
+                read("columnar", path, columns=["a"], value="n")
+
+
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [
+        (b"\x19", "a field of type 9"),
+        (b"\x1c" * 20, "structs nested too deeply"),
+        (b"\x15" + b"\x80" * 12, "a number without an end"),
+        (b"\x15\x00\x15\x01\x15\x00\x00", "a page of -1 bytes in 0"),
+        (b"\x00", "a page of -1 bytes in -1"),
+    ],
+)
+def test_headers_of_pages_that_are_none_are_refused(header: bytes, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"a": ["u", "v"] * 20, "n": np.ones(40)}), path)
+    content = bytearray(path.read_bytes())
+    content[4 : 4 + len(header)] = header  # the first page starts there
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"x\.parquet: column 'a': the header of a page cannot be read \({problem}"):
+        read("columnar", path, columns=["a"], value="n")

@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import os
+import re
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -306,8 +307,72 @@ class TestPacked:
         with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
             for name in ("x.csv", "y.csv"):
                 archive.writestr(name, "a,b\n")
-        with pytest.raises(InputError, match=r"an archive of 2 files where one belongs \(x.csv, y.csv\)"):
+        with pytest.raises(InputError, match=r"where one belongs \(x.csv, y.csv\).* member=x.csv"):
             read(tmp_path / "a.zip")
+
+    @pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
+    def test_a_member_of_an_archive_is_named_by_an_option(self, tmp_path: Path, name: str) -> None:
+        files = {
+            "d/m.mtx": f"{HEAD}coordinate integer general\n2 3 1\n2 3 7\n",
+            "d/t.tns": "1 1 5\n2 1 x\n",
+            "d/e.txt": "0 1\n1 1\n",
+            "d/c.csv": "a,b,n\nu,v,8\n",
+        }
+        if name == "a.zip":
+            with zipfile.ZipFile(tmp_path / name, "w") as archive:
+                for place, content in files.items():
+                    archive.writestr(place, content)
+        else:
+            with tarfile.open(tmp_path / name, "w:gz") as archive:
+                for place, content in files.items():
+                    entry = tarfile.TarInfo(place)
+                    entry.size = len(content)
+                    archive.addfile(entry, io.BytesIO(content.encode()))
+        path = tmp_path / name
+        assert read(path, "member=m.mtx").values.tolist() == [7]
+        assert read(path, "member=d/e.txt", "values=false").coords.tolist() == [[0, 1], [1, 1]]
+        assert read(path, "member=c.csv", "columns=[a,b]", "value=n").values.tolist() == [8]
+        for member, problem in (
+            ("t.tns", f"{name}/d/t.tns:2: value 'x' is no finite number"),
+            ("../m.mtx", "the archive has no file '../m.mtx'"),
+            ("*.t?[st]", "2 files in the archive where one belongs"),
+        ):
+            with pytest.raises(InputError, match=re.escape(problem)):
+                read(path, f"member={member}")
+        with pytest.raises(InputError, match=r"m.mtx: no archive by its name; the option member"):
+            read(written(tmp_path / "m.mtx", files["d/m.mtx"]), "member=m.mtx")
+        step_convert.main(["--file", str(path), "--set", "member=m.mtx", "--output", str(tmp_path / "o.parquet")])
+        digest = SparseTensor.read_parquet(tmp_path / "o.parquet").source["sha256"]
+        assert digest == {name: hashlib.sha256(path.read_bytes()).hexdigest()}
+        kronflow.main(
+            ["compress", str(path), str(tmp_path / "o.safetensors"), "--method", "lossless", "--read", "member=m.mtx"]
+        )
+        assert pipeline.load(tmp_path / "o.safetensors").about_.file == f"{name}/m.mtx"
+
+    @pytest.mark.parametrize(("name", "nnz"), [("USAir97", 4252), ("YeastS", 13292), ("Erdos", 23714)])
+    def test_real_graphs_come_as_two_files_of_an_archive(self, name: str, nnz: int, mirror: Path) -> None:
+        path = mirror / "szip-graphs" / f"{name}.zip"
+        if not path.is_file():
+            pytest.skip(f"no szip-graphs in {mirror}")
+        with pytest.raises(InputError, match=f"2 files in the archive where one belongs .*{name}_A.txt"):
+            read(path)
+        X = read(path, f"member={name}_A.txt", "values=false", "base=1")
+        assert (X.nnz, X.norm2, X.shape[0]) == (nnz, nnz, X.shape[1])
+
+    @pytest.mark.parametrize("inner", ["m.npz", "m.npy", "m.parquet", "m.h5"])
+    def test_what_is_not_read_from_start_to_end_is_not_read_packed(self, tmp_path: Path, inner: str) -> None:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.writestr(inner, b"x")
+        for path in (tmp_path / "a.zip", written(tmp_path / f"{inner}.gz", gzip.compress(b"x"))):
+            with pytest.raises(InputError, match="which is not read while it is packed; unpack it"):
+                read(path)
+
+    def test_no_message_recommends_to_load_pickles(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "x.npy", np.array([{}], dtype=object), allow_pickle=True)
+        for path in (tmp_path / "x.npy", written(tmp_path / "y.npy", "hello, here are no numbers")):
+            with pytest.raises(InputError, match=r"not a readable \.npy file of numbers") as caught:
+                read(path)
+            assert "pickle" not in str(caught.value)
 
     def test_an_unknown_ending_names_the_option(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"tells no format; known: .*--format"):

@@ -325,11 +325,13 @@ class TestCoordinates:
     )
     def test_fast_and_careful_parsing_agree(self, rows: list[tuple[int, int, float]], separator: str, end: str) -> None:
         block = end.join(separator.join(map(repr, row)) for row in rows).encode()
-        fast = text._parse_fast(block, 2, True)
+        fast = text.parse_fast(block, 2, True)
         careful = text.parse_lines(Path("x"), 1, block, 2, values=True)
-        assert fast is not None
-        for left, right in zip([*fast[0], fast[1]], [*careful[0], careful[1]], strict=True):
-            assert left.tolist() == right.tolist()
+        if fast is None:  # what reads as zero may be a number too small for 64 bits, which careful parsing tells
+            assert 0.0 in careful[1]
+        else:
+            for left, right in zip([*fast[0], fast[1]], [*careful[0], careful[1]], strict=True):
+                assert left.tolist() == right.tolist()
         assert careful[1].tolist() == [row[2] for row in rows]
 
     @settings(deadline=None)
@@ -341,7 +343,7 @@ class TestCoordinates:
     def test_all_three_parsers_agree_on_whole_numbers(self, rows: list[list[int]], separator: str, end: str) -> None:
         block = end.join(separator.join(map(str, row)) for row in rows).encode()
         careful = text.parse_lines(Path("x"), 1, block, 2, values=True)
-        for other in (text._parse_integers(block, 2, True)[0], text._parse_fast(block, 2, True)):
+        for other in (text.parse_integers(block, 2, True)[0], text.parse_fast(block, 2, True)):
             assert other is not None
             for left, right in zip(other[0], careful[0], strict=True):
                 assert left.tolist() == right.tolist()
@@ -366,11 +368,11 @@ class TestCoordinates:
         ],
     )
     def test_compiled_parser_refuses_the_rest(self, block: bytes) -> None:
-        assert text._parse_integers(block, 2, True) == (None, 0)
+        assert text.parse_integers(block, 2, True) == (None, 0)
 
     @pytest.mark.parametrize("value", ["3.0", "3.", "3.000", "12345678.0", "123456789.0"])
     def test_compiled_parser_reads_whole_values_with_a_point(self, value: str) -> None:
-        table, lines = text._parse_integers(f"7 123456789012 {value}\n\n8 9 1\n".encode(), 2, True)
+        table, lines = text.parse_integers(f"7 123456789012 {value}\n\n8 9 1\n".encode(), 2, True)
         assert table is not None
         assert lines == 3
         assert [column.tolist() for column in (*table[0], table[1])] == [[7, 8], [123456789012, 9], [float(value), 1]]

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from pipeline import convert, describe, export, fit_baseline, sample, train_neukron
+from pipeline import convert, describe, download, evaluate, export, fit_baseline, query_times, sample, train_neukron
 from pipeline.core import step
 from pipeline.core.files import PARTIAL, atomic_path, write_text
 from pipeline.errors import InputError
@@ -131,6 +132,56 @@ def test_a_full_disk_is_one_line_that_names_the_file(
     assert stopped.value.code == 2
     assert line.startswith(f"error: {folder}/out/{file}") and "cannot write: " in line
     assert not [path for path in (folder / "out").rglob("*") if path.name.startswith(PARTIAL)]
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own without room for another byte."""
+    place = tmp_path / "full"
+    place.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(place)], check=False, capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("no right to mount a file system")
+    try:
+        with suppress(OSError), (place / "filling").open("wb", buffering=0) as file:
+            while file.write(b"x" * 4096):
+                pass
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_every_step_names_the_file_that_a_full_file_system_does_not_take(
+    tensor: Path, full_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, out, folder = str(tensor), full_disk / "out", tensor.parent
+    (folder / "x.tns").write_text("1 1 1\n2 2 1\n")
+    (folder / "own.csv").write_text("a,b\n")
+    (folder / "params.yaml").write_text(
+        "datasets: {own: {description: d, licence: l, citation: c, format: csv, options: {columns: [a, b]}, "
+        "files: {own.csv: {sources: ['file:own.csv']}}}}\n"
+    )
+    step.run(fit_baseline.main, [x, str(folder / "run"), "--method", "truncation"])
+    model = str(folder / "run" / "model.safetensors")
+    steps: list[tuple[ModuleType, list[str], str]] = [
+        (download, ["own", "--params", str(folder / "params.yaml"), "--output-dir", str(out)], "own.csv"),
+        (convert, ["--file", str(folder / "x.tns"), "--output", str(out / "c.parquet")], "c.parquet"),
+        (sample, [x, str(out / "s.parquet"), "--fraction", "0.5"], "s.parquet"),
+        (fit_baseline, [x, str(out), "--method", "truncation"], "model.safetensors"),
+        (train_neukron, [x, str(out), *SHORT], "model.safetensors"),
+        (evaluate, [x, model, str(out / "e.json")], "e.json"),
+        (query_times, [str(out / "q.csv"), "--hidden", "2", "--cells", "10", "--repeats", "1"], "q.csv"),
+        (export, [x, str(out / "e.mtx")], "e.mtx"),
+    ]
+    for module, arguments, file in steps:
+        with pytest.raises(SystemExit) as stopped:
+            step.run(module.main, arguments)
+        lines = capsys.readouterr().err.splitlines()
+        assert stopped.value.code == 2, (module, lines)
+        assert file in lines[-1] and "No space left on device" in lines[-1], (module, lines)
+        assert not [path for path in full_disk.rglob("*") if path.is_file() and path.name != "filling"]
 
 
 COMPILES = """

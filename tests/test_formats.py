@@ -262,10 +262,10 @@ class TestCSV:
         path = tmp_path_factory.mktemp("csv") / "x.csv"
         pd.DataFrame(rows, columns=["a", "b", "w"]).to_csv(path, index=False)
         layout = csvtable.Layout(path).with_columns(["a", "b"], "w")
-        careful = list(csvtable._careful_blocks(layout, 0))
+        careful = list(csvtable.careful_blocks(layout, 0))
         assert [block[1].tolist() for block in careful] == [[row[2] for row in rows]]
         assert careful[0][0][0].tolist() == [row[0] for row in rows]
-        both = list(csvtable._blocks(layout))
+        both = list(csvtable.blocks_of(layout))
         assert [value for block in both for value in block[1].tolist()] == [row[2] for row in rows]
         assert [label for block in both for label in block[0][0].tolist()] == [row[0] for row in rows]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,29 @@ def test_another_tensors_numbers_are_not_gone_on_from(
     assert "is of another file or of other options" in capsys.readouterr().err
 
 
+def test_a_table_that_was_damaged_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    SparseTensor([[0, 0], [3, 2], [1, 3]], [1.0, 2.0, 5.0], (4, 4)).write_parquet(tmp_path / "x.parquet")
+    sizes = ["--from", "200", "--to", "600", "--points", "2", "--seconds", "5"]
+    given = [tmp_path / "x.parquet", tmp_path / "e.svg", "--method", "truncation", *sizes]
+    call(*given)
+    table = tmp_path / "e.csv"
+    whole = table.read_bytes()
+    head, names, _ = whole.split(b"\n", 2)
+    row = b"\nstored,many,lossless,{},1,0,0\n"
+    for content in (b"\n", b"\nx,y\n1,2\n", b"\n" + names + row, b"\n\xff\xfe", b"\n\0"):
+        table.write_bytes(head + content)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            step.run(cli.main, ["frontier", *map(str, given)])
+        line = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert line.startswith(f"error: {table}: damaged (") and line.count("\n") == 1
+        assert table.read_bytes() == head + content
+    table.write_bytes(whole)
+    call(*given)
+    assert table.read_bytes() == whole
+
+
 def test_bits_of_a_partition_by_hand() -> None:
     one_each = yardsticks.partition_bits(np.ones(8, dtype=np.int64))  # every draw is new: next to certain
     assert one_each < 8
@@ -137,6 +161,16 @@ def test_general_compressors_get_sorted_coordinates_and_values() -> None:
     assert yardsticks.general(X)["gzip"] == len(gzip.compress(content, 9))
     wide = SparseTensor([[0, 0], [2**40, 1]], [1.0, 1.0], (2**41, 4))
     assert np.frombuffer(yardsticks.plain(wide), dtype="<i8").reshape(2, 2)[0].tolist() == [0, 2**40]
+
+
+def test_bitmaps_are_for_binary_matrices_and_sorted_ones_take_less() -> None:
+    random = np.random.default_rng(0)
+    blocks = np.kron(np.eye(8), np.ones((8, 16)))[random.permutation(64)][:, random.permutation(128)]
+    if shutil.which("pbmtojbg") is None:
+        pytest.skip("pbmtojbg is not installed (jbigkit-bin)")
+    found = yardsticks.bitmap_bytes(SparseTensor.from_dense(blocks))
+    assert 20 < found["JBIG, sorted"] < found["JBIG"] / 2
+    assert yardsticks.bitmap_bytes(SparseTensor.from_dense(blocks * np.arange(1, 129))) == {}
 
 
 def test_equal_slices_are_not_saved_twice() -> None:

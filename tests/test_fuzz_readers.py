@@ -248,7 +248,7 @@ def test_damaged_csv_gives_what_careful_parsing_gives(tmp_path: Path) -> None:
         path.write_bytes(content)
         layout = csvtable.Layout(path, width=3, keys=(0, 1), value=2)
         outcomes = []
-        for blocks in (csvtable._blocks(layout), csvtable._careful_blocks(layout, 0)):
+        for blocks in (csvtable.blocks_of(layout), csvtable.careful_blocks(layout, 0)):
             try:
                 rows = [list(zip(*(each.tolist() for each in (*keys, values)), strict=True)) for keys, values in blocks]
                 outcomes.append([row for part in rows for row in part])

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import os
+import signal
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -31,10 +32,11 @@ def fitted(checkpoint: Checkpoint, stop: int | None = None) -> Any:
 
     def after_epoch(state: Any) -> None:
         if state.epoch == stop:
-            checkpoint._stop = True
+            signal.raise_signal(signal.SIGTERM)
 
     model = NeuKron(hidden=3, max_epochs=4, order_init="degree", threads=1, device="cpu")
-    model.fit(X, after_epoch, checkpoint)
+    with checkpoint.stopping_on_signals():
+        model.fit(X, after_epoch, checkpoint)
     model.artifact()
     return model.predict(X.coords), model.error(X)["error"]
 
@@ -49,11 +51,12 @@ def trained(checkpoint: Checkpoint, stop: int | None = None, method: str = "kpd"
 
     def after_epoch(entry: dict[str, Any]) -> None:
         if entry["epoch"] == stop:
-            checkpoint._stop = True
+            signal.raise_signal(signal.SIGTERM)
 
     blocks = {"dense": {}, "kpd-choice": {"blocks": [[1, 4], [1, 2]]}}.get(method, {"block": [1, 4]})
     made = make(method, {"network": "linear", "epochs": 3, "batch": 5} | blocks)
-    found = train(made, data, progress=after_epoch, state=checkpoint)
+    with checkpoint.stopping_on_signals():
+        found = train(made, data, progress=after_epoch, state=checkpoint)
     found.network.eval()
     with torch.no_grad():
         return found.network(torch.from_numpy(images)).numpy(), found.validation_accuracy

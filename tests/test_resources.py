@@ -26,10 +26,10 @@ from pipeline.workflow.resources import (
 
 
 def test_the_fit_finds_what_made_its_records() -> None:
-    memory, seconds = [500.0, 5e-5, 2e-4, 0.3], [8.0, 1e-8, 2e-7]
+    memory, seconds = [500.0, 5e-5, 2e-4, 0.3], [8.0, 1e-8, 2e-7, 0.5, 0.03, 2e-5]
     records = []
     for nnz, order, indices in ((10**5, 2, 5000), (10**6, 3, 40000), (3 * 10**6, 4, 9000), (10**7, 2, 10**6)):
-        for width, epochs in ((1, 1), (8, 5), (30, 20)):
+        for width, epochs in ((1, 1), (8, 5), (30, 20), (3, 300)):
             work = Work("fit_baseline", "x", Size(nnz, order, indices), width, epochs)
             record = {"rule": work.rule, "method": "x", "nnz": nnz, "order": order, "indices": indices}
             record |= {"width": width, "epochs": epochs}

@@ -18,33 +18,14 @@ import yaml
 from pipeline.config import load_config
 from pipeline.errors import InputError
 from pipeline.workflow.share import check_whole, kept_back
-from tests.checkout import ENVIRONMENT, copy_checkout, dry_run_jobs, make, run
+from tests.checkout import CLICKS, ENVIRONMENT, TINY, change, copy_checkout, dry_run_jobs, make, run, write_clicks
 
-EXPERIMENTS = """experiments:
-  tiny:
-    seeds: [0]
-    matrix_baselines: {datasets: [clicks], methods: [truncation, t-svd]}
-    settings:
-      clicks: {truncation: {k10: {keep: 0.1}}, t-svd: {r1: {rank: 1}}}
-
+OTHER = """\
   other:
     seeds: [0]
     matrix_baselines: {datasets: [clicks], methods: [truncation]}
     settings:
       clicks: {truncation: {k50: {keep: 0.5}}}
-
-"""
-CLICKS = """datasets:
-  clicks:
-    description: who clicked on what
-    licence: mine
-    citation: none
-    format: csv
-    options: {columns: [user, item], value: clicks}
-    labels: [0, 1]
-    push: false
-    files:
-      clicks.csv: {sources: ["file:clicks.csv"]}
 """
 SNAKEMAKE = ["snakemake", "--quiet", "progress", "host", "rules", "--"]
 
@@ -60,11 +41,11 @@ def shared(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     copy_checkout(root, folder)
     params = folder / "params.yaml"
-    text = params.read_text().replace("experiments:\n", EXPERIMENTS, 1).replace("\ndatasets:\n", f"\n{CLICKS}", 1)
-    params.write_text(text)
-    rows = "".join(f"u{i % 29},i{i % 31},{1 + i % 5}\n" for i in range(600))
-    (folder / "clicks.csv").write_text(f"user,item,clicks\n{rows}")
-    run(folder, "dvc", "remote", "add", "-q", "-d", "shared", str(folder.parent / "remote"))
+    change(params, "\nexperiments:\n", f"\nexperiments:\n{TINY}{OTHER}")
+    change(params, "\ndatasets:\n", f"\ndatasets:\n{CLICKS}")
+    write_clicks(folder)
+    assert "make remote URL=" in make(folder, "remote", status=2)
+    make(folder, "remote", f"URL={folder.parent / 'remote'}")
     use(folder, "tiny")
     run(folder, *SNAKEMAKE, "all")
     make(folder, "commit")
@@ -191,6 +172,9 @@ def test_damaged_and_lost_objects_are_named(copy: Path, tmp_path: Path) -> None:
     run(tmp_path, "git", "clone", "-q", str(copy), "pulled")
     refused = make(tmp_path / "pulled", "pull", status=2)
     assert f"not all could be fetched: {model}. " in refused
+    plain = run(tmp_path / "pulled", "dvc", "pull", status=1)  # DVC names the folder, and takes nothing damaged
+    assert "results/runs/clicks/truncation" in plain
+    assert not (tmp_path / "pulled" / model).exists()
     stored.unlink()
     for folder in (".dvc/cache", "results"):
         shutil.rmtree(tmp_path / "pulled" / folder)

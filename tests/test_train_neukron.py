@@ -116,7 +116,7 @@ def test_a_signal_keeps_the_state_and_the_same_command_goes_on(tensor: Path, tmp
         while "error " not in (line := process.stderr.readline(200)):  # the bar after a first epoch
             assert line or process.poll() is None, "the step ended by itself"
         process.send_signal(number)
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=300)
         assert process.returncode == 130
         assert "the same command goes on from here" in error and "Traceback" not in error
     (state,) = (tmp_path / ".cache/checkpoints").rglob("state.pt")

@@ -122,7 +122,7 @@ def test_a_consumer_lists_and_pulls_one_model(made: Path, tmp_path: Path) -> Non
 
     def ask(*command: str, status: int = 0) -> str:
         done = subprocess.run(
-            [*kronflow, *command], cwd=tmp_path, env=environment, stdout=-1, stderr=-2, text=True, timeout=100
+            [*kronflow, *command], cwd=tmp_path, env=environment, stdout=-1, stderr=-2, text=True, timeout=500
         )
         assert done.returncode == status, done.stdout
         return done.stdout

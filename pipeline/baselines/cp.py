@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from pipeline.baselines.alternating import Alternating
 from pipeline.baselines.base import Reals, at_least_one, automatic_rank, whole_or
-from pipeline.baselines.kruskal import Kruskal
+from pipeline.baselines.kruskal import Kruskal, largest_rank
 from pipeline.baselines.mode_views import ModeView
-from pipeline.core.settings import seed, setting
 from pipeline.errors import InputError
-from pipeline.runs.compressor import clipped_error
 from pipeline.sparse import SparseTensor
 
 LARGEST_AUTOMATIC_RANK = 64
 SINGULAR = 1e-13  # eigenvalues of a Gram matrix below this share of the largest count as zero
 
 
-class CP(Kruskal):
+class CP(Alternating, Kruskal):
     """X ~ sum_r a_r(1) o ... o a_r(D) by alternating least squares (Kolda and Bader, 2009, section 3.4).
 
     A sweep solves for each mode in turn; the sparse product with the other factors (MTTKRP) is all the work
@@ -31,10 +28,6 @@ class CP(Kruskal):
     rank
         R. None: the rank whose factors of 4-byte reals take a fourth of the coordinate list of the
         non-zeros (8 bytes each), within 1..64.
-    max_sweeps
-        Sweeps over the modes at most.
-    tolerance
-        Stop when a sweep changes the fit, 1 - sqrt(error / norm2), by less than this.
     seed
         Of the random first factors, uniform on [0, 1).
 
@@ -48,13 +41,6 @@ class CP(Kruskal):
     """
 
     name = "cp"
-    stochastic = True
-    least_order = 2
-
-    rank: int | None = setting(None, at_least=1)
-    max_sweeps: int = setting(50, at_least=1)
-    tolerance: float = setting(1.0e-4, at_least=0, at_most=1)
-    seed: int = seed()
 
     @classmethod
     def settings_within(cls, X: SparseTensor, size: float, orders: bool) -> dict[str, Any] | None:
@@ -73,8 +59,9 @@ class CP(Kruskal):
         weights = np.ones(factors[0].shape[1])
         grams = [factor.T @ factor for factor in factors]
         norm2 = X.norm2
-        fit = -np.inf
-        for _ in range(self.max_sweeps):
+
+        def sweep() -> float:
+            nonlocal weights
             for mode, view in enumerate(views):
                 product = view.mttkrp(factors)
                 others = np.prod([gram for other, gram in enumerate(grams) if other != mode], axis=0)
@@ -84,11 +71,9 @@ class CP(Kruskal):
                 grams[mode] = factors[mode].T @ factors[mode]
             inner = float(np.sum(product * solution))
             model = float(weights @ np.prod(grams, axis=0) @ weights)
-            error = clipped_error(norm2 - 2 * inner + model, norm2)
-            before, fit = fit, 1.0 - float(np.sqrt(error / norm2))
-            self._record(error, fit=fit)
-            if abs(fit - before) < self.tolerance:
-                break
+            return norm2 - 2 * inner + model
+
+        self._alternate(norm2, sweep)
         shares = weights ** (1.0 / X.order)  # every factor takes an equal part, so that none leaves its range
         self._store(np.ones_like(weights), [factor * shares for factor in factors])
 
@@ -103,12 +88,3 @@ class CP(Kruskal):
     def parameter_count(self) -> int:
         """R sum N_d."""
         return self.rank_ * sum(self.inner_shape_)
-
-
-def largest_rank(shape: Sequence[int], nnz: int) -> int:
-    """No tensor of this shape needs more rank-one terms: one a non-zero, or one a fibre of the longest mode.
-
-    >>> largest_rank((8, 9), 30), largest_rank((8, 9, 10), 30)
-    (8, 30)
-    """
-    return min(nnz, math.prod(shape) // max(shape))

@@ -95,7 +95,7 @@ class KronFit(Baseline):
     def _fit(self, X: SparseTensor) -> None:
         power = _automatic_power(X.shape) if self.seed_power is None else self.seed_power
         self.grid_ = Grid((root(X.shape[0], power), root(X.shape[1], power)), power)
-        search = _Search(X, self.grid_, self.gamma, np.random.default_rng(self.seed))
+        search = Search(X, self.grid_, self.gamma, np.random.default_rng(self.seed))
         best = np.inf
         fits: list[float] = []
         for _ in range(self.max_sweeps):
@@ -205,7 +205,7 @@ class KronFit(Baseline):
         return model
 
 
-class _Search:
+class Search:
     """A seed of squared norm 1 times a scale, and orders of the padded rows and columns, under improvement."""
 
     def __init__(self, X: SparseTensor, grid: Grid, gamma: float, random: np.random.Generator) -> None:
@@ -259,7 +259,7 @@ class _Search:
         """Gradient steps on the seed's direction; returns the loss over the padded grid after them."""
         cells = self.cells(self.orders)
         for _ in range(STEPS):
-            gradient = self._gradient(cells)
+            gradient = self.gradient_of(cells)
             length = float(np.linalg.norm(gradient))
             before = self.scale
             for rate in RATES:
@@ -274,7 +274,7 @@ class _Search:
                 break
         return self.X.norm2 - self.scale**2
 
-    def _gradient(self, cells: Integers) -> Reals:
+    def gradient_of(self, cells: Integers) -> Reals:
         """Derivative of <X, model> by the entries of the unit-norm seed."""
         share = self.X.values * self.products
         counts = np.zeros(self.direction.size)

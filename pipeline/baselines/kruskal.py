@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -61,10 +63,12 @@ class Kruskal(Baseline):
         model = cls(rank=contents.whole("rank", 1))
         model.shape_, model.rank_ = contents.shape(), contents.whole("rank", 1)
         model.weights_ = contents.reals("weights", (model.rank_,))
-        model.factors_ = [
-            contents.reals(f"factor_{mode}", (size, model.rank_)) for mode, size in enumerate(model.shape_)
-        ]
+        model._take_factors(contents)
         return model
+
+    def _take_factors(self, contents: Contents) -> None:
+        """Set ``factors_`` of the shape and rank that have been read."""
+        self.factors_ = [contents.reals(f"factor_{mode}", (size, self.rank_)) for mode, size in enumerate(self.shape_)]
 
 
 def evaluate(coords: Integers, weights: Reals, factors: list[Reals]) -> Reals:
@@ -85,3 +89,12 @@ def norm2(weights: Reals, factors: list[Reals]) -> float:
     for factor in factors:
         gram *= factor.T @ factor
     return float(gram.sum())
+
+
+def largest_rank(shape: Sequence[int], nnz: int) -> int:
+    """No tensor of this shape needs more rank-one terms: one a non-zero, or one a fibre of the longest mode.
+
+    >>> largest_rank((8, 9), 30), largest_rank((8, 9, 10), 30)
+    (8, 30)
+    """
+    return min(nnz, math.prod(shape) // max(shape))

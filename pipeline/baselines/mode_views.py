@@ -37,22 +37,29 @@ class ModeView:
         self.mode, self.leaf_mode, self.middle = mode, others[-1], others[:-1]
         modes = [mode, *others]
         order = sorting(X.coords, modes)
-        columns = [np.ascontiguousarray(X.coords[:, one]) for one in modes]
-        columns = columns if order is None else [column[order] for column in columns]
+
+        def column(one: int) -> Integers:  # no copy is made that is not kept: fresh memory costs more than sorting
+            return np.ascontiguousarray(X.coords[:, one]) if order is None else X.coords[:, one][order]
+
+        slices = np.cumsum(np.bincount(X.coords[:, mode], minlength=X.shape[mode]))
+        new_fibre = np.zeros(X.nnz, dtype=bool)
+        new_fibre[0] = True
+        new_fibre[slices[slices < X.nnz]] = True
+        uppers = []
+        for one in self.middle:
+            upper = column(one)
+            new_fibre[1:] |= upper[1:] != upper[:-1]
+            uppers.append(upper)
+        starts = np.flatnonzero(new_fibre)
         self.values = X.values if order is None else X.values[order]
-        new_fibre = np.zeros(X.nnz - 1, dtype=bool)
-        for column in columns[:-1]:
-            new_fibre |= column[1:] != column[:-1]
-        starts = np.concatenate(([0], np.flatnonzero(new_fibre) + 1))
-        self.leaf = columns[-1]
+        self.leaf = column(self.leaf_mode)
         self.fibre_start = np.append(starts, X.nnz)
-        self.upper = np.empty((len(starts), len(self.middle)), dtype=np.int64)
-        for position, column in enumerate(columns[1:-1]):
-            self.upper[:, position] = column[starts]
-        root = columns[0][starts]
-        slices = np.concatenate(([0], np.flatnonzero(root[1:] != root[:-1]) + 1))
-        self.slice_start = np.append(slices, len(starts))
-        self.slice_index = root[slices]
+        self.upper = np.empty((len(starts), len(uppers)), dtype=np.int64)
+        for position, upper in enumerate(uppers):
+            self.upper[:, position] = upper[starts]
+        counts = np.diff(slices, prepend=0)
+        self.slice_index = np.flatnonzero(counts)
+        self.slice_start = np.append(np.searchsorted(starts, (slices - counts)[self.slice_index]), len(starts))
         self.size = X.shape[mode]
 
     def mttkrp(self, factors: list[Reals]) -> Reals:
@@ -72,15 +79,25 @@ class ModeView:
     def _mttkrp_compiled(self, factors: list[Reals]) -> Reals:
         from pipeline.kernels.sparse import mttkrp_slices
 
-        result = np.zeros((self.size, factors[self.leaf_mode].shape[1]))
-        sizes = [len(factors[mode]) for mode in self.middle]
-        offsets = np.concatenate(([0], np.cumsum(sizes)[:-1])).astype(np.int64)[: len(sizes)]
-        stacked = np.concatenate([np.zeros((0, result.shape[1]))] + [factors[mode] for mode in self.middle])
+        leaf_factor, stacked, upper = self._stacked(factors)
+        result = np.zeros((self.size, leaf_factor.shape[1]))
         mttkrp_slices(
-            self.values, self.leaf, self.fibre_start, self.upper + offsets, self.slice_start, self.slice_index,
-            np.ascontiguousarray(factors[self.leaf_mode]), stacked, result,
+            self.values, self.leaf, self.fibre_start, upper, self.slice_start, self.slice_index,
+            leaf_factor, stacked, result,
         )  # fmt: skip
         return result
+
+    def _stacked(self, factors: list[Reals]) -> tuple[Reals, Reals, Integers]:
+        """The leaf mode's factor; those of `middle`, below each other, as wide as the widest; `upper` in their rows."""
+        ranks = [factors[mode].shape[1] for mode in self.middle]
+        stacked = np.zeros((sum(len(factors[mode]) for mode in self.middle), max(ranks, default=0)))
+        offsets = np.zeros(len(self.middle), dtype=np.int64)
+        end = 0
+        for position, mode in enumerate(self.middle):
+            offsets[position] = end
+            end += len(factors[mode])
+            stacked[offsets[position] : end, : ranks[position]] = factors[mode]
+        return np.ascontiguousarray(factors[self.leaf_mode]), stacked, self.upper + offsets
 
     def _mttkrp_scipy(self, factors: list[Reals]) -> Reals:
         """The same as two sparse products; three times slower at rank 10, needs (F, R) doubles."""
@@ -120,18 +137,11 @@ class ModeView:
     def _ttmc_compiled(self, factors: list[Reals]) -> Reals:
         from pipeline.kernels.sparse import ttmc_slices
 
-        leaf_factor = np.ascontiguousarray(factors[self.leaf_mode])
+        leaf_factor, stacked, upper = self._stacked(factors)
         ranks = np.array([factors[mode].shape[1] for mode in self.middle], dtype=np.int64)
-        stacked = np.zeros((sum(len(factors[mode]) for mode in self.middle), max(ranks, default=0)))
-        offsets = np.zeros(len(self.middle), dtype=np.int64)
-        end = 0
-        for position, mode in enumerate(self.middle):
-            offsets[position] = end
-            end += len(factors[mode])
-            stacked[offsets[position] : end, : ranks[position]] = factors[mode]
         result = np.zeros((self.size, int(np.prod(ranks)) * leaf_factor.shape[1]))
         ttmc_slices(
-            self.values, self.leaf, self.fibre_start, self.upper + offsets, self.slice_start, self.slice_index,
+            self.values, self.leaf, self.fibre_start, upper, self.slice_start, self.slice_index,
             leaf_factor, stacked, ranks, result,
         )  # fmt: skip
         return result

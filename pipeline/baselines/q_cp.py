@@ -10,14 +10,7 @@ from pipeline.core.settings import setting
 class QuantisedCP(QuantisedFactors, CP):
     """CP as :class:`~pipeline.baselines.cp.CP`, its factors rounded and coded: ``bytes`` is the code's length.
 
-    Parameters
-    ----------
-    rank, max_sweeps, tolerance, seed
-        As of CP.
-    bits
-        Of the largest entry of all, with its sign; smaller ones take fewer. None and no size: 5.
-    max_bytes
-        Bytes of code and weights at most, which then decide the bits; its artifact's header not counted.
+    Takes the arguments of both its bases.
 
     Examples
     --------

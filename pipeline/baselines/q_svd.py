@@ -9,14 +9,7 @@ from pipeline.baselines.t_svd import TSVD
 class QuantisedSVD(QuantisedFactors, TSVD):
     """T-SVD as :class:`~pipeline.baselines.t_svd.TSVD`, its vectors rounded and coded: ``bytes`` is the code's length.
 
-    Parameters
-    ----------
-    rank
-        As of T-SVD.
-    bits
-        Of the largest entry of all, with its sign; smaller ones take fewer. None and no size: 5.
-    max_bytes
-        Bytes of code and weights at most, which then decide the bits; its artifact's header not counted.
+    Takes the arguments of both its bases.
 
     Examples
     --------

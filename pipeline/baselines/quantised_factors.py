@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+import time
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.baselines.base import Integers, Reals, as_stored, stored_type
 from pipeline.baselines.coding import mixed
-from pipeline.baselines.kruskal import Kruskal, evaluate
+from pipeline.baselines.kruskal import Kruskal, evaluate, largest_rank
 from pipeline.core.settings import setting
 from pipeline.errors import InputError
 from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
 
 AUTOMATIC_BITS = 5.0
-RANK = 16  # of a search: terms that are too small for the step fall away
 STEPS = 9  # of the bisection of the bits
 CLOSE = 0.96  # a code of this share of its limit is large enough
 SLOTS = (12, 22)  # least and most bits of the table of contexts
@@ -32,17 +32,31 @@ class QuantisedFactors(Kruskal):
     terms too small for it fall away. Steps go into the weights, factors are whole numbers, and these
     are coded term by term: each by what the terms before have in its row, by the entry above, and by its term
     (:meth:`pipeline.baselines.coding.mixed.Model.numbers`).
+
+    Parameters
+    ----------
+    bits
+        Of the largest entry of all, with its sign; smaller ones take fewer. None and no size: 5.
+    max_bytes
+        Bytes of code and weights at most, which then decide the bits; its artifact's header not counted.
+    max_seconds
+        After so many no further number of bits is tried; None: as many as are wanted. It makes results depend on the
+        machine.
     """
+
+    most_terms: ClassVar[int] = 16  # of a search: those that are too small for the step fall away
 
     bits: float | None = setting(None, at_least=2, at_most=16)
     max_bytes: float | None = setting(None, at_least=1)
+    max_seconds: float | None = setting(None, above=0, is_setting=False)
 
     code_: bytes
 
     @classmethod
     def settings_within(cls, X: SparseTensor, size: float, orders: bool) -> dict[str, Any] | None:
         """The size itself, and more terms than it will hold."""
-        return {"rank": min(RANK, *X.shape), "max_bytes": size} if size >= 1 else None
+        rank = min(cls.most_terms, largest_rank(X.shape, X.nnz))
+        return {"rank": rank, "max_bytes": size} if size >= 1 else None
 
     def _fit(self, X: SparseTensor) -> None:
         if self.bits is not None and self.max_bytes is not None:
@@ -65,6 +79,10 @@ class QuantisedFactors(Kruskal):
         if self._rounded:
             super()._record(error, **more)
 
+    def _in_time(self) -> bool:
+        """Whether another step may be tried; without one that meets the size, the coarsest is taken."""
+        return self.max_seconds is None or time.perf_counter() - self._started < self.max_seconds
+
     def _shares(self) -> list[Reals]:
         """Factors in units of the whole tensor's error: each entry times the norms of its term's other factors."""
         norms = [np.linalg.norm(factor, axis=0) for factor in self.factors_]
@@ -78,6 +96,8 @@ class QuantisedFactors(Kruskal):
         low, high, best = 2.0, 16.0, 2.0
         bits = AUTOMATIC_BITS
         for _ in range(STEPS):
+            if not self._in_time():
+                break
             size = self._take(X, shares, bits)
             if size <= limit:
                 low = best = bits
@@ -123,14 +143,9 @@ class QuantisedFactors(Kruskal):
         tensors = {"weights": stored_type(self.weights_), "code": np.frombuffer(self.code_, dtype=np.uint8)}
         return tensors, {"shape": list(self.inner_shape_), "rank": self.rank_}
 
-    @classmethod
-    def _from_contents(cls, contents: Contents) -> Self:
-        model = cls(rank=contents.whole("rank", 1))
-        model.shape_, model.rank_ = contents.shape(), contents.whole("rank", 1)
-        model.weights_ = contents.reals("weights", (model.rank_,))
-        model.code_ = contents.code("code")
-        model.factors_ = [factor.astype(np.float64) for factor in decode(model.code_, model.shape_, model.rank_)]
-        return model
+    def _take_factors(self, contents: Contents) -> None:
+        self.code_ = contents.code("code")
+        self.factors_ = [factor.astype(np.float64) for factor in decode(self.code_, self.shape_, self.rank_)]
 
 
 def encode(factors: list[Integers]) -> bytes:

@@ -8,10 +8,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.baselines.alternating import Alternating
 from pipeline.baselines.base import (
     AUTOMATIC_SHARE,
     COORDINATE_BYTES,
-    Baseline,
     Integers,
     Reals,
     as_stored,
@@ -19,7 +19,6 @@ from pipeline.baselines.base import (
     whole_or,
 )
 from pipeline.baselines.mode_views import ModeView
-from pipeline.core.settings import seed, setting
 from pipeline.errors import InputError
 from pipeline.runs.compressor import clipped_error
 from pipeline.runs.contents import Contents
@@ -29,7 +28,7 @@ LARGEST_AUTOMATIC_RANK = 32
 WORKING_REALS = 1 << 22  # doubles that a batch of predictions may take
 
 
-class Tucker(Baseline):
+class Tucker(Alternating):
     """X ~ G x_1 U_1 ... x_D U_D with orthonormal factors, by HOOI (De Lathauwer et al., 2000).
 
     A sweep takes for each mode the leading left singular vectors of X times all other factors (TTMc), an
@@ -41,10 +40,6 @@ class Tucker(Baseline):
     rank
         R, side of the core; a mode shorter than that takes its own size. None: the largest R whose model
         of 4-byte reals takes a fourth of the coordinate list of the non-zeros (8 bytes each), within 1..32.
-    max_sweeps
-        Sweeps over the modes at most.
-    tolerance
-        Stop when a sweep changes the fit, 1 - sqrt(error / norm2), by less than this.
     seed
         Of the sketch.
 
@@ -57,13 +52,6 @@ class Tucker(Baseline):
     """
 
     name = "tucker"
-    stochastic = True
-    least_order = 2
-
-    rank: int | None = setting(None, at_least=1)
-    max_sweeps: int = setting(50, at_least=1)
-    tolerance: float = setting(1.0e-4, at_least=0, at_most=1)
-    seed: int = seed()
 
     core_: Reals
     factors_: list[Reals]
@@ -77,23 +65,18 @@ class Tucker(Baseline):
     def _fit(self, X: SparseTensor) -> None:
         rank = _automatic_rank(X) if self.rank is None else self.rank
         views = [ModeView(X, mode) for mode in range(X.order)]
-        self._solve(X, views, _sketch(X, views, ranks_within(X.shape, rank), self.seed))
-
-    def _solve(self, X: SparseTensor, views: list[ModeView], factors: list[Reals]) -> None:
-        """Alternate from the given orthonormal factors until the fit stands still."""
-        norm2 = X.norm2
-        fit = -np.inf
+        factors = _sketch(X, views, ranks_within(X.shape, rank), self.seed)
         core = np.zeros(0)
-        for _ in range(self.max_sweeps):
+
+        def sweep() -> float:
+            nonlocal core
             for mode, view in enumerate(views):
                 product = view.ttmc(factors)
                 factors[mode] = _leading(product, factors[mode].shape[1])
             core = views[-1].to_tensor(factors[-1].T @ product, factors)
-            error = clipped_error(norm2 - float(np.sum(core * core)), norm2)
-            before, fit = fit, 1.0 - float(np.sqrt(error / norm2))
-            self._record(error, fit=fit)
-            if abs(fit - before) < self.tolerance:
-                break
+            return X.norm2 - float(np.sum(core * core))
+
+        self._alternate(X.norm2, sweep)
         self.core_ = as_stored(core)
         self.factors_ = [as_stored(factor) for factor in factors]
 

@@ -22,6 +22,7 @@ PROGRAMS = {"zstd": ["zstd", "-q", "--ultra", "-22", "-f", "-o"], "zpaq": ["zpaq
 DISCOUNTS = np.arange(0.0, 1.0, 0.05)
 STRENGTHS = np.concatenate(([0.0], np.geomspace(0.1, 1e7, 33)))
 REAL_BITS = 64
+LARGEST_BITMAP = 1 << 28  # cells
 
 
 def plain(X: SparseTensor) -> bytes:
@@ -59,6 +60,28 @@ def general(X: SparseTensor) -> dict[str, int | None]:
         X.write_parquet(path)
         found["Parquet"] = path.stat().st_size
     return found | {"CSF": csf_bytes(X)}
+
+
+def bitmap_bytes(X: SparseTensor) -> dict[str, int | None]:
+    """Bytes of a binary matrix as a bitmap by JBIG (ITU-T T.82), in its own indices, and sorted as gaps are.
+
+    None where ``pbmtojbg`` is not installed; nothing of a tensor that is no binary matrix or of a bitmap too large.
+    """
+    if X.order != 2 or len(np.unique(X.values)) > 1 or X.shape[0] * X.shape[1] > LARGEST_BITMAP:
+        return {}
+    orders = gaps.free_orders(X.coords, X.shape)
+    moved = np.stack([gaps.positions(order)[X.coords[:, mode]] for mode, order in enumerate(orders)], axis=1)
+    return {"JBIG": _jbig(X.coords, X.shape), "JBIG, sorted": _jbig(moved, X.shape)}
+
+
+def _jbig(coords: Integers, shape: tuple[int, ...]) -> int | None:
+    if shutil.which("pbmtojbg") is None:
+        return None
+    bits = np.zeros(shape, dtype=np.uint8)
+    bits[tuple(coords.T)] = 1
+    portable = f"P4\n{shape[1]} {shape[0]}\n".encode() + np.packbits(bits, axis=1).tobytes()
+    done = subprocess.run(["pbmtojbg", "-q"], input=portable, check=True, capture_output=True)
+    return len(done.stdout)
 
 
 def structureless_bytes(X: SparseTensor, orders: bool) -> int:

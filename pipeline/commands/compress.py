@@ -77,7 +77,9 @@ def _run(options: argparse.Namespace) -> None:
         step.limit_threads(options.threads)
     _check_weights(options.weights, options.method)
     X = read_tensor(options.tensor, reading)
-    X.source |= _origin(tensor_files)  # before the fit: it is part of the file that a search measures
+    X.source |= _origin(
+        tensor_files, reading.options.get("member")
+    )  # before the fit: it is part of the file that a search measures
     print(X)
     started = time.perf_counter()
     state = None
@@ -110,7 +112,7 @@ def _check_output(tensor: Sequence[Path], artifact: Path) -> None:
     check_ending(artifact, ".safetensors")
 
 
-def _origin(paths: Sequence[Path]) -> dict[str, str]:
+def _origin(paths: Sequence[Path], member: str | None) -> dict[str, str]:
     """What the artifact tells of the data's files: their names, and the checksum of their joined contents."""
     from pipeline.core.files import sha256_file
     from pipeline.datasets import files_of
@@ -119,7 +121,7 @@ def _origin(paths: Sequence[Path]) -> dict[str, str]:
         next(file for name, file in files_of(path)[1].items() if "matrix" in name) if path.is_dir() else path
         for path in paths
     ]
-    names = " ".join(path.name for path in paths)
+    names = " ".join(path.name + (f"/{member}" if member else "") for path in paths)
     return {"file": names.encode(errors="replace").decode(), "sha256": sha256_file(*contents)}
 
 

@@ -124,8 +124,17 @@ def _write_csv(X: SparseTensor, path: Path, naming: Naming) -> None:
 
     columns = [naming.column(mode, X.coords[:, mode]) for mode in range(X.order)]
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", lineterminator="\n")
-        writer.writerow([*naming.names, "value"])
+        returns = any("\r" in text for labels in naming.labels.values() for text in labels if isinstance(text, str))
+        writer = csv.writer(
+            file,
+            delimiter="\t" if path.suffix.lower() == ".tsv" else ",",
+            lineterminator="\n",
+            quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL,  # which leaves a carriage return as it is
+        )
+        value = "value"
+        while value in naming.names:
+            value += "_"
+        writer.writerow([*naming.names, value])
         writer.writerows(zip(*columns, map(number, X.values), strict=True))
 
 

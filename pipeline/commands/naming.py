@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.files import read_text
 from pipeline.core.step import SHOWN, whole_number
 from pipeline.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from pipeline.runs.compressor import Compressor
     from pipeline.sparse.labels import Label
+
+
+SEVERAL = -1  # in place of an index
 
 
 class Naming:
@@ -29,7 +34,7 @@ class Naming:
         for mode, labels in self.labels.items():
             if len(labels) != self.shape[mode]:
                 raise InputError(f"{len(labels):,} labels for {self.shape[mode]:,} indices of mode {mode}; --index")
-        self._places: dict[int, dict[str, int]] = {}
+        self._places: dict[int, tuple[dict[str, int], dict[str, int]]] = {}
 
     def tell(self, values: Any) -> None:
         """Say on standard error what a cell is given by, and where `values` may be rounded whole numbers."""
@@ -45,6 +50,8 @@ class Naming:
     def mode(self, text: str) -> int:
         """A mode by its name or number; blanks around a name do not count."""
         plain = [name.strip() for name in self.names]
+        if plain.count(text.strip()) > 1:
+            raise InputError(f"mode '{text}': there are several of that name; give its number, from 0")
         if text.strip() in plain:
             return plain.index(text.strip())
         number = whole_number(text)
@@ -55,7 +62,10 @@ class Naming:
     def index(self, mode: int, text: str) -> int:
         """The index that a word means in a mode."""
         if mode in self.labels:
-            place = self._places_of(mode).get(text.strip())
+            exact, plain = self._places_of(mode)
+            place = exact.get(text, plain.get(text.strip()))
+            if place == SEVERAL:
+                raise InputError(f"{self.names[mode]} '{text}': several labels read so; --index asks by position")
             if place is None:
                 known = [str(label) for label in self.labels[mode][:1000]]
                 hint = nearest(text, known) if len(known) < 20 else ""
@@ -80,8 +90,9 @@ class Naming:
         return [self.index(mode, word) for mode, word in enumerate(words)]
 
     def words(self, cell: Sequence[int]) -> list[str]:
-        """What a cell is called."""
-        return [str(self.labels[mode][index]) if mode in self.labels else str(index) for mode, index in enumerate(cell)]
+        """What a cell is called, each word without a blank that is not within quotes."""
+        return [_word(str(self.labels[mode][index])) if mode in self.labels else str(index)
+                for mode, index in enumerate(cell)]  # fmt: skip
 
     def column(self, mode: int, index: Any) -> list[Any]:
         """What indices of a mode are called."""
@@ -110,7 +121,7 @@ class Naming:
         import numpy as np
 
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = read_text(path, "utf-8-sig").split("\n")  # a label may have other ends of lines in it
         except UnicodeDecodeError as error:
             raise InputError(f"{path}: no text file ({error}); write one cell a line, for example '3, 17'") from error
         rows: list[list[int]] = []
@@ -134,11 +145,22 @@ class Naming:
         except InputError:
             return False
 
-    def _places_of(self, mode: int) -> dict[str, int]:
-        """Indices by label, without the blanks around it."""
+    def _places_of(self, mode: int) -> tuple[dict[str, int], dict[str, int]]:
+        """Indices by label, as it is and without the blanks around it; SEVERAL where more than one reads so."""
         if mode not in self._places:
-            self._places[mode] = {str(label).strip(): index for index, label in enumerate(self.labels[mode])}
+            exact: dict[str, int] = {}
+            plain: dict[str, int] = {}
+            for index, label in enumerate(map(str, self.labels[mode])):
+                exact[label] = SEVERAL if label in exact else index
+                plain[label.strip()] = SEVERAL if label.strip() in plain else index
+            self._places[mode] = exact, plain
         return self._places[mode]
+
+
+def _word(label: str) -> str:
+    """A label as it is, or as a JSON text where it is empty, has blanks, quotes or what ends a line."""
+    plain = label and not any(letter.isspace() or letter in '"\\' or not letter.isprintable() for letter in label)
+    return label if plain else json.dumps(label, ensure_ascii=False)
 
 
 def _words(line: str) -> list[str]:

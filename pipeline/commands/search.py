@@ -86,6 +86,7 @@ def search(
     neukron: dict[str, Any] | None = None,
     seed: int = 0,
     seconds: float = SECONDS,
+    clock: Callable[[], float] = time.perf_counter,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Found:
     """Find the method and settings that serve a tensor best.
@@ -105,6 +106,9 @@ def search(
     seconds
         Of the whole search. A fit in sweeps ends with its sweep, rate-distortion with the best that it has; lossless,
         the sampled methods and NeuKron with a limit of its own are not ended.
+    clock
+        What counts the seconds. By the processor's (``time.process_time``), for measurements on a busy machine, a fit
+        that would end itself after so long is left to end as it may.
     tell
         Called with a line that says what is looked for, and one for each candidate fitted or passed over.
 
@@ -120,7 +124,7 @@ def search(
         raise InputError(f"a size of {max_bytes} bytes: needs at least 1")
     if max_error is not None and not 0 <= max_error <= 1:
         raise InputError(f"a relative error of {max_error}: needs a number from 0 to 1")
-    hunt = _Hunt(X, orders, neukron or {}, seed, seconds, tell)
+    hunt = _Hunt(X, orders, neukron or {}, seed, seconds, clock, tell)
     wanted = f"the smallest file of a relative error up to {max_error}"
     if max_bytes is not None:
         wanted = f"the least error within {max_bytes:,} bytes"
@@ -154,10 +158,11 @@ class _Hunt:
         neukron: dict[str, Any],
         seed: int,
         seconds: float,
+        clock: Callable[[], float],
         tell: Callable[[str], None],
     ) -> None:
         self.X, self.orders, self.neukron, self.seed, self.tell = X, orders, neukron, seed, tell
-        self.seconds, self._started, self._compiled = seconds, time.perf_counter(), compiling_seconds()
+        self.seconds, self._clock, self._started, self._compiled = seconds, clock, clock(), compiling_seconds()
         self.attempts: list[Attempt] = []
         self.best: Attempt | None = None  # of those that meet the limit
         self.passed: dict[str, str] = {}  # why a candidate was not fitted, or not to the end
@@ -168,7 +173,7 @@ class _Hunt:
 
     def left(self) -> float:
         """Seconds that the search may still take; what is compiled on the way, once, does not count."""
-        return self._started + self.seconds + compiling_seconds() - self._compiled - time.perf_counter()
+        return self._started + self.seconds + compiling_seconds() - self._compiled - self._clock()
 
     def _each(self, names: list[str]) -> Iterator[str]:
         """Candidates in turn, while there is time; remembers which one is tried, for the progress bar."""
@@ -371,12 +376,12 @@ class _Hunt:
                 return earlier
         model = self._make(name, settings)
         model.listener = self._tell_once
-        started = time.perf_counter()
+        started = self._clock()
         self._fit(model, f"{self._turn}: {name}")
         error = float(model.error(self.X)["error"])
         relative = error / self.X.norm2 if error else 0.0
         size = file_bytes(model, self.orders)
-        attempt = Attempt(name, settings, size, relative, time.perf_counter() - started, model)
+        attempt = Attempt(name, settings, size, relative, self._clock() - started, model)
         self.attempts.append(attempt)
         self.tell(f"{attempt}; {max(self.left(), 0):.0f} s left" + (self._course(model) if name == "neukron" else ""))
         return attempt
@@ -421,7 +426,7 @@ class _Hunt:
         from pipeline.baselines import make
 
         model: Any = make(name, settings, self.seed)
-        if hasattr(model, "max_seconds"):
+        if hasattr(model, "max_seconds") and self._clock is time.perf_counter:
             model.max_seconds = max(self.left() / 2, LEAST_SECONDS)
         return model
 

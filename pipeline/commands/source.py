@@ -83,7 +83,7 @@ def read_tensor(path: Path, reading: Reading | None = None) -> SparseTensor:
         check_unpacked(path, 8 * (len(header.shape) + 1) * header.nnz)
         return SparseTensor.read_parquet(path, labels=True)
     try:
-        format_name, files = files_of_all([path, *reading.more], reading.format_name)
+        format_name, files = files_of_all([path, *reading.more], reading.format_name, reading.options.get("member"))
         raw = read_raw(format_name, files, _options(path, format_name, reading.options))
         assembled = assemble(raw, {"file": path.name})
         X = assembled.tensor

@@ -13,7 +13,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from pipeline.datasets.archive import OPENERS, is_archive, main_member, unpacked_name
-from pipeline.datasets.raw import Files, RawTensor, telling_damage
+from pipeline.datasets.raw import Files, RawTensor, members, telling_damage
 from pipeline.datasets.readers import (
     arrays,
     checkins,
@@ -67,6 +67,8 @@ CHECKS: dict[str, Callable[..., None]] = {  # what the types of options leave op
     "kjv": kjv.check,
     "tns": coo.check,
 }
+
+IN_PLACE = ("binsparse", "columnar", "hdf5", "kjv", "npy", "npz")  # formats that are not read from start to end
 
 SUFFIXES = {  # of a file's name, that of its packing aside -> its format
     ".mtx": "mtx",
@@ -132,13 +134,15 @@ def check_ending(output: Path, written: str) -> None:
         raise InputError(f"{output}: an ending of {known}; what is written is {written}")
 
 
-def files_of(path: Path, format_name: str | None = None) -> tuple[str, dict[str, Path]]:
+def files_of(path: Path, format_name: str | None = None, member: str | None = None) -> tuple[str, dict[str, Path]]:
     """Format and files of what a user names: a file, by its ending or by what its archive holds, or a folder of 10x's.
 
     Parameters
     ----------
     format_name
         The format, where the user says so.
+    member
+        Of an archive: the file, or a pattern of the files, that is read.
 
     Raises
     ------
@@ -153,27 +157,37 @@ def files_of(path: Path, format_name: str | None = None) -> tuple[str, dict[str,
         raise InputError(f"{path}: no such file")
     if format_name is not None:
         return format_name, {path.name: path}
-    if is_archive(path) and PurePath(unpacked_name(path.name)).suffix not in SUFFIXES:
+    if is_archive(path) and (member or PurePath(unpacked_name(path.name)).suffix not in SUFFIXES):
         with telling_damage(path):
-            return format_of(PurePath(main_member(path)).name), {path.name: path}
+            inside = members(path, member)[0] if member else main_member(path)
+            return format_of(PurePath(inside).name), {path.name: path}
     return format_of(path.name), {path.name: path}
 
 
-def files_of_all(paths: Sequence[Path], format_name: str | None = None) -> tuple[str, dict[str, Path]]:
+def files_of_all(
+    paths: Sequence[Path], format_name: str | None = None, member: str | None = None
+) -> tuple[str, dict[str, Path]]:
     """Format and files of one tensor that lies in several files; see :func:`files_of`.
 
     Raises
     ------
     InputError
-        Two files of one name.
+        Two files of one name, or a packed file of a format that is read in place.
     """
-    name, files = files_of(paths[0], format_name)
+    name, files = files_of(paths[0], format_name, member)
     for path in paths[1:]:
         found = files_of(path, format_name)[1]
         if set(found) & set(files):
             raise InputError(f"--file {path}: two files of that name; rename one")
         files |= found
+    _refuse_packed(name, files)
     return name, files
+
+
+def _refuse_packed(format_name: str, files: Files) -> None:
+    for path in files.values():
+        if format_name in IN_PLACE and unpacked_name(path.name) != path.name.lower():
+            raise InputError(f"{path}: of format '{format_name}', which is not read while it is packed; unpack it")
 
 
 def text_options() -> set[str]:
@@ -238,6 +252,13 @@ def _in_words(hint: Any) -> str:
 
 
 def read_raw(name: str, files: Files, options: Mapping[str, Any]) -> RawTensor:
-    """Read raw files of a format."""
+    """Read raw files of a format.
+
+    Raises
+    ------
+    InputError
+        Options that are not its reader's (:func:`check_format`), or a packed file of a format that is read in place.
+    """
     check_format(name, options)
+    _refuse_packed(name, files)
     return READERS[name](files, **options)

@@ -74,21 +74,37 @@ def unpacked_name(name: str) -> str:
     return small.removesuffix(ending)
 
 
-def main_member(path: Path) -> str:
+def main_member(path: Path, wanted: str = "*") -> str:
     """The one file of an archive, or of several the one of the archive's own name, as collections of matrices have it.
+
+    Parameters
+    ----------
+    wanted
+        Its name, or a pattern that its last part matches.
 
     Raises
     ------
     InputError
         There is none, or more than one.
     """
-    names = [name for name in member_names(path, "*") if not PurePosixPath(name).name.startswith((".", "__MACOSX"))]
+    names = [name for name in member_names(path, wanted) if not PurePosixPath(name).name.startswith((".", "__MACOSX"))]
+    if not names:
+        raise InputError(f"{path}: the archive has no file '{wanted}'")
     stem = unpacked_name(path.name)
     found = names if len(names) == 1 else [name for name in names if _stem(name) in (stem, PurePosixPath(stem).stem)]
     if len(found) != 1:
-        shown = ", ".join(names[:3]) + (", .." if len(names) > 3 else "")
-        raise InputError(f"{path}: an archive of {len(names)} files where one belongs ({shown}); unpack that one")
+        shown = ", ".join(PurePosixPath(name).name for name in names[:3]) + (", .." if len(names) > 3 else "")
+        raise InputError(
+            f"{path}: {len(names)} files in the archive where one belongs ({shown}); name it by the option member, "
+            f"for example member={PurePosixPath(names[0]).name}"
+        )
     return found[0]
+
+
+def place_of(path: Path) -> tuple[Path, str | None]:
+    """The file on disk, and of a path that goes on into an archive (:func:`main_member`) the name within that."""
+    archive = next((folder for folder in path.parents if is_archive(folder) and folder.is_file()), None)
+    return (path, None) if archive is None else (archive, path.relative_to(archive).as_posix())
 
 
 def _stem(name: str) -> str:
@@ -96,22 +112,25 @@ def _stem(name: str) -> str:
 
 
 def member_names(path: Path, pattern: str) -> list[str]:
-    """Return the full names of the files in an archive whose last part matches `pattern`, in its order.
+    """Return the full names of the files in an archive that are `pattern`, or whose last part matches it, in its order.
 
     Raises
     ------
     InputError
-        A damaged archive; one that holds a name outside its folder, a link, a device, or too much.
+        No archive by its name, or a damaged one; one that holds a name outside its folder, a link, a device, or too
+        much.
     """
+    if not is_archive(path):
+        raise InputError(f"{path}: no archive by its name; the option member is for archives")
     names = [name for name, _ in _entries(path)]
-    return [name for name in names if fnmatch.fnmatch(PurePosixPath(name).name, pattern)]
+    return [name for name in names if name == pattern or fnmatch.fnmatch(PurePosixPath(name).name, pattern)]
 
 
 @contextmanager
 def open_member(path: Path, name: str) -> Iterator[IO[bytes]]:
     """Open one file of an archive for reading from its start to its end."""
     for found, stream in _entries(path):
-        if found == name:
+        if PurePosixPath(found) == PurePosixPath(name):
             with stream() as content:
                 yield content
             return

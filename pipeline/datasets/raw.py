@@ -24,6 +24,7 @@ from pipeline.datasets.archive import (
     member_names,
     open_member,
     open_members,
+    place_of,
 )
 from pipeline.errors import InputError
 
@@ -87,11 +88,21 @@ class RawTensor:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def only_file(files: Files) -> Path:
-    """Return the one file of a data set whose format has just one."""
+def only_file(files: Files, member: str | None = None) -> Path:
+    """Return the one file of a data set whose format has just one; of an archive, the `member` of that name.
+
+    Raises
+    ------
+    InputError
+        There are several, or it is no archive (:func:`pipeline.datasets.archive.main_member`).
+    """
     if len(files) != 1:
         raise InputError(f"files {sorted(files)}: this format takes one file")
-    return next(iter(files.values()))
+    path = next(iter(files.values()))
+    if member is None:
+        return path
+    with telling_damage(path):
+        return path / main_member(path, member)
 
 
 def file_named(files: Files, *parts: str) -> Path:
@@ -165,8 +176,9 @@ def telling_damage(path: Path) -> Iterator[None]:
 
 
 def _open_packed(path: Path, member: str | None) -> AbstractContextManager[IO[bytes]]:
-    if is_archive(path):
-        return open_member(path, main_member(path) if member is None else member)
+    archive, inner = place_of(path)
+    if is_archive(archive):
+        return open_member(archive, member or inner or main_member(archive))
     opened: AbstractContextManager[IO[bytes]] = OPENERS.get(path.suffix.lower(), Path.open)(path, "rb")
     return opened
 
@@ -177,15 +189,17 @@ class _Bounded(Forward):
     def __init__(self, path: Path, stream: IO[bytes], lines: bool) -> None:
         super().__init__(stream)
         self._path, self._lines = path, lines
+        self._disk = place_of(path)[0]
         self._count, self._since = 0, 0  # bytes so far, and those after the last line feed
-        self._most = most_unpacked(path) if is_archive(path) or path.suffix.lower() in OPENERS else math.inf
+        packed = is_archive(self._disk) or path.suffix.lower() in OPENERS
+        self._most = most_unpacked(self._disk) if packed else math.inf
 
     def take(self, size: int) -> bytes:
         """Up to `size` bytes, counted."""
         content = super().take(size)
         self._count += len(content)
         if self._count > self._most:
-            check_unpacked(self._path, self._count)
+            check_unpacked(self._disk, self._count)
         if self._lines:
             end = content.rfind(b"\n")
             self._since = self._since + len(content) if end < 0 else len(content) - end - 1

@@ -206,10 +206,10 @@ def _first_fields(block: bytes) -> tuple[int, list[bytes]]:
 
 def _parse(order: int, values: bool, block: bytes) -> tuple[bytes, Table | None, int]:
     """Return the block, its numbers where one of the fast parsers can read it, and its number of lines."""
-    table, lines = _parse_integers(block, order, values)
+    table, lines = parse_integers(block, order, values)
     if table is not None:
         return block, table, lines
-    return block, _parse_fast(block, order, values), _newlines(block)
+    return block, parse_fast(block, order, values), _newlines(block)
 
 
 class _Scratch(threading.local):
@@ -228,7 +228,8 @@ class _Scratch(threading.local):
 SCRATCH = _Scratch()
 
 
-def _parse_integers(block: bytes, order: int, values: bool) -> tuple[Table | None, int]:
+def parse_integers(block: bytes, order: int, values: bool) -> tuple[Table | None, int]:
+    """Parse whole numbers by compiled code: the table and the lines it has; (None, 0) where anything else stands."""
     from pipeline.datasets.scan import scan_integers
 
     scanned = scan_integers(block, order + values, SCRATCH.take, decimals=values)
@@ -239,7 +240,8 @@ def _parse_integers(block: bytes, order: int, values: bool) -> tuple[Table | Non
     return (columns[:order], columns[order] if values else np.ones(rows.shape[1], dtype=np.uint8)), lines
 
 
-def _parse_fast(block: bytes, order: int, values: bool) -> Table | None:
+def parse_fast(block: bytes, order: int, values: bool) -> Table | None:
+    """Parse numbers by Arrow's reader of CSV; None where it does not understand a line."""
     import pyarrow as pa
     from pyarrow import csv
 

@@ -5,10 +5,21 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.kernels.optional import compiled_parallel, prange
+from pipeline.kernels.optional import compiled_parallel, inlined, prange
 
 Integers = npt.NDArray[np.int64]
 Reals = npt.NDArray[np.float64]
+
+
+@inlined
+def sum_fibre(values: Reals, leaf: Integers, first: int, last: int, leaf_factor: Reals, total: Reals) -> None:
+    """Set `total` to the sum of a fibre's non-zeros times their rows of the leaf mode's factor."""
+    total[:] = 0.0
+    for entry in range(first, last):
+        value = values[entry]
+        other = leaf_factor[leaf[entry]]
+        for column in range(len(total)):
+            total[column] += value * other[column]
 
 
 @compiled_parallel
@@ -29,12 +40,7 @@ def mttkrp_slices(
         row = result[slice_index[part]]
         total = np.zeros(rank)
         for fibre in range(slice_start[part], slice_start[part + 1]):
-            total[:] = 0.0
-            for entry in range(fibre_start[fibre], fibre_start[fibre + 1]):
-                value = values[entry]
-                other = leaf_factor[leaf[entry]]
-                for column in range(rank):
-                    total[column] += value * other[column]
+            sum_fibre(values, leaf, fibre_start[fibre], fibre_start[fibre + 1], leaf_factor, total)
             for position in range(upper.shape[1]):
                 other = stacked[upper[fibre, position]]
                 for column in range(rank):
@@ -64,12 +70,7 @@ def ttmc_slices(
         total = np.zeros(rank)
         outer = np.ones(width)
         for fibre in range(slice_start[part], slice_start[part + 1]):
-            total[:] = 0.0
-            for entry in range(fibre_start[fibre], fibre_start[fibre + 1]):
-                value = values[entry]
-                other = leaf_factor[leaf[entry]]
-                for column in range(rank):
-                    total[column] += value * other[column]
+            sum_fibre(values, leaf, fibre_start[fibre], fibre_start[fibre + 1], leaf_factor, total)
             filled = 1
             outer[0] = 1.0
             for position in range(len(ranks)):

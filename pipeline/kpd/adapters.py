@@ -5,6 +5,7 @@ Give the trainer an optimiser of ``sparsifier.parameter_groups()``, and the spar
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from pipeline.errors import InputError
@@ -21,12 +22,9 @@ def for_hugging_face(sparsifier: Sparsifier) -> Any:
     InputError
         The package transformers is not installed.
     """
-    try:
-        from transformers import TrainerCallback
-    except ImportError as error:
-        raise InputError(f"the callback needs transformers ({error}): pip install transformers accelerate") from error
+    base = _imported("transformers", "TrainerCallback", "pip install transformers accelerate")
 
-    class Callback(TrainerCallback):  # type: ignore[misc]
+    class Callback(base):  # type: ignore[misc, valid-type]
         """Steps a sparsifier."""
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -48,12 +46,9 @@ def for_lightning(sparsifier: Sparsifier) -> Any:
     InputError
         The package lightning is not installed.
     """
-    try:
-        from lightning.pytorch import Callback as Base
-    except ImportError as error:
-        raise InputError(f"the callback needs lightning ({error}): pip install lightning") from error
+    base = _imported("lightning.pytorch", "Callback", "pip install lightning")
 
-    class Callback(Base):  # type: ignore[misc]
+    class Callback(base):  # type: ignore[misc, valid-type]
         """Steps a sparsifier."""
 
         def on_train_batch_end(self, trainer: Any, module: Any, *given: Any) -> None:
@@ -70,3 +65,10 @@ def for_lightning(sparsifier: Sparsifier) -> Any:
             sparsifier.load_state_dict(state)
 
     return Callback()
+
+
+def _imported(module: str, name: str, remedy: str) -> Any:
+    try:
+        return getattr(import_module(module), name)
+    except ImportError as error:
+        raise InputError(f"the callback needs {module.split('.')[0]} ({error}): {remedy}") from error

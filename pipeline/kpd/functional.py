@@ -37,7 +37,15 @@ ANY_ROWS = 1024  # where the number of rows is not known
 WORTH_MEASURING = 1 << 24  # multiply-adds of the dense layer below which the choice by shape is as good
 
 
-class _Inner(torch.autograd.Function):
+class _Product(torch.autograd.Function):
+    """A product whose gradients need what it was made of, and nothing else."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+
+class _Inner(_Product):
     """B first. x (N, n1 n2), scaled (r, m1, n1), B (r, m2, n2) -> (N, m1 m2)."""
 
     @staticmethod
@@ -52,10 +60,6 @@ class _Inner(torch.autograd.Function):
         (r, _, n1), (_, m2, n2) = scaled.shape, B.shape
         z = x.reshape(-1, n2) @ B.reshape(r * m2, n2).T  # (N n1, r m2)
         return z.view(x.shape[0], n1, r, m2).permute(2, 1, 0, 3).reshape(r * n1, x.shape[0] * m2)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
@@ -77,7 +81,7 @@ class _Inner(torch.autograd.Function):
         return dx, d_outer.view(m1, r, n1).transpose(0, 1), dB
 
 
-class _Outer(torch.autograd.Function):
+class _Outer(_Product):
     """S * A first. The same arguments as :class:`_Inner`."""
 
     @staticmethod
@@ -92,10 +96,6 @@ class _Outer(torch.autograd.Function):
         (r, m1, n1), n2 = scaled.shape, B.shape[2]
         u = scaled.reshape(r * m1, n1) @ _columns(x, n1, n2)
         return u.view(r, m1, x.shape[0], n2).permute(2, 1, 0, 3).reshape(x.shape[0] * m1, r * n2)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:

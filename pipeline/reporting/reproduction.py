@@ -28,6 +28,11 @@ VARIANTS = {
     "N-F": ("scale", "fixed"),
     "N-I": ("order_init", "random"),
 }
+# What the start of the orders, a recursive bisection where theirs were sorted, does to a variant beside the whole.
+STARTS = {
+    "N-A": "orders from a bisection serve shared seeds as well, so that less is lost without the sequence model",
+    "N-I": "orders from a bisection are worth more than theirs at the start, and few epochs of swaps make up for less",
+}
 CIFAR_METHODS = {
     "dense": "dense", "group LASSO": "group-lasso", "elastic group LASSO": "elastic-group-lasso",
     "block-wise RigL": "rigl", "KPD": "kpd", "KPD (4x4 rank 1)": "kpd",
@@ -219,8 +224,10 @@ def _variants(target: str, results: Results) -> Iterator[Line]:
             ]
             theirs = _entry(table, name, str(dataset))
             case = f"{dataset}, {name or plan['cell']} ({setting})"
+            errors = f"{paired['error_padded'].mean():,.0f} of {whole[paired['seed']].mean():,.0f}"
+            why = "; ".join(filter(None, [errors, _epochs(runs), STARTS.get(name)]))
             if values:
-                yield _line(target, case, "error over the whole's", values, theirs, better=None, why=_epochs(runs))
+                yield _line(target, case, "error over the whole's", values, theirs, better=None, why=why)
 
 
 def _gammas(target: str, results: Results) -> Iterator[Line]:
@@ -434,6 +441,8 @@ def markdown(results: Results | None, experiment: str = EVIDENCE) -> str:
         "",
         *_circumstances(results, experiment),
         "",
+        *_by_target(board),
+        "",
         "| target | case | quantity | published | ours | seeds | verdict | why |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -444,6 +453,21 @@ def markdown(results: Results | None, experiment: str = EVIDENCE) -> str:
         cells = [row["target"], row["case"], quantity, theirs, ours, row["seeds"] or "", row["verdict"], row["why"]]
         lines.append("| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _by_target(board: pd.DataFrame) -> list[str]:
+    """How often each verdict was given to a target: a row each."""
+    names = [name for name in ("reproduced", "better", "undecided", "differs", "not comparable", "ours alone",
+                               "not at hand") if (board["verdict"] == name).any()]  # fmt: skip
+    counts = pd.crosstab(board["target"], board["verdict"]).loc[list(dict.fromkeys(board["target"]))]
+    return [
+        f"| target | what | {' | '.join(names)} |",
+        f"|---|---|{'---|' * len(names)}",
+        *(
+            f"| {target} | {TARGETS[str(target)].what} | {' | '.join(str(row[name] or '') for name in names)} |"
+            for target, row in counts.iterrows()
+        ),
+    ]
 
 
 def _circumstances(results: Results | None, experiment: str) -> list[str]:
@@ -460,5 +484,6 @@ def _circumstances(results: Results | None, experiment: str) -> list[str]:
         f"{len(runs)} of {len(results.planned)} runs of experiment `{experiment}`; seeds {seeds}; "
         f"{'; '.join(machines)}; {days[0]} to {days[-1]}; {hours:.2f} hours of fits, one thread each; of {commits}.",
         "",
-        f"All of it: `snakemake {experiment}`; one target: `snakemake TARGET`; one run: the report's table of runs.",
+        f"All of it: `snakemake {experiment}`; one target: `snakemake TARGET`; one run: the report's table of runs. "
+        "Summary, tables, main figures and DVC's record of every file: `evidence/`, by `make evidence`.",
     ]

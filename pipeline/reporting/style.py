@@ -16,6 +16,7 @@ THEME = {INK: "ink", MUTED: "muted", GRID: "grid", GROUND: "card"}
 TEXT = 9.0
 MOST_LABELS = 12  # of more curves only the best of each method is labelled
 # Dashes and gaps of the methods' lines, in points; a method keeps its own in every figure, with colours or without.
+# Methods beyond these get a dash and three dots, four, ..
 DASHES = [
     (), (5, 1.5), (1.5, 1.2), (5, 1.5, 1.5, 1.5), (8, 2), (3, 2), (8, 2, 3, 2), (5, 1.5, 1.5, 1.5, 1.5, 1.5),
     (3, 1, 1, 1), (10, 1.5), (2, 3), (8, 1.5, 1.5, 1.5),
@@ -63,7 +64,10 @@ def dash(method: str) -> tuple[float, ...]:
     """Dashes and gaps of a method's line, different from those of any other method of its figures."""
     is_network = look(method).kind == "network"
     peers = [name for name, item in METHODS.items() if (item.kind == "network") == is_network]
-    return DASHES[peers.index(method) % len(DASHES)] if method in peers else ()
+    if method not in peers:
+        return ()
+    index = peers.index(method)
+    return DASHES[index] if index < len(DASHES) else (6, 1.5) + (1.2, 1.5) * (index - len(DASHES) + 3)
 
 
 def point_name(method: str, setting: str) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from pipeline.neukron.trainer import TrainingState
-
+from typing import Any, Protocol
 
 DELAY = 0.1  # seconds without a bar: a setting that is refused at once is told in one line
+
+
+class Reached(Protocol):
+    """How far a fit is."""
+
+    epoch: int
+    error: float
 
 
 def tell(line: str) -> None:
@@ -30,7 +33,7 @@ def epochs(norm2: float, max_epochs: int | None) -> Iterator[Any]:
 
     with tqdm(total=max_epochs, unit="epoch", desc="NeuKron", delay=DELAY, disable=not distributed.is_first()) as bar:
 
-        def after_epoch(state: TrainingState) -> None:
+        def after_epoch(state: Reached) -> None:
             bar.set_postfix_str(f"error {state.error:,.6g} ({state.error / norm2:.2%} of ||X||^2)", refresh=False)
             bar.update(state.epoch - bar.n)  # a resumed run starts above zero
 

@@ -20,6 +20,7 @@ from pipeline.sparse.grid import LARGEST_SIZE, NORM2_TOLERANCE, linear_index
 from pipeline.sparse.reals import EXACT_INTEGER
 
 FORMAT_VERSION = 1
+ROW_GROUP = 1 << 20  # non-zeros that are stored together
 DIGEST = re.compile(r', "digest": "([0-9a-f]{64})"}\Z')
 
 

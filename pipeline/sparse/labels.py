@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.files import atomic_path, has_mark, sha256_file
+from pipeline.core.sizes import check_unpacked
 from pipeline.errors import InputError
+from pipeline.sparse.pages import checked_pages
 
 Label = str | int
 MARK = b"kronflow_labels"  # key of a label file's metadata: which tensor's, which mode's
@@ -113,13 +115,26 @@ def read_label_files(tensor: Path, entry: Any, shape: Sequence[int]) -> tuple[di
         if sha256_file(path) != digest:
             raise InputError(f"{path}: not the labels that {tensor} was written with; convert the raw data again")
         try:
-            found = as_labels(pq.read_table(path, columns=["label"]).column("label"))
+            found = _column(path, pq.ParquetFile(path), shape[mode])
         except (pa.ArrowException, OSError, UnicodeDecodeError, ValueError) as error:
             raise InputError(f"{path}: no readable labels ({error}); convert the raw data again") from error
-        if len(found) != shape[mode]:
-            raise InputError(f"{path}: {len(found):,} labels for the {shape[mode]:,} indices of mode {mode}")
         labels[mode] = found
     return labels, missing
+
+
+def _column(path: Path, file: Any, size: int) -> list[Label]:
+    """The labels of a file, if there are so many; what they unpack to is checked before and while they are read."""
+    about = file.metadata
+    if about.num_rows != size:
+        raise InputError(f"{path}: {about.num_rows:,} labels for {size:,} indices")
+    place = file.schema_arrow.names.index("label")
+    total = 0
+    found: list[Label] = []
+    for batch in file.iter_batches(checked_pages(path, about, [place]).rows, columns=["label"]):
+        total += batch.nbytes
+        check_unpacked(path, total)
+        found += as_labels(batch.column(0))
+    return found
 
 
 def _entries(tensor: Path, entry: Any, order: int) -> list[tuple[int, str, str]]:

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from pipeline.core.files import atomic_path
 from pipeline.errors import InputError
 from pipeline.sparse.grid import LARGEST_SIZE
-from pipeline.sparse.header import Header, Rows, telling_damage
+from pipeline.sparse.header import ROW_GROUP, Header, Rows, telling_damage
 from pipeline.sparse.labels import Label, LabelFiles, read_label_files
-from pipeline.sparse.tensor import ROW_GROUP
+from pipeline.sparse.pages import checked_pages
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,9 @@ class TensorReader:
             self._file = pq.ParquetFile(self.path, page_checksum_verification=True)
             schema = self._file.schema_arrow
             self.header = Header.parsed(self.path, schema.metadata)
-            self.header.check_columns(self.path, schema.names, schema.types, self._file.metadata.num_rows)
+            about = self._file.metadata
+            self.header.check_columns(self.path, schema.names, schema.types, about.num_rows)
+            checked_pages(self.path, about, range(about.num_columns))
             self.value_type = np.dtype(schema.field("value").type.to_pandas_dtype())
         self.shape, self.nnz, self.mode_names = self.header.shape, self.header.nnz, self.header.mode_names
         self.source = self.header.source
@@ -148,27 +150,29 @@ class TensorWriter:
         self._pending_rows = 0
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
-        self._stack = ExitStack()
+        self._stack = ExitStack()  # of the files that are open while it is written
 
     def __enter__(self) -> Self:
         import pyarrow.parquet as pq
 
-        self._label_entry = self.labels.write(self._stack)
-        temporary = self._stack.enter_context(atomic_path(self.path))
-        # without Arrow's own copy of the schema, which would hide metadata that is added at the end
-        self._writer = self._stack.enter_context(
-            pq.ParquetWriter(
-                temporary,
-                self._schema,
-                compression="zstd",
-                compression_level=1,
-                store_schema=False,
-                use_dictionary=False,
-                column_encoding=self._encodings(),
-                write_page_checksum=True,
+        with ExitStack() as stack:  # a disk that is full takes not even the first bytes: then all is undone
+            self._label_entry = self.labels.write(stack)
+            temporary = stack.enter_context(atomic_path(self.path))
+            # without Arrow's own copy of the schema, which would hide metadata that is added at the end
+            self._writer = stack.enter_context(
+                pq.ParquetWriter(
+                    temporary,
+                    self._schema,
+                    compression="zstd",
+                    compression_level=1,
+                    store_schema=False,
+                    use_dictionary=False,
+                    column_encoding=self._encodings(),
+                    write_page_checksum=True,
+                )
             )
-        )
-        self._stack.enter_context(self._thread)  # left first: nothing is written when the file is closed
+            stack.enter_context(self._thread)  # left first: nothing is written when the file is closed
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(

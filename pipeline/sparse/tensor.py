@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pipeline.core.files import atomic_path, refuse_clashes
 from pipeline.errors import InputError
 from pipeline.sparse.grid import LARGEST_SIZE, linear_index
-from pipeline.sparse.header import Header
+from pipeline.sparse.header import ROW_GROUP, Header
 from pipeline.sparse.labels import Label, LabelFiles, as_labels
 from pipeline.sparse.reals import EXACT_INTEGER, as_float64, narrowest_exact_type
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ROW_GROUP = 1 << 20
 MARKED_SHARE = 16  # indices a non-zero, up to which those that occur are marked
 
 

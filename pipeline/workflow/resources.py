@@ -25,6 +25,7 @@ WIDTHS = ("hidden", "rank", "rows", "clusters", "seed_power")  # settings that a
 EPOCHS = ("max_epochs", "epochs", "max_sweeps")
 MEMORY_MARGIN, LEAST_MARGIN_MB = 1.5, 350  # over the prediction, whichever is more; compiling takes some
 TIME_MARGIN, LEAST_MINUTES = 10.0, 10  # machines differ, and are shared
+FEW_SIZES = 2
 SHORTEST = 0.1  # seconds of processor time that the fit tells apart
 BYTES_A_NONZERO = 2.0  # of a Parquet tensor, where nothing else is known of it
 EXAMPLE = """examples:
@@ -76,9 +77,13 @@ def memory_terms(work: Work) -> list[float]:
 
 
 def time_terms(work: Work) -> list[float]:
-    """Constant; coordinates in all epochs; the same for each unit of width."""
-    entries = (work.epochs or 1) * work.size.nnz * work.size.order
-    return [1.0, entries, entries * work.width]
+    """Constant; coordinates in all epochs and for each unit of width; epochs, for each unit of width and index.
+
+    A mini-batch has so many cells whatever the tensor, and a search of orders goes over the indices.
+    """
+    epochs = work.epochs or 1
+    entries = epochs * work.size.nnz * work.size.order
+    return [1.0, entries, entries * work.width, epochs, epochs * work.width, epochs * work.size.indices]
 
 
 @cache
@@ -135,13 +140,16 @@ def fit(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         seconds[rule] = _fitted_seconds([i for i in timed if works[i].rule == rule], works, records)
     for method in sorted({works[i].method for i in timed}):
         chosen = [i for i in timed if works[i].method == method]
-        if len({works[i].size for i in chosen}) > 2:
-            seconds[method] = _fitted_seconds(chosen, works, records)
+        seconds[method] = _fitted_seconds(chosen, works, records)
     return {"memory_mb": memory, "seconds": seconds, "records": list(records)}
 
 
 def _fitted_seconds(chosen: list[int], works: list[Work], records: Sequence[dict[str, Any]]) -> list[float]:
-    return _fitted([time_terms(works[i]) for i in chosen], [max(records[i]["seconds"], SHORTEST) for i in chosen])
+    """What is known on few tensors is taken to grow with the coordinates, whatever else it does."""
+    terms = [time_terms(works[i]) for i in chosen]
+    if len({works[i].size for i in chosen}) <= FEW_SIZES:
+        terms = [[0.0, entries, *(0.0 for _ in others)] for _, entries, *others in terms]
+    return _fitted(terms, [max(records[i]["seconds"], SHORTEST) for i in chosen])
 
 
 def _fitted(terms: list[list[float]], values: list[float]) -> list[float]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 SHOWN = 10  # problems that a message names one by one
 EXAMPLE = """examples:
-  python -m pipeline.workflow.share whole
+  python -m pipeline.workflow.share commit
   python -m pipeline.workflow.share push
 """
 
@@ -115,6 +116,51 @@ def whole(root: Path) -> None:
     print(f"{check_whole(config, root)} runs of {_named(config)} are whole")
 
 
+def commit(root: Path) -> None:
+    """Record what Snakemake has made, if the runs are as planned and nothing is left to do."""
+    whole(root)
+    plan = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--dry-run", "recorded"],
+        cwd=root,
+        check=False,
+        stdout=-1,
+        stderr=-2,
+        text=True,
+    )
+    if plan.returncode:
+        raise InputError(plan.stdout.strip())
+    if "Nothing to be done" not in plan.stdout:
+        raise InputError("results are not up to date; run 'snakemake recorded' first")
+    from dvc.repo import Repo
+
+    repo = Repo(str(root))
+    # every out is `persist`: after reading all again DVC would find that it can keep none for other runs of a stage
+    repo.stage_cache.save = lambda stage: None
+    with _files_of_parameters_parsed_once():
+        repo.commit(force=True, relink=False)  # what is here is what goes into the cache: it is not taken out again
+    print("recorded in dvc.lock; 'git commit' it, then 'make push'")
+
+
+@contextmanager
+def _files_of_parameters_parsed_once() -> Iterator[None]:
+    """DVC reads params.yaml anew for every stage, twice, which takes longer than all it does besides."""
+    from dvc.dependency import param
+
+    reading = param.load_path
+    known: dict[str, Any] = {}
+
+    def load_path(path: str, fs: Any = None, **options: Any) -> Any:
+        if path not in known:
+            known[path] = reading(path, fs, **options)
+        return copy.deepcopy(known[path])  # what stages share would be an anchor and its aliases in dvc.lock
+
+    param.load_path = load_path
+    try:
+        yield
+    finally:
+        param.load_path = reading
+
+
 def default_remote(root: Path) -> tuple[str, dict[str, Any]]:
     """Name and settings of the remote; refuse where DVC has no record or no remote: it would call that up to date."""
     from dvc.config import Config as DvcConfig
@@ -129,8 +175,8 @@ def default_remote(root: Path) -> tuple[str, dict[str, Any]]:
     name = config["core"].get("remote")
     if not name:
         raise InputError(
-            f"{root / '.dvc/config'}: names no remote; add one with 'dvc remote add --default NAME URL', where the "
-            "results go to or come from"
+            f"{root / '.dvc/config'}: names no remote; add one with 'make remote URL=..', where the results go to or "
+            "come from"
         )
     if name not in config["remote"]:
         known = ", ".join(config["remote"]) or "none"
@@ -142,6 +188,12 @@ def push(root: Path) -> None:
     """Send what is recorded, if the remote takes it."""
     name, remote = default_remote(root)
     probe(name, remote, write=True)
+    if not remote.get("verify"):
+        print(
+            f"remote '{name}' is not set to 'verify': plain 'dvc pull' takes what is damaged there; "
+            f"'dvc remote modify {name} verify true' and commit that, once for all",
+            file=sys.stderr,
+        )
     _dvc_push()
     with answering(name, remote, write=True):
         _send_lost(root)
@@ -318,14 +370,14 @@ def _git(root: Path, *arguments: str) -> list[str]:
     return done.stdout.splitlines() if done.returncode == 0 else []
 
 
-ACTIONS = {"whole": whole, "push": push, "pull": pull, "status": status}
+ACTIONS = {"whole": whole, "commit": commit, "push": push, "pull": pull, "status": status}
 
 
 def main(argv: list[str] | None = None) -> None:
     """Command line of this module."""
     arguments = step.parser(
-        "Say whether what is to be shared is whole (every file of every planned run, no other); push, pull and "
-        "compare with the remote, which has to answer first.",
+        "Say whether what is to be shared is whole (every file of every planned run, no other) and record it; push, "
+        "pull and compare with the remote, which has to answer first.",
         EXAMPLE,
     )
     arguments.add_argument("action", choices=ACTIONS)

@@ -100,7 +100,7 @@ def encode(coords: Integers, values: Reals, shape: Sequence[int]) -> bytes:
     top = rows[np.flatnonzero(_levels(rows) == 0), 0]
     gaps = np.diff(top, prepend=-1)
     streams = [np.zeros(0, dtype=np.uint8) if np.all(gaps == 1) else write_varints(gaps)]
-    streams.append(write_varints(_tokens(rows)))
+    streams.append(write_varints(to_tokens(rows)))
     kind, constant, numbers = encode_values(values[sequence])
     streams.append(numbers)
     header = [len(shape), *shape, len(values), len(top), kind]
@@ -141,7 +141,7 @@ def decode(code: bytes) -> Cells:
     constant, packed = read_streams(code, at, int(kind), lengths[::2])
     streams = [expand(stream, setting) for stream, setting in zip(packed, lengths[1::2].tolist(), strict=True)]
     gaps = read_varints(streams[0], -1, 0)[0] if streams[0] else np.ones(slices, dtype=np.int64)
-    rows = _from_tokens(read_varints(streams[1], -1, 0)[0], gaps, len(shape))
+    rows = from_tokens(read_varints(streams[1], -1, 0)[0], gaps, len(shape))
     if len(rows) != count:
         raise ValueError(f"{len(rows)} non-zeros where {count} belong")
     values = decode_values(int(kind), constant, streams[2], int(count))
@@ -171,7 +171,7 @@ def _mode_sequence(shape: Sequence[int]) -> list[int]:
     return [top] + [mode for mode in range(len(shape)) if mode != top]
 
 
-def _tokens(rows: Integers) -> Integers:
+def to_tokens(rows: Integers) -> Integers:
     """Walk through the prefix tree of lexicographically sorted distinct rows, below its outermost level.
 
     Entering a node writes its index plus one if it is the first child, else its distance from the child
@@ -201,8 +201,8 @@ def _levels(rows: Integers) -> Integers:
     return level
 
 
-def _from_tokens(tokens: Integers, top_gaps: Integers, depth: int) -> Integers:
-    """Undo :func:`_tokens`: the rows, given the outermost index as gaps."""
+def from_tokens(tokens: Integers, top_gaps: Integers, depth: int) -> Integers:
+    """Undo :func:`to_tokens`: the rows, given the outermost index as gaps."""
     if depth == 1:
         return np.cumsum(top_gaps)[:, None] - 1
     walk = np.concatenate((np.zeros(depth - 1, dtype=np.int64), tokens))

@@ -40,7 +40,7 @@ def read_npy(files: Files) -> RawTensor:
     """Read an array of NumPy's ``.npy``, cell by cell; its zeros are left out, and a line says what is read as what."""
     path = only_file(files)
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r", max_header_size=LARGEST_HEADER)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except (*DAMAGE, ValueError, OSError, SyntaxError, TokenError, MemoryError, OverflowError) as error:

@@ -12,6 +12,7 @@ from pipeline.core.sizes import check_unpacked
 from pipeline.datasets.places import modes_of, to_places
 from pipeline.datasets.raw import Block, Files, RawTensor, only_file
 from pipeline.errors import InputError, nearest
+from pipeline.sparse.pages import ROWS, checked_pages
 
 CELL = 8  # bytes that a number or the code of a label takes
 
@@ -66,11 +67,13 @@ def _blocks(path: Path, columns: list[str], value: str | None, drop: bool, indic
     wanted = columns + ([value] if value is not None else [])
     row = 0
     try:
-        for batch in _batches(path, wanted):
+        schema, batches = _opened(path)
+        _check_names(path, wanted, schema.names)
+        _check_types(path, columns, value, schema, indices)
+        for batch in _bounded(path, wanted, batches):
             batch.validate(full=True)  # text that is no UTF-8 would show only later
             keys = [_without_views(batch.column(name)) for name in columns]
             values = pa.array(np.ones(batch.num_rows)) if value is None else batch.column(value)
-            _check_types(path, columns, keys, value, values, indices)
             kept = np.ones(batch.num_rows, dtype=bool)
             for name, key in zip(columns, keys, strict=True):
                 present = key.is_valid().to_numpy(zero_copy_only=False)
@@ -101,10 +104,8 @@ def _without_views(column: Any) -> Any:
     return column.cast(pa.string()) if types.is_string_view(kind) else column
 
 
-def _batches(path: Path, wanted: list[str]) -> Iterator[Any]:
+def _bounded(path: Path, wanted: list[str], batches: Callable[[list[str]], Iterator[Any]]) -> Iterator[Any]:
     """Pieces of the wanted columns, as long as they are in proportion to the file."""
-    schema, batches = _opened(path)
-    _check_names(path, wanted, schema.names)
     total = 0.0
     for batch in batches(wanted):
         columns = [batch.column(name) for name in wanted]
@@ -150,13 +151,18 @@ def _parquet(path: Path, file: Any) -> tuple[Any, Callable[[list[str]], Iterator
     schema, about = file.schema_arrow, file.metadata
 
     def batches(wanted: list[str]) -> Iterator[Any]:
-        texts = [name for name in wanted if types.is_string(kind := schema.field(name).type) or types.is_binary(kind)]
-        groups = [about.row_group(group) for group in range(about.num_row_groups)]
-        held = sum(group.column(place).total_uncompressed_size
-                   for group in groups for place in range(about.num_columns)
-                   if group.column(place).path_in_schema.partition(".")[0] in wanted)  # fmt: skip
-        check_unpacked(path, max(held, CELL * about.num_rows * len(wanted)))
-        yield from pq.ParquetFile(path, read_dictionary=texts).iter_batches(columns=wanted)
+        kinds = (types.is_string, types.is_large_string, types.is_string_view)
+        texts = [name for name in wanted if any(is_text(schema.field(name).type) for is_text in kinds)]
+        places = {
+            place for place in range(about.num_columns)
+            if about.schema.column(place).path.partition(".")[0] in wanted
+        }  # fmt: skip
+        check_unpacked(path, CELL * about.num_rows * len(wanted))
+        pages = checked_pages(path, about, places)
+        if pages.shared:  # Arrow makes no codes of such texts
+            yield from file.iter_batches(pages.rows, columns=wanted)
+        else:
+            yield from pq.ParquetFile(path, read_dictionary=texts).iter_batches(ROWS, columns=wanted)
 
     return schema, batches
 
@@ -171,18 +177,22 @@ def _check_names(path: Path, wanted: list[str] | None, names: list[str]) -> None
             raise InputError(f"{path}: no single column '{name}'{nearest(str(name), names)}")
 
 
-def _check_types(
-    path: Path, columns: list[str], keys: list[Any], value: str | None, values: Any, indices: bool
-) -> None:
+def _check_types(path: Path, columns: list[str], value: str | None, schema: Any, indices: bool) -> None:
     from pyarrow import types
 
-    for name, key in zip(columns, keys, strict=True):
-        kind = key.type.value_type if types.is_dictionary(key.type) else key.type
+    def kind_of(name: str) -> Any:
+        kind = schema.field(name).type
+        return kind.value_type if types.is_dictionary(kind) else kind
+
+    for name in columns:
+        kind = kind_of(name)
         if indices and not types.is_integer(kind):
             raise InputError(f"{path}: column '{name}' is of type {kind}, an index is a whole number")
         text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
         if not (text or types.is_integer(kind) or types.is_temporal(kind) or types.is_boolean(kind)):
             raise InputError(f"{path}: column '{name}' is of type {kind}, which cannot be a label")
-    kind = values.type.value_type if types.is_dictionary(values.type) else values.type
+    if value is None:
+        return
+    kind = kind_of(value)
     if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind)):
         raise InputError(f"{path}: column '{value}' is of type {kind}, a value is a number")

@@ -40,6 +40,7 @@ def read(
     drop: Sequence[int] = (),
     names: Sequence[str | int] | None = None,
     shape: Sequence[int] | None = None,
+    member: str | None = None,
 ) -> RawTensor:
     """Read a text file with the coordinates and the value of one entry a line.
 
@@ -61,9 +62,11 @@ def read(
         Names of the modes that stay.
     shape
         Sizes of the modes that stay; without, the file's header or the largest index decides.
+    member
+        Which file of an archive; without, the only one or that of the archive's own name.
     """
     check(base=base, drop=drop, names=names, shape=shape)
-    path = only_file(files)
+    path = only_file(files, member)
     head = read_head(path)
     if values is None:
         values = True if head.dialect else _with_values(path)
@@ -92,12 +95,13 @@ def read_tns(
     drop: Sequence[int] = (),
     names: Sequence[str | int] | None = None,
     shape: Sequence[int] | None = None,
+    member: str | None = None,
 ) -> RawTensor:
     """Read a FROSTT file: coordinates from 1 (with the option base from 0) and a value on each line; see :func:`read`.
 
     Options as there.
     """
-    return read(files, base=base, values=True, drop=drop, names=names, shape=shape)
+    return read(files, base=base, values=True, drop=drop, names=names, shape=shape, member=member)
 
 
 def check(

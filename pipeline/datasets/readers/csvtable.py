@@ -189,7 +189,7 @@ def read_parts(
     located = (layout.with_columns(columns, value, minus, only or {}) for layout in parts)
     return RawTensor(
         modes,
-        itertools.chain.from_iterable(to_places(_blocks(layout), modes, base, layout.place) for layout in located),
+        itertools.chain.from_iterable(to_places(blocks_of(layout), modes, base, layout.place) for layout in located),
     )
 
 
@@ -213,7 +213,7 @@ def read_members(
             with telling_damage(layout.path):
                 header = stream.readline().decode(layout.encoding, "replace").rstrip("\r\n")
             part = part.with_columns(columns, only=only, header=header.split(layout.separator))
-            yield from _blocks(part, stream)
+            yield from blocks_of(part, stream)
 
     return RawTensor(modes, blocks())
 
@@ -325,7 +325,7 @@ class Layout:
         )
 
 
-def _blocks(layout: Layout, rest: IO[bytes] | None = None) -> Iterator[Block]:
+def blocks_of(layout: Layout, rest: IO[bytes] | None = None) -> Iterator[Block]:
     """Arrow's blocks as long as it understands the file; what it does not, line by line.
 
     `rest` is what follows the header, where that has been read already.
@@ -338,7 +338,7 @@ def _blocks(layout: Layout, rest: IO[bytes] | None = None) -> Iterator[Block]:
         yield block
     else:
         return
-    yield from _careful_blocks(layout, read_lines)
+    yield from careful_blocks(layout, read_lines)
 
 
 def _fast_blocks(layout: Layout, rest: IO[bytes] | None) -> Iterator[tuple[int, Block | None]]:
@@ -487,7 +487,7 @@ def _lines(layout: Layout, skip_header: bool = True) -> Iterator[tuple[int, list
             raise InputError(f"{layout.name}:{lines.line_num}: no valid line ({error})") from error
 
 
-def _careful_blocks(layout: Layout, skip: int) -> Iterator[Block]:
+def careful_blocks(layout: Layout, skip: int) -> Iterator[Block]:
     """Parse line by line, after `skip` lines that have been read already."""
     rows: list[list[Any]] = []
     for position, (number, fields) in enumerate(_lines(layout)):

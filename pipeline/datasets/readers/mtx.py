@@ -35,13 +35,18 @@ class Header:
     lines: int
 
 
-def read(files: Files) -> RawTensor:
+def read(files: Files, *, member: str | None = None) -> RawTensor:
     """Read a ``.mtx`` or ``.ttx`` file, packed or not.
 
     Entries of a pattern are 1, symmetric ones stand for both places. The values of an array come with the first index
     fastest, and its zeros are left out.
+
+    Parameters
+    ----------
+    member
+        Which file of an archive; without, the only one or that of the archive's own name.
     """
-    path = only_file(files)
+    path = only_file(files, member)
     header = read_header(path)
     plain = ("row", "column") if len(header.shape) == 2 else [f"mode_{mode}" for mode in range(len(header.shape))]
     modes = [Mode(name, indexed=True, size=size) for name, size in zip(plain, header.shape, strict=True)]
