@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, replaced
 from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.conversion import open_holders
-from pipeline.kpd.inference import FORMS, Deployed, InferenceLayer, dense_twin, forms_of
+from pipeline.kpd.inference import FORMS, InferenceLayer, dense_twin, forms_of
 from pipeline.kpd.layer import KPDLinear
 from pipeline.runs.contents import Contents
 
@@ -27,21 +27,23 @@ STEPS = 127  # of an int8 on each side of zero
 SCALE = "/scale"  # after the name of an int8 array: the name of its rows' factors
 
 
-def parts(network: nn.Module, deployed: Deployed | None = None) -> tuple[Arrays, dict[str, dict[str, Any]]]:
+def parts(
+    network: nn.Module, forms: Mapping[str, tuple[str, BlockLayer]] | None = None
+) -> tuple[Arrays, dict[str, dict[str, Any]]]:
     """Arrays of a network, zero blocks left out, and how each block-sparse layer was: block, rank, variant, form.
 
-    A layer in a form is kept as what `deployed` made it of, as long as that still makes the same form; else as the
-    blocks or factors it has now.
+    A layer in one of `forms`, given by its name, is kept as the layer it was made of, as long as that still makes the
+    same form; else as the blocks or factors it has now.
     """
     tensors: Arrays = {}
     layers: dict[str, dict[str, Any]] = {}
-    forms = {} if deployed is None else deployed.forms
     skipped = set()  # all names of the layers
     for module, names in _places(network).items():
-        name, form = names[0], forms.get(names[0])
+        name = names[0]
+        form, origin = (forms or {}).get(name, (None, None))
         layer = None
-        if form is not None and deployed is not None and _makes(deployed.layers[name], form, module):
-            layer = deployed.layers[name]
+        if form is not None and origin is not None and _makes(origin, form, module):
+            layer = origin
         elif isinstance(module, InferenceLayer):
             layer, form = module.to_layer(), module.form
         elif isinstance(module, BlockLayer):

@@ -20,7 +20,8 @@ from pipeline.errors import InputError
 from pipeline.kpd.blocks import block_layers
 from pipeline.kpd.conversion import Report
 from pipeline.kpd.data import LabelledImages, augmented, mixed
-from pipeline.kpd.inference import dense_twin, deploy
+from pipeline.kpd.deployment import deploy
+from pipeline.kpd.inference import dense_twin
 from pipeline.kpd.networks import build
 from pipeline.kpd.sparsifier import Sparsifier
 from pipeline.kpd.sparsity_methods import Dense, KPDChoice, make
