@@ -327,7 +327,7 @@ class _Hunt:
         tried: list[dict[str, Any]] = []
         share = 1.0
         while len(tried) < kind.fits_to_meet_a_size:
-            settings = kind.settings_within(_known_to(kind, self.X), nominal, self.orders)
+            settings = kind.settings_within(_known_to(kind, self.X), math.floor(nominal), self.orders)
             if settings is None or (settings in tried and (share <= 1 or nominal < limit / 4)):
                 break
             if settings in tried:  # a step of this method's sizes is wider than what was too much
@@ -346,6 +346,9 @@ class _Hunt:
             if CLOSE <= share <= 1 or (share <= 1 and kind.fits_to_meet_a_size == 2):
                 break
             nominal *= min(4.0, (0.995 if 1 < share < 1.05 else 0.97) / share)
+            if share > 1:  # a smaller size may give the same model again: less than it took by what was too much
+                taken = attempt.model.size()["bytes_with_order" if self.orders else "bytes_equal"]
+                nominal = min(nominal, taken - (attempt.file_bytes - limit))
         if best is None:
             self.tell(self._why_not(name, limit))
         return best
