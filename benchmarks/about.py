@@ -60,7 +60,9 @@ def by_data_set(
     """Measure the data sets that the command line names and write a row each; those that are not run keep theirs."""
     parser = step.parser(purpose)
     parser.add_argument("--tensors", type=Path, default=Path("data/tensors"))
-    parser.add_argument("--datasets", nargs="*", default=["flights", "flights-month", "kjv-3gram", "email"])
+    parser.add_argument(
+        "--datasets", nargs="*", default=["flights", "flights-month", "kjv-3gram", "kjv-4gram", "email", "threads"]
+    )
     options = parser.parse_args(argv)
     step.limit_threads(1)
     at = RESULTS / f"{name}.json"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.about import by_data_set
+from pipeline.core import step
 
 BUDGETS = (1_500, 4_000, 16_000)
 ERRORS = (0.3, 0.1)
@@ -102,4 +103,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    step.run(main)

@@ -48,7 +48,7 @@ def row_of(method: str, setting: str, runs: list[dict[str, Any]]) -> dict[str, A
         "network": first["network"],
         "method": method,
         "setting": setting,
-        "distribution": settings.get("distribution"),
+        **{name: settings.get(name) for name in ("distribution", "score", "permutation", "distil", "block_sparsity")},
         "block": settings.get("block"),
         "rank": settings.get("rank"),
         "lr": settings["lr"],
@@ -58,7 +58,7 @@ def row_of(method: str, setting: str, runs: list[dict[str, Any]]) -> dict[str, A
         "accuracy": statistics.mean(accuracies),
         "standard_error": statistics.stdev(accuracies) / math.sqrt(len(runs)) if len(runs) > 1 else None,
         "accuracies": accuracies,
-        "block_sparsity": [run["block_sparsity"] for run in runs],
+        "zeros": [run["block_sparsity"] for run in runs],
         **sizes,
         "seconds_per_epoch": statistics.median(run["seconds_per_epoch"] for run in runs),
     }
@@ -76,15 +76,18 @@ def table(rows: list[dict[str, Any]]) -> str:
         "epochs by hand, the same for all methods. KPD and KPD-group train two terms.",
     ]
     dense = {row["network"]: row for row in rows if row["method"] == "dense"}
-    for network, title in (("linear", "Linear, 784 -> 10, half of the blocks zero"), ("lenet5", "LeNet-5")):
+    for network, share, title in (
+        ("linear", 0.5, "Linear, 784 -> 10, half of the blocks zero"),
+        ("linear", 0.9, "Linear, 784 -> 10, 90 % of the blocks zero"),
+        ("linear", None, "Linear, 784 -> 10, other structures"),
+        ("lenet5", None, "LeNet-5"),
+    ):
         own = [row for row in rows if row["network"] == network]
+        if network == "linear":
+            own = [row for row in own if row["method"] != "dense" and row["block_sparsity"] == share]
         if own and network in dense:
-            lines += [
-                "",
-                f"## {title}",
-                "",
-                *(grid(own, dense[network]) if network == "linear" else listed(own, dense[network])),
-            ]
+            lines += ["", f"## {title}", ""]
+            lines += listed(own, dense[network]) if network == "lenet5" else grid(own, dense[network])
     return "\n".join([*lines, ""])
 
 
@@ -93,12 +96,22 @@ def grid(rows: list[dict[str, Any]], dense: dict[str, Any]) -> list[str]:
     blocks = sorted({tuple(row["block"]) for row in rows if row["block"]})
     lines = ["| method | " + " | ".join(f"{m2}x{n2}" for m2, n2 in blocks) + " |", "|---" * (len(blocks) + 1) + "|"]
     lines.append("| dense | " + " | ".join([shown(dense)] * len(blocks)) + " |")
-    for method in dict.fromkeys(row["method"] for row in rows if row["block"]):
-        cells = {tuple(row["block"]): shown(row) for row in rows if row["method"] == method}
-        lines.append(f"| {method} | " + " | ".join(cells.get(block, "") for block in blocks) + " |")
-    lines += ["", "RigL: with one layer, uniform and ERK densities are the same.", ""]
-    kpd = next((row for row in rows if row["method"] == "kpd" and tuple(row["block"]) == (2, 2)), None)
-    return lines + ([verdict("KPD, 2x2, half of the blocks zero", kpd, dense)] if kpd else [])
+    for name in dict.fromkeys(named(row) for row in rows if row["block"]):
+        cells = {tuple(row["block"]): shown(row) for row in rows if row["block"] and named(row) == name}
+        lines.append(f"| {name} | " + " | ".join(cells.get(block, "") for block in blocks) + " |")
+    lines += ["", *(f"{named(row)}, which chooses its block: {shown(row)}" for row in rows if not row["block"])]
+    if any(row["method"] == "rigl" for row in rows):
+        lines += ["RigL: with one layer, uniform and ERK densities are the same."]
+    kpd = next((row for row in rows if named(row) == "kpd" and row["block"] == [2, 2]), None)
+    return lines + (["", verdict("KPD, 2x2, half of the blocks zero", kpd, dense)] if kpd else [])
+
+
+def named(row: dict[str, Any]) -> str:
+    """The method, and which of its settings are not the usual ones."""
+    more = [f"score {row['score']}"] if row["score"] == "output" else []
+    more += ["inputs permuted"] if row["permutation"] == "learned" else []
+    more += [f"{row['distil']:.0%} distilled"] if row["distil"] else []
+    return ", ".join([row["method"], *more])
 
 
 def listed(rows: list[dict[str, Any]], dense: dict[str, Any]) -> list[str]:
@@ -118,7 +131,7 @@ def listed(rows: list[dict[str, Any]], dense: dict[str, Any]) -> list[str]:
         other = dense["parameters"] - weights
         trained, left = ((row[key] - other) / weights for key in ("parameters", "inference_parameters"))
         name = f"{row['method']} ({row['distribution']})" if row["distribution"] else row["method"]
-        zeros = statistics.mean(row["block_sparsity"])
+        zeros = statistics.mean(row["zeros"])
         lines.append(f"| {name} | {m2}x{n2} | {zeros:.1%} | {shown(row)} | {trained:.1%} | {left:.1%} |")
     kpd = [row for row in rows if row["method"] == "kpd"]
     if any(row["method"] == "random-mask" and (row["standard_error"] or 0) > FAR_APART for row in rows):

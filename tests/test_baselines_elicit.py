@@ -15,6 +15,7 @@ from pipeline.baselines import elicit
 from pipeline.baselines.elicit import ELiCiT
 from pipeline.baselines.q_svd import QuantisedSVD
 from pipeline.errors import InputError
+from pipeline.runs.artifact import read_artifact
 from pipeline.sparse import SparseTensor
 
 
@@ -118,10 +119,17 @@ def test_an_artifact_answers_alike_in_another_process(tmp_path: Path) -> None:
     assert told.stdout.strip() == model.predict([[3, 4, 5], [7, 8, 9]]).tobytes().hex()
 
 
-def test_a_short_code_or_too_many_modes_are_refused() -> None:
-    model = ELiCiT(rank=2).fit(planted((6, 8)))
-    tensors, metadata = model._contents(True)
+def test_a_short_code_or_too_many_modes_are_refused(tmp_path: Path) -> None:
+    ELiCiT(rank=2).fit(planted((6, 8))).save(tmp_path / "m.safetensors")
+    tensors, metadata = read_artifact(tmp_path / "m.safetensors")
     with pytest.raises(InputError, match="damaged code of 0 bytes"):
         ELiCiT.from_artifact(tensors | {"code": tensors["code"][:0]}, metadata)
     with pytest.raises(InputError, match="up to 8 modes"):
         ELiCiT.from_artifact(tensors, metadata | {"shape": [1] * 9})
+
+
+def test_a_fit_whose_time_is_over_still_meets_its_size() -> None:
+    X = planted((30, 40))
+    hurried = ELiCiT(rank=4, max_bytes=200, max_seconds=1e-9).fit(X)
+    assert hurried.size()["bytes"] <= 200
+    assert hurried.error(X)["error"] >= ELiCiT(rank=4, max_bytes=200).fit(X).error(X)["error"]

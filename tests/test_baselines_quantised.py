@@ -97,3 +97,11 @@ def test_a_size_is_met_closely_and_small_terms_fall_away() -> None:
         errors.append(model.error(X)["error"])
     assert errors == sorted(errors, reverse=True)
     assert QuantisedSVD(rank=12, max_bytes=60).fit(X).rank_ < 12
+
+
+def test_a_fit_whose_time_is_over_still_meets_its_size() -> None:
+    X = smooth()
+    for limit in (60, 400):
+        hurried = QuantisedSVD(rank=12, max_bytes=limit, max_seconds=1e-9).fit(X)
+        assert hurried.size()["bytes"] <= limit
+        assert hurried.error(X)["error"] >= QuantisedSVD(rank=12, max_bytes=limit).fit(X).error(X)["error"]

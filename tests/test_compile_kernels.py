@@ -18,7 +18,7 @@ import pipeline
 from pipeline import compile_kernels
 from pipeline.kernels import compiling
 from pipeline.kpd import KPDLinear
-from pipeline.kpd.inference import deploy
+from pipeline.kpd.deployment import deploy
 from pipeline.methods import COMPRESSORS, METHODS
 from pipeline.sparse import SparseTensor
 

@@ -109,6 +109,29 @@ def test_another_tensors_numbers_are_not_gone_on_from(
     assert "is of another file or of other options" in capsys.readouterr().err
 
 
+def test_a_table_that_was_damaged_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    SparseTensor([[0, 0], [3, 2], [1, 3]], [1.0, 2.0, 5.0], (4, 4)).write_parquet(tmp_path / "x.parquet")
+    sizes = ["--from", "200", "--to", "600", "--points", "2", "--seconds", "5"]
+    given = [tmp_path / "x.parquet", tmp_path / "e.svg", "--method", "truncation", *sizes]
+    call(*given)
+    table = tmp_path / "e.csv"
+    whole = table.read_bytes()
+    head, names, _ = whole.split(b"\n", 2)
+    row = b"\nstored,many,lossless,{},1,0,0\n"
+    for content in (b"\n", b"\nx,y\n1,2\n", b"\n" + names + row, b"\n\xff\xfe", b"\n\0"):
+        table.write_bytes(head + content)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            step.run(cli.main, ["frontier", *map(str, given)])
+        line = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert line.startswith(f"error: {table}: damaged (") and line.count("\n") == 1
+        assert table.read_bytes() == head + content
+    table.write_bytes(whole)
+    call(*given)
+    assert table.read_bytes() == whole
+
+
 def test_bits_of_a_partition_by_hand() -> None:
     one_each = yardsticks.partition_bits(np.ones(8, dtype=np.int64))  # every draw is new: next to certain
     assert one_each < 8

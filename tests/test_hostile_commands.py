@@ -6,6 +6,7 @@ import importlib
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 import pipeline.__main__ as kronflow
-from pipeline.core import step
+from pipeline.core import files, step
 from pipeline.core.files import refuse_clashes
 from pipeline.core.step import LONGEST, whole_number
 from pipeline.errors import InputError
@@ -196,6 +197,30 @@ def test_output_onto_a_full_disk_is_a_line(
         with pytest.raises(OSError, match="No space"):
             full.close()
     assert capfd.readouterr().err == "error: output: No space left on device\n"
+
+
+def test_a_text_without_an_end_is_a_line(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(made)
+    monkeypatch.setattr(files, "LONGEST_TEXT", 10_000)
+    for command in (
+        "kronflow query m.safetensors --file /dev/zero",
+        "kronflow import-reference m.mtx /dev/zero o.safetensors",
+        "config --params /dev/zero",
+        "download flights --params /dev/zero",
+    ):
+        assert ask(command) == 2
+        assert capsys.readouterr().err == "error: /dev/zero: more than 10,000 characters of text; divide it\n"
+
+
+def test_cells_may_come_through_a_pipe(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "cells")
+    writer = threading.Thread(target=lambda: (tmp_path / "cells").write_text("0 0\n2,4\n"))
+    writer.start()
+    kronflow.main(["query", str(made / "m.safetensors"), "--file", str(tmp_path / "cells")])
+    writer.join()
+    assert capsys.readouterr().out == "3\n2\n"
 
 
 def test_whole_numbers_are_plain_digits_of_64_bits() -> None:

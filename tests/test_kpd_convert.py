@@ -21,7 +21,8 @@ from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.choice import BlockChoice
 from pipeline.kpd.cost import inference_flops, inference_parameters, measured_costs, sparse_flops, training_flops
 from pipeline.kpd.data import labelled_images
-from pipeline.kpd.inference import dense_twin, deploy
+from pipeline.kpd.deployment import deploy
+from pipeline.kpd.inference import dense_twin
 from pipeline.kpd.networks import build
 from pipeline.kpd.sparsity_methods import SPARSITY_METHODS, make, target_count
 from pipeline.kpd.trainer import Trainer

@@ -14,10 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import pipeline
 from pipeline.errors import InputError
-from pipeline.kpd import KPDLinear, Rule, Sparsifier, convert, functional, inference, load, save
+from pipeline.kpd import KPDLinear, Rule, Sparsifier, convert, deployment, functional, inference, load, save
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers
 from pipeline.kpd.cost import inference_flops, measured_costs, sparse_flops
-from pipeline.kpd.inference import FORMS, dense_twin, deploy, forms_of, measure_forms
+from pipeline.kpd.deployment import deploy, measure_forms
+from pipeline.kpd.inference import FORMS, dense_twin, forms_of
 from pipeline.kpd.programs import export_onnx, export_program
 from pipeline.runs.artifact import read_artifact, write_artifact
 
@@ -337,20 +338,20 @@ def test_deploy_takes_the_fastest_form_of_each_layer(monkeypatch: pytest.MonkeyP
         factored = {"factored": 0.5} if isinstance(layers[0], KPDLinear) else {}
         return {"dense": 2.0, "block-rows": 1.0 if layers[0].in_features == 16 else 1.95} | factored
 
-    monkeypatch.setattr(inference, "measure_forms", measure)
-    monkeypatch.setattr(inference, "seconds_of", lambda *_: 1.0)
+    monkeypatch.setattr(deployment, "measure_forms", measure)
+    monkeypatch.setattr(deployment, "seconds_of", lambda *_: 1.0)
     images = torch.randn(5, 16)
     twin, taken = deploy(network, images)
     assert list(taken.values()) == ["factored"] * 6 + ["block-rows", "dense"]  # less than a twentieth is no gain
-    assert measured == [(inference.SAMPLE, (5, 16)), (1, (5, 16)), (1, (5, 8))]  # six alike layers, four of them
+    assert measured == [(deployment.SAMPLE, (5, 16)), (1, (5, 16)), (1, (5, 8))]  # six alike layers, four of them
     torch.testing.assert_close(twin(images), network(images), rtol=1e-4, atol=1e-5)
     assert isinstance(network[0], KPDLinear)
 
 
 def test_a_network_that_is_faster_dense_stays_dense(monkeypatch: pytest.MonkeyPatch) -> None:
     network = nn.Sequential(pruned("selector", 16, 16, (2, 2), 1, 0.5))
-    monkeypatch.setattr(inference, "measure_forms", lambda _: {"dense": 2.0, "factored": 1.0})
-    monkeypatch.setattr(inference, "seconds_of", lambda own, _: 1.0 if isinstance(own[0], nn.Linear) else 1.1)
+    monkeypatch.setattr(deployment, "measure_forms", lambda _: {"dense": 2.0, "factored": 1.0})
+    monkeypatch.setattr(deployment, "seconds_of", lambda own, _: 1.0 if isinstance(own[0], nn.Linear) else 1.1)
     twin, taken = deploy(network, torch.randn(3, 16))
     assert taken == {"0": "dense"}
     assert type(twin[0]) is nn.Linear

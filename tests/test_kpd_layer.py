@@ -23,7 +23,7 @@ from pipeline.errors import InputError
 from pipeline.kpd import KPDLinear, functional, fused
 from pipeline.kpd.conversion import Rule, convert
 from pipeline.kpd.cost import training_memory
-from pipeline.kpd.inference import deploy
+from pipeline.kpd.deployment import deploy
 
 
 def kron_weight(layer: KPDLinear) -> torch.Tensor:

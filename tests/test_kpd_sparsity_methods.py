@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pipeline.errors import InputError
-from pipeline.kpd import KPDLinear, Sparsifier
+from pipeline.kpd import KPDLinear, Sparsifier, deploy, load, save
 from pipeline.kpd.blocks import BlockLinear, block_layers
 from pipeline.kpd.data import erased, jittered, labelled_images, mixed, shifted, shifted_and_flipped
+from pipeline.kpd.inference import FORMS, forms_of
 from pipeline.kpd.layer import forget_inputs, observe_inputs
 from pipeline.kpd.networks import build
+from pipeline.kpd.ordering import learn_order
 from pipeline.kpd.sparsity_methods import (
     KPD,
     SPARSITY_METHODS,
@@ -42,6 +45,7 @@ from pipeline.kpd.trainer import (
     step_seconds,
     train,
 )
+from pipeline.runs.artifact import read_artifact, write_artifact
 from pipeline.runs.checkpoint import Checkpoint
 
 
@@ -354,8 +358,9 @@ def test_ramp_rises_from_nothing_to_the_target(target: int, early: float, late: 
 @pytest.mark.parametrize("name", SPARSITY_METHODS)
 def test_resumed_run_equals_an_uninterrupted_one(blobs, tmp_path, name: str) -> None:
     def method() -> Dense:
-        more = {"rigl": {"interval": 7}, "kpd-choice": {"blocks": [[2, 2], [4, 4], [1, 2]]}}.get(name, {})
-        return make(name, {"epochs": 7, "batch": 32, **more})
+        more = {"rigl": {"interval": 7}, "kpd-choice": {"blocks": [[2, 2], [4, 4], [1, 2]]}}
+        more |= {name: {"permutation": "learned"} for name in ("group-lasso", "magnitude")}
+        return make(name, {"epochs": 7, "batch": 32, **more.get(name, {})})
 
     def facts(trained) -> list[tuple]:
         return [tuple(fact for key, fact in one.items() if not key.endswith("seconds")) for one in trained.history]
@@ -376,6 +381,40 @@ def test_resumed_run_equals_an_uninterrupted_one(blobs, tmp_path, name: str) -> 
         assert len(seen) == 7
         for own, true in zip(resumed.network.state_dict().values(), whole.network.state_dict().values(), strict=True):
             assert torch.equal(own, true)
+
+
+class Interrupted:
+    """Keeps states; interrupts the run after three epochs, once."""
+
+    asked_to_stop = False
+    kept = None
+
+    def load(self):
+        return self.kept
+
+    def save(self, state: dict, *, force: bool = False) -> None:
+        self.kept = copy.deepcopy(state)
+        if len(state["history"]) == 3:
+            raise KeyboardInterrupt
+
+
+def test_a_dense_network_that_is_trained_first_teaches_and_outlasts_an_interruption(blobs) -> None:
+    def method(share: float) -> Dense:
+        return make("magnitude", {"epochs": 5, "batch": 40, "distil": share})
+
+    whole = Trainer(method(0.5), blobs, seed=2)
+    trained = whole.run()
+    alone = train(make("dense", {"epochs": 5, "batch": 40}), blobs, seed=2)
+    for own, true in zip(whole.sparsifier.teacher.parameters(), alone.network.parameters(), strict=True):
+        assert torch.equal(own, true)
+    state = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        train(method(0.5), blobs, seed=2, state=state)
+    resumed = train(method(0.5), blobs, seed=2, state=state)
+    plain = train(method(0.0), blobs, seed=2)
+    for own, true, other in zip(*(run.network.parameters() for run in (resumed, trained, plain)), strict=True):
+        assert torch.equal(own, true)
+        assert not torch.equal(own, other)
 
 
 def test_checkpoint_of_another_run_or_a_broken_one_is_not_taken(tmp_path) -> None:
@@ -709,6 +748,79 @@ def test_scored_by_outputs_blocks_of_dark_pixels_go_first(name: str) -> None:
     columns = torch.arange(layer.grid[1]) % (layer.grid[1] // 2) < dark
     assert int(used[:, columns].sum()) <= int(used[:, ~columns].sum()) // 4
     assert not hasattr(layer, "input_squares")
+
+
+def held(layer: BlockLinear, kept: int) -> float:
+    """What the best blocks hold of the squared weights."""
+    return float(layer.block_norms().square().flatten().sort(descending=True).values[:kept].sum())
+
+
+def test_a_learned_order_finds_the_inputs_that_belong_together() -> None:
+    for seed in range(5):
+        torch.manual_seed(seed)
+        layer = BlockLinear(24, 8, (2, 4))
+        layer.order = torch.arange(24)
+        before = held(layer, 9)
+        learn_order(layer, 9)
+        assert torch.equal(layer.order.sort().values, torch.arange(24))
+        assert held(layer, 9) > before
+        planted = torch.rand(4, 6).argsort(dim=1) < 3  # three of six blocks in every block row
+        with torch.no_grad():
+            layer.set_support(planted)
+            layer.weight.copy_(layer.weight[:, torch.randperm(24)])
+        learn_order(layer, 12)
+        assert held(layer, 12) >= 0.9 * float(layer.weight.square().sum().detach())  # nearly all of it, from about half
+
+
+def test_an_order_of_the_inputs_means_blocks_of_the_ordered_weight(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layer, plain = BlockLinear(24, 8, (2, 4)), BlockLinear(24, 8, (2, 4))
+    layer.order = torch.randperm(24)
+    x = torch.randn(5, 24)
+    with torch.no_grad():
+        plain.weight.copy_(layer.weight[:, layer.order])
+        plain.bias.copy_(layer.bias)
+    torch.testing.assert_close(layer.block_scores(), plain.block_scores())
+    for own in (layer, plain):
+        own.shrink(float(plain.block_scores().median()))
+    assert torch.equal(layer.zero_blocks(), plain.zero_blocks())
+    support = torch.rand(layer.grid) > 0.6
+    for own in (layer, plain):
+        own.set_support(support & ~plain.zero_blocks())
+    assert torch.equal(layer.zero_blocks(), ~layer.support)
+    torch.testing.assert_close(layer(x), plain(x[:, layer.order]))
+    assert "bsr" not in forms_of(layer)
+    network = nn.Sequential(layer)
+    deployed = deploy(network, x, "block-rows")
+    torch.testing.assert_close(deployed.network(x), layer(x), rtol=1e-4, atol=1e-5)
+    assert len(deployed.network[0].values) == len(FORMS["block-rows"](plain).values)  # an order costs nothing
+    for name, saved in (("layer", network), ("form", deployed)):
+        save(saved, tmp_path / name)
+        again = load(tmp_path / name, lambda: nn.Sequential(nn.Linear(24, 8)))
+        torch.testing.assert_close(again(x), layer(x), rtol=1e-4, atol=1e-5)
+    tensors, metadata = read_artifact(tmp_path / "layer")
+    assert tensors["0.order"].dtype == np.uint8
+    tensors["0.order"][0] = tensors["0.order"][1]
+    write_artifact(tmp_path / "broken", "kpd", tensors, metadata)
+    with pytest.raises(InputError, match="no permutation of 24"):
+        load(tmp_path / "broken", lambda: nn.Sequential(nn.Linear(24, 8)))
+
+
+@pytest.mark.parametrize("name", ["group-lasso", "elastic-group-lasso", "magnitude"])
+def test_a_learned_permutation_keeps_scattered_pixels(name: str) -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 300)
+    images = random.uniform(0, 1, (300, 2, 8)) + labels[:, None, None]
+    images[:, :, ::2] *= 1e-3  # dark beside bright
+    data = labelled_images(images, labels, seed=1)
+    settings = {"epochs": 10, "batch": 24, "block": (1, 2), "score": "output", "lr": 0.02, "weight_decay": 0.0}
+    used = {}
+    for permutation in ("none", "learned"):
+        trained = train(make(name, settings | {"permutation": permutation}), data)
+        (layer,) = block_layers(trained.network).values()
+        assert int(layer.zero_blocks().sum()) == 8
+        used[permutation] = int((layer.weight[:, 1::2] != 0).sum())
+    assert used == {"none": 8, "learned": 16}
 
 
 def test_srigl_keeps_as_many_blocks_in_every_row_and_drops_rows_as_a_whole() -> None:

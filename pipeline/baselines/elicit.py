@@ -50,6 +50,8 @@ class ELiCiT(QuantisedFactors, CP):
         Of the widest feature, whose step decides the price. None and no size: 5.
     max_bytes
         Bytes of code and coefficients at most, which then decide the bits; its artifact's header not counted.
+    max_seconds
+        After so many no further number of bits is tried; None: as many as are wanted. Results depend on the machine.
     max_sweeps
         Over the modes at most, of the CP that tensors start from and then for each step tried.
     tolerance
@@ -105,7 +107,7 @@ class ELiCiT(QuantisedFactors, CP):
                 told[mode] = _settle(factors, weights, mode, products, price, most)
                 weights, gain = _solved(factors, mode, products, price)
             before, worth = worth, price * float(told.sum()) - gain
-            if before - worth < self.tolerance * X.norm2:
+            if before - worth < self.tolerance * X.norm2 or not self._in_time():
                 break
         there = np.any(weights != 0, axis=0)
         there[0] |= not there.any()

@@ -20,6 +20,7 @@ from pipeline.sparse import SparseTensor
 
 FIRST_SHARES = (0.25, 0.5)  # of the bytes, for the model
 BESIDE = {0.25: 0.125, 0.5: 0.75}  # which one is tried after these, by the better of them
+PARTS = 6  # of its seconds: a model and cells for each of three shares
 SMALLEST = 1e-30
 STEP_BYTES = 8  # of rate-distortion's step, which its limit does not count
 
@@ -52,7 +53,7 @@ class Hybrid(Baseline):
     seed
         Of the first factors of tensors.
     max_seconds
-        After so many no further share is tried; None: all. It makes results depend on the machine.
+        Of the fit, about; None: as many as it takes. It makes results depend on the machine.
 
     Examples
     --------
@@ -101,14 +102,15 @@ class Hybrid(Baseline):
 
     def _split(self, X: SparseTensor, limit: float, share: float) -> Split:
         """The model in its share of the bytes, and the cells in what is left."""
-        model = ELiCiT(
-            rank=min(self.rank, largest_rank(X.shape, X.nnz)), max_bytes=max(1.0, share * limit), seed=self.seed
-        ).fit(X)
+        rank = min(self.rank, largest_rank(X.shape, X.nnz))
+        seconds = self.max_seconds / PARTS if self.max_seconds else None
+        model = ELiCiT(rank=rank, max_bytes=max(1.0, share * limit), seed=self.seed, max_seconds=seconds).fit(X)
         missed = X.values - model.predict(X.coords)
         if not np.any(missed):
             missed[0] = SMALLEST  # a code holds at least one cell
         left = max(1.0, limit - model.size()["bytes"] - STEP_BYTES)
-        cells = RateDistortion(max_bytes=left, orders=True).fit(SparseTensor(X.coords, missed, X.shape))
+        rest = SparseTensor(X.coords, missed, X.shape)
+        cells = RateDistortion(max_bytes=left, orders=True, max_seconds=seconds).fit(rest)
         size = model.size()["bytes"] + cells.size()["bytes_with_order"]
         return Split(share, model, cells, size, _error(X, model, cells))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,12 +39,16 @@ class QuantisedFactors(Kruskal):
         Of the largest entry of all, with its sign; smaller ones take fewer. None and no size: 5.
     max_bytes
         Bytes of code and weights at most, which then decide the bits; its artifact's header not counted.
+    max_seconds
+        After so many no further number of bits is tried; None: as many as are wanted. It makes results depend on the
+        machine.
     """
 
     most_terms: ClassVar[int] = 16  # of a search: those that are too small for the step fall away
 
     bits: float | None = setting(None, at_least=2, at_most=16)
     max_bytes: float | None = setting(None, at_least=1)
+    max_seconds: float | None = setting(None, above=0, is_setting=False)
 
     code_: bytes
 
@@ -74,6 +79,10 @@ class QuantisedFactors(Kruskal):
         if self._rounded:
             super()._record(error, **more)
 
+    def _in_time(self) -> bool:
+        """Whether another step may be tried; without one that meets the size, the coarsest is taken."""
+        return self.max_seconds is None or time.perf_counter() - self._started < self.max_seconds
+
     def _shares(self) -> list[Reals]:
         """Factors in units of the whole tensor's error: each entry times the norms of its term's other factors."""
         norms = [np.linalg.norm(factor, axis=0) for factor in self.factors_]
@@ -87,6 +96,8 @@ class QuantisedFactors(Kruskal):
         low, high, best = 2.0, 16.0, 2.0
         bits = AUTOMATIC_BITS
         for _ in range(STEPS):
+            if not self._in_time():
+                break
             size = self._take(X, shares, bits)
             if size <= limit:
                 low = best = bits

@@ -15,6 +15,7 @@ from pipeline.core import step
 from pipeline.core.files import atomic_path, refuse_clashes, sha256_file
 from pipeline.core.settings import SEEDS
 from pipeline.core.sizes import parse_bytes
+from pipeline.core.step import SHOWN
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ["orders", "budget", "method", "settings", "bytes", "relative_error", "seconds"]
 ORDERS = {"stored": ("stored",), "free": ("free",), "both": ("stored", "free")}
+KINDS = {"budget": "int64", "bytes": "int64", "relative_error": "float64", "seconds": "float64"}  # others: text
 MARK = "# kronflow frontier "  # at the start of the CSV
 NO_METHOD = "none"  # in a row of a size that no method meets
 SMALLEST = 512  # bytes of the first size, unless told otherwise
@@ -99,12 +101,15 @@ class _Course:
         self.path, self.head = path, MARK + json.dumps(run, sort_keys=True)
         self.rows = pd.DataFrame(columns=COLUMNS)
         if path.exists():
-            with path.open(encoding="utf-8") as file:
-                if file.readline().rstrip("\n") != self.head:
-                    raise InputError(
-                        f"{path}: is of another file or of other options; name another output, or remove it"
-                    )
-            self.rows = pd.read_csv(path, comment="#", keep_default_na=False)
+            try:
+                with path.open(encoding="utf-8") as file:
+                    same = file.readline().rstrip("\n") == self.head
+                    rows = pd.read_csv(file, keep_default_na=False) if same else self.rows
+                self.rows = rows[COLUMNS].astype(KINDS)
+            except (ValueError, KeyError) as error:
+                raise InputError(f"{path}: damaged ({' '.join(str(error).split())[:SHOWN]}); remove it") from error
+            if not same:
+                raise InputError(f"{path}: is of another file or of other options; name another output, or remove it")
 
     def lossless_bytes(self, X: SparseTensor, orders: str) -> int:
         """Bytes of the exact file, the end of the envelope."""

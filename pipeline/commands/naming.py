@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.files import read_text
 from pipeline.core.step import SHOWN, whole_number
 from pipeline.errors import InputError, nearest
 
@@ -120,7 +121,7 @@ class Naming:
         import numpy as np
 
         try:
-            lines = path.read_text(encoding="utf-8-sig").split("\n")  # a label may have other ends of lines in it
+            lines = read_text(path, "utf-8-sig").split("\n")  # a label may have other ends of lines in it
         except UnicodeDecodeError as error:
             raise InputError(f"{path}: no text file ({error}); write one cell a line, for example '3, 17'") from error
         rows: list[list[int]] = []

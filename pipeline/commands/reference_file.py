@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.core.files import read_text
 from pipeline.errors import InputError
 from pipeline.neukron.estimator import NeuKron
 from pipeline.neukron.levels import Levels
@@ -34,7 +35,7 @@ def read_reference_text(path: str | Path) -> SparseTensor:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text ({error})") from error
     header = _numbers(path, 1, lines[0] if lines else "")

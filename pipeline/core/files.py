@@ -21,6 +21,7 @@ from pipeline.errors import InputError
 PARTIAL = ".partial-"  # how the names of folders begin in which a file is being written
 DAY = 86_400  # seconds
 ATTEMPTS = 20
+LONGEST_TEXT = 1 << 28  # characters
 MARKED = 1 << 16  # bytes at either end in which a mark is looked for
 
 
@@ -156,6 +157,23 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def read_text(path: str | Path, encoding: str = "utf-8") -> str:
+    """Read a text that a user names: a file, a pipe, or a device, which may have no end.
+
+    Raises
+    ------
+    InputError
+        It has more than 2^28 characters.
+    UnicodeDecodeError
+        It is no text of that encoding.
+    """
+    with Path(path).open(encoding=encoding) as file:
+        text = file.read(LONGEST_TEXT + 1)
+    if len(text) > LONGEST_TEXT:
+        raise InputError(f"{path}: more than {LONGEST_TEXT:,} characters of text; divide it")
+    return text
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.core.files import read_text
 from pipeline.errors import InputError
 
 LARGEST = 1_000_000  # values in a document, each counted wherever an alias repeats it
@@ -72,7 +73,7 @@ def read_yaml(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        return parse(read_text(path))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; run in the checkout or name it with --params") from error
     except UnicodeDecodeError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.kpd.artifact import load, save
     from pipeline.kpd.conversion import Rule, convert
-    from pipeline.kpd.inference import deploy
+    from pipeline.kpd.deployment import deploy
     from pipeline.kpd.layer import KPDLinear
     from pipeline.kpd.planning import Plan, plan
     from pipeline.kpd.sparsifier import Sparsifier
@@ -24,7 +24,7 @@ _MODULES = {
     "Rule": "conversion",
     "Sparsifier": "sparsifier",
     "convert": "conversion",
-    "deploy": "inference",
+    "deploy": "deployment",
     "load": "artifact",
     "plan": "planning",
     "save": "artifact",

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputError, nearest
-from pipeline.kpd.blocks import called
-from pipeline.kpd.inference import Deployed, dense_twin
+from pipeline.kpd.blocks import BlockLayer, called
+from pipeline.kpd.inference import dense_twin
 from pipeline.kpd.networks import build
 from pipeline.kpd.packing import WEIGHTS, coded, dense_reals, fill, parts
 from pipeline.kpd.settings import NETWORKS
@@ -140,6 +140,39 @@ class Saved:
         return line
 
 
+class Deployed(tuple[nn.Module, dict[str, str]]):
+    """What :func:`pipeline.kpd.deploy` gives: ``network, forms = deploy(..)``, or ``deploy(..).save(path)``.
+
+    Attributes
+    ----------
+    layers
+        The layers the forms were made of, by name: where a form still is what they make, a file keeps them, which
+        are smaller.
+    """
+
+    layers: dict[str, BlockLayer]
+
+    def __new__(cls, network: nn.Module, forms: dict[str, str], layers: dict[str, BlockLayer]) -> Self:
+        """Make the pair."""
+        deployed = super().__new__(cls, (network, forms))
+        deployed.layers = layers
+        return deployed
+
+    @property
+    def network(self) -> nn.Module:
+        """For inference."""
+        return self[0]
+
+    @property
+    def forms(self) -> dict[str, str]:
+        """Name of the form, see :data:`pipeline.kpd.inference.FORMS`, by each block-sparse layer's name."""
+        return self[1]
+
+    def save(self, path: str | Path, weights: str = "as they are", data: Any = None) -> Saved:
+        """Write the network with its forms, see :func:`save`."""
+        return save(self, path, weights, data)
+
+
 def save(network: nn.Module | Deployed, path: str | Path, weights: str = "as they are", data: Any = None) -> Saved:
     """Write a network of one's own without the zero blocks of its block-sparse layers; :func:`load` opens it.
 
@@ -169,9 +202,10 @@ def save(network: nn.Module | Deployed, path: str | Path, weights: str = "as the
     """
     if weights not in WEIGHTS:
         raise InputError(f"weights '{weights}' is unknown{nearest(weights, WEIGHTS)}")
-    whole, deployed = (network.network, network) if isinstance(network, Deployed) else (network, None)
+    deployed = network if isinstance(network, Deployed) else Deployed(network, {}, {})
+    whole, forms = deployed.network, {name: (form, deployed.layers[name]) for name, form in deployed.forms.items()}
     try:
-        tensors, layers = parts(whole, deployed)
+        tensors, layers = parts(whole, forms)
     except TypeError as error:
         raise InputError(f"the network has numbers that a file cannot hold ({error}); bring it to float32") from error
     tensors = coded(tensors, layers, weights)

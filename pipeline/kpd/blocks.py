@@ -26,9 +26,13 @@ class BlockLinear(nn.Linear):
     support
         (m1, n1) bool buffer: the blocks in use. The weight holds exact zeros outside after
         :meth:`set_support`, which a training loop calls after each step; gradients stay dense.
+    order
+        (n,) int64 buffer or None: the inputs in the order in which n2 after n2 share a block; None: as they come. The
+        weight itself stays where it is, so that an order costs nothing in training.
     """
 
     support: Tensor
+    order: Tensor | None
 
     def __init__(
         self,
@@ -43,6 +47,7 @@ class BlockLinear(nn.Linear):
         super().__init__(in_features, out_features, bias, device, dtype)
         m1, n1 = out_features // self.block[0], in_features // self.block[1]
         self.register_buffer("support", torch.ones(m1, n1, dtype=torch.bool, device=device))
+        self.register_buffer("order", None)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -50,9 +55,19 @@ class BlockLinear(nn.Linear):
         return self.support.shape[0], self.support.shape[1]
 
     def blocks(self, matrix: Tensor) -> Tensor:
-        """View an (m, n) matrix of the weight's shape as (m1, m2, n1, n2)."""
+        """An (m, n) matrix of the weight's shape as (m1, m2, n1, n2), to be read."""
         (m1, n1), (m2, n2) = self.grid, self.block
-        return matrix.view(m1, m2, n1, n2)
+        return (matrix if self.order is None else matrix[:, self.order]).view(m1, m2, n1, n2)
+
+    @torch.no_grad()
+    def set_blocks(self, blocks: Tensor) -> None:
+        """Undo :meth:`blocks` of the weight."""
+        matrix = blocks.reshape(self.weight.shape).to(self.weight)
+        self.weight.copy_(matrix if self.order is None else torch.empty_like(matrix).index_copy(1, self.order, matrix))
+
+    def by_rows(self, matrix: Tensor) -> Tensor:
+        """View an (m, n) matrix as (m1, m2, n), for what :func:`of_columns` gives."""
+        return matrix.view(self.grid[0], self.block[0], -1)
 
     @torch.no_grad()
     def approximate(self, weight: Tensor) -> None:
@@ -99,14 +114,14 @@ class BlockLinear(nn.Linear):
     def scale_blocks(layers: Sequence[BlockLinear], factors: Tensor) -> None:
         """Multiply the blocks of each of L layers by (L, m1, n1) `factors`."""
         for layer, own in zip(layers, factors, strict=True):
-            layer.blocks(layer.weight).mul_(own[:, None, :, None])
+            layer.by_rows(layer.weight).mul_(of_columns(layer, own)[:, None])
 
     @torch.no_grad()
     def set_support(self, support: Tensor) -> None:
         """Keep only the blocks where `support` is true; the others become exact zeros."""
         if support is not self.support:
             self.support.copy_(support)
-        self.blocks(self.weight).masked_fill_(~self.support[:, None, :, None], 0.0)
+        self.by_rows(self.weight).masked_fill_(~of_columns(self, self.support)[:, None], 0.0)
 
     @torch.no_grad()
     def fix_gauge(self) -> None:
@@ -135,6 +150,13 @@ class BlockLinear(nn.Linear):
 
 
 BlockLayer = KPDLinear | BlockLinear
+
+
+def of_columns(layer: BlockLayer, values: Tensor) -> Tensor:
+    """(m1, n1) values of a layer's blocks -> (m1, n): of the block in which a block row has each input."""
+    wide = values.repeat_interleave(layer.block[1], dim=1)
+    order = layer._buffers.get("order")
+    return wide if order is None else torch.empty_like(wide).index_copy(1, order, wide)
 
 
 def block_layers(network: nn.Module) -> dict[str, BlockLayer]:

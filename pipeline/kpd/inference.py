@@ -1,4 +1,4 @@
-"""Block-sparse layers for inference: four exact forms, the fastest found by measuring, and export.
+"""Block-sparse layers for inference: four exact forms, which can be exported; `deployment` finds the fastest.
 
 ``dense``
     A plain linear layer; zero blocks are multiplied.
@@ -14,24 +14,21 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import register_flop_formula
 
-from pipeline.errors import InputError, nearest
-from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers, called, layer_inputs, replaced
+from pipeline.errors import InputError
+from pipeline.kpd.blocks import BlockLayer, BlockLinear, of_columns, replaced
 from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.functional import HAS_FUSED, as_array, check_alike, is_transformed, kron_weight, side_by_side
 from pipeline.kpd.layer import (
-    DerivedWeight,
     KPDLinear,
     WithDerivedWeight,
     autocast_type,
@@ -70,15 +67,6 @@ class InferenceLayer(WithDerivedWeight):
         bias = parameter.new_zeros(self.out_features) if layer.bias is None else layer.bias
         self.register_buffer("bias", bias.detach().clone())
         keep_called(self)
-
-    @property
-    def weight(self) -> Tensor:
-        """The dense W, (m, n), made anew on every access."""
-        return self.to_matrix().as_subclass(DerivedWeight)
-
-    def to_matrix(self) -> Tensor:
-        """W from the buffers, (m, n)."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def to_layer(self) -> BlockLayer:
@@ -149,7 +137,7 @@ class BlockRowsLinear(InferenceLayer):
 
     def __init__(self, layer: BlockLayer) -> None:
         super().__init__(layer)
-        used = (~layer.zero_blocks()).repeat_interleave(self.block[1], dim=1)  # (m1, n)
+        used = of_columns(layer, ~layer.zero_blocks())
         row, columns = used.nonzero(as_tuple=True)
         starts = columns.new_zeros(self.grid[0] + 1)
         starts[1:] = used.sum(dim=1).cumsum(dim=0)
@@ -362,14 +350,15 @@ FORMS: dict[str, Callable[[BlockLayer], nn.Module]] = {
 def forms_of(layer: BlockLayer) -> list[str]:
     """Names of the forms that `layer` can take where it lies.
 
-    torch's block-sparse products need square blocks, on a GPU of a power of two from 16 on, and its sparse
-    products on a CPU single or double precision.
+    torch's block-sparse products need square blocks of inputs that lie side by side, on a GPU of a power of two from 16
+    on, and its sparse products on a CPU single or double precision.
     """
     m2, n2 = layer.block
     on_cpu = layer.support.is_cpu
     fits_gpu = m2 >= 16 and m2 & (m2 - 1) == 0
     has_sparse = not on_cpu or next(layer.parameters()).dtype in (torch.float32, torch.float64)
-    has_bsr = has_sparse and m2 == n2 and (on_cpu or fits_gpu)
+    is_ordered = layer._buffers.get("order") is not None
+    has_bsr = has_sparse and m2 == n2 and (on_cpu or fits_gpu) and not is_ordered
     has_factored = has_sparse and isinstance(layer, KPDLinear)
     absent = ([] if has_bsr else ["bsr"]) + ([] if has_factored else ["factored"])
     return [name for name in FORMS if name not in absent]
@@ -393,150 +382,3 @@ def dense_twin(network: nn.Module) -> nn.Module:
         elif isinstance(layer, BlockLayer | BTTLinear):
             twin = replaced(twin, layer, layer.to_dense())
     return twin
-
-
-SAMPLE = 4  # layers of one kind that are measured
-REPEATS = 4  # rounds of measuring
-HOPELESS = 2.0  # a form this many times slower than the fastest is not tried again
-WORTH = 0.95  # of dense's time: a form that takes more is not worth it
-
-
-@torch.no_grad()
-def measure_forms(samples: Sequence[tuple[BlockLayer, Tensor]], repeats: int = REPEATS) -> dict[str, float]:
-    """Seconds of a forward in each form, the best of `repeats`, summed over alike layers with an input each.
-
-    Forms take turns, each going through all layers, so that a layer finds its weights in the cache as seldom as in
-    the network. torch's ``bsr`` is left out where this project's own kernel, always faster, does the same product.
-    """
-    layer, x = samples[0]
-    names = forms_of(layer)
-    if "bsr" in names and takes_fused(x, layer.support.new_empty(0, dtype=next(layer.parameters()).dtype)):
-        names.remove("bsr")
-    forms = {name: [FORMS[name](layer) for layer, _ in samples] for name in names}
-    for own in forms.values():  # compiles, warms up
-        own[0](x)
-    best = {name: [math.inf] * len(samples) for name in names}
-    for _ in range(repeats):
-        totals = {name: sum(own) for name, own in best.items()}
-        for name in [name for name in names if totals[name] <= HOPELESS * min(totals.values())]:
-            for index, (form, (_, given)) in enumerate(zip(forms[name], samples, strict=True)):
-                best[name][index] = min(best[name][index], seconds_of(form, given))
-    return {name: sum(own) for name, own in best.items()}
-
-
-def seconds_of(network: nn.Module, inputs: Any) -> float:
-    """Seconds of one call of `network`, see :func:`pipeline.kpd.blocks.called`.
-
-    On one thread of a CPU what the thread computes, which other work on the machine does not lengthen.
-    """
-    is_cuda = any(tensor.is_cuda for tensor in (*network.parameters(), *network.buffers()))
-    clock = time.perf_counter if is_cuda or torch.get_num_threads() > 1 else time.thread_time
-    started = clock()
-    called(network, inputs)
-    if is_cuda:
-        torch.cuda.synchronize()
-    return clock() - started
-
-
-def fastest_forms(layers: Mapping[str, BlockLayer], inputs: Mapping[str, Tensor]) -> dict[str, str]:
-    """The form of each layer, by measuring some of every kind: same sizes, about as many blocks, as many rows.
-
-    A layer without an input stays dense, and so does one that no sparse form makes faster by a twentieth.
-    """
-    kinds: dict[tuple[Any, ...], list[str]] = {}
-    for name, x in inputs.items():
-        layer = layers[name]
-        share = round(20 * float(layer.zero_blocks().float().mean()))
-        rank = layer.rank if isinstance(layer, KPDLinear) else None
-        sizes = (layer.in_features, layer.out_features, layer.block, rank, x.numel(), x.dtype, x.device)
-        kinds.setdefault((sizes, share), []).append(name)
-    taken = dict.fromkeys(layers, "dense")
-    for names in kinds.values():
-        seconds = measure_forms([(layers[name], inputs[name]) for name in names[:SAMPLE]])
-        best = min(seconds, key=seconds.__getitem__)
-        taken |= dict.fromkeys(names, best if seconds[best] < WORTH * seconds["dense"] else "dense")
-    return taken
-
-
-class Deployed(tuple[nn.Module, dict[str, str]]):
-    """What :func:`deploy` gives: ``network, forms = deploy(..)``, or ``deploy(..).save(path)``.
-
-    Attributes
-    ----------
-    layers
-        The layers the forms were made of, by name: where a form still is what they make, a file keeps them, which
-        are smaller.
-    """
-
-    layers: dict[str, BlockLayer]
-
-    def __new__(cls, network: nn.Module, forms: dict[str, str], layers: dict[str, BlockLayer]) -> Self:
-        """Make the pair."""
-        deployed = super().__new__(cls, (network, forms))
-        deployed.layers = layers
-        return deployed
-
-    @property
-    def network(self) -> nn.Module:
-        """For inference."""
-        return self[0]
-
-    @property
-    def forms(self) -> dict[str, str]:
-        """Name of the form, see :data:`FORMS`, by each block-sparse layer's name."""
-        return self[1]
-
-    def save(self, path: str | Path, weights: str = "as they are", data: Any = None) -> Any:
-        """Write the network with its forms, see :func:`pipeline.kpd.artifact.save`."""
-        from pipeline.kpd.artifact import save
-
-        return save(self, path, weights, data)
-
-
-@torch.no_grad()
-def deploy(network: nn.Module, images: Any, form: str = "auto") -> Deployed:
-    """Return a copy of `network` for inference and which form each block-sparse layer took.
-
-    Parameters
-    ----------
-    network
-        With :class:`KPDLinear` or :class:`BlockLinear` layers.
-    images
-        A typical batch, a tensor or a tuple or mapping of what the network takes: layers are measured on what
-        reaches them from it; one that it does not reach stays dense.
-    form
-        One of :data:`FORMS` for all layers, or auto: each layer's fastest on this machine, with torch's threads as
-        they are, see :func:`fastest_forms`. Then the whole network is timed beside the dense one, in evaluation
-        without gradients, where torch may run dense layers otherwise: where dense is faster all layers are dense.
-
-    Returns
-    -------
-    Deployed
-        ``network, forms = deploy(..)``; its ``save`` writes both.
-
-    Raises
-    ------
-    InputError
-        An unknown form, or one that a layer does not have.
-    """
-    if form != "auto" and form not in FORMS:
-        raise InputError(f"form '{form}' is unknown{nearest(form, ['auto', *FORMS])}")
-    twin = copy.deepcopy(network).eval()
-    layers = block_layers(twin)
-    if form != "auto":
-        return _in_forms(twin, layers, dict.fromkeys(layers, form))
-    taken = fastest_forms(layers, layer_inputs(twin, layers, images))
-    plain = _in_forms(copy.deepcopy(twin), layers, dict.fromkeys(layers, "dense"))
-    if set(taken.values()) <= {"dense"}:
-        return plain
-    sparse = _in_forms(twin, layers, taken)
-    seconds = [[seconds_of(each.network, images) for each in (plain, sparse)] for _ in range(REPEATS)][1:]
-    dense_best, sparse_best = (min(own) for own in zip(*seconds, strict=True))
-    return sparse if sparse_best <= dense_best else plain
-
-
-def _in_forms(network: nn.Module, layers: dict[str, BlockLayer], forms: dict[str, str]) -> Deployed:
-    """Put the forms in the places of the block-sparse layers of `network`, which are those of `layers` by name."""
-    for name, layer in block_layers(network).items():
-        network = replaced(network, layer, FORMS[forms[name]](layers[name]))
-    return Deployed(network, forms, layers)

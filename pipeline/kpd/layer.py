@@ -88,6 +88,15 @@ class WithDerivedWeight(nn.Module):
             raise InputError(f"weight: {UNWRITABLE}")
         super().__setattr__(name, value)
 
+    @property
+    def weight(self) -> Tensor:
+        """W, (m, n), made anew on every access; gradients reach what it is made of, and it cannot be written."""
+        return self.to_matrix().as_subclass(DerivedWeight)
+
+    def to_matrix(self) -> Tensor:
+        """W as a plain tensor."""
+        raise NotImplementedError
+
 
 class KPDLinear(WithDerivedWeight):
     """Linear layer with W = sum_i (S * A_i) kron B_i.
@@ -262,11 +271,10 @@ class KPDLinear(WithDerivedWeight):
         """Return S * A_i (A_i in the group variant) on the support, zeros elsewhere: (r, m1, n1)."""
         return (self.A if self.S is None else self.A * self.S).masked_fill(~self.support, 0.0)
 
-    @property
-    def weight(self) -> Tensor:
-        """W, (m, n), made anew from the factors on every access, in their type; gradients reach them."""
+    def to_matrix(self) -> Tensor:
+        """W, (m, n), from the factors, in their type."""
         with without_autocast(self.B.device.type):
-            return kron_weight(self.scaled(), self.B).as_subclass(DerivedWeight)
+            return kron_weight(self.scaled(), self.B)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n) to (..., m)."""
@@ -362,8 +370,8 @@ class KPDLinear(WithDerivedWeight):
         first = layers[0]
         scaled = torch.stack([layer.A for layer in layers])
         if first.S is not None:
-            scaled = scaled * torch.stack([layer.S for layer in layers if layer.S is not None])[:, None]
-        scaled = scaled.masked_fill(~torch.stack([layer.support for layer in layers])[:, None], 0.0)
+            scaled.mul_(torch.stack([layer.S for layer in layers if layer.S is not None])[:, None])
+        scaled.masked_fill_(torch.stack([layer.support for layer in layers]).logical_not_()[:, None], 0.0)
         B = torch.stack([layer._stored for layer in layers])
         B = UnitNorm()(B) if first.is_bound else B
         seen = [own for own in map(input_squares, layers) if own is not None]
@@ -375,7 +383,7 @@ class KPDLinear(WithDerivedWeight):
             norms = torch.einsum("Liab,Lbil,Llab->Lab", scaled, gram.to(B.dtype), scaled).clamp_min(0).sqrt()
         else:
             norms = kron_block_norms(scaled, B)
-        return norms if first.S is None else norms.sqrt()
+        return norms if first.S is None else norms.sqrt_()
 
     @property
     def kind(self) -> tuple[Any, ...]:
@@ -443,8 +451,9 @@ class KPDLinear(WithDerivedWeight):
 def kron_block_norms(scaled: Tensor, B: Tensor) -> Tensor:
     """(L, r, m1, n1), (L, r, m2, n2) -> (L, m1, n1): Frobenius norms of the blocks of L sums of Kronecker products."""
     B = B.flatten(2)
-    squares: Tensor = ((B @ B.mT @ scaled.flatten(2)).view_as(scaled) * scaled).sum(dim=1)
-    return squares.clamp_min(0).sqrt()
+    products = (B @ B.mT @ scaled.flatten(2)).view_as(scaled).mul_(scaled)
+    squares: Tensor = products[:, 0] if len(B[0]) == 1 else products.sum(dim=1)
+    return squares.clamp_min_(0).sqrt_()
 
 
 def kept_shares(scores: Tensor, threshold: Tensor | float) -> Tensor:

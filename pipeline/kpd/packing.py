@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, replaced
 from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.conversion import open_holders
-from pipeline.kpd.inference import FORMS, Deployed, InferenceLayer, dense_twin, forms_of
+from pipeline.kpd.inference import FORMS, InferenceLayer, dense_twin, forms_of
 from pipeline.kpd.layer import KPDLinear
 from pipeline.runs.contents import Contents
 
@@ -27,21 +27,23 @@ STEPS = 127  # of an int8 on each side of zero
 SCALE = "/scale"  # after the name of an int8 array: the name of its rows' factors
 
 
-def parts(network: nn.Module, deployed: Deployed | None = None) -> tuple[Arrays, dict[str, dict[str, Any]]]:
+def parts(
+    network: nn.Module, forms: Mapping[str, tuple[str, BlockLayer]] | None = None
+) -> tuple[Arrays, dict[str, dict[str, Any]]]:
     """Arrays of a network, zero blocks left out, and how each block-sparse layer was: block, rank, variant, form.
 
-    A layer in a form is kept as what `deployed` made it of, as long as that still makes the same form; else as the
-    blocks or factors it has now.
+    A layer in one of `forms`, given by its name, is kept as the layer it was made of, as long as that still makes the
+    same form; else as the blocks or factors it has now.
     """
     tensors: Arrays = {}
     layers: dict[str, dict[str, Any]] = {}
-    forms = {} if deployed is None else deployed.forms
     skipped = set()  # all names of the layers
     for module, names in _places(network).items():
-        name, form = names[0], forms.get(names[0])
+        name = names[0]
+        form, origin = (forms or {}).get(name, (None, None))
         layer = None
-        if form is not None and deployed is not None and _makes(deployed.layers[name], form, module):
-            layer = deployed.layers[name]
+        if form is not None and origin is not None and _makes(origin, form, module):
+            layer = origin
         elif isinstance(module, InferenceLayer):
             layer, form = module.to_layer(), module.form
         elif isinstance(module, BlockLayer):
@@ -83,7 +85,7 @@ def fill(network: nn.Module, contents: Contents) -> nn.Module:
             network = replaced(network, dense, new)
             continue
         layer = _empty(dense, form, contents, name)
-        keys = {key: _joined(name, key) for key in ("blocks", "values", "B", "bias")}
+        keys = {key: _joined(name, key) for key in ("blocks", "values", "B", "bias", "order")}
         _unpack(layer, {key: state.pop(own) for key, own in keys.items() if own in state})
         new = layer
         if "form" in form:
@@ -201,7 +203,8 @@ def _packed(layer: BlockLayer) -> Arrays:
     """The layer without its zero blocks.
 
     ``blocks``: m1 n1 bits, which are not zero. ``values``: there, (r, count) of S * A with ``B`` beside it, or
-    (count, m2, n2) of the weight. ``bias``.
+    (count, m2, n2) of the weight. ``bias``. ``order``: of
+    the inputs, if it is not their own.
     """
     used = ~layer.zero_blocks()
     packed = {"blocks": np.packbits(used.cpu().numpy())}
@@ -210,9 +213,19 @@ def _packed(layer: BlockLayer) -> Arrays:
         packed["B"] = layer.B.detach().cpu().numpy()
     else:
         packed["values"] = layer.blocks(layer.weight.detach()).transpose(1, 2)[used].cpu().numpy()
+        if layer.order is not None:
+            packed["order"] = layer.order.cpu().numpy().astype(np.min_scalar_type(layer.in_features - 1))
     if layer.bias is not None:
         packed["bias"] = layer.bias.detach().cpu().numpy()
     return packed
+
+
+def _permutation(order: Tensor, features: int) -> Tensor:
+    """(n,) int64, each input once."""
+    order = order.long()
+    if order.shape != (features,) or not torch.equal(order.sort().values, torch.arange(features)):
+        raise InputError(f"an order of inputs of shape {tuple(order.shape)} is no permutation of {features:,}")
+    return order
 
 
 def _empty(dense: nn.Linear, form: dict[str, Any], contents: Contents, name: str) -> BlockLayer:
@@ -251,8 +264,11 @@ def _unpack(layer: BlockLayer, packed: dict[str, Tensor]) -> None:
         layer.A[:, used] = packed["values"].to(layer.A)
         layer.B.copy_(packed["B"])
     else:
-        layer.weight.zero_()
-        layer.blocks(layer.weight).transpose(1, 2)[used] = packed["values"].to(layer.weight)
+        if "order" in packed:
+            layer.register_buffer("order", _permutation(packed["order"], layer.in_features).to(layer.weight.device))
+        blocks = layer.weight.new_zeros(*layer.grid, *layer.block)
+        blocks[used] = packed["values"].to(layer.weight)
+        layer.set_blocks(blocks.transpose(1, 2))
     if layer.bias is not None:
         layer.bias.copy_(packed["bias"])
     layer.set_support(used)

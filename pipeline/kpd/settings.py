@@ -64,10 +64,14 @@ class LayerSettings(DenseSettings):
         Pattern of the names of the layers to work on, or all; one that the block does not divide stays dense.
     convolutions
         Whether two-dimensional convolutions count as layers too, as linear maps of patches.
+    distil
+        Share of the loss that is the distance from the outputs of a dense network, which is trained first with the same
+        settings (Hinton, Vinyals, Dean 2015); 0: none is.
     """
 
     layers: str | int = setting("all")  # a layer's name may be a number
     convolutions: bool = setting(False)
+    distil: float = setting(0.0, at_least=0, at_most=1)
 
 
 class SparseSettings(LayerSettings):
@@ -125,6 +129,19 @@ class BlockSettings(SparseSettings):
     block: Block = setting((2, 2), at_least=1)
 
 
+class PrunedSettings(BlockSettings):
+    """What the methods share that bring blocks of a full weight to zero on the way.
+
+    Parameters
+    ----------
+    permutation
+        Which inputs share a block. ``none``: neighbours. ``learned``: those that let the blocks which will be kept hold
+        the most of the scores squared, found again and again while blocks go.
+    """
+
+    permutation: str = setting("none", choices=("none", "learned"))
+
+
 class RandomMaskSettings(BlockSettings):
     """A random mask, which asks for no score."""
 
@@ -164,7 +181,7 @@ class KPDChoiceSettings(SparseSettings):
             raise InputError(f"blocks={self.blocks!r}: needs candidates that are all different")
 
 
-class ElasticGroupLassoSettings(BlockSettings):
+class ElasticGroupLassoSettings(PrunedSettings):
     """Elastic group LASSO.
 
     Parameters
@@ -213,11 +230,11 @@ SETTINGS: dict[str, type[DenseSettings]] = {
     "kpd-group": KPDSettings,
     "kpd-choice": KPDChoiceSettings,
     "random-mask": RandomMaskSettings,
-    "group-lasso": BlockSettings,
+    "group-lasso": PrunedSettings,
     "elastic-group-lasso": ElasticGroupLassoSettings,
     "rigl": RigLSettings,
     "srigl": SRigLSettings,
     "monarch": MonarchSettings,
     "btt": BTTSettings,
-    "magnitude": BlockSettings,
+    "magnitude": PrunedSettings,
 }

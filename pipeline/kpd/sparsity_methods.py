@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from pipeline.core.settings import check_given
 from pipeline.errors import InputError, nearest
-from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers, replaced
+from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers, of_columns, replaced
 from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.choice import BlockChoice, block_name
 from pipeline.kpd.conversion import Report, Rule, factored, swap_layers
 from pipeline.kpd.layer import KPDLinear, fitted_square, forget_inputs, kept_shares, observe_inputs
+from pipeline.kpd.ordering import learn_order
 from pipeline.kpd.settings import (
     BlockSettings,
     BTTSettings,
@@ -30,6 +31,7 @@ from pipeline.kpd.settings import (
     KPDChoiceSettings,
     KPDSettings,
     MonarchSettings,
+    PrunedSettings,
     RandomMaskSettings,
     RigLSettings,
     SRigLSettings,
@@ -40,6 +42,7 @@ CHOICE_START = 0.2  # share of training before the first candidate block goes
 CHOICE_END = 0.4  # share of training at which one candidate block is left
 RAMP_END = 0.6  # share of training at which the support is frozen
 FIRST_THRESHOLD = 1.0e-4  # first soft threshold of the controlled penalty
+ORDERS = 10  # times that an order of the inputs is learned while blocks go
 GAIN = 1.05  # factor of the threshold from one step to the next
 
 
@@ -47,6 +50,8 @@ class Dense(DenseSettings):
     """No sparsity: the twin that every method is compared with."""
 
     name: ClassVar[str] = "dense"
+
+    distil = 0.0  # a setting of the others
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
@@ -230,18 +235,22 @@ class Proximal(BlockMethod):
     """
 
     _thresholds: list[float]
+    _kinds: list[tuple[Any, ...]]  # of the layers at the first step
 
     def prepare(self, network: nn.Module, keep_weights: bool = False) -> Report | None:
         """Swap the linear layers; each gets its own threshold."""
         report = super().prepare(network, keep_weights)
         self._thresholds = [FIRST_THRESHOLD] * len(self._layers)
+        self._kinds = []
         return report
 
     def sparsify(self, wanted: dict[int, int]) -> None:
         """Proximal step with the controlled thresholds, all alike layers at once."""
+        if len(self._kinds) != len(self._layers):
+            self._kinds = [layer.kind for layer in self._layers]
         alike: dict[tuple[Any, ...], list[int]] = {}
         for index, count in wanted.items():
-            alike.setdefault((self._layers[index].kind, count), []).append(index)
+            alike.setdefault((self._kinds[index], count), []).append(index)
         for (_, count), indices in alike.items():
             self._shrink_alike(indices, count)
 
@@ -249,10 +258,10 @@ class Proximal(BlockMethod):
         layers: list[Any] = [self._layers[index] for index in indices]
         scores: Tensor = layers[0].scores_of(layers)  # (L, m1, n1)
         first_kept = _ranked(scores.flatten(1), wanted)[:, None, None]
-        weights = (first_kept / scores).clamp_max(1.0).square().square()  # 1 for a block that is zero already
+        weights = (first_kept / scores).clamp_max_(1.0).square_().square_()  # 1 for a block that is zero already
         thresholds = scores.new_tensor([self._thresholds[index] for index in indices])[:, None, None]
         below = torch.nextafter(first_kept, torch.zeros_like(first_kept))
-        shrinkage = torch.minimum(below, thresholds) * weights
+        shrinkage = weights.mul_(torch.minimum(below, thresholds))
         layers[0].scale_blocks(layers, kept_shares(scores, shrinkage))
         gone = (scores <= shrinkage).flatten(1).sum(dim=1).tolist()
         for index, count in zip(indices, gone, strict=True):
@@ -408,7 +417,40 @@ class KPDChoice(KPDChoiceSettings, KPD):
         super().load_state_dict(state)
 
 
-class GroupLasso(Proximal):
+class Permuted(BlockMethod):
+    """Base of the methods that bring blocks of a full weight to zero on the way, whose inputs may change blocks."""
+
+    permutation: str
+    _orders = 0  # orders that were learned
+
+    def prepare(self, network: nn.Module, keep_weights: bool = False) -> Report | None:
+        """Swap the layers; where the order is learned, each has one."""
+        report = super().prepare(network, keep_weights)
+        for layer in self._layers if self.permutation == "learned" else []:
+            layer.register_buffer("order", torch.arange(layer.in_features, device=layer.support.device))
+        return report
+
+    def after_step(self, progress: float) -> None:
+        """Find the order anew when it is time."""
+        due = int((progress - self.ramp_start) / (RAMP_END - self.ramp_start) * ORDERS)
+        if self.permutation == "learned" and progress > self.ramp_start and self._orders <= due < ORDERS:
+            self._orders = due + 1
+            for layer, target in zip(self._layers, self.targets(), strict=True):
+                if isinstance(layer, BlockLinear) and target > 0:
+                    learn_order(layer, layer.support.numel() - target)
+        super().after_step(progress)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How often an order was found, and the rest."""
+        return super().state_dict() | {"orders": self._orders}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`state_dict`."""
+        super().load_state_dict(state)
+        self._orders = state["orders"]
+
+
+class GroupLasso(PrunedSettings, Permuted, Proximal):
     """A full weight with the group penalty sqrt(m2 n2) ||W_g||_F on every block (Yuan and Lin 2006)."""
 
     name: ClassVar[str] = "group-lasso"
@@ -445,7 +487,7 @@ class RandomMask(RandomMaskSettings, BlockMethod):
         return report
 
 
-class MagnitudePruning(BlockMethod):
+class MagnitudePruning(PrunedSettings, Permuted):
     """Blocks of the smallest norm go, step by step along a cubic ramp (Zhu and Gupta 2017), then fine-tuning."""
 
     name: ClassVar[str] = "magnitude"
@@ -537,7 +579,7 @@ def take_up(layer: BlockLinear, support: Tensor, fresh: Tensor, state: dict[str,
     """Use the blocks of `support`; the optimiser's moments become zero in the `fresh` ones."""
     for moment in state.values():
         if isinstance(moment, Tensor) and moment.shape == layer.weight.shape:
-            layer.blocks(moment).mul_(~fresh[:, None, :, None])
+            layer.by_rows(moment).mul_(~of_columns(layer, fresh)[:, None])
     layer.set_support(support)
 
 

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.core.settings import settings_of
 from pipeline.errors import InputError
 from pipeline.kpd.blocks import block_layers
 from pipeline.kpd.conversion import Report
 from pipeline.kpd.data import LabelledImages, augmented, mixed
-from pipeline.kpd.inference import dense_twin, deploy
+from pipeline.kpd.deployment import deploy
+from pipeline.kpd.inference import dense_twin
 from pipeline.kpd.networks import build
 from pipeline.kpd.sparsifier import Sparsifier
-from pipeline.kpd.sparsity_methods import Dense, KPDChoice
+from pipeline.kpd.sparsity_methods import Dense, KPDChoice, make
 from pipeline.runs import distributed
 from pipeline.runs.checkpoint import UNFIT, check_like, check_optimiser
 
@@ -115,6 +117,7 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.setup_seconds = 0.0
         self.best: dict[str, Any] | None = None
+        self.before = {"seconds": 0.0, "cpu_seconds": 0.0}  # a teacher's training
 
     def run(self, progress: Callable[[dict[str, Any]], None] | None = None, state: StateStore | None = None) -> Trained:
         """Train to the end, from an earlier `state` if there is one; tell `progress` each epoch's entry."""
@@ -122,6 +125,8 @@ class Trainer:
         started = time.perf_counter()
         self.warm_up()
         self.setup_seconds = time.perf_counter() - started
+        if self.method.distil:
+            self.sparsifier.teacher = self.teacher(is_trained=earlier is not None)
         if earlier is not None:
             try:
                 self.load_state_dict(earlier)
@@ -151,6 +156,16 @@ class Trainer:
                 if state is not None:
                     self.keep(state)
         return self.finish()
+
+    def teacher(self, is_trained: bool) -> nn.Module:
+        """The dense network of the same settings and seed; not trained where its state is about to be loaded."""
+        shared = {name: getattr(self.method, name) for name in settings_of(Dense)}
+        trainer = Trainer(make("dense", shared), self.data, self.seed, self.images.device)
+        if is_trained:
+            return trainer.network.eval()
+        trained = trainer.run()
+        self.before = {name: trained.history[-1][name] for name in self.before}
+        return trained.network
 
     def warm_up(self) -> None:
         """A step of a copy, so that no epoch's time holds imports and the compiling of kernels."""
@@ -192,7 +207,7 @@ class Trainer:
             )
         validation = accuracy(self.network, self.images, self.labels, self.data.validation)
         number = len(self.history) + 1
-        before = self.history[-1] if self.history else {"seconds": 0.0, "cpu_seconds": 0.0}
+        before = self.history[-1] if self.history else self.before
         entry = {
             "epoch": number,
             "loss": loss,
@@ -224,6 +239,8 @@ class Trainer:
         if partner is not None:
             second = cross_entropy(outputs, labels[partner], reduction="sum", label_smoothing=smoothing)
             loss = loss + (1.0 - share) * second
+        if distil := self.method.distil:
+            loss = (1.0 - distil) * loss + distil * len(images) * self.sparsifier.distillation(outputs, images)
         return loss
 
     def own_seed(self) -> int:
@@ -266,6 +283,7 @@ class Trainer:
             "generator": self.generator.get_state(),
             "history": self.history,
             "best": self.best,
+            "teacher": None if self.sparsifier.teacher is None else self.sparsifier.teacher.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -295,6 +313,9 @@ class Trainer:
         check_like(state["network"], network, "network")
         if state["best"] is not None:
             check_like(state["best"], {"validation_accuracy": 0.0, "network": network}, "best")
+        if self.sparsifier.teacher is not None:
+            check_like(state["teacher"], fresh["teacher"], "teacher")
+            self.sparsifier.teacher.load_state_dict(state["teacher"])
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
