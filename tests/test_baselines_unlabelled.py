@@ -20,6 +20,21 @@ from pipeline.sparse import SparseTensor
 from tests.test_baselines_exact import KINDS
 from tests.test_baselines_mixed import banded
 
+# What the first such codes said of skewed(7, "whole"), in free orders and in its own.
+COARSE = bytes.fromhex(
+    "063825010c0412601760850100000001000d0116020a0305040205020602150100e00023000f000000803d03f05e9209"
+    "a772d504f2200000e65a8c9a9e7ed6a6c6e448dc13d048230e6a7fbd99155e3b6f7d4c55b19fbc46b60ee985976cebc7"
+    "c40e66000009a138cafffffffffdb20206b13637fffd1ccea83f26802fb0c72d08b5c09217f60dbea020d50c975b9b98"
+    "1a09fda9ed1c9a9763d59915630147fdc210ef7cd7ab9186c960084c500ea7c8c32cc8c0a2939c8bb6c3a4b559"
+)
+COARSE_KEPT = bytes.fromhex(
+    "0738250c042960aa01000000e00024002100000080dc960cc5a4cd27fb99a92d7ad4084016a06b04808f693fdbcee505"
+    "0ba1f10000172cae17ca673f26a051a21d2da093c08be5182b3c4fbdac9f2aa456ca2bfe34f571a7193282a9a878ca50"
+    "5e7391e322036d373ed03397f9b359092b2346d4f19395658acef697d2ae44b86b000017707f2cfffffffffbb0eb4e56"
+    "1f3a0a939354bb70593f0bf0e0defc0a761053e2779976f39aa5b6d08bbb9188565b55d1fe966b9f9372abdbd245513b"
+    "c06bccb952e18d1c315ca861d442909d4d557f09b5095cece1ab9b5be0bbff"
+)
+
 
 def skewed(seed: int, kind: str = "ones", most: int = 60) -> SparseTensor:
     """A small random matrix in which a few rows have most cells."""
@@ -136,6 +151,14 @@ def test_another_process_without_a_compiler_writes_the_same_bits() -> None:
     kept = unlabelled.pack_kept(X.coords, X.values, X.shape)
     assert kept is not None
     assert told.stdout.split() == [packed(X)[0].hex(), kept.hex()]
+
+
+def test_codes_with_mixing_weights_of_16_bits_are_still_read() -> None:
+    X = skewed(7, "whole")
+    assert SparseTensor(*exact.decode(COARSE_KEPT)) == X
+    coords, values, _ = exact.decode(COARSE)
+    orders = packed(X)[1]
+    assert SparseTensor(np.stack([orders[mode][coords[:, mode]] for mode in range(2)], axis=1), values, X.shape) == X
 
 
 @pytest.mark.usefixtures("alike")

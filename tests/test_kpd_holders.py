@@ -219,6 +219,9 @@ def test_a_convolution_computes_what_torchs_own_does_with_the_kronecker_product(
     y = x.detach().clone().requires_grad_()
     torch.testing.assert_close(network(x), plain(y), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(network(x[0]), plain(x[0]), rtol=1e-4, atol=1e-5)
+    if kind == "lenet":
+        compiled = torch.compile(network, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), plain(y), rtol=1e-4, atol=1e-5)
     network(x).square().sum().backward()
     plain(y).square().sum().backward()
     torch.testing.assert_close(x.grad, y.grad, rtol=1e-3, atol=1e-4)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from pipeline.errors import InputError, is_whole
 from pipeline.kpd.layer import (
-    DerivedWeight,
     WithDerivedWeight,
     check_width,
     checked_block,
@@ -114,14 +113,12 @@ class BTTLinear(WithDerivedWeight):
         self.L.copy_(left.permute(1, 2, 0, 3).reshape(m2, m1, n1 * r))
         self.R.copy_(right.transpose(1, 2).reshape(n1, r * m2, n2))
 
-    @property
-    def weight(self) -> Tensor:
-        """W, (m, n), made anew from the factors on every access; gradients reach them."""
+    def to_matrix(self) -> Tensor:
+        """W, (m, n), from the factors."""
         (m1, n1), (m2, n2), r = self.grid, self.block, self.rank
         left, right = self.L.view(m2, m1, n1, r), self.R.view(n1, r, m2, n2)
         with without_autocast(self.R.device.type):
-            weight = torch.einsum("jabi,bijk->ajbk", left, right).reshape(self.out_features, self.in_features)
-        return weight.as_subclass(DerivedWeight)
+            return torch.einsum("jabi,bijk->ajbk", left, right).reshape(self.out_features, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n) to (..., m)."""

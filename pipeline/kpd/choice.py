@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.kpd.layer import DerivedWeight, KPDLinear, WithDerivedWeight, keep_called, map_nested
+from pipeline.kpd.layer import KPDLinear, WithDerivedWeight, keep_called, map_nested
 
 
 class BlockChoice(WithDerivedWeight):
@@ -60,10 +60,9 @@ class BlockChoice(WithDerivedWeight):
         y = torch.stack(outputs).sum(dim=0)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
-    @property
-    def weight(self) -> Tensor:
-        """W, (m, n): the sum of the candidates', made anew on every access."""
-        return torch.stack([layer.weight for layer in self.layers()]).sum(dim=0).as_subclass(DerivedWeight)
+    def to_matrix(self) -> Tensor:
+        """W, (m, n): the sum of the candidates'."""
+        return torch.stack([layer.to_matrix() for layer in self.layers()]).sum(dim=0)
 
     def layers(self) -> list[KPDLinear]:
         """Return the candidates still in the sum."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import InputError
+from pipeline.kpd.layer import WithDerivedWeight
 
 
 class PatchConv2d(nn.Module):
@@ -50,7 +53,8 @@ class PatchConv2d(nn.Module):
             raise InputError(f"images of shape {tuple(x.shape)}: the second dimension must be {self.in_channels}")
         x = self.padded(x)
         if not self.maps_patches:
-            weight: Tensor = self.linear.weight  # type: ignore[assignment]
+            linear = self.linear
+            weight = linear.to_matrix() if isinstance(linear, WithDerivedWeight) else cast("Tensor", linear.weight)
             weight = weight.reshape(self.out_channels, self.in_channels, *self.kernel_size)
             bias: Tensor | None = self.linear.bias  # type: ignore[assignment]
             return functional.conv2d(x, weight, bias, self.stride, 0, self.dilation)

@@ -29,7 +29,6 @@ from pipeline.kpd.blocks import BlockLayer, BlockLinear, of_columns, replaced
 from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.functional import HAS_FUSED, as_array, check_alike, is_transformed, kron_weight, side_by_side
 from pipeline.kpd.layer import (
-    DerivedWeight,
     KPDLinear,
     WithDerivedWeight,
     autocast_type,
@@ -68,15 +67,6 @@ class InferenceLayer(WithDerivedWeight):
         bias = parameter.new_zeros(self.out_features) if layer.bias is None else layer.bias
         self.register_buffer("bias", bias.detach().clone())
         keep_called(self)
-
-    @property
-    def weight(self) -> Tensor:
-        """The dense W, (m, n), made anew on every access."""
-        return self.to_matrix().as_subclass(DerivedWeight)
-
-    def to_matrix(self) -> Tensor:
-        """W from the buffers, (m, n)."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def to_layer(self) -> BlockLayer:

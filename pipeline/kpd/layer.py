@@ -88,6 +88,15 @@ class WithDerivedWeight(nn.Module):
             raise InputError(f"weight: {UNWRITABLE}")
         super().__setattr__(name, value)
 
+    @property
+    def weight(self) -> Tensor:
+        """W, (m, n), made anew on every access; gradients reach what it is made of, and it cannot be written."""
+        return self.to_matrix().as_subclass(DerivedWeight)
+
+    def to_matrix(self) -> Tensor:
+        """W as a plain tensor."""
+        raise NotImplementedError
+
 
 class KPDLinear(WithDerivedWeight):
     """Linear layer with W = sum_i (S * A_i) kron B_i.
@@ -262,11 +271,10 @@ class KPDLinear(WithDerivedWeight):
         """Return S * A_i (A_i in the group variant) on the support, zeros elsewhere: (r, m1, n1)."""
         return (self.A if self.S is None else self.A * self.S).masked_fill(~self.support, 0.0)
 
-    @property
-    def weight(self) -> Tensor:
-        """W, (m, n), made anew from the factors on every access, in their type; gradients reach them."""
+    def to_matrix(self) -> Tensor:
+        """W, (m, n), from the factors, in their type."""
         with without_autocast(self.B.device.type):
-            return kron_weight(self.scaled(), self.B).as_subclass(DerivedWeight)
+            return kron_weight(self.scaled(), self.B)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n) to (..., m)."""

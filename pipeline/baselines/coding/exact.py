@@ -255,9 +255,9 @@ def decode(code: bytes) -> gaps.Cells:
         return mixed.unpack(code)
     if code[:1] == overlaps.CODE:
         return overlaps.unpack(code)
-    if code[:1] == unlabelled.CODE:
+    if code[:1] in (unlabelled.CODE, unlabelled.COARSE_CODE):
         return unlabelled.unpack(code)
-    if code[:1] == unlabelled.KEPT:
+    if code[:1] in (unlabelled.KEPT, unlabelled.COARSE_KEPT):
         return unlabelled.unpack_kept(code)
     return fibres.unpack(code) if code[:1] in (fibres.FREE, fibres.KEPT) else column_sets.unpack(code)
 

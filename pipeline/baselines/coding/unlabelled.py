@@ -26,7 +26,9 @@ import numpy as np
 from pipeline.baselines.base import Integers, Reals
 from pipeline.baselines.coding import gaps, mixed
 
-CODE, KEPT = b"\x06", b"\x07"  # first byte of such a code; of one that keeps the orders
+CODE, KEPT = b"\x09", b"\x0a"  # first byte of such a code; of one that keeps the orders
+COARSE_CODE, COARSE_KEPT = b"\x06", b"\x07"  # of the first such codes, whose mixing weights have 16 bits
+FINE = 8  # more bits of the mixing weights
 RAREST = 32  # rows of more cells have names from the start
 ALIKE = 64  # rows of as many cells that make it worth to leave them without a name
 NONE_FRESH = np.zeros(1, dtype=np.int64)
@@ -49,10 +51,20 @@ class Model(mixed.Model):
         Columns of the most frequent size.
     before
         Where the columns' order is kept: one more than the cells of the largest column.
+    fine
+        Bits of the mixing weights beyond 16.
     """
 
     def __init__(
-        self, bits: int, code: bytes | None, room: int, named: Integers, fresh: Integers, largest: int, before: int = 0
+        self,
+        bits: int,
+        code: bytes | None,
+        room: int,
+        named: Integers,
+        fresh: Integers,
+        largest: int,
+        before: int = 0,
+        fine: int = FINE,
     ) -> None:
         from pipeline.baselines.coding import unlabelled_loops
 
@@ -67,6 +79,7 @@ class Model(mixed.Model):
             weight[1 << level : 2 << level] = below[::2] + below[1::2]
         mixing = np.zeros((unlabelled_loops.SETS, unlabelled_loops.INPUTS), dtype=np.int64)
         mixing[:, 0], mixing[:, 2:10], mixing[:, 12:] = BASE_WEIGHT, FIRST_WEIGHT, FIRST_WEIGHT
+        mixing <<= fine
         trust = np.full((unlabelled_loops.TRUSTS, 3), 1 / 3)
         self.rows = unlabelled_loops.ColumnsCoding(
             self.coding,
@@ -82,6 +95,7 @@ class Model(mixed.Model):
             np.zeros(unlabelled_loops.CONTEXTS + unlabelled_loops.KEPT, dtype=np.int64),
             np.zeros(total, dtype=np.int64),
             np.zeros(before, dtype=np.int64),
+            fine,
         )
 
     def columns(self, given: Integers, content: Integers, which: Integers, place: Integers, degree: Integers) -> None:
@@ -227,7 +241,8 @@ def unpack(code: bytes) -> gaps.Cells:
         raise ValueError("its sizes and degrees contradict each other")
     if not (SLOTS[0] <= bits <= SLOTS[1] and 1 <= limit <= RAREST + 1 and degrees.min() > 0 and distinct.min() > 0):
         raise ValueError("no such model")
-    model = Model(bits, streams[2], 0, *_start(degrees, limit), int(times.max()))
+    fine = 0 if code[:1] == COARSE_CODE else FINE
+    model = Model(bits, streams[2], 0, *_start(degrees, limit), int(times.max()), 0, fine)
     nothing, contents = np.zeros(0, dtype=np.int64), []
     for size, number in zip(distinct.tolist(), times.tolist(), strict=True):
         content = np.zeros((number, size), dtype=np.int64)
@@ -263,7 +278,8 @@ def unpack_kept(code: bytes) -> gaps.Cells:
     top, count = gaps.top_mode(shape), int(degree.sum())
     if len(degree) != shape[1 - top] or degree.max() > shape[top] or not SLOTS[0] <= bits <= SLOTS[1]:
         raise ValueError("its degrees and its shape contradict each other")
-    model = Model(bits, streams[1], 0, degree, NONE_FRESH, 1, shape[1 - top] + 1)
+    fine = 0 if code[:1] == COARSE_KEPT else FINE
+    model = Model(bits, streams[1], 0, degree, NONE_FRESH, 1, shape[1 - top] + 1, fine)
     sizes = np.zeros(shape[top], dtype=np.int64)
     model.numbers(2, _size_contexts(len(sizes)), sizes)
     if sizes.max() > shape[1 - top] or int(sizes.sum()) != count:

@@ -47,6 +47,8 @@ class ColumnsCoding(NamedTuple):
         Where a name stands in the list of names that may come again.
     before
         Where the columns' order is kept: a number of names, and the rising names of the column before.
+    fine
+        Bits of the mixing weights beyond 16; with none, steps are rounded down, as in the first such codes.
     """
 
     coding: Coding
@@ -62,6 +64,7 @@ class ColumnsCoding(NamedTuple):
     places: Integers
     spot: Integers
     before: Integers
+    fine: int
 
 
 @compiled
@@ -171,7 +174,7 @@ def code_mixed(
     total = np.int64(0)
     for place in range(INPUTS):
         total += state.inputs[place] * (state.weights[first, place] + state.weights[second, place])
-    position: Whole = (total >> 16) + len(state.coding.squash) // 2
+    position: Whole = (total >> (16 + state.fine)) + len(state.coding.squash) // 2
     chance = state.coding.squash[min(max(position, 0), len(state.coding.squash) - 1)]
     if number == 1:
         yes = code_bit(state.coding.state, state.coding.buffer, state.coding.decoding, chance, yes)
@@ -180,8 +183,10 @@ def code_mixed(
     state.counters[1] += 1
     speed = int(16.0 * (FEW + MANY * HALFWAY / (HALFWAY + float(state.counters[1]))))
     miss = ((yes << 16) // number - chance) * speed * min(number, 4)
+    shift = 24 - state.fine
+    half = (1 << shift) >> 1 if state.fine > 0 else 0
     for place in range(INPUTS):
-        step = (state.inputs[place] * miss) >> 24
+        step = (state.inputs[place] * miss + half) >> shift
         state.weights[first, place] += step
         state.weights[second, place] += step
     for place in range(contexts):
