@@ -150,7 +150,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
                 pass
         yield place
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def test_every_step_names_the_file_that_a_full_file_system_does_not_take(

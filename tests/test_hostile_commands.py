@@ -199,6 +199,15 @@ def test_output_onto_a_full_disk_is_a_line(
     assert capfd.readouterr().err == "error: output: No space left on device\n"
 
 
+def test_a_link_that_leads_nowhere_or_to_itself_is_replaced_by_what_is_written(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "nowhere.csv").symlink_to("none")
+    (tmp_path / "circle.csv").symlink_to("circle.csv")
+    for name in ("nowhere.csv", "circle.csv"):
+        kronflow.main(["decompress", str(made / "m.safetensors"), str(tmp_path / name)])
+        assert (tmp_path / name).read_text().splitlines()[:2] == ["row,column,value", "0,0,3"]
+    assert {path.name for path in tmp_path.iterdir()} == {"nowhere.csv", "circle.csv"}
+
+
 def test_a_text_without_an_end_is_a_line(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

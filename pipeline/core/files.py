@@ -136,7 +136,7 @@ def refuse_clashes(
             if output.exists() and path.exists() and output.samefile(path):
                 other = "" if str(output) == str(path) else f", {path}"
                 raise InputError(f"{output}: is a file that is read{other}; name another one to write")
-        if output.resolve() in [other.resolve() for other in outputs[:number]]:
+        if os.path.realpath(output) in [os.path.realpath(other) for other in outputs[:number]]:  # links may be a circle
             raise InputError(f"{output}: would be written twice; name another one")
     for path, mark in (beside or {}).items():
         if path.exists() and not has_mark(path, mark):

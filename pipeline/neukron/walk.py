@@ -8,7 +8,6 @@ where the grid is small, by ancestral sampling where it is not.
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -144,8 +143,11 @@ def real_mass(
     share = _exact_share(walker, real, exact_nodes) if small else None
     if share is not None:
         return Mass(share, share, share)
+    from scipy.stats import binomtest
+
     inside = _sampled_inside(walker, real, rng, samples)
-    return _wilson(inside, samples)
+    interval = binomtest(inside, samples).proportion_ci(method="wilson")
+    return Mass(inside / samples, interval.low, interval.high)
 
 
 class _RealCells:
@@ -225,15 +227,6 @@ def _sampled_inside(walker: Walker, real: _RealCells, rng: np.random.Generator, 
             for start, block in zip(range(0, len(mixed), BLOCK), _blocks(children), strict=True):
                 stack.append((block, number[mixed][start : start + BLOCK]))
     return inside
-
-
-def _wilson(inside: int, samples: int) -> Mass:
-    """Wilson's 95 % interval of a proportion."""
-    z = 1.959963984540054
-    share = inside / samples
-    centre = (share + z * z / (2 * samples)) / (1 + z * z / samples)
-    half = z / (1 + z * z / samples) * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
-    return Mass(share, max(0.0, centre - half), min(1.0, centre + half))
 
 
 def largest_cells(

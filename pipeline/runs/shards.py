@@ -83,15 +83,17 @@ def read_share(path: str | Path) -> SparseTensor:
         return SparseTensor.read_parquet(path)
     reader = TensorReader(path)
     rows, start = _rows(reader.nnz), 0
-    coords, values = [], []
+    coords, values = np.empty((0, len(reader.shape)), dtype=np.int64), np.empty(0)
     for part, entries in reader.blocks():
+        if start == 0:  # what the first rows are found to be comes before room for all of them
+            count = rows.stop - rows.start
+            coords, values = np.empty((count, len(reader.shape)), dtype=np.int64), np.empty(count)
         own = slice(max(rows.start - start, 0), max(rows.stop - start, 0))
-        coords.append(part[own].copy())
-        values.append(entries[own].astype(np.float64))
+        place = slice(max(start - rows.start, 0), max(start + len(part) - rows.start, 0))
+        coords[place], values[place] = part[own], entries[own]
         start += len(part)
-    own_values = np.concatenate(values)
-    norm2 = distributed.total(float(np.sum(own_values * own_values)))
-    return Shard._of(reader, np.concatenate(coords), own_values, reader.nnz, norm2)
+    norm2 = distributed.total(float(np.sum(values * values)))
+    return Shard._of(reader, coords, values, reader.nnz, norm2)
 
 
 def _rows(nnz: int) -> slice:
