@@ -22,8 +22,9 @@ REMEMBERED = 24  # members of the prefix that a new member is noted to have met
 CONTEXTS = 6  # of a member, beside its meetings
 KEPT = 2  # more contexts where the columns' order is kept, the last two inputs
 LIMIT = 250  # of a slot's count
-FEW, MANY = 3.0, 4.0  # speed of the mixing weights: in the end, and more at the start
-HALFWAY = 1 << 19  # decisions after which that more has halved
+# Speed of the mixing weights: in the end, how much more at the start, and decisions after which that more has halved.
+FEW, MANY, HALFWAY = 1.5, 32.0, 1 << 17
+COARSE_FEW, COARSE_MANY, COARSE_HALFWAY = 3.0, 4.0, 1 << 19  # of weights whose steps are rounded down
 NAMED_SETS, ONLY_SETS, CLASS_SETS, AGAIN_SETS, SETS = 0, 600, 650, 760, 800  # rows of the mixing weights
 NAMED_TRUST, ONLY_TRUST, CLASS_TRUST, TRUSTS = 40, 0, 20, 80  # rows of the trust in each concentration
 CONCENTRATIONS = (3.0, 40.0, 1000.0)
@@ -181,7 +182,11 @@ def code_mixed(
     else:
         yes = code_count(state, trust, number, chance, yes)
     state.counters[1] += 1
-    speed = int(16.0 * (FEW + MANY * HALFWAY / (HALFWAY + float(state.counters[1]))))
+    decisions = float(state.counters[1])
+    if state.fine > 0:
+        speed = int(16.0 * (FEW + MANY * HALFWAY / (HALFWAY + decisions)))
+    else:
+        speed = int(16.0 * (COARSE_FEW + COARSE_MANY * COARSE_HALFWAY / (COARSE_HALFWAY + decisions)))
     miss = ((yes << 16) // number - chance) * speed * min(number, 4)
     shift = 24 - state.fine
     half = (1 << shift) >> 1 if state.fine > 0 else 0
