@@ -19,8 +19,8 @@ class Method(NamedTuple):
     """One method.
 
     `shown` is its name in words, `light` and `dark` its colours on light and on dark ground, `marker` its marker
-    in figures (matplotlib's letters), `meaning` what it does in a line, `place` where a search tries it: cheap and
-    strong first, so that what a later one has to beat is known early.
+    in figures (a letter of matplotlib's, or corners, 1 for a star, angle), `meaning` what it does in a line, `place`
+    where a search tries it: cheap and strong first, so that what a later one has to beat is known early.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Method(NamedTuple):
     shown: str
     light: str
     dark: str
-    marker: str
+    marker: Any
     meaning: str
     place: int = 50
 
@@ -90,7 +90,7 @@ METHODS: dict[str, Method] = {
         ("q-cp", "baseline", "quantised CP", "#0e6b52", "#63d6b4", "H", "CP with rounded, entropy-coded factors", 2),
         ("elicit", "baseline", "ELiCiT", "#a3384c", "#f2a0ad", "8",
          "a few quantised features an index, cells multilinear in them", 1),
-        ("hybrid", "baseline", "hybrid", "#5d6d1e", "#c3d47e", "<",
+        ("hybrid", "baseline", "hybrid", "#5d6d1e", "#c3d47e", (4, 1, 0),
          "ELiCiT, and coded cells where it misses most", 2),
         ("dense", "network", "dense", "#555b63", "#c3cad3", "s", "the same network with ordinary linear layers"),
         ("kpd", "network", "KPD", "#c8500a", "#ff9a57", "o", "block-sparse layers by Kronecker product decomposition"),

@@ -161,6 +161,12 @@ def test_a_dead_server_is_told_without_a_secret(write: bool) -> None:
     assert not [secret for secret in SECRETS.values() if secret in str(refused.value)]
 
 
+@pytest.mark.parametrize("url", ["https://[", "https://host:99999999/x"])
+def test_an_address_that_is_none_is_told(url: str) -> None:
+    with pytest.raises(InputError, match=r"remote 'lab': .*no address \(.*'dvc remote modify lab"):
+        probe("lab", {"url": url}, write=False)
+
+
 def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "PATIENCE", 0.3)
     with socket.socket() as silent:

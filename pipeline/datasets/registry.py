@@ -46,9 +46,16 @@ def checked_source(source: str) -> str:
         raise InputError(f"source '{source}': write package:NAME==VERSION/PATH")
     if kind == "synth":
         Recipe.parse(rest)
-    if not rest.strip("/") or (kind in ("http", "https") and not urlsplit(source).hostname):
+    if not rest.strip("/") or (kind in ("http", "https") and not _host(source)):
         raise InputError(f"source '{masked(source)[:200]}': names nothing that could be fetched")
     return source
+
+
+def _host(address: str) -> str | None:
+    try:
+        return urlsplit(address).hostname
+    except ValueError:  # brackets that hold no address
+        return None
 
 
 class RawFile(Section):

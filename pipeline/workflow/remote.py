@@ -89,10 +89,15 @@ def answering(name: str, remote: dict[str, Any], write: bool) -> Iterator[None]:
 
 def _questions(name: str, remote: dict[str, Any], write: bool) -> list[Callable[[], None]]:
     url = str(remote["url"])
-    scheme = urlsplit(url).scheme
     address = str(remote.get("endpointurl") or url)
+    try:
+        port, scheme = _port(address), urlsplit(url).scheme
+    except ValueError as error:
+        raise InputError(
+            f"remote '{name}': {masked(address)}: no address ({error}); correct it with 'dvc remote modify {name} ..'"
+        ) from None
     questions: list[Callable[[], None]] = []
-    if (port := _port(address)) is not None:
+    if port is not None:
         questions.append(lambda: _connect(name, remote, urlsplit(address).hostname or "", port))
     asking: dict[str, Callable[[str, dict[str, Any], bool], Callable[[], None]]] = {"": _folder, "s3": _s3}
     asking |= {"http": _web, "https": _web}
