@@ -93,13 +93,13 @@ slurm-lab-stop: tools
 experiment: tools ## make experiment NAME=paper: point params.yaml and dvc.yaml at another experiment
 	python -m pipeline.config --use $(NAME)
 
-# What a reader without the runs wants of results/paper-small: numbers, main figures, DVC's record of every file.
+# What a reader without the runs wants of results/paper-small: numbers and main figures.
 SHOWN = size-error-equal-* size-error-with-orders-* error-epochs-email* accuracy-sparsity-* cost-* step-network-size* \
   error-values-email* singular-values-email* scaling* query-times*
-evidence: tools ## write RESULTS.md and evidence/ from results/paper-small, which 'snakemake paper-small' and 'make commit' made
+evidence: tools ## write RESULTS.md and evidence/ from results/paper-small, which 'snakemake paper-small' made
 	python -m pipeline.report --experiment paper-small --results RESULTS.md
 	rm -rf evidence && mkdir -p evidence/tables evidence/figures
-	cp results/paper-small/summary.json results/paper-small/headlines.txt dvc.lock evidence
+	cp results/paper-small/summary.json results/paper-small/headlines.txt evidence
 	cp results/paper-small/tables/*.csv evidence/tables
 	cp $(SHOWN:%=results/paper-small/figures/%.svg) evidence/figures
 

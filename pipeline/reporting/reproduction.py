@@ -485,5 +485,5 @@ def _circumstances(results: Results | None, experiment: str) -> list[str]:
         f"{'; '.join(machines)}; {days[0]} to {days[-1]}; {hours:.2f} hours of fits, one thread each; of {commits}.",
         "",
         f"All of it: `snakemake {experiment}`; one target: `snakemake TARGET`; one run: the report's table of runs. "
-        "Summary, tables, main figures and DVC's record of every file: `evidence/`, by `make evidence`.",
+        "Summary, tables and main figures: `evidence/`, by `make evidence`.",
     ]
