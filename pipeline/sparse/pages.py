@@ -150,5 +150,8 @@ def _chunk(data: Any, start: int, size: int) -> tuple[list[int], set[int]]:
             raise ValueError(f"a page of {sizes[0]:,} bytes in {sizes[1]:,}")
         unpacked.append(sizes[0])
         place.place += sizes[1]
-        encodings |= {header[kind].get(field) for kind, field in ENCODING.items() if kind in header}
+        told = {kind: header[kind] for kind in ENCODING if kind in header}
+        if not all(isinstance(part, dict) for part in told.values()):
+            raise ValueError("a number where a page's encodings belong")
+        encodings |= {part.get(ENCODING[kind]) for kind, part in told.items()}
     return unpacked, encodings
