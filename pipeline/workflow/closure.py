@@ -7,7 +7,7 @@ out: a new method, or another plan, makes no earlier result stale.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -60,20 +60,20 @@ def _file(module: str) -> Path:
 def _imports(module: str) -> list[str]:
     """Modules of ours that a module imports, at its top or inside its functions, packages above them included."""
     found: set[str] = set()
-    for name in _names(ast.parse(_file(module).read_text(encoding="utf-8"))):
+    for name in _names(ast.parse(_file(module).read_text(encoding="utf-8")).body):
         parts = name.split(".")
         if parts[0] == "pipeline":
             found |= {part for end in range(1, len(parts) + 1) if _file(part := ".".join(parts[:end])).is_file()}
     return sorted(found)
 
 
-def _names(node: ast.AST) -> Iterator[str]:
-    """Dotted names that imports below `node` may mean; those for type checkers alone are left out."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
-            continue
-        if isinstance(child, ast.Import):
-            yield from (alias.name for alias in child.names)
-        elif isinstance(child, ast.ImportFrom) and child.module:
-            yield from (f"{child.module}.{alias.name}" for alias in child.names)
-        yield from _names(child)
+def _names(statements: Sequence[ast.AST]) -> Iterator[str]:
+    """Dotted names that imports among statements, and below, may mean; those for type checkers alone are left out."""
+    for each in statements:
+        if isinstance(each, ast.Import):
+            yield from (alias.name for alias in each.names)
+        elif isinstance(each, ast.ImportFrom) and each.module:
+            yield from (f"{each.module}.{alias.name}" for alias in each.names)
+        elif not (isinstance(each, ast.If) and isinstance(each.test, ast.Name) and each.test.id == "TYPE_CHECKING"):
+            for block in ("body", "orelse", "handlers", "finalbody", "cases"):
+                yield from _names(getattr(each, block, []))
