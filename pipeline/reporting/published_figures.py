@@ -63,6 +63,7 @@ def published_figures(results: Results) -> Iterator[Drawing]:
 
 def _rows(results: Results, target: str, name: str) -> Drawing:
     how, lines = ROWS[target], target_lines(results, target)
+    lines = lines[lines["ours"].notna()]
     cases = [case.rpartition(", ") for case in lines["case"]]
     data = lines.assign(group=[case[0] for case in cases], label=[case[2] for case in cases])[
         ["group", "label", "method", "published", "ours", "halfwidth", "values"]

@@ -300,7 +300,7 @@ def _density(share: float) -> str | Markup:
     return Markup("{} {} 10<sup>{}</sup>").format(mantissa, TIMES, f"{int(exponent):d}".replace("-", MINUS))
 
 
-UNMET = ("differs", "undecided", "not comparable", "not at hand")
+UNMET = ("differs", "undecided", "not comparable")
 
 
 def unmet_table(results: Results) -> Table:
