@@ -18,6 +18,7 @@ from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from dvc.dependency import Dependency
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from ruamel.yaml import YAML
 
@@ -88,7 +89,16 @@ def recording(root: Path) -> Iterator[Record]:
         with lock_repo(repo):
             yield Record(repo, root)
     except DvcException as error:
-        raise InputError(f"DVC: {' '.join(str(error).split())}") from error
+        raise refusal(error) from error
+
+
+def refusal(error: DvcException) -> InputError:
+    """What DVC refuses, in one line."""
+    from dvc.lock import LockError
+
+    if isinstance(error, LockError):
+        return InputError("another DVC is at work in this checkout: when it has ended, the same command again")
+    return InputError(f"DVC: {' '.join(str(error).split())}")
 
 
 class Record:
