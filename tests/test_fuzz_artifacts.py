@@ -19,6 +19,8 @@ from safetensors.numpy import save
 
 import pipeline
 from pipeline.baselines import METHODS
+from pipeline.baselines.coding import column_sets, fibres, gaps, mixed, overlaps, unlabelled
+from pipeline.baselines.coding.exact import Labelled
 from pipeline.commands.info import artifact_info
 from pipeline.kpd.artifact import NetworkArtifact
 from pipeline.kpd.layer import KPDLinear
@@ -28,6 +30,7 @@ from pipeline.runs.artifact import read_artifact, signed
 from pipeline.runs.compressor import Compressor
 from pipeline.sparse import SparseTensor
 from tests.fuzz import Target, check
+from tests.test_baselines_overlaps import windows
 
 CELLS = 50
 OLD = Path(__file__).parent / "artifacts"
@@ -65,6 +68,7 @@ def originals() -> dict[str, bytes]:
             assert wider.weights_ == "int8"
             found["neukron int8"] = wider.artifact()
             found["neukron float16, no orders"] = model.quantised("float16").artifact(orders=False)
+    found |= {f"lossless, {name}": artifact for name, artifact in coded().items()}
     wide = SparseTensor([[1, 5], [10**8, 7 * 10**7], [3 * 10**8 - 1, 0]], [1e100, 2e100, 3e100], (3 * 10**8, 10**8))
     found["t-svd, framed"] = METHODS["t-svd"](rank=1).fit(wide).artifact()
     with tempfile.TemporaryDirectory() as folder:
@@ -72,6 +76,29 @@ def originals() -> dict[str, bytes]:
         found["network"] = (Path(folder) / "a.safetensors").read_bytes()
     for name in ("cur", "accams", "kronfit", "neukron-lstm", "neukron-int8", "lossless", "tucker"):
         found[f"{name}, version 1"] = (OLD / f"{name}.safetensors").read_bytes()
+    return found
+
+
+def coded() -> dict[str, bytes]:
+    """The same tensor held by each code of exact cells; for windows on a sequence one of a sequence."""
+    X, found = tensor(), {}
+    grams = windows(3, length=100, words=12, sentences=2)
+    codes: dict[str, tuple[SparseTensor, bytes | None]] = {
+        "gaps": (X, gaps.encode(X.coords, X.values, X.shape)),
+        "columns": (X, column_sets.pack(X.coords, X.values, X.shape, free=False)[0]),
+        "free columns": (X, column_sets.pack(X.coords, X.values, X.shape, free=True)[0]),
+        "fibres": (X, fibres.pack(X.coords, X.values, X.shape, free=False)[0]),
+        "free fibres": (X, fibres.pack(X.coords, X.values, X.shape, free=True)[0]),
+        "mixed": (X, mixed.pack(X.coords, X.values, X.shape)),
+        "windows": (grams, overlaps.pack(grams.coords, grams.values, grams.shape)),
+        "without names": (X, (unlabelled.pack(X.coords, X.values, X.shape) or (None,))[0]),
+        "without names, kept": (X, unlabelled.pack_kept(X.coords, X.values, X.shape)),
+    }
+    for name, (held, code) in codes.items():
+        assert code is not None, name
+        model = METHODS["lossless"]().fit(held)
+        model.labelled_ = Labelled(code, {}, {})
+        found[name] = model.artifact()
     return found
 
 
