@@ -195,7 +195,9 @@ def variants(folder: Path) -> dict[str, tuple[dict[str, bytes], dict[str, Any]]]
     def npz(layout: str) -> bytes:
         return written(lambda path: scipy.sparse.save_npz(path.open("wb"), matrix.asformat(layout)), folder)
 
-    kept = {"x.npz": written(lambda path: np.savez(path.open("wb"), format="gcxs", compressed_axes=[0], **gcxs), folder)}
+    kept = {
+        "x.npz": written(lambda path: np.savez(path.open("wb"), format="gcxs", compressed_axes=[0], **gcxs), folder)
+    }
     return {
         "columnar, plain": ({"x.parquet": written(lambda path: pq.write_table(table, path, **plain), folder)}, options),
         "columnar, codes": ({"x.parquet": written(lambda path: pq.write_table(table, path), folder)}, options),

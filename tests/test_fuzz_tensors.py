@@ -21,7 +21,6 @@ from pipeline.sparse.stream import TensorReader, TensorWriter
 from tests.fuzz import Target, check
 from tests.test_fuzz_artifacts import change_array, change_entry, damaged_bytes
 
-
 HEADER_BYTES = 40  # about as many as a page's header has
 
 
@@ -95,7 +94,11 @@ def damaged_table(content: bytes, rng: np.random.Generator) -> bytes:
 def damaged_headers(content: bytes, rng: np.random.Generator) -> bytes:
     """Other bytes in the headers of pages, or in the footer, of a Parquet file; what lies between stays."""
     about = pq.ParquetFile(io.BytesIO(content)).metadata
-    chunks = [about.row_group(group).column(place) for group in range(about.num_row_groups) for place in range(about.num_columns)]
+    chunks = [
+        about.row_group(group).column(place)
+        for group in range(about.num_row_groups)
+        for place in range(about.num_columns)
+    ]
     starts = [place for chunk in chunks for place in (chunk.dictionary_page_offset, chunk.data_page_offset) if place]
     footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
     data = bytearray(content)

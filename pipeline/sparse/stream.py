@@ -156,8 +156,8 @@ class TensorWriter:
         import pyarrow.parquet as pq
 
         with ExitStack() as stack:  # a disk that is full takes not even the first bytes: then all is undone
+            temporary = stack.enter_context(atomic_path(self.path))  # first in, last to appear, after its labels
             self._label_entry = self.labels.write(stack)
-            temporary = stack.enter_context(atomic_path(self.path))
             # without Arrow's own copy of the schema, which would hide metadata that is added at the end
             self._writer = stack.enter_context(
                 pq.ParquetWriter(
