@@ -54,7 +54,7 @@ class TensorReader:
             self.header = Header.parsed(self.path, schema.metadata)
             about = self._file.metadata
             self.header.check_columns(self.path, schema.names, schema.types, about.num_rows)
-            checked_pages(self.path, about, range(about.num_columns))
+            checked_pages(self.path, range(about.num_columns))
             self.value_type = np.dtype(schema.field("value").type.to_pandas_dtype())
         self.shape, self.nnz, self.mode_names = self.header.shape, self.header.nnz, self.header.mode_names
         self.source = self.header.source
