@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import logging
 import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from pipeline.core.files import PARTIAL
 from pipeline.core.yaml_files import read_yaml
 from pipeline.errors import InputError
 from pipeline.workflow.merge_lock import Objects
+from pipeline.workflow.record import read_lock, recording
 from pipeline.workflow.remote import answering, probe
 
 if TYPE_CHECKING:
@@ -118,47 +118,40 @@ def whole(root: Path) -> None:
 
 def commit(root: Path) -> None:
     """Record what Snakemake has made, if the runs are as planned and nothing is left to do."""
-    whole(root)
-    plan = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--dry-run", "recorded"],
-        cwd=root,
-        check=False,
-        stdout=-1,
-        stderr=-2,
-        text=True,
-    )
-    if plan.returncode:
-        raise InputError(plan.stdout.strip())
-    if "Nothing to be done" not in plan.stdout:
-        raise InputError("results are not up to date; run 'snakemake recorded' first")
-    from dvc.repo import Repo
-
-    repo = Repo(str(root))
-    # every out is `persist`: after reading all again DVC would find that it can keep none for other runs of a stage
-    repo.stage_cache.save = lambda stage: None
-    with _files_of_parameters_parsed_once():
-        repo.commit(force=True, relink=False)  # what is here is what goes into the cache: it is not taken out again
+    with _planning(root) as nothing_to_do:
+        whole(root)
+        try:
+            with recording(root) as record:
+                nothing_to_do()
+                record.write()
+        except InputError:
+            nothing_to_do()  # first of all where what is missing is still to be made
+            raise
     print("recorded in dvc.lock; 'git commit' it, then 'make push'")
 
 
 @contextmanager
-def _files_of_parameters_parsed_once() -> Iterator[None]:
-    """DVC reads params.yaml anew for every stage, twice, which takes longer than all it does besides."""
-    from dvc.dependency import param
+def _planning(root: Path) -> Iterator[Callable[[], None]]:
+    """Let Snakemake plan, beside what is done here and takes as long; its word, waited for, may refuse."""
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "recorded"]
+    plan = subprocess.Popen(command, cwd=root, stdout=-1, stderr=-2, text=True)
 
-    reading = param.load_path
-    known: dict[str, Any] = {}
+    @cache
+    def said() -> str:
+        return plan.communicate()[0]
 
-    def load_path(path: str, fs: Any = None, **options: Any) -> Any:
-        if path not in known:
-            known[path] = reading(path, fs, **options)
-        return copy.deepcopy(known[path])  # what stages share would be an anchor and its aliases in dvc.lock
+    def nothing_to_do() -> None:
+        text = said()
+        if plan.returncode:
+            raise InputError(text.strip())
+        if "Nothing to be done" not in text:
+            raise InputError("results are not up to date; run 'snakemake recorded' first")
 
-    param.load_path = load_path
     try:
-        yield
+        yield nothing_to_do
     finally:
-        param.load_path = reading
+        plan.kill()
+        plan.wait()
 
 
 def default_remote(root: Path) -> tuple[str, dict[str, Any]]:
@@ -289,7 +282,7 @@ def kept_back(root: Path) -> set[str]:
 def recorded_outs(root: Path) -> list[dict[str, Any]]:
     """Outs, with `path` and `md5`, that stand in ``dvc.lock`` and are still of a stage."""
     stages = _stages(root)
-    locked = read_yaml(root / "dvc.lock").get("stages") or {}
+    locked = read_lock(root / "dvc.lock").get("stages") or {}
     return [out for name, stage in locked.items() if name in stages for out in stage.get("outs", [])]
 
 
