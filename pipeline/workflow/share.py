@@ -19,7 +19,7 @@ from pipeline.core.files import PARTIAL
 from pipeline.core.yaml_files import read_yaml
 from pipeline.errors import InputError
 from pipeline.workflow.merge_lock import Objects
-from pipeline.workflow.record import read_lock, recording, refusal
+from pipeline.workflow.record import held_back, read_lock, recording, refusal, refused_by_a_disk, say
 from pipeline.workflow.remote import answering, probe
 
 if TYPE_CHECKING:
@@ -327,19 +327,26 @@ def _fetch(root: Path, name: str, remote: dict[str, Any], paths: list[str] | Non
 
     with answering(name, remote, write=False):
         try:
-            found = Repo(str(root), config={"remote": {name: {"verify": True}}}).pull(targets=paths)
+            with held_back() as said:
+                found = Repo(str(root), config={"remote": {name: {"verify": True}}}).pull(targets=paths)
         except LockError as error:
             raise refusal(error) from error
         except (DvcException, OSError) as error:
+            if here := refused_by_a_disk(said, error):
+                raise here from error
+            say(said[:SHOWN])
             probe(name, remote, write=False)  # says so where it is gone by now
             places = Places(root)
             absent = places.paths_of(set(places.paths) - places.here)
             files = [path for path in absent if not any(other.startswith(f"{path}/") for other in absent)]
+            if not files:  # all is here, and does not get into its place
+                raise InputError(f"'dvc checkout' would fail: {' '.join(str(error).split())}") from error
             raise InputError(
                 f"from '{name}' not all could be fetched: {_some(files)}. The "
                 "same command goes on where it stopped; what is missing there, or damaged (then deleted there first): "
                 "who made it runs 'make push' again"
             ) from error
+    say(said)
     print(f"{found['stats']['fetched']} files fetched, {found['stats']['added']} added")
 
 
