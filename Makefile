@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Each of the many processes of a workflow would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 # One line a finished job instead of Snakemake's five.
 COMPACT := sed -un -e '/^Finished jobid/ {s/.*Rule: \(.*\))/\1/; h; d;}' \
 	-e '/^[0-9]* of [0-9]* steps/ {s/ steps (\(.*\)) done/ (\1)/; G; s/\n/  /; p; d;}' \
@@ -33,7 +35,7 @@ demo: setup ## run the default experiment and show its most telling lines
 	@python -m pipeline.report --headlines results/$$(python -m pipeline.config --name)
 
 test: setup ## run the whole test suite
-	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## ruff, mypy, snakefmt, snakemake --lint
 	ruff check .

@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     _layers()
     _readers()
     _twins()
+    _blocks()
     took, compiled = time.perf_counter() - started, compiling.seconds()
     print(f"kernels: ready; {took:.0f} s, {compiled:.0f} of them for compiling")
 
@@ -66,6 +67,15 @@ def _twins() -> None:
     from pipeline.baselines.coding.overlap_loops import align
 
     align(np.ones(3), np.ones(2), 2)
+
+
+def _blocks() -> None:
+    """A matrix in blocks, there and back."""
+    import numpy as np
+
+    from pipeline.baselines.coding import blocks
+
+    blocks.unpack(blocks.pack(np.array([[0, 0], [0, 1], [1, 1]]), np.array([1.0, 2.0, 1.0]), (2, 2)))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ ENVIRONMENT = {
     "GIT_COMMITTER_EMAIL": "t@example.org",
     "DVC_NO_ANALYTICS": "1",
 }
+ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would each compile every module anew
 
 TINY = """\
   tiny:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import json
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -403,31 +405,68 @@ def test_a_new_method_is_one_file_one_row_and_its_section(made: Path, tmp_path: 
 # ------------------------------------------------------------------------------------- code as input
 
 
+STEPS = [
+    ("pipeline.download", "pipeline.datasets.fetch"),
+    ("pipeline.convert", "pipeline.datasets.assemble"),
+    ("pipeline.train_neukron", "pipeline.neukron"),
+    ("pipeline.train_kpd", "pipeline.kpd.sparsity_methods"),
+    *(("pipeline.fit_baseline", module_of(name)) for name in BASELINES),
+]
+# Each step in a fork of a process that has only what is not ours.
 LOADED = """
-import importlib, sys
-for name in sys.argv[1:]:
-    importlib.import_module(name)
-print(*(module.__file__ for name, module in sys.modules.items() if name.startswith("pipeline.")), sep="\\n")
+import importlib, os, sys
+import numba, pandas, pyarrow.parquet, pydantic, scipy.stats, torch
+for names in sys.argv[1:]:
+    if os.fork() == 0:
+        for name in names.split():
+            importlib.import_module(name)
+        files = [module.__file__ for name, module in sys.modules.items() if name.startswith("pipeline.")]
+        print(names, *files, flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0, names
 """
 
 
-@pytest.mark.parametrize(
-    "modules",
-    [
-        ["pipeline.download", "pipeline.datasets.fetch"],
-        ["pipeline.convert", "pipeline.datasets.assemble"],
-        ["pipeline.train_neukron", "pipeline.neukron"],
-        ["pipeline.train_kpd", "pipeline.kpd.sparsity_methods"],
-        *(["pipeline.fit_baseline", module_of(name)] for name in BASELINES),
-    ],
-    ids=lambda modules: modules[-1],
-)
-def test_what_a_step_loads_is_an_input_of_its_rule(root: Path, modules: list[str]) -> None:
-    found = run(root, sys.executable, "-c", LOADED, *modules)
-    files = {str(Path(line).relative_to(root)) for line in found.splitlines() if line.startswith("/")}
-    assert files
-    step = modules[0].removeprefix("pipeline.")
-    assert files <= set(code_files(step, modules[1] if step == "fit_baseline" else None))
+@pytest.fixture(scope="module")
+def loaded(root: Path) -> dict[tuple[str, ...], set[str]]:
+    """Files of ours that each step has loaded with its method."""
+    found = run(root, sys.executable, "-c", LOADED, *(" ".join(names) for names in STEPS))
+    lines = [line.split() for line in found.splitlines() if line.startswith("pipeline.")]
+    return {(step, method): {str(Path(file).relative_to(root)) for file in files} for step, method, *files in lines}
+
+
+@pytest.mark.parametrize("names", STEPS, ids=lambda names: names[-1])
+def test_what_a_step_loads_is_an_input_of_its_rule(
+    loaded: dict[tuple[str, ...], set[str]], names: tuple[str, str]
+) -> None:
+    step = names[0].removeprefix("pipeline.")
+    assert f"pipeline/{step}.py" in loaded[names]
+    assert loaded[names] <= set(code_files(step, names[1] if step == "fit_baseline" else None))
+
+
+def imported(node: ast.AST) -> Iterator[str]:
+    """Dotted names that imports below `node` may mean; those for type checkers alone are left out."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+            continue
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom) and child.module:
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+        elif isinstance(child, (ast.stmt, ast.ExceptHandler, ast.match_case)):
+            yield from imported(child)
+
+
+@pytest.mark.parametrize("step", ["train_neukron", "train_kpd", "report", "fit_baseline"])
+def test_imports_read_off_the_text_are_those_of_the_parser(root: Path, step: str) -> None:
+    files = code_files(step, module_of("hybrid") if step == "fit_baseline" else None)
+    orchestration = {"pipeline/__init__.py", "pipeline/config.py", "pipeline/methods.py"}
+    for file in files:
+        for name in imported(ast.parse((root / file).read_text())):
+            path = Path(*name.split("."))
+            of_name = {str(path.with_suffix(".py")), str(path / "__init__.py")}
+            there = {each for each in of_name if (root / each).is_file() and each.startswith("pipeline/")}
+            assert there - orchestration <= set(files), f"{file}: {name}"
 
 
 def test_a_baseline_rests_on_its_own_file_and_not_on_neukron() -> None:
