@@ -272,10 +272,15 @@ def _size_sentences(compared: dict[str, dict[Measure, list[Comparison]]]) -> lis
             texts.setdefault("; ".join(parts), []).append(accounting.name)
         at = "At the error" if measure == "error" else "At the bytes"
         sentences += [
-            f"{at} of NeuKron's most accurate setting, bytes counted {_list(names)}: {text}."
+            f"{at} of NeuKron's most accurate setting, {_counted(names)}: {text}."
             for text, names in texts.items()
         ]
     return sentences
+
+
+def _counted(names: Sequence[str]) -> str:
+    """Accountings in words; shorter where they are all there are."""
+    return "however bytes are counted" if len(names) == len(ACCOUNTINGS) else f"bytes counted {_list(names)}"
 
 
 def _target_sentence(results: Results, target: float) -> str:
