@@ -129,6 +129,25 @@ def test_another_dvc_at_work_is_a_line(checkout: Path, monkeypatch: pytest.Monke
                 action(checkout)
 
 
+def test_a_full_disk_is_a_line_and_nothing_is_recorded_that_no_cache_has(
+    checkout: Path, full_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = checkout / ".dvc/config"
+    config.write_text(f"{config.read_text()}    remote = disk\n['remote \"disk\"']\n    url = ../remote\n")
+    record(checkout)
+    shutil.copytree(checkout / ".dvc/cache/files", checkout / "remote/files")
+    before = (checkout / "dvc.lock").read_text()
+    (checkout / ".dvc/config.local").write_text(f"[cache]\n    dir = {full_disk / 'cache'}\n")
+    (checkout / "runs/h4/m").write_text("a model of " + 100 * "many bytes ")
+    with pytest.raises(InputError, match=r"^/.*: No space left on device; what is there stays"):
+        record(checkout)
+    assert (checkout / "dvc.lock").read_text() == before
+    shutil.rmtree(checkout / "runs")
+    with pytest.raises(InputError, match=r"^/.*: No space left on device; what is there stays"):
+        share.pull(checkout)
+    assert "ERROR" not in capsys.readouterr().err  # a line, not one for each file
+
+
 def test_texts_that_look_like_something_else_stay_texts(tmp_path: Path) -> None:
     values = {"no": "no", "clock": "1:30", "number": "1e-3", "octal": "0o14", "date": "2020-01-01", "float": 1e-05}
     shared = {"a": [1, None]}

@@ -19,7 +19,7 @@ from pipeline.core.files import PARTIAL
 from pipeline.core.yaml_files import read_yaml
 from pipeline.errors import InputError
 from pipeline.workflow.merge_lock import Objects
-from pipeline.workflow.record import read_lock, recording, refusal
+from pipeline.workflow.record import held_back, read_lock, recording, refusal, refused_by_a_disk, say
 from pipeline.workflow.remote import answering, probe
 
 if TYPE_CHECKING:
@@ -327,19 +327,26 @@ def _fetch(root: Path, name: str, remote: dict[str, Any], paths: list[str] | Non
 
     with answering(name, remote, write=False):
         try:
-            found = Repo(str(root), config={"remote": {name: {"verify": True}}}).pull(targets=paths)
+            with held_back() as said:
+                found = Repo(str(root), config={"remote": {name: {"verify": True}}}).pull(targets=paths)
         except LockError as error:
             raise refusal(error) from error
         except (DvcException, OSError) as error:
+            if here := refused_by_a_disk(said, error):
+                raise here from error
+            say(said[:SHOWN])
             probe(name, remote, write=False)  # says so where it is gone by now
             places = Places(root)
             absent = places.paths_of(set(places.paths) - places.here)
             files = [path for path in absent if not any(other.startswith(f"{path}/") for other in absent)]
+            if not files:  # all is here, and does not get into its place
+                raise InputError(f"'dvc checkout' would fail: {' '.join(str(error).split())}") from error
             raise InputError(
                 f"from '{name}' not all could be fetched: {_some(files)}. The "
                 "same command goes on where it stopped; what is missing there, or damaged (then deleted there first): "
                 "who made it runs 'make push' again"
             ) from error
+    say(said)
     print(f"{found['stats']['fetched']} files fetched, {found['stats']['added']} added")
 
 
@@ -359,8 +366,10 @@ def status(root: Path) -> None:
     name, remote = default_remote(root)
     repo = Repo(str(root))
     outs = [out["path"] for out in recorded_outs(root)]
-    changed = repo.status()
-    _tell("here: differs from the record", sorted(changed), "'snakemake', then 'make commit'; or 'make pull'")
+    changed, kept = differing(repo.status(), kept_back(root))
+    _tell("here: differs from the record", changed, "'snakemake', then 'make commit'; or 'make pull'")
+    gone = [path for path in kept if not (root / path).exists()]
+    _tell("not here, not shared by the licence of its data set", gone, "'snakemake' makes it from its source")
     _tell("git: dvc.lock is not committed", _git(root, "status", "--porcelain", "--", "dvc.lock"), "'git commit'")
     _tell("git: commits that are only here", _git(root, "log", "--oneline", "@{upstream}.."), "'git push'")
     _tell("git: commits that are not here", _git(root, "log", "--oneline", "..@{upstream}"), "'git pull', 'make pull'")
@@ -379,6 +388,23 @@ def status(root: Path) -> None:
         _tell(what, [next((out for out in outs if path.startswith(f"{out}/")), path) for path in paths], remedy)
     if not (changed or unsent or absent or lost):
         print(f"here, the record and '{name}' are the same")
+
+
+def differing(changed: dict[str, Any], kept: set[str]) -> tuple[list[str], list[str]]:
+    """Stages that differ from the record, by what DVC says of them; and paths of `kept`, which are only absent.
+
+    >>> differing({"fit": [{"changed deps": {"data/x": "deleted"}}], "end": ["changed command"]}, {"data/x"})
+    (['end'], ['data/x'])
+    """
+    stages, absent = [], set()
+    for name, entries in sorted(changed.items()):
+        parts = [part for entry in entries if isinstance(entry, dict) for part in entry.values()]
+        states = [state for part in parts for state in part.items()]
+        mine = [path for path, state in states if path in kept and state in ("deleted", "not in cache")]
+        absent |= {*mine}
+        if len(mine) < len(states) or not all(isinstance(entry, dict) for entry in entries):
+            stages.append(name)
+    return stages, sorted(absent)
 
 
 def _tell(what: str, items: Iterable[str], remedy: str) -> None:
