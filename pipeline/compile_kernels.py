@@ -25,15 +25,16 @@ def main(argv: list[str] | None = None) -> None:
     _layers()
     _readers()
     _twins()
+    _blocks()
     took, compiled = time.perf_counter() - started, compiling.seconds()
     print(f"kernels: ready; {took:.0f} s, {compiled:.0f} of them for compiling")
 
 
 def _layers() -> None:
-    """KPD layers with low and high blocks, in training and in every form for inference."""
+    """KPD layers with low and high blocks, in training, in every form for inference and several at once."""
     import torch
 
-    from pipeline.kpd import KPDLinear
+    from pipeline.kpd import KPDLinear, Rule, convert, deploy
     from pipeline.kpd.inference import FORMS, forms_of
 
     for block in (2, 16):
@@ -42,6 +43,9 @@ def _layers() -> None:
         layer(x).sum().backward()
         for form in forms_of(layer):
             FORMS[form](layer)(x.detach())
+    network = torch.nn.Sequential(torch.nn.TransformerEncoderLayer(16, 1, 16, 0.0, "gelu"))
+    convert(network, {"*": Rule((16, 16))})
+    deploy(network, torch.ones(3, 1, 16), form="factored").network(torch.ones(3, 1, 16))
 
 
 def _readers() -> None:
@@ -63,6 +67,15 @@ def _twins() -> None:
     from pipeline.baselines.coding.overlap_loops import align
 
     align(np.ones(3), np.ones(2), 2)
+
+
+def _blocks() -> None:
+    """A matrix in blocks, there and back."""
+    import numpy as np
+
+    from pipeline.baselines.coding import blocks
+
+    blocks.unpack(blocks.pack(np.array([[0, 0], [0, 1], [1, 1]]), np.array([1.0, 2.0, 1.0]), (2, 2)))
 
 
 if __name__ == "__main__":

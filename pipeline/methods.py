@@ -8,6 +8,7 @@ no earlier result stale. Adding a baseline: its file in ``pipeline/baselines``, 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from pipeline.baselines import find
@@ -42,7 +43,7 @@ class Method(NamedTuple):
             from pipeline.kpd.artifact import NetworkArtifact
 
             return NetworkArtifact
-        return find(self.name)
+        return _baseline(self.name)
 
     def settings_class(self) -> type[Configured]:
         """The class that declares the settings; of a network without importing torch."""
@@ -62,6 +63,11 @@ class Method(NamedTuple):
     def matrices_only(self) -> bool:
         """Whether a tensor of three modes is refused."""
         return self.kind == "baseline" and bool(self.load().matrices_only)
+
+
+@cache
+def _baseline(name: str) -> Any:
+    return find(name)  # a plan of 1,000 runs asks ten thousand times
 
 
 # Colours after Okabe and Ito (colour-blind safe), darkened or lightened to at least 3:1 against their ground;

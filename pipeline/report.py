@@ -33,11 +33,12 @@ def report(folder: Path, experiment: str, params: str | Path, runs_dir: Path) ->
     from pipeline.reporting.outputs import AGGREGATED, CRATE, report_files
     from pipeline.reporting.page import render
     from pipeline.reporting.provenance import cards, crate, croissant
+    from pipeline.reporting.published_figures import published_figures
     from pipeline.reporting.results import load_results
     from pipeline.reporting.tables import all_tables
 
     results = load_results(folder, experiment, load_config(params), runs_dir)
-    drawings = {drawing.name: drawing for drawing in all_figures(results)}
+    drawings = {drawing.name: drawing for drawing in (*all_figures(results), *published_figures(results))}
     for drawing in drawings.values():
         write_text(folder / "figures" / f"{drawing.name}.svg", drawing.svg)
         with atomic_path(folder / "figures" / f"{drawing.name}.csv") as temporary:

@@ -16,6 +16,7 @@ from pipeline.baselines import METHODS
 from pipeline.baselines.lossless import csf_bytes
 from pipeline.core.files import sha256_file
 from pipeline.errors import InputError
+from pipeline.reporting import evaluation
 from pipeline.reporting.evaluation import error_by_value, evaluate, kept_singular_values, leading_singular_values
 from pipeline.runs.compressor import Compressor
 from pipeline.sparse import SparseTensor
@@ -72,6 +73,14 @@ def test_a_tensor_has_no_singular_values() -> None:
     X = SparseTensor([[0, 0, 0], [1, 1, 1]], [1.0, 2.0], (2, 2, 2))
     with pytest.raises(InputError, match="those of a matrix"):
         kept_singular_values(fitted("lossless", X))
+
+
+def test_a_matrix_of_too_many_cells_keeps_the_rest_of_its_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "MOST_CELLS", 10)
+    content = evaluate(fitted("t-svd"), MATRIX)
+    assert "singular_values" not in content and "20 cells: more than 10" in content["without_singular_values"]
+    assert sum(one["cells"] for one in content["values"]) == 20
+    assert len(evaluate(fitted("truncation"), MATRIX)["singular_values"]["model"]) == 4  # it holds its cells
 
 
 def test_the_step_writes_what_it_measured_and_of_what(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

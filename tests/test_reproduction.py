@@ -17,11 +17,14 @@ import pytest
 from pipeline import report
 from pipeline.config import Config, Run, load_config
 from pipeline.errors import InputError
-from pipeline.reporting.figures import error_values, evaluated, query_times, singular_values, size_error
+from pipeline.reporting.figures import error_epochs, error_values, evaluated, query_times, singular_values, size_error
 from pipeline.reporting.literature import published, published_sizes
-from pipeline.reporting.outputs import ACCOUNTINGS
+from pipeline.reporting.outputs import ACCOUNTINGS, TARGET_FIGURES, figure_names
+from pipeline.reporting.published_figures import published_figures
 from pipeline.reporting.reproduction import MAKERS, judge, markdown, scoreboard
 from pipeline.reporting.results import Results, load_results
+from pipeline.reporting.style import TIMES
+from pipeline.reporting.tables import unmet_table
 from pipeline.reporting.targets import EVIDENCE, TARGETS, evaluation_of, expectation, measures_of, runs_of
 
 FILES = ["kpd_table3", "neukron_fig12", "neukron_fig3", "neukron_fig4_ablation", "neukron_table4", "neukron_table6"]
@@ -160,8 +163,48 @@ def test_ablation_is_relative_to_the_whole_of_the_same_seed(config: Config) -> N
     assert found["email, N-H (n-h)"]["verdict"] == "reproduced"
     assert (found["email, N-A (n-a)"]["published"], found["email, N-A (n-a)"]["verdict"]) == (1.29, "differs")
     [line] = lines(results_of(config, rows), "fig11")
-    assert line["case"] == "email, gru (gru)" and line["ours"] == pytest.approx(0.9)
+    assert line["case"] == "email, GRU" and line["ours"] == pytest.approx(0.9)
     assert line["verdict"] == "ours alone"
+
+
+def test_a_target_of_all_data_sets_has_a_figure_of_the_scoreboards_numbers(config: Config) -> None:
+    rows = [made(run, 1.0, error_padded=66_000.0) for run in email(config, "neukron", "h10e300")]
+    rows += [made(run, 1.0, error_padded=66_000.0 * (1.1 + 0.01 * run.seed)) for run in email(config, "neukron", "n-h")]
+    rows += [made(run, 1.0, seconds_per_epoch=0.4) for run in email(config, "neukron", "h20e300")]
+    drawings = {drawing.name: drawing for drawing in published_figures(results_of(config, rows))}
+    assert list(drawings) == list(TARGET_FIGURES.values())
+    assert set(drawings) <= set(figure_names(config, EVIDENCE))
+    [row] = drawings["ablation"].data.to_dict("records")
+    assert (row["label"], row["published"], row["values"]) == ("N-H (n-h)", 1.13, "1.1 1.11 1.12")
+    assert drawings["ablation"].spec is not None
+    assert drawings["ablation"].spec["rows"][0]["dots"] == [1.1, 1.11, 1.12]
+    assert f"published 1.13{TIMES}" in drawings["ablation"].alt
+    widths = drawings["epoch-width"].data
+    assert widths["hidden"].tolist() == [10, 20]
+    assert "slope 1.00" in drawings["epoch-width"].alt
+    other = dataclasses.replace(results_of(config, rows), experiment="paper")
+    assert not list(published_figures(other))
+
+
+def test_a_published_training_curve_lies_over_ours(config: Config) -> None:
+    [run, *_] = email(config, "neukron", "h30e300")
+    results = results_of(config, [made(run, 60_000.0)])
+    history = pd.DataFrame({"epoch": [1, 2], "seconds": [1.0, 2.0], "error": [92_159.0, 60_000.0]})
+    results.histories[run.dataset, run.method, run.setting, run.seed] = history
+    drawing = error_epochs(results, "email")
+    assert drawing.spec is not None and drawing.spec["x"]["scale"] == "log"
+    [theirs] = [line for line in drawing.spec["lines"] if line.get("theirs")]
+    assert (theirs["x"][-1], theirs["y"][-1]) == (14992, pytest.approx(58_720 / 92_159, rel=1e-3))
+    assert "14,992 epochs of its own kind" in drawing.caption
+
+
+def test_what_did_not_reproduce_is_told_with_the_reason(config: Config) -> None:
+    rows = [made(run, 1.0, error_padded=66_460.0) for run in email(config, "neukron", "h10e300")]
+    rows += [made(run, 1.0, error_padded=66_460.0 * 1.5) for run in email(config, "neukron", "n-a")]
+    shown = [[str(cell.text) for cell in row] for row in unmet_table(results_of(config, rows)).rows]
+    [line] = [row for row in shown if row[1] == "email, N-A (n-a)"]
+    assert "differs" in line[6] and "bisection" in line[7]
+    assert not any("reproduced" in row[6] or "ours alone" in row[6] for row in shown)
 
 
 def test_effect_of_gamma(config: Config) -> None:
@@ -279,6 +322,8 @@ def test_what_artifacts_keep_has_lines_and_figures(config: Config) -> None:
     kept = evaluated(results, "email")
     values = error_values("email", kept).data
     assert values["relative_error"].dropna().tolist() == [0.25, 0.25]
+    drawing = error_values("email", {key: {"values": one["values"][:2]} for key, one in kept.items()})
+    assert drawing.spec is not None and [row["x"] for row in drawing.spec["rows"]] == [0.25]  # one bin has no axis
     assert singular_values("email", kept).data["kept"].tolist() == [0.75, 0.0]
     exact = {"formats": {"CSF": 7, "gzip": 9}}
     results.evaluations[run.dataset, "lossless", "default", 0] = evaluation(0.0, [4.0, 2.0]) | exact

@@ -108,7 +108,7 @@ def search(
         the sampled methods and NeuKron with a limit of its own are not ended.
     clock
         What counts the seconds. By the processor's (``time.process_time``), for measurements on a busy machine, a fit
-        that would end itself after so long is left to end as it may.
+        that ends itself by the wall's clock is given as much more as the search has taken by it so far.
     tell
         Called with a line that says what is looked for, and one for each candidate fitted or passed over.
 
@@ -163,6 +163,7 @@ class _Hunt:
     ) -> None:
         self.X, self.orders, self.neukron, self.seed, self.tell = X, orders, neukron, seed, tell
         self.seconds, self._clock, self._started, self._compiled = seconds, clock, clock(), compiling_seconds()
+        self._wall_started = time.perf_counter()
         self.attempts: list[Attempt] = []
         self.best: Attempt | None = None  # of those that meet the limit
         self.passed: dict[str, str] = {}  # why a candidate was not fitted, or not to the end
@@ -429,9 +430,14 @@ class _Hunt:
         from pipeline.baselines import make
 
         model: Any = make(name, settings, self.seed)
-        if hasattr(model, "max_seconds") and self._clock is time.perf_counter:
-            model.max_seconds = max(self.left() / 2, LEAST_SECONDS)
+        if hasattr(model, "max_seconds"):
+            model.max_seconds = max(self.left() / 2, LEAST_SECONDS) * self._wall_seconds()
         return model
+
+    def _wall_seconds(self) -> float:
+        """Of the wall's clock for one of the search's own, so far."""
+        counted = self._clock() - self._started
+        return (time.perf_counter() - self._wall_started) / counted if counted > 0 else 1.0
 
 
 def compiling_seconds() -> float:

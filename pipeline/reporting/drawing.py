@@ -72,6 +72,7 @@ class Pen:
         dots = 72 / self.axes.figure.dpi
         at = self.axes.transData.transform((x, y)) * dots
         right = float(self.axes.figure.bbox.width) * dots
+        left = float(self.axes.bbox.x0) * dots
         wide = 4.9 * len(text)
         corners = [
             (5.0, 5.5),
@@ -85,7 +86,7 @@ class Pen:
         free = [
             index
             for index, box in enumerate(boxes)
-            if box[0] >= 0 and box[2] <= right and not any(_overlap(box, label) for label in self.labels)
+            if box[0] >= left and box[2] <= right and not any(_overlap(box, label) for label in self.labels)
         ]
         if not free:
             return

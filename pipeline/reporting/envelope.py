@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from pipeline.reporting.axes import bytes_axis
 from pipeline.reporting.drawing import Drawing, Pen, draw
-from pipeline.reporting.figures import bytes_axis
 from pipeline.reporting.statistics import frontier
 from pipeline.reporting.style import INK, MUTED
 

@@ -19,6 +19,10 @@ MOST_CELLS = 1 << 28  # of a matrix whose every cell is answered
 SINGULAR_VALUES = 10
 
 
+class TooManyCellsError(InputError):
+    """A matrix of which not every cell can be answered."""
+
+
 class ValueBin(NamedTuple):
     """Cells whose value's size is in [low, high); the first bin, from 0 to 0, holds the cells without a value."""
 
@@ -93,8 +97,10 @@ def kept_singular_values(model: Compressor, count: int = SINGULAR_VALUES) -> lis
 
     Raises
     ------
+    TooManyCellsError
+        Every cell would have to be answered, and there are more than `MOST_CELLS`.
     InputError
-        No matrix, or one with so many cells, or so long a shorter side, that this does not fit.
+        No matrix, or one with so long a shorter side that this does not fit.
     """
     shape = model.shape_
     if len(shape) != 2:
@@ -106,7 +112,9 @@ def kept_singular_values(model: Compressor, count: int = SINGULAR_VALUES) -> lis
             return [0.0] * min(count, *shape)
         return leading_singular_values(SparseTensor(cells, values, shape), count)
     if math.prod(shape) > MOST_CELLS:
-        raise InputError(f"{math.prod(shape):,} cells: more than {MOST_CELLS:,} are not answered for singular values")
+        raise TooManyCellsError(
+            f"{math.prod(shape):,} cells: more than {MOST_CELLS:,} are not answered for singular values"
+        )
     short, long = sorted(shape)
     check_memory("singular values", 16.0 * short**2, "take a method that holds its cells one by one")
     lines = max(1, BLOCK_CELLS // short)
@@ -128,13 +136,19 @@ def _from_gram(gram: npt.NDArray[np.float64], count: int) -> list[float]:
 def evaluate(model: Compressor, X: SparseTensor) -> dict[str, Any]:
     """All of it, as ``evaluation.json`` has it.
 
-    ``values``, the bins; of a matrix ``singular_values`` (of the ``data``, of the ``model``); of an exact artifact
-    ``formats``, bytes of the same tensor in usual formats and general compressors.
+    ``values``, the bins; of a matrix ``singular_values`` (of the ``data``, of the ``model``), or why they are not there
+    as ``without_singular_values``; of an exact artifact ``formats``, bytes of the same tensor in usual formats and
+    general compressors.
     """
     bins = error_by_value(model, X)
     result: dict[str, Any] = {"values": [bin_._asdict() for bin_ in bins]}
     if not any(bin_.error for bin_ in bins):
         result["formats"] = {name: size for name, size in general(X).items() if size is not None}
     if X.order == 2:
-        result["singular_values"] = {"data": leading_singular_values(X), "model": kept_singular_values(model)}
+        try:
+            kept = kept_singular_values(model)
+        except TooManyCellsError as error:
+            result["without_singular_values"] = str(error)
+        else:
+            result["singular_values"] = {"data": leading_singular_values(X), "model": kept}
     return result

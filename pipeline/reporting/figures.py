@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from pipeline.reporting import interactive
+from pipeline.reporting.axes import bytes_axis, log_axis, short_time
 from pipeline.reporting.drawing import HEIGHT, Drawing, Pen, draw
-from pipeline.reporting.literature import published_sizes
+from pipeline.reporting.literature import published_curve, published_sizes
 from pipeline.reporting.outputs import ACCOUNTINGS, Accounting
 from pipeline.reporting.results import Record, Results
+from pipeline.reporting.rows import dot_rows
 from pipeline.reporting.statistics import FEWEST_SIZES, PowerLaw, fit_power_law, frontier
 from pipeline.reporting.style import (
     GRID,
@@ -35,7 +36,8 @@ from pipeline.reporting.style import (
 )
 
 CURVE_POINTS = 400  # a curve with more epochs is thinned to about so many
-CURVE_DRAWN = 100  # and drawn with about so many points
+CURVE_DRAWN = 100  # and drawn with about so many points,
+MOST_DRAWN, FEWEST_DRAWN = 2_000, 25  # of all curves of a figure together, and of each at least
 WIDE = 390.0  # points; for figures that stand two in a row
 COSTS = [
     ("train_parameters", "parameters in training"),
@@ -58,8 +60,9 @@ def all_figures(results: Results) -> Iterator[Drawing]:
         kept = evaluated(results, dataset)
         if kept:
             yield error_values(dataset, kept)
-            if all("singular_values" in content for content in kept.values()):
-                yield singular_values(dataset, kept)
+            spectra = {key: content for key, content in kept.items() if "singular_values" in content}
+            if spectra:
+                yield singular_values(dataset, spectra)
     for dataset in results.network_datasets():
         yield accuracy_sparsity(results, dataset)
         yield cost(results, dataset)
@@ -141,7 +144,9 @@ def size_error(results: Results, dataset: str, accounting: Accounting) -> Drawin
         alt=f"Relative error against bytes for {dataset}, bytes {_counted(accounting)}. " + _best_points(data),
         caption=f"{accounting.meaning[:1].upper()}{accounting.meaning[1:]}. {spread_note(data, 'relative_error')} "
         "Labels: the frontier."
+        + (" Lines: a method's own best." if cells["method"].duplicated().any() else "")
         + (" Hollow markers: published, NeuKron's over the padded grid." if len(shown) else "")
+        + (" Published points stand in the figure with bytes counted as published." if len(theirs) > len(shown) else "")
         + (" Dashed lines: the whole tensor, in its own indices, in usual formats." if formats else ""),
         data=data,
         legend=data["method"].unique(),
@@ -166,10 +171,11 @@ def spread_note(data: pd.DataFrame, *names: str) -> str:
 
 
 def _series(pen: Pen, method: str, points: pd.DataFrame) -> None:
-    """One method's points with error bars over seeds, joined by a thin line, each with its setting."""
+    """One method's points with error bars over seeds; a thin line joins those that no other of them beats."""
     style = look(method)
+    best = points[frontier(points["bytes"].tolist(), points["relative_error"].tolist())]
     pen.axes.plot(
-        points["bytes"], points["relative_error"], color=style.light, linestyle=_line(method), linewidth=0.9,
+        best["bytes"], best["relative_error"], color=style.light, linestyle=_line(method), linewidth=0.9,
         alpha=0.55, zorder=3,
     )  # fmt: skip
     pen.axes.errorbar(
@@ -203,14 +209,19 @@ def error_epochs(results: Results, dataset: str) -> Drawing:
     data = _error_curves(results, dataset)
     lengths = data.groupby(["method", "setting", "seed"])["epoch"].transform("size")
     data = data[lengths > 1].reset_index(drop=True)
+    theirs = published_curve(dataset, float(results.first(dataset)["norm2"]))
+    if "neukron" not in set(data["method"]):
+        theirs = theirs.iloc[:0]
     return _curves(
         f"error-epochs-{dataset}",
         f"{dataset}: error in training, by epoch",
         data,
         "epoch",
         "epoch (NeuKron) or sweep (CP)",
-        "One curve a run; line styles tell methods apart. Methods that fit in one pass have no curve.",
+        "One curve a run; line styles tell methods apart. Methods that fit in one pass have no curve."
+        + (f" Dotted: published, {theirs['epoch'].iloc[-1]:,} epochs of its own kind." if len(theirs) else ""),
         dataset,
+        theirs,
     )
 
 
@@ -256,8 +267,12 @@ def _thinned(history: pd.DataFrame, points: int = CURVE_POINTS) -> pd.DataFrame:
     return history.iloc[keep]
 
 
-def _curves(name: str, title: str, data: pd.DataFrame, x: str, xlabel: str, caption: str, dataset: str) -> Drawing:
-    """One curve a run of ``relative_error`` against `x`, labelled with its setting where it ends."""
+def _curves(
+    name: str, title: str, data: pd.DataFrame, x: str, xlabel: str, caption: str, dataset: str,
+    theirs: pd.DataFrame | None = None,
+) -> Drawing:  # fmt: skip
+    """One curve a run of ``relative_error`` against `x`, labelled with its setting where it ends; `theirs` dotted."""
+    known = theirs if theirs is not None and len(theirs) else None
 
     def paint(pen: Pen) -> None:
         axes = pen.axes
@@ -267,14 +282,17 @@ def _curves(name: str, title: str, data: pd.DataFrame, x: str, xlabel: str, capt
             _empty(axes, "no iterative method here")
             return
         if x == "seconds":
-            _log_axis(axes, "x", data[x], _short_time)
-        elif data[x].max() > 500:
+            log_axis(axes, "x", data[x], short_time)
+        elif known is not None or data[x].max() > 500:
             axes.set_xscale("symlog", linthresh=1)
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         else:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        top = max(1.0, float(data["relative_error"].max()))
+        top = max(1.0, *(float(one["relative_error"].max()) for one in (data, known) if one is not None))
         axes.set_ylim(-0.02 * top, 1.06 * top)
+        if known is not None:
+            axes.plot(known[x], known["relative_error"], color=look("neukron").light, linestyle=(0, (1, 1.6)))
+            pen.label(known[x].iloc[-1], known["relative_error"].iloc[-1], "published")
         _paint_curves(pen, data, x, "relative_error")
 
     ends = data.groupby(["method", "setting"], sort=False)["relative_error"].min().reset_index()
@@ -292,7 +310,9 @@ def _curves(name: str, title: str, data: pd.DataFrame, x: str, xlabel: str, capt
         legend=data["method"].unique(),
         width=WIDE,
         right=74.0,
-        spec=interactive.curves(drawn(data), x, "relative_error", xlabel, "relative error", error_of=dataset),
+        spec=interactive.curves(
+            drawn(data), x, "relative_error", xlabel, "relative error", dataset, known is not None, known
+        ),
     )
 
 
@@ -308,8 +328,23 @@ def error_values(dataset: str, kept: dict[tuple[str, str], dict[str, Any]]) -> D
         ]
     )  # fmt: skip
     shown = data[data["norm2"] > 0].reset_index(drop=True)
-    share = {key: share_of_zeros(content) for key, content in kept.items()}
-    zeros = ", ".join(f"{point_name(*key)} {100 * part:.1f} %" for key, part in share.items())
+    share = [100 * share_of_zeros(content) for content in kept.values()]
+    caption = "Squared errors of the non-zeros whose size is within a power of two, over their squared values. Of the "
+    caption += f"whole error the zero cells have {min(share):.1f} to {max(share):.1f} %, see What is reproduced."
+    if shown["from"].nunique() == 1:
+        low, high = (f"{shown[name].iloc[0]:g}" for name in ("from", "to"))
+        rows = shown.assign(
+            group=f"values from {low} to below {high}: all there are",
+            label=[point_name(row["method"], row["setting"]) for row in shown.to_dict("records")],
+            ours=shown["relative_error"], halfwidth=math.inf, published=math.nan,
+            values=pd.Series([(value,) for value in shown["relative_error"]], dtype=object),
+        )  # fmt: skip
+        columns = ["group", "label", "method", "published", "ours", "halfwidth", "values"]
+        title = f"{dataset}: error by the size of a value"
+        return dot_rows(
+            f"error-values-{dataset}", title, rows[columns], "error within the bin, of its norm", "percent",
+            f"{caption} One run a setting.",
+        )  # fmt: skip
     return _kept(
         f"error-values-{dataset}",
         f"{dataset}: error by the size of a value",
@@ -317,8 +352,7 @@ def error_values(dataset: str, kept: dict[tuple[str, str], dict[str, Any]]) -> D
         shown,
         ("from", "size of the value (to below its double)"),
         ("relative_error", "error within the bin, of its norm"),
-        f"Squared errors of the non-zeros whose size is within a power of two, over their squared values. Of the whole "
-        f"error the zero cells have: {zeros}.",
+        caption,
         log=True,
     )
 
@@ -365,7 +399,7 @@ def _kept(
         axes.set_ylabel(y[1])
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
         if log:
-            _log_axis(axes, "x", shown[x[0]], lambda value: f"{value:,.6g}")
+            log_axis(axes, "x", shown[x[0]], lambda value: f"{value:,.6g}")
         else:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
         axes.axhline(1.0, color=MUTED, linewidth=0.9, linestyle=(0, (1, 1.6)), zorder=2)
@@ -387,7 +421,7 @@ def _kept(
         width=WIDE,
         left=52.0,
         right=74.0,
-        spec=interactive.curves(shown, x[0], y[0], x[1], y[1], log=log) | {"reference": {"y": 1}},
+        spec=interactive.curves(shown, x[0], y[0], x[1], y[1], log=log) | {"references": [1]},
     )
 
 
@@ -401,9 +435,9 @@ def query_times(times: pd.DataFrame) -> Drawing:
         axes = pen.axes
         axes.set_xlabel("rows and columns")
         axes.set_ylabel(f"time of {times['cells'].iloc[0]:,} cells")
-        _log_axis(axes, "x", means["side"], lambda value: f"{value:,.0f}")
+        log_axis(axes, "x", means["side"], lambda value: f"{value:,.0f}")
         axes.set_ylim(0, 1.1 * float(data["seconds"].max()))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_time(value) if value else "0"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_time(value) if value else "0"))
         for row in data.to_dict("records"):
             axes.plot([row["side"]], [row["seconds"]], ".", color=look("neukron").light, markersize=3, alpha=0.6)
         _paint_curves(pen, means, "side", "seconds")
@@ -423,13 +457,16 @@ def query_times(times: pd.DataFrame) -> Drawing:
         width=WIDE,
         left=56.0,
         right=40.0,
-        spec=interactive.curves(means, "side", "seconds", "rows and columns", "time of a million cells", log=True),
+        spec=interactive.curves(means, "side", "seconds", "rows and columns", "time of a million cells", log=True)
+        | {"dots": [[int(row["side"]), float(f"{row['seconds']:.4g}")] for row in data.to_dict("records")]},
     )
 
 
 def drawn(data: pd.DataFrame) -> pd.DataFrame:
-    """Curves with as many points as a figure shows."""
-    parts = [_thinned(run, CURVE_DRAWN) for _, run in data.groupby(["method", "setting", "seed"], sort=False)]
+    """Curves with as many points as a figure shows, fewer each where there are many."""
+    runs = data.groupby(["method", "setting", "seed"], sort=False)
+    points = max(FEWEST_DRAWN, min(CURVE_DRAWN, MOST_DRAWN // max(1, runs.ngroups)))
+    parts = [_thinned(run, points) for _, run in runs]
     return pd.concat(parts) if parts else data
 
 
@@ -525,7 +562,9 @@ def accuracy_sparsity(results: Results, dataset: str) -> Drawing:
         f"{dataset}: accuracy and block sparsity",
         paint,
         alt=f"Test accuracy against block sparsity on {dataset}: {points}.",
-        caption=("The dashed line is the dense network. " if "dense" in set(data["method"]) else "")
+        caption={0: "", 1: "The dashed line is the dense network. "}.get(
+            int((data["method"] == "dense").sum()), "The dashed lines are the dense networks. "
+        )
         + spread_note(data, "accuracy", "block_sparsity"),
         data=data,
         legend=data["method"].unique(),
@@ -635,7 +674,7 @@ def network_size(results: Results) -> Drawing:
         if data.empty:
             _empty(axes, "only dense networks here")
             return
-        _log_axis(axes, "x", data["dense_train_flops"], lambda value: with_prefix(value, "", 1))
+        log_axis(axes, "x", data["dense_train_flops"], lambda value: with_prefix(value, "", 1))
         axes.set_ylim(0, 1.15 * max(1.0, float(data["step_ratio"].max())))
         axes.axhline(1.0, color=INK, linewidth=1.0, zorder=2)
         for row in data.to_dict("records"):
@@ -716,36 +755,62 @@ def scaling(results: Results) -> Drawing:
         ["base", "dataset", "method", "setting", "seeds", "nnz", "seconds_per_epoch", "seconds_per_epoch_stderr"]
     ]
     laws = scaling_laws(results)
+    return growth(
+        "scaling",
+        "NeuKron: time of an epoch and non-zeros",
+        data,
+        ("nnz", "non-zeros"),
+        laws,
+        "Uniform samples of the non-zeros and all of them"
+        + (", slopes with 95 % intervals" if laws else "")
+        + ". A slope of 1 is cost linear in the non-zeros; "
+        + f"fewer than {FEWEST_SIZES} sizes are too few to tell. {_schedules(results)}",
+    )
+
+
+def growth(
+    name: str, title: str, data: pd.DataFrame, x: tuple[str, str], laws: Mapping[tuple[str, str], PowerLaw],
+    caption: str,
+) -> Drawing:  # fmt: skip
+    """Seconds of an epoch of NeuKron against `x` (column, label) on logarithmic axes, a fitted line a series.
+
+    Parameters
+    ----------
+    data
+        A row a point: ``base`` and ``setting``, which name its series, ``dataset``, ``seeds``, `x`,
+        ``seconds_per_epoch`` and its ``_stderr``.
+    laws
+        What was fitted, by ``base`` and ``setting``; a series without has no line.
+    """
 
     def paint(pen: Pen) -> None:
         axes = pen.axes
-        axes.set_xlabel("non-zeros")
+        axes.set_xlabel(x[1])
         axes.set_ylabel("time of an epoch", labelpad=2)
-        _log_axis(axes, "x", data["nnz"], lambda value: with_prefix(value, "", 1))
-        _log_axis(axes, "y", data["seconds_per_epoch"], _short_time)
+        if data.empty:
+            _empty(axes, "not run yet")
+            return
+        log_axis(axes, "x", data[x[0]], lambda value: with_prefix(value, "", 1))
+        log_axis(axes, "y", data["seconds_per_epoch"], short_time)
         ends = [
-            _scaling_series(pen, str(setting), points)
-            for (_, setting), points in data.groupby(["base", "setting"], sort=False)
+            _growing(pen, str(setting), points, x, laws.get((str(base), str(setting))))
+            for (base, setting), points in data.groupby(["base", "setting"], sort=False)
         ]
         _label_ends(pen, ends)
 
     text = "; ".join(f"{base} {setting}: slope {law}" for (base, setting), law in laws.items())
     return draw(
-        "scaling",
-        "NeuKron: time of an epoch and non-zeros",
+        name,
+        title,
         paint,
-        alt=f"Seconds an epoch against non-zeros, both logarithmic. {text}.",
-        caption="Uniform samples of the non-zeros and all of them"
-        + (", slopes with 95 % intervals" if laws else "")
-        + ". A slope of 1 is cost linear in the non-zeros; "
-        + f"fewer than {FEWEST_SIZES} sizes are too few to tell. {_schedules(results)} "
-        + spread_note(data, "seconds_per_epoch"),
+        alt=f"Seconds an epoch against {x[1]}, both logarithmic. {text}.",
+        caption=f"{caption} {spread_note(data, 'seconds_per_epoch')}",
         data=data,
         legend=["neukron"],
         width=WIDE,
         left=56.0,
         right=84.0,
-        spec=interactive.powers(data, laws),
+        spec=interactive.powers(data, laws, x),
     )
 
 
@@ -773,53 +838,21 @@ def scaling_laws(results: Results) -> dict[tuple[str, str], PowerLaw]:
     return {key: law for key, law in laws.items() if law}
 
 
-def _scaling_series(pen: Pen, setting: str, points: pd.DataFrame) -> tuple[float, float, str]:
-    """One setting's points and fitted line; returns where its label belongs and its text."""
+def _growing(
+    pen: Pen, setting: str, points: pd.DataFrame, x: tuple[str, str], law: PowerLaw | None
+) -> tuple[float, float, str]:
+    """One series' points and fitted line; returns where its label belongs and its text."""
     colour = look("neukron").light
-    x, y = points["nnz"].to_numpy(float), points["seconds_per_epoch"].to_numpy(float)
-    law = fit_power_law(x.tolist(), y.tolist())
+    across, up = points[x[0]].to_numpy(float), points["seconds_per_epoch"].to_numpy(float)
     if law:
-        ends = np.asarray([x.min(), x.max()])
+        ends = np.asarray([across.min(), across.max()])
         pen.axes.plot(ends, law.scale * ends**law.slope, color=colour, linewidth=1.1, zorder=3)
-    pen.axes.errorbar(
-        x, y, yerr=points["seconds_per_epoch_stderr"].fillna(0), fmt="none", color=colour, elinewidth=1.0, capsize=2.0
-    )
+    spread = points["seconds_per_epoch_stderr"].fillna(0)
+    pen.axes.errorbar(across, up, yerr=spread, fmt="none", color=colour, elinewidth=1.0, capsize=2.0)
     for row in points.to_dict("records"):
-        text = f"{row['dataset']} {setting}: {row['nnz']:,.0f} non-zeros, {duration(row['seconds_per_epoch'])} an epoch"
-        pen.point(row["nnz"], row["seconds_per_epoch"], "neukron", text)
-    return (float(x[-1]), float(y[-1]), f"{setting}: slope {law}" if law else setting)
-
-
-def bytes_axis(axes: Axes, limits: tuple[float, float], label: str) -> None:
-    """A logarithmic axis of bytes with readable ticks."""
-    axes.set_xscale("log")
-    axes.set_xlim(*limits)
-    axes.set_xlabel(label)
-    _log_ticks(axes.xaxis, limits, lambda value: with_prefix(value, "B", 1))
-
-
-def _log_ticks(axis: Axis, limits: tuple[float, float], text: Callable[[float], str]) -> None:
-    """Ticks at powers of ten, and at their double and fivefold where few powers are in view."""
-    decades = math.log10(limits[1] / limits[0])
-    subs = (1.0,) if decades > 2.2 else (1.0, 3.0) if decades > 1.5 else (1.0, 2.0, 5.0)
-    axis.set_major_locator(LogLocator(subs=subs, numticks=20))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
-
-
-def _log_axis(axes: Axes, which: Literal["x", "y"], values: pd.Series, text: Callable[[float], str]) -> None:
-    """Make an axis logarithmic, with limits around `values` and readable ticks."""
-    limits = (float(values.min()) / 1.3, float(values.max()) * 1.3)
-    axes.set(**{f"{which}scale": "log", f"{which}lim": limits})
-    _log_ticks(axes.xaxis if which == "x" else axes.yaxis, limits, text)
-
-
-def _short_time(seconds: float) -> str:
-    """A tick's time: one digit and seconds with a prefix, as a logarithmic axis needs it."""
-    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
-        if seconds >= factor * 0.9995:
-            return f"{seconds / factor:,.3g} {unit}"
-    return f"{seconds:.1g} s"
+        text = f"{row['dataset']} {setting}: {row[x[0]]:,.0f} {x[1]}, {duration(row['seconds_per_epoch'])} an epoch"
+        pen.point(row[x[0]], row["seconds_per_epoch"], "neukron", text)
+    return (float(across[-1]), float(up[-1]), f"{setting}: slope {law}" if law else setting)
 
 
 def _empty(axes: Axes, text: str) -> None:

@@ -231,10 +231,10 @@ def summary_sentences(results: Results) -> list[str]:
     compared = {name: found for name, found in compared.items() if found["error"]}
     alone = [name for name, found in compared.items() if not found["error"][0].judged]
     compared = {name: found for name, found in compared.items() if name not in alone}
-    if alone:
-        sentences.append(f"On {_list(alone)} no rival of NeuKron was run: nothing is said about who is smaller.")
     if compared:
         sentences += _size_sentences(compared)
+    if alone:
+        sentences.append(f"On {_list(alone)} no rival of NeuKron was run: nothing is said about who is smaller.")
     if results.compression_datasets():
         sentences += [_target_sentence(results, target) for target in (0.5, 0.0)]
     sentences += [_network_sentence(results, dataset) for dataset in results.network_datasets()]
@@ -349,9 +349,11 @@ class NetworkComparison:
         )
 
 
-def compare_networks(results: Results, dataset: str) -> NetworkComparison:
-    """KPD on a data set beside what else was trained on it."""
+def compare_networks(results: Results, dataset: str, network: str | None = None) -> NetworkComparison:
+    """KPD on a data set, of one network or of that where it is most accurate, beside what else was trained on it."""
     cells = results.networks[results.networks["dataset"] == dataset].sort_values("accuracy", ascending=False)
+    if network is not None:
+        cells = cells[cells["network"] == network]
     mine, dense = cells[cells["method"] == "kpd"], cells[cells["method"] == "dense"]
     own = mine.iloc[0].to_dict() if len(mine) else None
     others = cells[~cells["method"].isin(["kpd", "dense"])]
@@ -393,9 +395,7 @@ def _share(value: float) -> str:
 
 
 def _beside(ratio: float) -> str:
-    if ratio >= 1:
-        return f"{times(ratio)} times as long as the dense one"
-    return f"{times(1 / ratio)} times less time than the dense one"
+    return f"{times(ratio)} times the dense one's time"
 
 
 def headlines(results: Results) -> str:

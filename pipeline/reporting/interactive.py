@@ -2,8 +2,9 @@
 
 A figure's entry has an axis ``x`` and ``y`` each (label, number format, scale; ``error`` names the data set whose
 squared norm turns a relative error into an absolute one) and some of: ``points``, ``lines``, ``rows`` (one a
-category, with a ratio), ``reference`` (a value marked across the figure), ``levels`` (sizes marked across it, with
-names), ``frontier`` (label these alone), ``labels`` (of more curves than so many only the best of each method).
+category), ``reference`` (where rows start), ``references`` (values marked across it), ``levels`` (sizes marked across
+it, with names), ``dots``, ``frontier`` (label these alone), ``labels`` (of more curves than so many only the best of
+each method). A row has a ``q`` (its group) and an ``x``, and what it is beside dense or ``dots`` and what is published.
 """
 
 from __future__ import annotations
@@ -78,8 +79,9 @@ def sizes(dataset: str, cells: pd.DataFrame, theirs: pd.DataFrame, formats: Mapp
 
 def curves(
     data: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str, error_of: str | None = None, log: bool = False,
+    theirs: pd.DataFrame | None = None,
 ) -> Spec:  # fmt: skip
-    """A curve a run; `x` is logarithmic where asked for and where it is time."""
+    """A curve a run; `x` is logarithmic where asked for and where it is time. `theirs` is a published curve."""
     lines = [
         {
             "m": method,
@@ -90,6 +92,11 @@ def curves(
         }
         for (method, setting, seed), run in data.groupby(["method", "setting", "seed"], sort=False)
     ]
+    if theirs is not None and len(theirs):
+        own = {"m": "neukron", "s": "published", "theirs": True}
+        lines.append(
+            own | {name: [_short(value) for value in theirs[of].tolist()] for name, of in (("x", x), ("y", y))}
+        )
     return {
         "x": _axis(xlabel, _form(x, "count"), "log" if log or x == "seconds" else "linear"),
         "y": _axis(ylabel, _form(y, "number" if error_of else "percent"), "linear", error_of),
@@ -121,7 +128,7 @@ def accuracies(data: pd.DataFrame) -> Spec:
         "y": _axis("test accuracy", "percent", "linear"),
         "points": points,
     }
-    return spec | ({"reference": {"y": float(dense["accuracy"].iloc[0])}} if len(dense) else {})
+    return spec | {"references": [float(value) for value in dense["accuracy"]]}
 
 
 def ratios(data: pd.DataFrame) -> Spec:
@@ -146,31 +153,46 @@ def step_times(data: pd.DataFrame) -> Spec:
         "x": _axis("FLOPs of a training step of the dense network", "count", "log"),
         "y": _axis("time of a step over dense", "ratio", "linear"),
         "points": points,
-        "reference": {"y": 1},
+        "references": [1],
     }
 
 
-def powers(data: pd.DataFrame, laws: Mapping[tuple[str, str], PowerLaw]) -> Spec:
-    """Time against non-zeros: a point a size, and the fitted lines."""
+def powers(data: pd.DataFrame, laws: Mapping[tuple[str, str], PowerLaw], x: tuple[str, str]) -> Spec:
+    """Time of an epoch against `x` (column, label): a point a size, and the fitted lines."""
+    several = data["base"].nunique() > 1
+    names = {key: " ".join(key[not several :]) for key in zip(data["base"], data["setting"], strict=True)}
     points = [
-        {"m": "neukron", "s": f"{row['base']} {row['setting']}", "n": int(row["seeds"]), "x": _value(row["nnz"]),
+        {"m": "neukron", "s": f"{row['base']} {row['setting']}", "n": int(row["seeds"]), "x": _value(row[x[0]]),
          "y": _value(row["seconds_per_epoch"]), "ye": _value(row["seconds_per_epoch_stderr"])}
         for row in data.to_dict("records")
     ]  # fmt: skip
     lines = []
     for (base, setting), law in laws.items():
-        own = data[(data["base"] == base) & (data["setting"] == setting)]["nnz"]
+        own = data[(data["base"] == base) & (data["setting"] == setting)][x[0]]
         ends = [float(own.min()), float(own.max())]
         lines.append(
-            {"m": "neukron", "s": f"{base} {setting}", "label": f"{base} {setting}: slope {law}", "x": ends,
+            {"m": "neukron", "s": f"{base} {setting}", "label": f"{names[base, setting]}: slope {law}", "x": ends,
              "y": [_short(law.scale * end**law.slope) for end in ends], "fit": True}
         )  # fmt: skip
     return {
-        "x": _axis("non-zeros", "count", "log"),
+        "x": _axis(x[1], "count", "log"),
         "y": _axis("time of an epoch", "seconds", "log"),
         "points": points,
         "lines": lines,
     }
+
+
+def dot_rows(data: pd.DataFrame, form: str, scale: str, label: str, reference: float | None) -> Spec:
+    """A row a case: the mean, a dot a seed, the published number; columns as :func:`.rows.dot_rows` has them."""
+    rows = [
+        {"m": row["method"], "q": row["group"], "label": row["label"], "x": _value(row["ours"]),
+         "dots": [_short(value) for value in row["values"]]}
+        | ({"half": _short(row["halfwidth"])} if math.isfinite(row["halfwidth"]) else {})
+        | ({"theirs": _value(row["published"])} if math.isfinite(row["published"]) else {})
+        for row in data.to_dict("records")
+    ]  # fmt: skip
+    spec = {"x": _axis(label, form, scale), "rows": rows}
+    return spec | ({"reference": {"x": reference}} if reference is not None else {})
 
 
 def block(results: Results, drawings: Mapping[str, Drawing], methods: list[str]) -> str:

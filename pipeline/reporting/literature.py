@@ -21,6 +21,13 @@ def published(name: str) -> pd.DataFrame:
     return frame
 
 
+def published_curve(dataset: str, norm2: float) -> pd.DataFrame:
+    """NeuKron's published training curve on a data set, over the padded grid: ``epoch`` from 1, ``relative_error``."""
+    table = published("neukron_fig12")
+    own = table[(table["dataset"] == dataset) & (table["epoch"] > 0)]
+    return pd.DataFrame({"epoch": own["epoch"], "relative_error": own["error"] / norm2}).reset_index(drop=True)
+
+
 def published_sizes(dataset: str, norm2: float) -> pd.DataFrame:
     """Published points of a data set: ``method`` (by our name), ``bytes`` as published, ``relative_error``.
 

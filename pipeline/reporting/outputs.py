@@ -18,6 +18,11 @@ AGGREGATED = {  # files of the aggregation, each with what is in every one of th
 }
 CRATE = "ro-crate-metadata.json"
 ALWAYS = ["report.html", "headlines.txt", "cards.md", CRATE]
+# Figures beside one target each, of all data sets together.
+TARGET_FIGURES = {
+    "fig4": "ablation", "fig11": "sequence-models", "fig5": "training-time", "fig10": "synthetic-fitness",
+    "fig14": "epoch-width", "fig15": "epoch-parts", "table4": "gamma",
+}  # fmt: skip
 TABLES = ["datasets", "compression", "smallest", "networks", "scaling", "reproduction", "runs"]
 
 
@@ -78,7 +83,7 @@ def figure_names(config: Config, experiment: str) -> list[str]:
     if any(".f" in run.dataset for run in runs):
         names.append("scaling")
     if experiment == EVIDENCE:
-        names.append("query-times")
+        names += ["query-times", *TARGET_FIGURES.values()]
     return names
 
 

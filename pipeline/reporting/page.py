@@ -13,7 +13,8 @@ from pipeline.methods import METHODS
 from pipeline.reporting import findings, interactive, tables
 from pipeline.reporting.drawing import Drawing
 from pipeline.reporting.inline import inline_figures, inline_markers, marker
-from pipeline.reporting.outputs import ACCOUNTINGS
+from pipeline.reporting.outputs import ACCOUNTINGS, TARGET_FIGURES
+from pipeline.reporting.reproduction import chosen
 from pipeline.reporting.results import Kind, Results
 from pipeline.reporting.style import TIMES, duration, look, point_name, significant, variables, with_prefix
 
@@ -73,7 +74,13 @@ def context(results: Results, drawings: Mapping[str, Drawing]) -> dict[str, Any]
         "query_times": drawings.get("query-times"),
         "scaling_provenance": provenance(results, None, "compression") if "scaling" in drawings else [],
         "smallest": tables.smallest_table(results),
+        "targets": [
+            (drawings[name], _target_facts(results, target))
+            for target, name in TARGET_FIGURES.items()
+            if name in drawings
+        ],
         "reproduction": tables.reproduction_table(results),
+        "unmet": tables.unmet_table(results),
         "datasets": tables.dataset_table(results),
         "runs": tables.run_table(results, SHOWN_RUNS),
         "versions": tables.versions(results),
@@ -129,6 +136,13 @@ def provenance(results: Results, dataset: str | None, kind: Kind) -> list[tuple[
     return [item for item in [*found, *made(runs), ("versions", versions), ("command", command)] if item[1]]
 
 
+def _target_facts(results: Results, target: str) -> list[tuple[str, str]]:
+    """What the figure of a target was made from."""
+    runs = chosen(results, target)
+    facts = [("runs", str(len(runs))), *made(runs)] if len(runs) else []
+    return [*facts, ("command", f"snakemake {target}")]
+
+
 def _compression_section(results: Results, dataset: str, drawings: Mapping[str, Drawing]) -> dict[str, Any]:
     run = results.first(dataset)
     cells = results.compression[results.compression["dataset"] == dataset]
@@ -164,7 +178,9 @@ def _network_section(results: Results, dataset: str, drawings: Mapping[str, Draw
         "name": dataset,
         "description": results.config.datasets[dataset].description,
         "methods": list(dict.fromkeys(cells["method"])),
-        "comparison": findings.compare_networks(results, dataset),
+        "comparisons": [
+            findings.compare_networks(results, dataset, network) for network in dict.fromkeys(cells["network"])
+        ],
         "provenance": provenance(results, dataset, "network"),
         "figures": [drawings[f"{figure}-{dataset}"] for figure in ("accuracy-sparsity", "cost", "accuracy-epochs")],
         "table": tables.network_table(results, dataset),

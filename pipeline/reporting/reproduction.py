@@ -16,7 +16,7 @@ from pipeline.config import Config, Run
 from pipeline.reporting.figures import scaling_laws, share_of_zeros
 from pipeline.reporting.literature import METHOD_NAMES, published
 from pipeline.reporting.results import Results
-from pipeline.reporting.statistics import fit_power_law
+from pipeline.reporting.statistics import FEWEST_SIZES, fit_power_law, over_seeds
 from pipeline.reporting.style import PLUS_MINUS, duration, point_name, significant, with_prefix
 from pipeline.reporting.targets import EVIDENCE, TARGETS, runs_of
 
@@ -35,6 +35,7 @@ STARTS = {
     "N-A": "orders from a bisection serve shared seeds as well, so that less is lost without the sequence model",
     "N-I": "orders from a bisection are worth more than theirs at the start, and few epochs of swaps make up for less",
 }
+CELLS = {"gru": "GRU", "transformer": "Transformer"}  # in place of the LSTM
 CIFAR_METHODS = {
     "dense": "dense", "group LASSO": "group-lasso", "elastic group LASSO": "elastic-group-lasso",
     "block-wise RigL": "rigl", "KPD": "kpd", "KPD (4x4 rank 1)": "kpd",
@@ -54,6 +55,8 @@ class Line(NamedTuple):
     seeds: int
     verdict: str
     why: str
+    method: str = "neukron"
+    values: tuple[float, ...] = ()  # ours, a seed each
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -105,11 +108,16 @@ def scoreboard(results: Results | None) -> pd.DataFrame:
             why = f"needs {target.needs}; run: snakemake {name}"
             made = [Line(name, target.what, "", math.nan, math.nan, math.nan, math.nan, 0, "not at hand", why)]
         rows += made
-    return pd.DataFrame(rows, columns=list(Line._fields))
+    return pd.DataFrame(rows, columns=list(Line._fields)).drop(columns=["method", "values"])
 
 
-def _chosen(results: Results, target: str) -> pd.DataFrame:
-    """The runs of a target with their settings."""
+def target_lines(results: Results, target: str) -> pd.DataFrame:
+    """The lines of one target, with the method and the values of the seeds that the scoreboard sums up."""
+    return pd.DataFrame(list(MAKERS[target](results)), columns=list(Line._fields))
+
+
+def chosen(results: Results, target: str) -> pd.DataFrame:
+    """The runs of a target with their settings, as ``plan``."""
     planned = {
         (run.dataset, run.method, run.setting, run.seed): run.settings for run in runs_of(target, results.planned)
     }
@@ -121,7 +129,7 @@ def _chosen(results: Results, target: str) -> pd.DataFrame:
 
 def _groups(results: Results, target: str) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
     """Data set, method, setting and runs, one a seed, of a target."""
-    for (dataset, method, setting), runs in _chosen(results, target).groupby(
+    for (dataset, method, setting), runs in chosen(results, target).groupby(
         ["dataset", "method", "setting"], sort=False
     ):
         yield str(dataset), str(method), str(setting), runs
@@ -150,6 +158,7 @@ def _error(runs: pd.DataFrame) -> list[float]:
 def _line(
     target: str, case: str, quantity: str, values: Sequence[float], theirs: float = math.nan,
     stderr: float = math.nan, *, better: bool | None = True, why: str = "", verdict: str = "",
+    method: str = "neukron",
 ) -> Line:  # fmt: skip
     ours, halfwidth = interval(values)
     if not verdict:
@@ -157,7 +166,8 @@ def _line(
         verdict = judge(ours, halfwidth, theirs, stderr, lower_is_better=better) if known else "ours alone"
     if len(values) == 1:
         why = "; ".join(filter(None, [why, "one run"]))
-    return Line(target, case, quantity, theirs, stderr, ours, halfwidth, len(values), verdict, why)
+    own = tuple(float(value) for value in values)
+    return Line(target, case, quantity, theirs, stderr, ours, halfwidth, len(own), verdict, why, method, own)
 
 
 Plans = list[tuple[str, Run]]
@@ -247,9 +257,9 @@ def _further(target: str, results: Results) -> Iterator[Line]:
 def _variants(target: str, results: Results) -> Iterator[Line]:
     """Errors relative to the whole method, seed by seed."""
     table = published("neukron_fig4_ablation").set_index("variant")
-    chosen, usual = _chosen(results, target), results.config.method_defaults("neukron")
+    usual = results.config.method_defaults("neukron")
     met: set[tuple[str, str]] = set()
-    for dataset, own in chosen.groupby("dataset", sort=False):
+    for dataset, own in chosen(results, target).groupby("dataset", sort=False):
         changed = np.asarray([sum(plan[key] != usual[key] for key in WATCHED) for plan in own["plan"]])
         whole = own[changed == 0].drop_duplicates("seed").set_index("seed")["error_padded"]
         if whole.empty:
@@ -263,7 +273,7 @@ def _variants(target: str, results: Results) -> Iterator[Line]:
                 for seed, error in zip(paired["seed"], paired["error_padded"], strict=True)
             ]
             theirs = _entry(table, name, str(dataset))
-            case = f"{dataset}, {name or plan['cell']} ({setting})"
+            case = f"{dataset}, {name} ({setting})" if name else f"{dataset}, {CELLS.get(plan['cell'], plan['cell'])}"
             errors = f"{paired['error_padded'].mean():,.0f} of {whole[paired['seed']].mean():,.0f}"
             why = "; ".join(filter(None, [errors, _epochs(runs), STARTS.get(name)]))
             if values:
@@ -311,7 +321,7 @@ def _curves(target: str, results: Results) -> Iterator[Line]:
         verdict = "" if schedule == "paper" else "not comparable"
         case = f"{dataset}, {setting}, at the end"
         yield _line(target, case, "error", _error(runs), float(last["error"]), why=why, verdict=verdict)
-    met, plans = set(_chosen(results, target)["dataset"]), _plans(results.config)
+    met, plans = set(chosen(results, target)["dataset"]), _plans(results.config)
     for left in table[~table["dataset"].isin(met)].drop_duplicates("dataset", keep="last").to_dict("records"):
         line = (target, f"{left['dataset']}, at the end", "error")
         yield _absent(line, (left["error"], math.nan), plans, left["dataset"], "neukron")
@@ -359,13 +369,21 @@ def _slope_verdict(text: str) -> str:
     }.get(text, "too few sizes to tell")  # fmt: skip
 
 
+def widths(results: Results) -> pd.DataFrame:
+    """Seconds of an epoch by the width of the model: means over seeds, a row a data set and width, ``hidden``."""
+    runs = chosen(results, "fig14")
+    hidden = {(row["dataset"], row["setting"]): float(row["plan"]["hidden"]) for row in runs.to_dict("records")}
+    means = over_seeds(runs, ["seconds_per_epoch"])
+    means.insert(0, "hidden", [hidden[key] for key in zip(means["dataset"], means["setting"], strict=True)])
+    return means.sort_values(["dataset", "hidden"], kind="stable").reset_index(drop=True)
+
+
 def _widths(target: str, results: Results) -> Iterator[Line]:
     """Exponent of an epoch's time in the width of the model."""
-    for dataset, own in _chosen(results, target).groupby("dataset", sort=False):
-        widths = [float(plan["hidden"]) for plan in own["plan"]]
-        law = fit_power_law(widths, own["seconds_per_epoch"].astype(float).tolist())
+    for dataset, own in widths(results).groupby("dataset", sort=False):
+        law = fit_power_law(own["hidden"].tolist(), own["seconds_per_epoch"].tolist())
         if law:
-            why = f"{law.sizes} widths" + ("" if law.sizes >= 5 else ": too few to tell")
+            why = f"{law.sizes} widths" + ("" if law.sizes >= FEWEST_SIZES else ": too few to tell")
             yield Line(target, str(dataset), "exponent of the width", math.nan, math.nan, law.slope, law.halfwidth,
                        law.sizes, "ours alone", why)  # fmt: skip
 
@@ -375,14 +393,15 @@ def _fitness(target: str, results: Results) -> Iterator[Line]:
         what = results.config.datasets[dataset].description
         values = [float(value) for value in runs["fitness"]]
         yield _line(
-            target, f"{what}; {point_name(method, setting)}", "fitness", values, better=False, why=_epochs(runs)
-        )
+            target, f"{what}, {point_name(method, setting)}", "fitness", values, better=False, why=_epochs(runs),
+            method=method,
+        )  # fmt: skip
 
 
 def _shapes(target: str, results: Results) -> Iterator[Line]:
     """Non-zeros of each data set; the publication's are those that the registry expects of its data sets."""
     theirs = set(published("neukron_fig3")["dataset"])
-    for dataset, runs in _chosen(results, target).groupby("dataset", sort=False):
+    for dataset, runs in chosen(results, target).groupby("dataset", sort=False):
         entry, nnz = results.config.datasets[str(dataset)], float(runs["nnz"].iloc[0])
         known = float(entry.nnz) if dataset in theirs and entry.nnz else math.nan
         verdict = "ours alone" if math.isnan(known) else "reproduced" if known == nnz else "differs"
@@ -551,13 +570,14 @@ def _circumstances(results: Results | None, experiment: str) -> list[str]:
     runs = results.runs
     machines = sorted({f"{row['machine']}, {row['cores']} cores" for row in runs.to_dict("records")})
     days = sorted(str(value)[:10] for value in runs["date"])
+    when = " to ".join(dict.fromkeys((days[0], days[-1])))
     found = sorted({str(value) for value in runs["commit"].dropna()})
     commits = ", ".join(found) if len(found) < 4 else f"{len(found)} commits, named in the table of runs"
     hours = float(runs["seconds"].sum()) / 3600
     seeds = ", ".join(map(str, sorted(set(runs["seed"]))))
     return [
         f"{len(runs)} of {len(results.planned)} runs of experiment `{experiment}`; seeds {seeds}; "
-        f"{'; '.join(machines)}; {days[0]} to {days[-1]}; {hours:.2f} hours of fits, one thread each; of {commits}.",
+        f"{'; '.join(machines)}; {when}; {hours:.2f} hours of fits, one thread each; of {commits}.",
         "",
         f"All of it: `snakemake {experiment}`; one target: `snakemake TARGET`; one run: the report's table of runs. "
         "Summary, tables and main figures: `evidence/`, by `make evidence`.",

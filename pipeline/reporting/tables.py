@@ -300,9 +300,23 @@ def _density(share: float) -> str | Markup:
     return Markup("{} {} 10<sup>{}</sup>").format(mantissa, TIMES, f"{int(exponent):d}".replace("-", MINUS))
 
 
+UNMET = ("differs", "undecided", "not comparable")
+
+
+def unmet_table(results: Results) -> Table:
+    """What did not reproduce, or cannot be told, and why."""
+    board = scoreboard(results)
+    board = board[board["verdict"].isin(UNMET)]
+    return _scores(board, f"{len(board)} numbers of the publications: {verdicts(board)}" if len(board) else "None")
+
+
 def reproduction_table(results: Results) -> Table:
     """Published numbers beside ours, with a verdict and why; targets without a run have a row that says so."""
     board = scoreboard(results)
+    return _scores(board, f"Published and ours: {verdicts(board)}")
+
+
+def _scores(board: pd.DataFrame, caption: str) -> Table:
     rows = []
     for row in board.to_dict("records"):
         quantity = str(row["quantity"])
@@ -322,7 +336,7 @@ def reproduction_table(results: Results) -> Table:
         )  # fmt: skip
     heads = [("target", "figure or table"), ("case", ""), ("quantity", ""), ("published", "± standard error")]
     heads += [("ours", "± 95 % interval"), ("seeds", ""), ("verdict", ""), ("why", "")]
-    return Table(f"Published and ours: {verdicts(board)}", heads, rows, _numbers(rows, len(heads)))
+    return Table(caption, heads, rows, _numbers(rows, len(heads)))
 
 
 SHOWN_AS = {"reproduced": "win", "better": "win", "differs": "loss"}  # the colour of a verdict

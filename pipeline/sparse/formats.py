@@ -73,7 +73,7 @@ def write(tensor: SparseTensor, path: str | Path) -> None:
 @contextmanager
 def _open_text(path: Path) -> Iterator[IO[bytes]]:
     with atomic_path(path) as temporary:
-        if path.suffix == ".gz":
+        if path.suffix.lower() == ".gz":
             with temporary.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
                 yield file  # type: ignore[misc]
         else:

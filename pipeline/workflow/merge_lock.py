@@ -12,16 +12,12 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from pipeline.core import step
 from pipeline.core.files import write_text
-from pipeline.core.yaml_files import read_yaml
 from pipeline.errors import InputError
+from pipeline.workflow.record import Lock, lock_text, read_lock
 
-Lock = dict[str, Any]
 Tree = dict[str, str]  # path inside a folder -> MD5 of the file
 Reader = Callable[[str], Tree]  # by the folder's object, ``<md5>.dir``
 Writer = Callable[[Tree], str]
@@ -139,13 +135,6 @@ class Objects:
         return name
 
 
-def _read_lock(path: Path) -> Lock:
-    content = read_yaml(path) if path.stat().st_size else {}
-    if not isinstance(content, dict) or not isinstance(content.get("stages") or {}, dict):
-        raise InputError(f"{path}: no dvc.lock; a mapping with the key 'stages' is wanted")
-    return content
-
-
 def main(argv: list[str] | None = None) -> None:
     """Command line of the merge driver."""
     arguments = step.parser(
@@ -157,9 +146,9 @@ def main(argv: list[str] | None = None) -> None:
         arguments.add_argument(name, type=Path, help=meaning)
     options = arguments.parse_args(argv)
     objects = Objects(Path())
-    base, ours, theirs = (_read_lock(path) for path in (options.base, options.ours, options.theirs))
+    base, ours, theirs = (read_lock(path) for path in (options.base, options.ours, options.theirs))
     merged, notes = merge(base, ours, theirs, objects.read, objects.write)
-    write_text(options.ours, yaml.safe_dump(merged, sort_keys=False))
+    write_text(options.ours, lock_text(merged))
     for note in notes:
         print(f"dvc.lock: {note}", file=sys.stderr)
     print("dvc.lock: merged; now: dvc pull, snakemake, make commit", file=sys.stderr)

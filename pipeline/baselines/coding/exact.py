@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.baselines.base import Baseline, Integers, Reals
-from pipeline.baselines.coding import column_sets, fibres, gaps, mixed, overlaps, unlabelled
+from pipeline.baselines.coding import blocks, column_sets, fibres, gaps, mixed, overlaps, unlabelled
 from pipeline.errors import InputError
 from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.orders import pack_integers, unpack_integers
 
 GAPS_AT_MOST = 1 << 18  # non-zeros
+FEW_BLOCKS = 4  # a query that needs less than a fourth of the blocks decodes these alone
 COLUMNS_AT_MOST = 1 << 13  # non-zeros of a matrix, beyond which the unlabelled code has learned more than it cost
 
 
@@ -48,12 +49,16 @@ class ExactCells(Baseline):
 
     free_bytes_: int
     labelled_: Labelled
-    cells_: CellTable
+    _cells: CellTable | None = None
+    _reader: blocks.Reader | None = None  # of a code in blocks, where the model was loaded
     _free_code: bytes | None = None  # of length `free_bytes_`; None where the model was loaded
 
-    def _store(self, coords: Integers, values: Reals) -> None:
-        """Code the given cells, and make sure that the codes give them back."""
-        candidates = all_codes(coords, values, self.inner_shape_)
+    def _store(self, coords: Integers, values: Reals, in_blocks: bool = False) -> None:
+        """Code the given cells, if so wished in blocks, and make sure that the codes give them back."""
+        if in_blocks:
+            candidates = [Labelled(blocks.pack(coords, values, self.inner_shape_), {}, {})]
+        else:
+            candidates = all_codes(coords, values, self.inner_shape_)
         free = min(candidates, key=lambda candidate: len(candidate.code))
         self._free_code, self.free_bytes_ = free.code, len(free.code)
         self.labelled_ = min(candidates, key=lambda candidate: candidate.bytes)
@@ -61,11 +66,37 @@ class ExactCells(Baseline):
         for chosen in (free, self.labelled_):
             if _decode_labelled(chosen) != kept:
                 raise RuntimeError(f"{self.name}: the code does not give back what was coded")
-        self.cells_ = CellTable(kept.coords, kept.values)
+        self._cells = CellTable(kept.coords, kept.values)
+
+    @property
+    def cells_(self) -> CellTable:
+        """All cells that were coded; a code in blocks is decoded whole for it."""
+        if self._cells is None:
+            if self._reader is None:
+                raise AttributeError("cells_")
+            coords, values, _ = self._reader.all_cells()
+            self._cells = CellTable(coords, values)
+        return self._cells
 
     def _predict(self, index: Integers) -> Reals:
-        """Exact where they were coded and 0 elsewhere."""
+        """Exact where they were coded and 0 elsewhere; of a code in blocks those alone that have a wanted cell."""
+        if self._cells is None and self._reader is not None:
+            wanted = len(np.unique(self._reader.blocks_of(index)))
+            if wanted * FEW_BLOCKS <= self._reader.blocks:
+                return self._reader.look_up(index)
         return self.cells_.look_up(index)[0]
+
+    def largest(self, count: int, fixed: dict[int, int] | None = None) -> tuple[Integers, Reals]:
+        """As of :class:`Compressor`; of a code in blocks only the block of a fixed column is decoded."""
+        top = gaps.top_mode(self.inner_shape_)
+        inside = self.frame_.inward({top: fixed[top]}) if fixed and 0 <= fixed.get(top, -1) < self.shape_[top] else None
+        if self._cells is not None or self._reader is None or inside is None:
+            return super().largest(count, fixed)
+        self._cells = CellTable(*self._reader.near(inside[top]))
+        try:
+            return super().largest(count, fixed)
+        finally:
+            self._cells = None
 
     def held_cells(self) -> tuple[Integers, Reals]:
         """The cells that were coded: all that are not zero."""
@@ -94,6 +125,8 @@ class ExactCells(Baseline):
         """Without `orders` it is smaller and answers in the code's own indices."""
         chosen = self.labelled_
         if not orders and self.own_indices_:
+            if self._free_code is None and self._reader is not None:
+                self._free_code = self.labelled_.code
             if self._free_code is None:
                 codes = [one.code for one in all_codes(self.cells_.coords, self.cells_.values, self.inner_shape_)]
                 self._free_code = min(codes, key=len)
@@ -108,15 +141,18 @@ class ExactCells(Baseline):
     def _from_contents(cls, contents: Contents) -> Self:
         """Decode the cells and, where orders are stored, move them to the tensor's own indices."""
         labelled = _labelled(contents)
-        kept = _decode_labelled(labelled)
         model = cls()
-        model.shape_ = kept.shape
+        if labelled.code[:1] == blocks.CODE and not labelled.used:
+            model._reader = blocks.Reader(labelled.code)
+            model.shape_ = model._reader.shape
+        else:
+            kept = _decode_labelled(labelled)
+            model._cells, model.shape_ = CellTable(kept.coords, kept.values), kept.shape
         model.free_bytes_ = contents.whole("free_bytes")
         flag = contents.entry("orders")  # format version 1 has the lengths of the orders here
         free = not labelled.used and len(labelled.code) == model.free_bytes_
         model.own_indices_ = contents.flag("orders") if isinstance(flag, bool) else not free
         model.labelled_ = labelled
-        model.cells_ = CellTable(kept.coords, kept.values)
         return model
 
 
@@ -251,6 +287,8 @@ def decode(code: bytes) -> gaps.Cells:
     """
     if code[:1] == gaps.KIND:
         return gaps.decode(code)
+    if code[:1] == blocks.CODE:
+        return blocks.unpack(code)
     if code[:1] == mixed.CODE:
         return mixed.unpack(code)
     if code[:1] == overlaps.CODE:

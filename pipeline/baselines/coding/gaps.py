@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import lzma
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 
 import numpy as np
@@ -119,14 +120,21 @@ def decoder(read: Callable[[bytes], Cells]) -> Callable[[bytes], Cells]:
 
     @wraps(read)
     def decode(code: bytes) -> Cells:
-        try:
+        with undamaged(code):
             coords, values, shape = read(code)
             sequence = np.lexsort(coords.T[::-1])
             return coords[sequence], values[sequence], shape
-        except DAMAGE as error:
-            raise InputError(f"a damaged code of {len(code)} bytes ({error}); fetch or make it again") from error
 
     return decode
+
+
+@contextmanager
+def undamaged(code: bytes) -> Iterator[None]:
+    """Say it in one line where what reads a code stumbles."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise InputError(f"a damaged code of {len(code)} bytes ({error}); fetch or make it again") from error
 
 
 @decoder

@@ -116,7 +116,12 @@ def able(coords: Integers, shape: Sequence[int]) -> bool:
 
 def keeps(coords: Integers, shape: Sequence[int]) -> bool:
     """Whether a matrix can be coded in its own orders: no mode is much longer than its cells, since all are listed."""
-    return able(coords, shape) and max(shape) <= max(1 << 16, 8 * len(coords))
+    return able(coords, shape) and keeps_size(len(coords), shape)
+
+
+def keeps_size(count: int, shape: Sequence[int]) -> bool:
+    """Whether modes are short enough to be listed in a code of so many cells."""
+    return max(shape) <= min(mixed.LARGEST_MODE, max(1 << 16, 8 * count))
 
 
 def least_named(degrees: Integers) -> int:

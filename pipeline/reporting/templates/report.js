@@ -120,9 +120,9 @@
   function ticks(at, most) {
     const [low, high] = at.limits;
     if (at.kind === "log") {
-      const decades = Math.log10(high / low), step = Math.ceil(decades / most), found = [];
-      const parts = decades > 2.2 || step > 1 ? [1] : decades > 0.8 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9];
-      for (let p = Math.floor(Math.log10(low)); p <= Math.log10(high); p += step) for (const part of parts) if (part * 10 ** p >= low && part * 10 ** p <= high) found.push(part * 10 ** p);
+      const decades = Math.log10(high / low), found = [];
+      const parts = decades > 2.2 ? [1] : decades > 0.8 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9];
+      for (let p = Math.floor(Math.log10(low)); p <= Math.log10(high); p++) for (const part of parts) if (part * 10 ** p >= low && part * 10 ** p <= high) found.push(part * 10 ** p);
       if (found.length > 1) return found.filter((_, i) => i % Math.ceil(found.length / (most + 1)) === 0);
     }
     const raw = (high - low) / most, unit = 10 ** Math.floor(Math.log10(raw)), step = [1, 2, 5, 10].find((k) => k * unit >= raw) * unit, found = [];
@@ -209,8 +209,9 @@
     }
     plot(svg) {
       const spec = this.spec, shown = series(spec), on = (item) => !state.off.has(item.m), levels = spec.levels || [];
+      const dots = spec.dots || [];
       const everyX = [...levels.map((each) => each.x), ...shown.theirs.map((p) => p.x), ...shown.points.map((p) => p.x), ...shown.lines.flatMap((l) => l.x)];
-      const everyY = [...shown.theirs.map((p) => p.y), ...shown.points.flatMap((p) => [p.y, p.y + (p.ye || 0), p.y - (p.ye || 0)]), ...shown.lines.flatMap((l) => l.y)];
+      const everyY = [...dots.map((each) => each[1]), ...shown.theirs.map((p) => p.y), ...shown.points.flatMap((p) => [p.y, p.y + (p.ye || 0), p.y - (p.ye || 0)]), ...shown.lines.flatMap((l) => l.y)];
       const kinds = { x: kindOf(spec.x, everyX), y: kindOf(spec.y, everyY) };
       const hasEnds = shown.lines.some((line) => !line.fit);
       this.frame(svg, 312, 56, hasEnds && this.width > 460 ? 118 : 18, 46);
@@ -227,12 +228,15 @@
       clip.setAttribute("class", "clip");
       this.ground(svg);
       const layer = draw(svg, "g", { "clip-path": `url(#${this.id})`, "pointer-events": "none" });
-      if (spec.reference) draw(layer, "path", { d: `M${left} ${this.y(spec.reference.y)}H${right}`, style: "stroke: var(--muted); stroke-dasharray: 4 2" });
-      levels.sort((p, q) => p.x - q.x).forEach((level, i) => {
+      for (const y of spec.references || []) draw(layer, "path", { d: `M${left} ${this.y(y)}H${right}`, style: "stroke: var(--muted); stroke-dasharray: 4 2" });
+      const filled = []; // where the last label of each line of labels ends
+      levels.sort((p, q) => p.x - q.x).forEach((level) => {
         const at = this.x(level.x);
         if (at < left || at > right) return;
         draw(layer, "path", { d: `M${at} ${top}V${bottom}`, style: "stroke: var(--muted); stroke-dasharray: 4 2; opacity: .5" });
-        const label = this.text(svg, at + 3, top + 8 + 14 * (i % 3), level.text, "start", { class: "name" });
+        const free = filled.findIndex((end) => end < at), line = free < 0 ? filled.length : free;
+        filled[line] = at + 8 + 7 * level.text.length;
+        const label = this.text(svg, at + 3, top + 8 + 14 * line, level.text, "start", { class: "name" });
         draw(label, "title", {}, `the whole tensor as ${level.text}: ${exact(level.x, "bytes")}`);
       });
       const points = shown.points.filter((p) => on(p) && drawable(p.x, p.y)), best = spec.frontier ? frontier(points) : null;
@@ -243,7 +247,7 @@
         draw(layer, "path", { d: `${d}H${right}`, style: "fill: none; stroke: var(--muted); stroke-dasharray: 1 3" });
       }
       if (spec.frontier) for (const m of new Set(points.map((p) => p.m))) {
-        const own = points.filter((p) => p.m === m).sort((p, q) => p.x - q.x);
+        const own = [...frontier(points.filter((p) => p.m === m))];
         this.path(layer, m, own.map((p) => p.x), own.map((p) => p.y), 0.55);
       }
       const ends = [];
@@ -251,13 +255,14 @@
         const keep = line.x.map((_, i) => i).filter((i) => drawable(line.x[i], line.y[i]));
         if (!keep.length) continue;
         const xs = keep.map((i) => line.x[i]), ys = keep.map((i) => line.y[i]), last = keep.length - 1;
-        this.path(layer, line.m, xs, ys, 0.85);
-        if (line.fit) { if (inside(xs[last], ys[last])) ends.push({ x: xs[last], y: ys[last], text: line.label, m: line.m, fit: true }); continue; }
+        this.path(layer, line.m, xs, ys, 0.85, line.theirs ? "2 3" : undefined);
+        if (line.fit) { if (inside(xs[last], ys[last])) ends.push({ x: xs[last], y: ys[last], start: [xs[0], ys[0]], text: line.label, m: line.m, fit: true }); continue; }
         if (keep.length > 1) this.hoverable(svg, line, xs, ys);
-        const what = line.seed === undefined ? named(line.m, line.s) : `${named(line.m, line.s)}, seed ${line.seed}`;
-        if (inside(xs[last], ys[last])) ends.push({ x: xs[last], y: ys[last], m: line.m, text: named(line.m, line.s),
+        const what = line.theirs || line.seed === undefined ? named(line.m, line.s) : `${named(line.m, line.s)}, seed ${line.seed}`;
+        if (inside(xs[last], ys[last])) ends.push({ x: xs[last], y: ys[last], m: line.m, text: named(line.m, line.s), hollow: line.theirs, always: line.theirs,
           tip: `${what}: ${exact(ys[last], spec.y.format)} at the end, lowest ${exact(Math.min(...ys), spec.y.format)}, highest ${exact(Math.max(...ys), spec.y.format)}; ${labels(spec).x} ${exact(xs[last], spec.x.format)}` });
       }
+      for (const [x, y] of dots) if (on(spec.lines[0]) && drawable(x, y)) draw(layer, "circle", { cx: this.x(x), cy: this.y(y), r: 2, style: `fill: ${colour(spec.lines[0].m)}; opacity: .6` });
       const told = new Set(ends.map((e) => e.text)).size > spec.labels ? this.best(ends) : null;
       for (const p of points) {
         const a = this.x(p.x), b = this.y(p.y), style = `stroke: ${colour(p.m)}; stroke-width: 1`;
@@ -267,14 +272,14 @@
       for (const p of shown.theirs.filter((each) => on(each) && drawable(each.x, each.y) && inside(each.x, each.y)))
         this.mark(svg, { ...p, hollow: true, tip: `${data.methods[p.m].shown}, published: ${exact(p.x, "bytes")}, ${labels(spec).y} ${exact(p.y, "number")}` });
       const marks = [...points.filter((p) => inside(p.x, p.y)).map((p) => ({ ...p, text: named(p.m, p.s), tip: this.tip(p), labelled: best ? best.has(p) : !hasEnds && !shown.lines.length })),
-        ...ends.map((e) => ({ ...e, labelled: !told || told.has(e) }))];
+        ...ends.map((e) => ({ ...e, labelled: e.always || !told || told.has(e) }))];
       for (const mark of marks) if (!mark.fit) this.mark(svg, mark);
       this.names(svg, marks, hasEnds);
     }
     // Of each method the curve that ends best: lowest where y is an error or a time.
     best(ends) {
       const found = new Map(), better = (e, f) => (this.spec.y.error || this.spec.y.format === "seconds" ? e.y < f.y : e.y > f.y);
-      for (const e of ends) if (!found.has(e.m) || better(e, found.get(e.m))) found.set(e.m, e);
+      for (const e of ends) if (!e.always && (!found.has(e.m) || better(e, found.get(e.m)))) found.set(e.m, e);
       return new Set(found.values());
     }
     tip(p) {
@@ -282,9 +287,9 @@
       const names = labels(this.spec);
       return `${named(p.m, p.s)}: ${names.x} ${exact(p.x, this.spec.x.format)}, ${names.y} ${exact(p.y, this.spec.y.format)}${this.spec.y.format === "percent" ? (p.ye ? ` ± ${Number((100 * p.ye).toPrecision(3))} %` : "") : spread(p.ye)}${p.n === 1 ? " (one run)" : ` (${p.n} seeds)`}`;
     }
-    path(parent, m, xs, ys, opacity) {
+    path(parent, m, xs, ys, opacity, dashes = data.methods[m].dash || "none") {
       const d = xs.map((x, i) => `${i ? "L" : "M"}${this.x(x).toFixed(1)} ${this.y(ys[i]).toFixed(1)}`).join("");
-      draw(parent, "path", { d, style: `fill: none; stroke: ${colour(m)}; stroke-width: 1.4; stroke-dasharray: ${data.methods[m].dash || "none"}; opacity: ${opacity}` });
+      draw(parent, "path", { d, style: `fill: none; stroke: ${colour(m)}; stroke-width: 1.4; stroke-dasharray: ${dashes}; opacity: ${opacity}` });
     }
     hoverable(svg, line, xs, ys) {
       const d = xs.map((x, i) => `${i ? "L" : "M"}${this.x(x)} ${this.y(ys[i])}`).join("");
@@ -293,7 +298,7 @@
         const at = (event.clientX - svg.getBoundingClientRect().left) * (this.width / svg.getBoundingClientRect().width);
         let near = 0;
         for (let i = 1; i < xs.length; i++) if (Math.abs(this.x(xs[i]) - at) < Math.abs(this.x(xs[near]) - at)) near = i;
-        showTip(`${named(line.m, line.s)}, seed ${line.seed}: ${exact(ys[near], this.spec.y.format)} at ${labels(this.spec).x} ${exact(xs[near], this.spec.x.format)}`, event.clientX, event.clientY);
+        showTip(`${named(line.m, line.s)}${line.theirs ? "" : `, seed ${line.seed}`}: ${exact(ys[near], this.spec.y.format)} at ${labels(this.spec).x} ${exact(xs[near], this.spec.x.format)}`, event.clientX, event.clientY);
       });
       path.addEventListener("pointerleave", hideTip);
     }
@@ -318,16 +323,19 @@
     // Labels where they touch neither another label nor the edge; a curve's right of its end where there is room.
     names(svg, marks, beside) {
       const taken = [], spots = marks.map((mark) => [this.x(mark.x) - 6, this.y(mark.y) - 6, this.x(mark.x) + 6, this.y(mark.y) + 6]);
+      const inView = ([x, y]) => { const p = this.x(x), q = this.y(y); return p >= this.box.left && p <= this.box.right && q >= this.box.top && q <= this.box.bottom; };
       const meets = (p, q) => p[0] < q[2] && q[0] < p[2] && p[1] < q[3] && q[1] < p[3], said = new Set();
       for (const mark of marks) {
         if (!mark.labelled || said.has(mark.text)) continue;
-        const probe = this.text(svg, 0, 0, mark.text), width = mark.text.length * 6.5, a = this.x(mark.x), b = this.y(mark.y);
-        let places = [[a + 8, b - 9], [a + 8, b + 10], [a - 8 - width, b - 9], [a - 8 - width, b + 10], [a - width / 2, b - 16], [a - width / 2, b + 17]];
+        const probe = this.text(svg, 0, 0, mark.text), width = mark.text.length * 6.9, a = this.x(mark.x), b = this.y(mark.y);
+        const around = (x, y) => [[x + 8, y - 9], [x + 8, y + 10], [x - 8 - width, y - 9], [x - 8 - width, y + 10], [x - width / 2, y - 16], [x - width / 2, y + 17]];
+        let places = around(a, b);
+        if (mark.start && inView(mark.start)) places.push(...around(this.x(mark.start[0]), this.y(mark.start[1])));
         if (beside) places = [0, 14, -14, 28, -28, 42, -42, 56].flatMap((shift) => [[a + 8, b + shift], [a - 8 - width, b + shift - 10]]);
         let found = null, least = Infinity;
         for (const [x, y] of places) {
           const box = [x, y - 8, x + width, y + 8];
-          if (box[0] < 2 || box[2] > this.width - 1 || box[1] < 14 || box[3] > this.box.bottom + 2 || taken.some((other) => meets(box, other))) continue;
+          if (box[0] < this.box.left || box[2] > this.width - 1 || box[1] < 14 || box[3] > this.box.bottom + 2 || taken.some((other) => meets(box, other))) continue;
           const crowd = spots.filter((spot) => meets(box, spot)).length;
           if (crowd < least) { least = crowd; found = [x, y, box]; }
         }
@@ -365,26 +373,31 @@
     }
     // One row a quantity and setting, from 1 to its ratio.
     rows(svg) {
-      const rows = this.spec.rows.filter((row) => !state.off.has(row.m)), kind = state.x === "linear" ? "linear" : "log";
+      const spec = this.spec, form = spec.x.format, rows = spec.rows.filter((row) => !state.off.has(row.m));
+      const values = rows.flatMap((row) => [row.x, row.theirs, ...(row.dots || [])]).filter((v) => v !== undefined && v !== null);
+      const kind = kindOf(spec.x, values), base = spec.reference ? spec.reference.x : null, name = (row) => row.label || named(row.m, row.s);
       const groups = [...new Set(rows.map((row) => row.q))];
-      const left = Math.min(150, Math.max(96, ...rows.map((row) => named(row.m, row.s).length * 6.6 + 12)));
-      this.hiddenPoints = rows.length ? "" : "Nothing is shown of what was compared with dense.";
-      this.frame(svg, 70 + rows.length * 19 + groups.length * 24, left, 54, 46);
-      const values = [1, ...rows.map((row) => row.x)];
-      const [low, high] = limits(values, kind);
-      this.x = scale(kind, kind === "log" ? [Math.min(low, 0.5), Math.max(high, 2)] : [0, Math.max(high, 2)], this.box.left, this.box.right);
+      const left = Math.min(0.6 * this.width, Math.max(96, ...rows.map((row) => name(row).length * 6.6 + 12)));
+      this.hiddenPoints = rows.length ? "" : "Nothing is shown of what was compared.";
+      this.frame(svg, 70 + rows.length * 19 + groups.length * 24, left, 62, 46);
+      const [low, high] = limits(base === null ? values : [base, ...values], kind), room = base === null ? [low, high] : [low < base / 2 ? low : base / 2, Math.max(high, 2 * base)];
+      this.x = scale(kind, kind === "log" ? room : [Math.min(0, ...values), base === null ? high : room[1]], this.box.left, this.box.right);
+      const from = base === null ? this.box.left : this.x(base);
       this.y = null;
-      this.axes(svg, { x: this.spec.x.label });
-      draw(svg, "path", { d: `M${this.x(1)} ${this.box.top}V${this.box.bottom}`, style: "stroke: var(--ink)" });
+      this.axes(svg, { x: spec.x.label });
+      if (base !== null) draw(svg, "path", { d: `M${from} ${this.box.top}V${this.box.bottom}`, style: "stroke: var(--ink)" });
       let height = this.box.top + 8;
       for (const group of groups) {
-        this.text(svg, 2, height, group, "start", { "font-weight": 600, class: "name" });
+        this.text(svg, 2, height, group, "start", { "font-weight": 600, class: "name", ...(group.length * 7.4 > this.width ? { "font-size": "11px" } : {}) });
         height += 20;
         for (const row of rows.filter((each) => each.q === group)) {
-          this.text(svg, this.box.left - 10, height, named(row.m, row.s), "end", { class: "name" });
-          draw(svg, "path", { d: `M${this.x(1)} ${height}H${this.x(row.x)}`, style: `stroke: ${colour(row.m)}; stroke-width: 1.4; opacity: .6` });
-          this.text(svg, Math.max(this.x(row.x), this.x(1)) + 10, height, forms.ratio(row.x, 2), "start", { class: "name" });
-          this.mark(svg, { m: row.m, x: row.x, at: height, tip: `${named(row.m, row.s)}: ${group}, ${exact(row.x, "ratio")} dense (${exact(row.own, "number")} beside ${exact(row.dense, "number")})` });
+          this.text(svg, this.box.left - 10, height, name(row), "end", { class: "name" });
+          draw(svg, "path", { d: `M${from} ${height}H${this.x(row.x)}`, style: `stroke: ${colour(row.m)}; stroke-width: 1.4; opacity: .6` });
+          for (const dot of row.dots || []) draw(svg, "circle", { cx: this.x(dot), cy: height, r: 2, style: `fill: ${colour(row.m)}` });
+          const ends = [row.x, ...(row.dots || []), ...(row.theirs === undefined ? [] : [row.theirs])].map((v) => this.x(v));
+          this.text(svg, Math.max(from, ...ends) + 10, height, forms[form](row.x, row.dots ? 3 : 2), "start", { class: "name" });
+          if (row.theirs !== undefined) this.mark(svg, { m: row.m, x: row.theirs, at: height, hollow: true, tip: `${name(row)}: ${group}, published ${exact(row.theirs, form)}` });
+          this.mark(svg, { m: row.m, x: row.x, at: height, tip: row.dots ? `${name(row)}: ${group}, ${exact(row.x, form)}${row.half === undefined ? " (one run)" : ` ± ${exact(row.half, form)} (95 % of ${row.dots.length} seeds)`}` : `${name(row)}: ${group}, ${exact(row.x, "ratio")} dense (${exact(row.own, "number")} beside ${exact(row.dense, "number")})` });
           height += 19;
         }
         height += 4;
@@ -392,6 +405,7 @@
     }
     csv() {
       const spec = this.spec, shown = series(spec), names = labels(spec);
+      if (spec.rows && spec.rows.some((r) => r.dots)) return table([["group", "case", "method", names.x, "half of the 95 % interval", "published", "seeds"], ...spec.rows.map((r) => [r.q, r.label, r.m, r.x, r.half ?? "", r.theirs ?? "", r.dots.join(" ")])]);
       if (spec.rows) return table([["method", "setting", "quantity", "value", "dense", "ratio"], ...spec.rows.map((r) => [r.m, r.s, r.q, r.own, r.dense, r.x])]);
       const head = ["method", "setting", "seed", names.x, `${names.x} standard error`, names.y, `${names.y} standard error`];
       return table([head, ...shown.points.map((p) => [p.m, p.s, "", p.x, p.xe ?? "", p.y, p.ye ?? ""]), ...shown.lines.filter((l) => !l.fit).flatMap((l) => l.x.map((x, i) => [l.m, l.s, l.seed, x, "", l.y[i], ""]))]);
