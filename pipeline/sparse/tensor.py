@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.files import atomic_path, refuse_clashes
+from pipeline.core.files import atomic_path, naming, refuse_clashes
 from pipeline.errors import InputError
 from pipeline.sparse.grid import LARGEST_SIZE, linear_index
 from pipeline.sparse.header import ROW_GROUP, Header
@@ -320,6 +320,7 @@ class SparseTensor:
         with ExitStack() as stack:
             temporary = stack.enter_context(atomic_path(path))  # first in, last to appear: its labels are there then
             entry = files.write(stack)
+            stack.enter_context(naming(path))  # what fails from here on is the tensor, not its labels
             header = Header(self.shape, self.nnz, self.norm2, self.mode_names, self.source, entry)
             table = pa.table(columns).replace_schema_metadata({"kronflow": header.text()})
             pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True)
