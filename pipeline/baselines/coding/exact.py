@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.baselines.base import Baseline, Integers, Reals
-from pipeline.baselines.coding import blocks, column_sets, fibres, gaps, mixed, overlaps, unlabelled
+from pipeline.baselines.coding import blocks, column_sets, fibres, gaps, mixed, overlaps, symmetric, unlabelled
 from pipeline.errors import InputError
 from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
@@ -200,8 +200,11 @@ class CellTable:
 def all_codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[Labelled]:
     """All orders stored, the top mode left as it is, all modes left as they are; by every code able to.
 
-    The code of each tells the tensor up to the orders of its modes.
+    The code of each tells the tensor up to the orders of its modes. Of a symmetric matrix each pair of cells is told
+    once.
     """
+    if symmetric.able(coords, values, shape):
+        return _symmetric_codes(coords, values, shape)
     code, orders = free_code(coords, values, shape)
     top = gaps.top_mode(shape)
     candidates = [Labelled(code, *_pack(dict(enumerate(orders)), coords))]
@@ -218,6 +221,17 @@ def all_codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[L
     if unlabelled.keeps(coords, shape):
         kept_codes.append(unlabelled.pack_kept(coords, values, shape))
     candidates += [Labelled(code, {}, {}) for code in kept_codes if code is not None]
+    return candidates
+
+
+def _symmetric_codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[Labelled]:
+    """In an order of the code's own choice, and in the tensor's by every code able to."""
+    one = symmetric.upper(coords)
+    triangle = [each.code for each in all_codes(coords[one], values[one], shape) if not each.orders]
+    candidates = [Labelled(symmetric.mirrored(code), {}, {}) for code in triangle]
+    packed = symmetric.pack(coords, values, shape)
+    if packed is not None:
+        candidates.append(Labelled(packed[0], *_pack({0: packed[1], 1: packed[1]}, coords)))
     return candidates
 
 
@@ -289,6 +303,10 @@ def decode(code: bytes) -> gaps.Cells:
         return gaps.decode(code)
     if code[:1] == blocks.CODE:
         return blocks.unpack(code)
+    if code[:1] == symmetric.FREE:
+        return symmetric.unpack(code)
+    if code[:1] == symmetric.MIRRORED:
+        return _mirrored(code[1:])
     if code[:1] == mixed.CODE:
         return mixed.unpack(code)
     if code[:1] == overlaps.CODE:
@@ -298,6 +316,17 @@ def decode(code: bytes) -> gaps.Cells:
     if code[:1] in (unlabelled.KEPT, unlabelled.COARSE_KEPT):
         return unlabelled.unpack_kept(code)
     return fibres.unpack(code) if code[:1] in (fibres.FREE, fibres.KEPT) else column_sets.unpack(code)
+
+
+@gaps.decoder
+def _mirrored(code: bytes) -> gaps.Cells:
+    """A symmetric matrix, given the code of its upper triangle."""
+    if code[:1] == symmetric.MIRRORED:
+        raise ValueError("mirrored twice")
+    coords, values, shape = decode(code)
+    if len(shape) != 2 or shape[0] != shape[1] or np.any(coords[:, 0] > coords[:, 1]):
+        raise ValueError("no upper triangle")
+    return *symmetric.both(coords, values), shape
 
 
 def _move(coords: Integers, orders: list[Integers]) -> Integers:
