@@ -311,9 +311,9 @@ def decode(code: bytes) -> gaps.Cells:
         return mixed.unpack(code)
     if code[:1] == overlaps.CODE:
         return overlaps.unpack(code)
-    if code[:1] in (unlabelled.CODE, unlabelled.COARSE_CODE):
+    if code[:1] in unlabelled.FREE_CODES:
         return unlabelled.unpack(code)
-    if code[:1] in (unlabelled.KEPT, unlabelled.COARSE_KEPT):
+    if code[:1] in unlabelled.KEPT_CODES:
         return unlabelled.unpack_kept(code)
     return fibres.unpack(code) if code[:1] in (fibres.FREE, fibres.KEPT) else column_sets.unpack(code)
 

@@ -105,7 +105,7 @@ def unpack(code: bytes) -> gaps.Cells:
     head, at = gaps.read_varints(code, 7, 1)
     size, count, kind = int(head[0]), int(head[1]), int(head[2])
     constant, streams = gaps.read_streams(code, at, kind, head[3::2])
-    if streams[0][:1] != unlabelled.CODE:
+    if streams[0][:1] not in unlabelled.FREE_CODES:
         raise ValueError("edges in another code")
     cells, _, (rows, columns) = unlabelled.unpack(streams[0])
     times = np.bincount(cells[:, 1], minlength=columns)
