@@ -31,10 +31,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _layers() -> None:
-    """KPD layers with low and high blocks, in training and in every form for inference."""
+    """KPD layers with low and high blocks, in training, in every form for inference and several at once."""
     import torch
 
-    from pipeline.kpd import KPDLinear
+    from pipeline.kpd import KPDLinear, Rule, convert, deploy
     from pipeline.kpd.inference import FORMS, forms_of
 
     for block in (2, 16):
@@ -43,6 +43,9 @@ def _layers() -> None:
         layer(x).sum().backward()
         for form in forms_of(layer):
             FORMS[form](layer)(x.detach())
+    network = torch.nn.Sequential(torch.nn.TransformerEncoderLayer(16, 1, 16, 0.0, "gelu"))
+    convert(network, {"*": Rule((16, 16))})
+    deploy(network, torch.ones(3, 1, 16), form="factored").network(torch.ones(3, 1, 16))
 
 
 def _readers() -> None:

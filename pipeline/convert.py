@@ -172,14 +172,6 @@ def main(argv: list[str] | None = None) -> None:
         output = options.output or Path("data/tensors") / f"{options.dataset}.parquet"
         entry = read_entry(options.params, options.dataset)
         result = convert(options.dataset, entry, options.raw or Path("data/raw") / options.dataset, output)
-    _report(result, output)
-
-
-def _report(result: Assembled, output: Path) -> None:
-    if result.duplicates:
-        print(f"{result.duplicates:,} duplicate entries summed", file=sys.stderr)
-    if result.zeros:
-        print(f"{result.zeros:,} zero entries dropped", file=sys.stderr)
     print(f"{result} from {result.entries:,} entries -> {output}", file=sys.stderr)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -65,3 +67,22 @@ def email(mirror: Path) -> SparseTensor:
     columns = np.repeat(np.arange(len(lists)), [len(part) for part in lists])
     _, rows = np.unique(rows, return_inverse=True)
     return SparseTensor(np.stack([rows, columns], axis=1), np.ones(len(rows)), (rows.max() + 1, len(lists)))
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own without room for another byte."""
+    place = tmp_path / "full"
+    place.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(place)], check=False, capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("no right to mount a file system")
+    try:
+        with contextlib.suppress(OSError), (place / "filling").open("wb", buffering=0) as file:
+            while file.write(b"x" * 4096):
+                pass
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)

@@ -254,22 +254,23 @@ def main(argv: list[str] | None = None) -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--seconds", type=float, default=60.0)
     arguments.add_argument("--seed", type=int, default=SEED)
+    arguments.add_argument("--files", type=int, default=10**9, help="most damaged files of a target")
     arguments.add_argument("--only", default="", help="boundaries or files whose name has this text")
     options = arguments.parse_args(argv)
     begun = time.monotonic()
     targets = [each for each in all_targets() if options.only in f"{each.boundary}, {each.name}"]
     counts = [Count(target, options.seed) for target in targets]
-    told = 0
-    while True:
-        for counted in counts:
+    left = counts
+    while left and (time.monotonic() - begun < options.seconds or not all(each.number for each in counts)):
+        for counted in left:
+            told = len(counted.wrong)
             counted.more()
-            for line in counted.wrong[told if len(counts) == 1 else len(counted.wrong) :]:
-                print(line, flush=True)
+            print("".join(f"{line}\n" for line in counted.wrong[told:]), end="", flush=True)
             if time.monotonic() - begun > options.seconds and all(each.number for each in counts):
-                wrong = [line for each in counts for line in each.wrong]
-                print(*wrong, sep="\n", end="\n" if wrong else "")
-                print(table(counts))
-                return len(wrong)
+                break
+        left = [each for each in counts if each.number < options.files]
+    print(table(counts))
+    return sum(len(each.wrong) for each in counts)
 
 
 def table(counts: list[Count]) -> str:

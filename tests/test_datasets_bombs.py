@@ -32,6 +32,7 @@ from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.labels import read_label_files
 from pipeline.sparse.stream import TensorReader, TensorWriter
+from tests.fuzz import Target, outcomes
 
 HEAD = b"%%MatrixMarket matrix coordinate real general\n"
 
@@ -386,6 +387,7 @@ def test_texts_that_share_their_beginnings_are_read_within_bounds(kind: pa.DataT
     ("header", "problem"),
     [
         (b"\x19", "a field of type 9"),
+        (b"\x18\xff\xff\x7f", "a text beyond the end"),
         (b"\x1c" * 20, "structs nested too deeply"),
         (b"\x15" + b"\x80" * 12, "a number without an end"),
         (b"\x15\x00\x15\x01\x15\x00\x00", "a page of -1 bytes in 0"),
@@ -400,3 +402,30 @@ def test_headers_of_pages_that_are_none_are_refused(header: bytes, problem: str,
     path.write_bytes(content)
     with pytest.raises(InputError, match=rf"x\.parquet: column 'a': the header of a page cannot be read \({problem}"):
         read("columnar", path, columns=["a"], value="n")
+
+
+@pytest.mark.parametrize(
+    ("where", "other", "problem"),
+    [
+        (b"\x25\x02\x18\x06mode_0", b"\x25\x00\x18\x06mode_0", "Definition level histogram size mismatch"),
+        (b"\x18\x06mode_0", b"\x18\x7fmode_0", "deserialize thrift|footer cannot be read"),
+    ],
+)
+def test_a_footer_that_contradicts_itself_does_not_end_the_process(
+    where: bytes, other: bytes, problem: str, tmp_path: Path
+) -> None:
+    """Asked for a column's metadata, Arrow 26 ends the process where its sizes do not suit its schema."""
+    kept = SparseTensor([[0, 1], [1, 0]], [1, 2], (2, 2))
+
+    def asked(paths: dict[str, Path]) -> str:
+        with pytest.raises(InputError, match=problem) as raised:
+            SparseTensor.read_parquet(paths["x.parquet"])
+        return str(raised.value)
+
+    kept.write_parquet(tmp_path / "x.parquet")
+    content = (tmp_path / "x.parquet").read_bytes()
+    assert where in content
+    ((state, _),) = outcomes(
+        Target("", "", {"x.parquet": b""}, lambda *_: b"", asked), [{"x.parquet": content.replace(where, other, 1)}]
+    )
+    assert state == "answered"

@@ -98,9 +98,18 @@ class TestText:
         assert read(written(tmp_path / "c.tns", "# shape 4 4 4\n1 1 2\n")).shape == (1, 1)  # of another order
 
     def test_export_is_read_back_with_its_shape(self, tmp_path: Path) -> None:
-        for name in ("a.tns", "a.tns.gz", "a.npz"):
+        for name in ("a.tns", "a.tns.gz", "A.TNS.GZ", "a.npz"):
             write(WANTED, tmp_path / name)
             assert read(tmp_path / name) == WANTED
+            assert ((tmp_path / name).read_bytes()[:2] == b"\x1f\x8b") == name.lower().endswith(".gz")
+
+    @pytest.mark.parametrize("name", ["a.tns", "a.txt"])
+    def test_numbers_too_large_for_places_are_names_where_that_is_said(self, tmp_path: Path, name: str) -> None:
+        path = written(tmp_path / name, f"1 1 5\n{2**62} 7 2.5\n")
+        with pytest.raises(InputError, match=r":2: index 4611686018427387904 .* option base=null"):
+            read(path)
+        X = read(path, "base=null")
+        assert X.labels == {0: [1, 2**62], 1: [1, 7]} and X.to_dense().tolist() == [[5, 0], [0, 2.5]]
 
 
 HEAD = "%%MatrixMarket matrix "

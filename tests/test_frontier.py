@@ -54,6 +54,14 @@ def test_the_envelope_falls_from_the_smallest_size_to_no_error(
     assert told == csf_bytes(SparseTensor.read_parquet(matrix))
 
 
+def test_a_tensor_whose_exact_file_is_smaller_than_the_first_size_has_an_envelope(tmp_path: Path) -> None:
+    SparseTensor([[0, 1], [1, 0]], [1, 2], (2, 2)).write_parquet(tmp_path / "x.parquet")
+    call(tmp_path / "x.parquet", tmp_path / "e.svg", "--method", "lossless")
+    found = pd.read_csv(tmp_path / "e.csv", comment="#")
+    assert found["method"].eq("lossless").all() and found["relative_error"].eq(0).all()
+    assert (tmp_path / "e.svg").read_text().startswith("<svg")
+
+
 def test_what_was_done_is_not_done_again(
     matrix: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

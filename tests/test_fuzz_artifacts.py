@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from safetensors.numpy import save
 
 import pipeline
 from pipeline.baselines import METHODS
+from pipeline.baselines.coding import column_sets, fibres, gaps, mixed, overlaps, unlabelled
+from pipeline.baselines.coding.exact import Labelled
 from pipeline.commands.info import artifact_info
 from pipeline.kpd.artifact import NetworkArtifact
 from pipeline.kpd.layer import KPDLinear
@@ -29,6 +31,7 @@ from pipeline.runs.artifact import read_artifact, signed
 from pipeline.runs.compressor import Compressor
 from pipeline.sparse import SparseTensor
 from tests.fuzz import Target, check
+from tests.test_baselines_overlaps import windows
 
 CELLS = 50
 OLD = Path(__file__).parent / "artifacts"
@@ -48,6 +51,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "baccams": {"stencils": 2, "clusters": 3, "max_sweeps": 3}, "kronfit": {"seed_power": 2, "max_sweeps": 3},
     "truncation": {"keep": 0.5},
 }  # fmt: skip
+CODES: dict[str, Callable[..., bytes | None]] = {
+    "gaps": gaps.encode,
+    "columns": lambda *cells: column_sets.pack(*cells, free=False)[0],
+    "free columns": lambda *cells: column_sets.pack(*cells, free=True)[0],
+    "fibres": lambda *cells: fibres.pack(*cells, free=False)[0],
+    "free fibres": lambda *cells: fibres.pack(*cells, free=True)[0],
+    "mixed": mixed.pack,
+    "windows": overlaps.pack,
+    "without names": lambda *cells: (unlabelled.pack(*cells) or (None,))[0],
+    "kept names": unlabelled.pack_kept,
+}
 OLD_ONES = ("cur", "accams", "kronfit", "neukron-lstm", "neukron-int8", "lossless", "tucker")
 # Of every method, with and without orders, of a framed tensor, and of format version 1.
 ORIGINALS = (
@@ -65,6 +79,8 @@ def original(name: str) -> bytes:
     if last == "framed":
         coords = [[1, 5], [10**8, 7 * 10**7], [3 * 10**8 - 1, 0]]
         return METHODS[first](rank=1).fit(SparseTensor(coords, [1e100, 2e100, 3e100], (3 * 10**8, 10**8))).artifact()
+    if last in CODES:
+        return coded(last).artifact()
     if name == "network":
         with tempfile.TemporaryDirectory() as folder:
             _network().save(Path(folder) / "a.safetensors")
@@ -88,6 +104,16 @@ def fitted(name: str) -> Compressor:
         assert wider.weights_ == kind
         return wider
     return NeuKron(hidden=3, cell=kind, max_epochs=1, threads=1, device="cpu").fit(X)
+
+
+def coded(name: str) -> Compressor:
+    """The same tensor held by a code of exact cells; for windows on a sequence one of a sequence."""
+    X = windows(3, length=100, words=12, sentences=2) if name == "windows" else tensor()
+    code = CODES[name](X.coords, X.values, X.shape)
+    assert code is not None
+    model = METHODS["lossless"]().fit(X)
+    model.labelled_ = Labelled(code, {}, {})
+    return model
 
 
 def _network() -> NetworkArtifact:
@@ -220,8 +246,8 @@ def asked(paths: dict[str, Path]) -> Any:
     return model.shape_, values, model.size(), info.get("error"), labels, model.held_cells()
 
 
-def targets(names: Sequence[str] = ORIGINALS) -> list[Target]:
-    """Each artifact twice: with its digest kept, which version 1 has not, and made anew."""
+def targets(names: Sequence[str] = (*ORIGINALS, *(f"lossless, {name}" for name in CODES))) -> list[Target]:
+    """Each artifact, those of every code too, twice: with its digest kept, which version 1 has not, and made anew."""
     found = []
     for name in names:
         files, old = {"a.safetensors": original(name)}, "version 1" in name

@@ -30,6 +30,7 @@ from pipeline.datasets.readers import csvtable
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 from tests.fuzz import CASES, SEED, Ask, Damage, Target, check
+from tests.test_fuzz_tensors import damaged_headers
 
 TEXT = b"# head\n1 2 3 4\n2 1 1 0.5\n\n3 3 3 -2e1\n1 2 3 1\n"
 TABLE = b'user,item,n\nann,"x, 1",2\nbob,y,1.5\nann,y,3\n'
@@ -160,6 +161,69 @@ def seeds(folder: Path) -> dict[str, tuple[dict[str, bytes], dict[str, Any]]]:
     }
 
 
+def variants(folder: Path) -> dict[str, tuple[dict[str, bytes], dict[str, Any]]]:
+    """Other files that a reader knows, by its name and theirs."""
+    dense = np.array([[1.0, 0, 2, 0], [0, 3, 0, 0]])
+    matrix = scipy.sparse.coo_array(dense)
+    texts = [f"label {number}" for number in range(40)]
+    table = pa.table({"a": texts, "b": pa.array(texts[::-1]).dictionary_encode(), "n": np.arange(40) + 0.5})
+    options = {"columns": ["a", "b"], "value": "n"}
+    plain = {"use_dictionary": False, "data_page_version": "2.0", "column_encoding": {"a": "DELTA_BYTE_ARRAY"}}
+    gcxs = {"data": [1.0, 2, 3], "indices": [0, 2, 1], "indptr": [0, 2, 3], "shape": [2, 4], "fill_value": 0.0}
+    entries = b"1 1 1 1.5\n2 1 2 -3\n2 2 2 4\n"
+
+    def h5ad(path: Path) -> None:
+        with h5py.File(path, "w") as file:
+            group = file.create_group("X")
+            group.attrs.update({"encoding-type": "csr_matrix", "shape": [2, 4]})
+            rows = scipy.sparse.csr_array(dense)
+            group["data"], group["indices"], group["indptr"] = rows.data, rows.indices, rows.indptr
+            file.create_group("obs").attrs["_index"] = "name"
+            file["obs"].create_dataset("name", data=["a", "b"], dtype=h5py.string_dtype())
+
+    def array(path: Path) -> None:
+        with h5py.File(path, "w") as file:
+            file.create_dataset("X", data=dense, chunks=(1, 2), compression="gzip")
+
+    def arrow(make: Callable[[Any, Any], Any]) -> Callable[[Path], None]:
+        def write(path: Path) -> None:
+            with make(str(path), table.schema) as out:
+                out.write_table(table)
+
+        return write
+
+    def npz(layout: str) -> bytes:
+        return written(lambda path: scipy.sparse.save_npz(path.open("wb"), matrix.asformat(layout)), folder)
+
+    kept = {
+        "x.npz": written(lambda path: np.savez(path.open("wb"), format="gcxs", compressed_axes=[0], **gcxs), folder)
+    }
+    return {
+        "columnar, plain": ({"x.parquet": written(lambda path: pq.write_table(table, path, **plain), folder)}, options),
+        "columnar, codes": ({"x.parquet": written(lambda path: pq.write_table(table, path), folder)}, options),
+        "columnar, arrow": ({"x.arrow": written(arrow(pa.ipc.new_file), folder)}, options),
+        "columnar, stream": ({"x.arrows": written(arrow(pa.ipc.new_stream), folder)}, options),
+        "hdf5, h5ad": ({"x.h5ad": written(h5ad, folder)}, {}),
+        "hdf5, dense": ({"x.h5": written(array, folder)}, {}),
+        "npz, gcxs": (kept, {}),
+        **{f"npz, {layout}": ({"x.npz": npz(layout)}, {}) for layout in ("csr", "csc", "bsr", "dia")},
+        "mtx, array": ({"x.mtx": b"%%MatrixMarket matrix array real symmetric\n2 2\n1\n-2\n3e1\n"}, {}),
+        "mtx, pattern": ({"x.mtx": b"%%MatrixMarket matrix coordinate pattern symmetric\n%\n3 3 2\n2 1\n3 3\n"}, {}),
+        "mtx, tensor": ({"x.ttx": b"%%MatrixMarket tensor coordinate real general\n2 2 2 3\n" + entries}, {}),
+        "coo, sptensor": ({"x.txt": b"sptensor\n3\n2 2 2\n3\n" + entries}, {"base": 1}),
+        "coo, ParTI": ({"x.txt": b"3\n2 2 2\n" + entries}, {"base": 1}),
+        "coo, edges": ({"x.txt.gz": packed(b"# a\n1 2\n2 1\n3 1\n")}, {"values": False, "base": None}),
+        "csv, semicolons": (
+            {"x.csv": b'u;v;n\n"a;b";"c ""d";1,5\nx;y;-2\n'},
+            {"columns": ["u", "v"], "value": "n", "separator": ";", "decimal": ","},
+        ),
+        "csv, no header": (
+            {"x.dat": b"1::193::5::978300760\n2::661::3::978302109\n"},
+            {"columns": [0, 1], "value": 2, "separator": "::", "header": False},
+        ),
+    }
+
+
 def damaged(content: bytes, rng: np.random.Generator) -> bytes:
     """Change, cut, double or put in a few bytes; gzip files often inside, so that the reader gets to see it."""
     if content[:2] == b"\x1f\x8b" and rng.random() < 0.7:
@@ -204,8 +268,12 @@ def targets() -> list[Target]:
         return ask
 
     with tempfile.TemporaryDirectory() as folder:
-        given = seeds(Path(folder))
-    return [Target("file of a reader", name, *_parts(given[name], asking, name)) for name in sorted(given)]
+        given = seeds(Path(folder)) | variants(Path(folder))
+    found = [Target("file of a reader", name, *_parts(given[name], asking, name)) for name in sorted(given)]
+    for name in ("columnar, plain", "columnar, codes"):
+        files, _, ask = _parts(given[name], asking, name)
+        found.append(Target("file of a reader", f"{name}, headers", files, damaged_headers, ask))
+    return found
 
 
 def _parts(

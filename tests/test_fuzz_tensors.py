@@ -21,6 +21,8 @@ from pipeline.sparse.stream import TensorReader, TensorWriter
 from tests.fuzz import Target, check
 from tests.test_fuzz_artifacts import change_array, change_entry, damaged_bytes
 
+HEADER_BYTES = 40  # about as many as a page's header has
+
 
 def originals() -> dict[str, bytes]:
     """Tensors as they are written whole, with a fraction among the values, and in blocks."""
@@ -89,6 +91,31 @@ def damaged_table(content: bytes, rng: np.random.Generator) -> bytes:
     return buffer.getvalue()
 
 
+def damaged_headers(content: bytes, rng: np.random.Generator) -> bytes:
+    """Other bytes in the headers of pages, or in the footer, of a Parquet file; what lies between stays."""
+    about = pq.ParquetFile(io.BytesIO(content)).metadata
+    chunks = [
+        about.row_group(group).column(place)
+        for group in range(about.num_row_groups)
+        for place in range(about.num_columns)
+    ]
+    starts = [place for chunk in chunks for place in (chunk.dictionary_page_offset, chunk.data_page_offset) if place]
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    data = bytearray(content)
+    for _ in range(int(rng.integers(1, 3))):
+        start, length = (int(rng.choice(starts)), HEADER_BYTES) if rng.random() < 0.7 else (footer, len(data) - footer)
+        place, kind = start + int(rng.integers(length)), int(rng.integers(4))
+        if kind == 0:
+            data[place] ^= 1 << int(rng.integers(8))
+        elif kind == 1:
+            data[place] = int(rng.integers(256))
+        elif kind == 2:  # numbers of seven bits a byte: one without an end, and the largest
+            data[place : place + 9] = b"\xff" * int(rng.integers(1, 9)) + b"\x7f"
+        else:
+            data[place : place + 4] = rng.bytes(4)
+    return bytes(data[: len(content)])
+
+
 def asked(paths: dict[str, Path]) -> Any:
     """Read a file whole and in blocks, which must agree; and what ``info`` says of it."""
     (path,) = paths.values()
@@ -115,6 +142,7 @@ def targets() -> list[Target]:
         files = {"a.parquet": content}
         found += [
             Target("tensor, checksums kept", name, files, damaged_bytes, asked, kept=True),
+            Target("tensor, checksums kept", f"{name}, headers", files, damaged_headers, asked, kept=True),
             Target("tensor, no checksums", name, files, damaged_table, asked),
         ]
     return found

@@ -107,6 +107,8 @@ WRONG = {  # the command -> words of its one line
     f"kronflow grid m.mtx --points {FAR}": "needs a whole number of at least 1 and below 1,001",
     "kronflow grid m.mtx --name a{b}": "is no plain name",
     "kronflow import-reference m.mtx m.mtx o.safetensors": "could not convert",
+    "kronflow frontier c.csv o.svg --from 9kB --to 1kB": "sizes from 9,000 to 1,000 bytes",
+    "kronflow frontier c.csv c.csv": "the figure is an SVG",
     "kronflow pull . ../a -o x.safetensors": "no checkout that DVC records",
     "download ../../x": "is no plain name",
     "download flights --output-dir m.mtx": "m.mtx: File exists",
@@ -206,6 +208,53 @@ def test_a_link_that_leads_nowhere_or_to_itself_is_replaced_by_what_is_written(m
         kronflow.main(["decompress", str(made / "m.safetensors"), str(tmp_path / name)])
         assert (tmp_path / name).read_text().splitlines()[:2] == ["row,column,value", "0,0,3"]
     assert {path.name for path in tmp_path.iterdir()} == {"nowhere.csv", "circle.csv"}
+
+
+@pytest.mark.parametrize(
+    "command", ["convert --file c.csv --output {}.parquet", "convert --file {}.parquet --output o.parquet"]
+)
+def test_a_name_that_is_no_text_is_a_line(
+    command: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(made / "c.csv", tmp_path)
+    shutil.copy(made / "c.parquet", tmp_path / "n\udcff.parquet")
+    monkeypatch.chdir(tmp_path)
+    before = content(tmp_path)
+    assert ask(command.replace("{}", "n\udcff")) == 2
+    line = capsys.readouterr().err
+    assert "n\\udcff" in line and "is no text in UTF-8" in line and line.count("\n") == 1
+    assert content(tmp_path) == before
+
+
+def test_labels_are_there_before_the_tensor_that_names_them(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named: list[str] = []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, other: (named.append(Path(other).name), replace(path, other))[1])
+    monkeypatch.chdir(made)
+    for command in (
+        f"convert --file c.csv --output {tmp_path}/o.parquet",
+        f"kronflow decompress c.safetensors {tmp_path}/o.parquet",
+    ):
+        named.clear()
+        module, *arguments = command.split()
+        (kronflow.main if module == "kronflow" else importlib.import_module(f"pipeline.{module}").main)(arguments)
+        assert named[-1] == "o.parquet" and len(named) == 3  # a process that is killed between leaves no tensor without
+
+
+def test_what_is_added_up_or_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.csv").write_text("a,b,v\nx,y,1\nx,y,2\nx,z,0\n")
+    for arguments in (["compress", "o.safetensors", "--method", "lossless"], ["grid"]):
+        kronflow.main(
+            [
+                arguments[0],
+                str(tmp_path / "c.csv"),
+                *(str(tmp_path / one) if "." in one else one for one in arguments[1:]),
+            ]
+        )
+        told = capsys.readouterr().err
+        assert "1 duplicate entries summed\n1 zero entries dropped\n" in told
 
 
 def test_a_text_without_an_end_is_a_line(

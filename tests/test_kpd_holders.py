@@ -155,6 +155,7 @@ def test_attention_stays_as_it_is_with_the_reason_where_it_cannot_be_opened() ->
 @pytest.mark.filterwarnings("ignore:layer .* costs", "ignore:.*nested tensors:UserWarning")
 @pytest.mark.parametrize("method", ["kpd", "group-lasso"])
 def test_an_encoder_with_block_sparse_attention_in_every_mode(method: str) -> None:
+    torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, dropout=0.0)
     network = nn.TransformerEncoder(layer, 2)
     rank = {"rank": 1} if method == "kpd" else {}

@@ -244,14 +244,70 @@ def test_an_encoder_calls_its_layers_and_computes_what_they_mean(
             monkeypatch.setattr(
                 kind, "forward", lambda own, x, forward=forward: (called.append(own), forward(own, x))[1]
             )
+    together = name in ("block-rows", "factored")  # by one kernel
     with torch.no_grad():
         torch.testing.assert_close(network(x), plain(x), rtol=1e-4, atol=1e-5)
-        assert name == "dense" or called == sparse
+        assert called == ([] if name == "dense" or together else sparse)
         got, expected = (each(x, src_key_padding_mask=padding) for each in (network, plain))
         torch.testing.assert_close(got[~padding], expected[~padding], rtol=1e-4, atol=1e-5)
-        assert name == "dense" or set(called[4:]) == set(sparse)
+        assert name == "dense" or together or set(called[4:]) == set(sparse)
     has_hooks = any(own._forward_pre_hooks for own in network.modules())
     assert has_hooks == (name != "dense")  # a dense network keeps torch's fast path
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward part in every holder whose layers may go together."""
+
+    def __init__(self, activation: str, width: int) -> None:
+        super().__init__()
+        act = {"gelu": nn.GELU(), "relu": nn.ReLU(), "tanh": nn.GELU("tanh")}[activation]
+        plain = "relu" if activation == "relu" else nn.functional.gelu
+        self.encoder = nn.TransformerEncoderLayer(32, 2, width, activation=plain)
+        self.decoder = nn.TransformerDecoderLayer(32, 2, width, activation=plain, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(32, width), act, nn.Dropout(0.5), nn.Linear(width, 32), nn.Tanh())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.mlp(x), self.encoder(x))
+
+
+@pytest.mark.parametrize(
+    ("activation", "form", "block"),
+    [("gelu", "block-rows", (4, 4)), ("gelu", "factored", (16, 8)), ("relu", "factored", (4, 4)),
+     ("tanh", "block-rows", (16, 8))],
+)  # fmt: skip
+def test_layers_that_go_together_compute_what_they_do_one_by_one(activation: str, form: str, block: tuple) -> None:
+    torch.manual_seed(0)
+    network = Block(activation, 48).eval()
+    convert(network, {"*": Rule(block)}, keep_weights=True)
+    for layer in block_layers(network).values():
+        layer.set_support(torch.rand(layer.grid) > 0.5)
+    x = 3 * torch.randn(3, 35, 32)  # more than one tile of rows
+    twin, _ = deploy(network, x, form=form)
+    called = []
+    with torch.no_grad():
+        expected = network(x)
+        for each in (twin, copy.deepcopy(twin), dense_twin(twin), twin.train().eval()):
+            torch.testing.assert_close(each(x), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(twin(x[:0]), expected[:0])
+        for layer in [own for own in twin.modules() if isinstance(own, inference.InferenceLayer)]:
+            layer.register_forward_hook(lambda own, _, y: called.append((own, y.shape[-1] == own.out_features)))
+        torch.testing.assert_close(twin(x), expected, rtol=1e-4, atol=1e-4)  # with hooks each is called
+    assert len(called) == len(set(called)) == 18
+    assert all(right for _, right in called)
+    given = x.requires_grad_()
+    own, true = (torch.autograd.grad(each(given).sum(), given)[0] for each in (twin, network))
+    torch.testing.assert_close(own, true, rtol=1e-3, atol=1e-3)
+
+
+def test_gelu_between_layers_is_exact_to_single_precision() -> None:
+    eye = BlockLinear(16, 16, (16, 16), bias=False)
+    eye.approximate(torch.eye(16))
+    network, _ = deploy(nn.Sequential(eye, nn.GELU(), copy.deepcopy(eye)), torch.ones(1, 16), form="block-rows")
+    x = torch.cat([torch.linspace(-12, 12, 40_000), torch.tensor([-1e30, 1e30, 0.0])]).repeat(16, 1).T.contiguous()
+    with torch.no_grad():
+        got, expected = network(x).double(), nn.functional.gelu(x.double())
+        assert float(((got - expected).abs() / x.double().abs().clamp_min(1e-9)).max()) < 2e-7
+        assert network(torch.full((1, 16), torch.nan)).isnan().all()
 
 
 def test_operations_of_the_forms_are_counted() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.workflow import share
 from pipeline.workflow.record import lock_text, read_lock, recording
 
 PARAMS = """\
@@ -108,6 +109,43 @@ def test_what_cannot_be_recorded_is_a_line_and_the_record_stays(
         record(checkout)
     assert said in str(refused.value) and "\n" not in str(refused.value)
     assert (checkout / "dvc.lock").read_text() == before
+
+
+def test_another_dvc_at_work_is_a_line(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dvc.repo import Repo, lock_repo
+
+    (checkout / "dvc.lock").write_text("schema: '2.0'\n")
+    (checkout / "remote").mkdir()
+    with (checkout / ".dvc/config").open("a") as file:
+        file.write("    remote = disk\n['remote \"disk\"']\n    url = ../remote\n")
+    monkeypatch.setattr("dvc.lock.DEFAULT_TIMEOUT", 0)
+    with Repo(str(checkout)) as repo, lock_repo(repo):
+        for action in (
+            record,
+            share.pull,
+            lambda folder: share.main(["status", "--params", str(folder / "params.yaml")]),
+        ):
+            with pytest.raises(InputError, match="another DVC is at work in this checkout"):
+                action(checkout)
+
+
+def test_a_full_disk_is_a_line_and_nothing_is_recorded_that_no_cache_has(
+    checkout: Path, full_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = checkout / ".dvc/config"
+    config.write_text(f"{config.read_text()}    remote = disk\n['remote \"disk\"']\n    url = ../remote\n")
+    record(checkout)
+    shutil.copytree(checkout / ".dvc/cache/files", checkout / "remote/files")
+    before = (checkout / "dvc.lock").read_text()
+    (checkout / ".dvc/config.local").write_text(f"[cache]\n    dir = {full_disk / 'cache'}\n")
+    (checkout / "runs/h4/m").write_text("a model of " + 100 * "many bytes ")
+    with pytest.raises(InputError, match=r"^/.*: No space left on device; what is there stays"):
+        record(checkout)
+    assert (checkout / "dvc.lock").read_text() == before
+    shutil.rmtree(checkout / "runs")
+    with pytest.raises(InputError, match=r"^/.*: No space left on device; what is there stays"):
+        share.pull(checkout)
+    assert "ERROR" not in capsys.readouterr().err  # a line, not one for each file
 
 
 def test_texts_that_look_like_something_else_stay_texts(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import yaml
 
 from pipeline.config import load_config
 from pipeline.errors import InputError
-from pipeline.workflow.share import check_whole, kept_back
+from pipeline.workflow.share import check_whole, commit, kept_back, pull, refuse_links
 from tests.checkout import CLICKS, ENVIRONMENT, TINY, change, copy_checkout, dry_run_jobs, make, run, write_clicks
 
 OTHER = """\
@@ -119,11 +119,36 @@ def test_why_and_diff_name_what_changed(copy: Path) -> None:
     assert "No rule to produce nonsense" in make(copy, "why", "TARGET=nonsense", status=2)
 
 
-def test_a_lost_run_of_the_other_experiment_is_not_recorded(copy: Path) -> None:
+def test_a_lost_run_of_the_other_experiment_and_exchanged_ones_are_not_recorded(copy: Path) -> None:
+    cell = copy / "results/runs/clicks/truncation"
+    for old, new in (("k10-s0", "x"), ("k50-s0", "k10-s0"), ("x", "k50-s0")):
+        (cell / old).rename(cell / new)
     shutil.rmtree(copy / "results/runs/clicks/t-svd")
     with pytest.raises(InputError, match="experiments 'other', 'tiny' are not as planned") as refused:
         check_whole(load_config(copy / "params.yaml"), copy)
     assert "results/runs/clicks/t-svd/r1-s0/model.safetensors is missing" in str(refused.value)
+    assert "truncation/k10-s0/metrics.json is of the run clicks/truncation/k50-s0: its folder" in str(refused.value)
+
+
+def test_links_between_the_cache_and_what_snakemake_writes_are_refused(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))
+    refuse_links(tmp_path)
+    (tmp_path / ".dvc/config.local").write_text("[cache]\n    type = hardlink\n")
+    for action in (commit, pull):
+        with pytest.raises(InputError, match=r"cache.type is hardlink: .*'dvc checkout --relink'"):
+            action(tmp_path)
+
+
+def test_files_are_checked_out_as_they_are_committed_whatever_git_is_told_of_line_ends(
+    root: Path, tmp_path: Path
+) -> None:
+    shutil.copy(root / ".gitattributes", tmp_path)
+    (tmp_path / "code.py").write_bytes(b"pass\n")
+    for command in ("init -q", "config core.autocrlf true", "add -A", "commit -q -m a"):
+        run(tmp_path, "git", *command.split())
+    (tmp_path / "code.py").unlink()
+    run(tmp_path, "git", "checkout", "-q", "--", "code.py")
+    assert (tmp_path / "code.py").read_bytes() == b"pass\n"
 
 
 def test_scrambled_times_and_a_clock_that_is_wrong_rerun_nothing(copy: Path) -> None:

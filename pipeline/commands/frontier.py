@@ -64,6 +64,8 @@ def _run(options: argparse.Namespace) -> None:
     if not options.seconds > 0:
         raise InputError(f"--seconds {options.seconds}: needs a time above 0")
     ends = [parse_bytes(size, name) if size else None for size, name in _ends(options)]
+    if ends[0] and ends[1]:
+        _check_ends(ends[0], ends[1])
     table = options.output.with_suffix(".csv")
     files = [options.tensor, *options.file]
     refuse_clashes(files, [options.output], {table: MARK.encode()})
@@ -78,9 +80,9 @@ def _run(options: argparse.Namespace) -> None:
     course = _Course(table, {"tensor": content} | told)
     for orders in ORDERS[options.orders]:
         whole = course.lossless_bytes(X, orders)
-        smallest, largest = ends[0] or max(SMALLEST, whole // SPAN), ends[1] or whole
-        if smallest > largest:
-            raise InputError(f"sizes from {smallest:,} to {largest:,} bytes: give --from and --to")
+        largest = ends[1] or whole
+        smallest = ends[0] or min(max(SMALLEST, whole // SPAN), largest)
+        _check_ends(smallest, largest)
         steps = np.geomspace(smallest, largest, options.points + (ends[1] is None))  # lossless ends the envelope
         for budget in sorted(set(steps.astype(int).tolist())):
             if budget < whole:
@@ -90,6 +92,11 @@ def _run(options: argparse.Namespace) -> None:
 
 def _ends(options: argparse.Namespace) -> list[tuple[str | None, str]]:
     return [(options.smallest, "--from"), (options.largest, "--to")]
+
+
+def _check_ends(smallest: int, largest: int) -> None:
+    if smallest > largest:
+        raise InputError(f"sizes from {smallest:,} to {largest:,} bytes: give --from and --to")
 
 
 class _Course:

@@ -52,6 +52,8 @@ class SharedRuns:
 
     def metrics(self, name: str) -> Metrics:
         """Return the metrics of the run ``<data set>/<method>/<setting>-s<seed>``."""
+        from pipeline.config import run_name
+
         for part in name.split("/"):
             plain_name(part, "run")
         if name not in self.names:
@@ -60,9 +62,15 @@ class SharedRuns:
             path = Path(folder) / "metrics.json"
             self._fetch(f"{ROOT}/{name}/metrics.json", path)
             try:
-                return read_metrics(path)
+                metrics = read_metrics(path)
             except InputError as error:
                 raise InputError(f"{self.address}: {name}/metrics.json{str(error).removeprefix(str(path))}") from error
+        if name != (of := run_name(metrics.dataset, metrics.method, metrics.setting, metrics.seed)):
+            raise InputError(
+                f"{self.address}: {name}/metrics.json is of the run {of}: its folder was renamed or exchanged; tell "
+                "who shared it"
+            )
+        return metrics
 
     def pull(self, name: str, to: Path) -> Metrics:
         """Write the model of a run to `to`, whole and checked or not at all, and return the run's metrics."""
@@ -112,7 +120,9 @@ def clear_errors(address: str, what: str) -> Iterator[None]:
     except RevError as error:
         raise InputError(f"{address}: {masked(error)}; name a branch, tag or commit after the last @") from error
     except CloneError as error:
-        raise InputError(f"{address}: no Git repository can be read there") from error
+        raise InputError(
+            f"{address}: no Git repository can be read there; is the address right, and may you read it?"
+        ) from error
     except DataIndexDirError as error:
         raise InputError(
             f"{address}: {what}: recorded, but no storage has or gives the list of a folder's files; who made "

@@ -187,6 +187,10 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
         _fail(f"out of memory ({error or 'no more to be had'}); take smaller settings, or a machine with more")
     except RecursionError as error:
         _fail(f"nested too deeply ({error})")
+    except UnicodeEncodeError as error:
+        if "surrogates" not in error.reason:
+            raise
+        _fail(f"{error.object!a}: is no text in UTF-8, which a library needs as a file's name; rename it")
     except OSError as error:
         if error.filename is None and error.errno != errno.ENOSPC:
             raise

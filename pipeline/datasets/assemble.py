@@ -167,8 +167,10 @@ def assemble(
         return [indices[position] for position in order], values
 
     _sort(result, place, store, budget, bits)
-    if line := in_reals(max(large, result.large)):
-        print(line, file=sys.stderr)
+    lines = [in_reals(max(large, result.large))]
+    lines += [f"{result.duplicates:,} duplicate entries summed"] * (result.duplicates > 0)
+    lines += [f"{result.zeros:,} zero entries dropped"] * (result.zeros > 0)
+    print("".join(f"{line}\n" for line in filter(None, lines)), end="", file=sys.stderr)
     return result
 
 

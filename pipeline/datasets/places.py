@@ -75,6 +75,7 @@ def check_range(column: Array, base: int, mode: Mode, where: Callable[[int], str
         row = int(np.argmax((column < base) | (column >= limit)))
         other = {(1, base - 1): "0", (0, limit): "1"}.get((base, int(column[row])))
         hint = f"; where its first index is {other}: option base={other}" if other else ""
+        hint = "; where numbers are names, not places: option base=null" if column[row] >= LARGEST else hint
         raise InputError(
             f"{where(entry + row)}: index {column[row]} in mode '{mode.name}' is outside {base}..{limit - 1}; "
             f"the file is read as {base}-based{hint}"

@@ -19,6 +19,7 @@ from pipeline.kpd.inference import dense_twin
 from pipeline.kpd.networks import build
 from pipeline.kpd.packing import WEIGHTS, coded, dense_reals, fill, parts
 from pipeline.kpd.settings import NETWORKS
+from pipeline.kpd.together import join
 from pipeline.runs.artifact import read_artifact, write_artifact
 from pipeline.runs.contents import Contents
 
@@ -256,4 +257,4 @@ def load(path: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise InputError(f"{path}: does not fit the network that model_factory makes ({reason})") from error
-    return network.eval()
+    return join(network.eval())

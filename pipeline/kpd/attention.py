@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import InputError
+from pipeline.kpd.together import side_by_side
 
 
 class Attention(nn.Module):
@@ -90,12 +91,14 @@ class Attention(nn.Module):
             raise InputError("is_causal=True: it is a hint about attn_mask, give that too")
         if query.is_nested:
             return self._nested(query), None
-        is_batch = query.dim() == 3
+        is_batch, is_one = query.dim() == 3, query is key is value
         if not is_batch:
             query, key, value = query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0)
             key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
         elif not self.batch_first:
             query, key, value = query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
+        if is_one:
+            key = value = query
         output, weights = self._attend(query, key, value, key_padding_mask, attn_mask, need_weights)
         if weights is not None and average_attn_weights:
             weights = weights.mean(dim=1)
@@ -122,7 +125,9 @@ class Attention(nn.Module):
         need_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """(N, L, E), (N, S, kdim), (N, S, vdim) -> (N, L, E) and, if wanted, weights (N, heads, L, S)."""
-        q, k, v = self.q_proj(query), self.k_proj(key), self.v_proj(value)
+        layers = self.q_proj, self.k_proj, self.v_proj
+        joined = side_by_side(query, layers) if query is key is value else None
+        q, k, v = [layer(x) for layer, x in zip(layers, (query, key, value), strict=True)] if joined is None else joined
         added = 0
         if self.bias_k is not None and self.bias_v is not None:  # one more pair of key and value, the same for all
             k = torch.cat([k, self.bias_k.to(k.dtype).expand(k.shape[0], 1, -1)], dim=1)
@@ -142,13 +147,13 @@ class Attention(nn.Module):
             output = weights @ v
         else:
             output = functional.scaled_dot_product_attention(q, k, v, bias, dropout)
-        joined = output.transpose(1, 2).reshape(query.shape[0], -1, self.embed_dim)
-        projected: Tensor = self.out_proj(joined)
+        whole = output.transpose(1, 2).reshape(*query.shape[:2], self.embed_dim)
+        projected: Tensor = self.out_proj(whole)
         return projected, weights
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(N, L, E) -> (N, heads, L, E / heads)."""
-        return x.view(x.shape[0], -1, self.num_heads, self.head_dim).transpose(1, 2)
+        return x.view(*x.shape[:2], self.num_heads, self.head_dim).transpose(1, 2)
 
     def _bias(self, q: Tensor, padding: Tensor | None, mask: Tensor | None, added: int) -> Tensor | None:
         """What is added to the scores, that broadcasts to (N, heads, L, S + added): -inf where none may look."""

@@ -90,7 +90,7 @@ class PatchConv2d(nn.Module):
         (rows, columns), (height, width) = self.places(x), self.kernel_size
         x = x[:, :, : rows * height, : columns * width]
         x = x.reshape(x.shape[0], self.in_channels, rows, height, columns, width)
-        return x.permute(0, 2, 4, 1, 3, 5).reshape(x.shape[0], rows * columns, -1)
+        return x.permute(0, 2, 4, 1, 3, 5).reshape(x.shape[0], rows * columns, self.in_channels * height * width)
 
     def extra_repr(self) -> str:
         """Sizes."""

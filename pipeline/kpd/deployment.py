@@ -16,6 +16,7 @@ from pipeline.kpd.artifact import Deployed
 from pipeline.kpd.blocks import BlockLayer, block_layers, called, layer_inputs, replaced
 from pipeline.kpd.inference import FORMS, forms_of, takes_fused
 from pipeline.kpd.layer import KPDLinear
+from pipeline.kpd.together import join
 
 SAMPLE = 4  # layers of one kind that are measured
 REPEATS = 4  # rounds of measuring
@@ -126,4 +127,4 @@ def _in_forms(network: nn.Module, layers: dict[str, BlockLayer], forms: dict[str
     """Put the forms in the places of the block-sparse layers of `network`, which are those of `layers` by name."""
     for name, layer in block_layers(network).items():
         network = replaced(network, layer, FORMS[forms[name]](layers[name]))
-    return Deployed(network, forms, layers)
+    return Deployed(join(network), forms, layers)

@@ -136,7 +136,9 @@ def _dense(x: Tensor, scaled: Tensor, B: Tensor) -> Tensor:
 
 def as_array(tensor: Tensor) -> Any:
     """The tensor's own memory, or a C-contiguous copy, as NumPy knows it."""
-    return tensor.detach().contiguous().numpy()
+    if tensor.requires_grad or not tensor.is_contiguous():
+        tensor = tensor.detach().contiguous()
+    return tensor.numpy()
 
 
 @torch.library.custom_op("kronflow::kpd", mutates_args=(), device_types="cpu")

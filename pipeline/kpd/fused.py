@@ -14,12 +14,12 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from itertools import accumulate
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ from pipeline.kernels.vector import (
     transpose_squares,
 )
 
-compiled = cached()
+compiled, contracted = cached(), cached(fastmath={"contract"})
 
 Array = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]
@@ -50,6 +50,14 @@ TILE = 2 * ROWS  # rows done together without transposition
 CHUNKS = 16  # pieces at most that the rows are cut into where sums are made over them ..
 CHUNK_TILES = 4  # .. of at least so many tiles
 PARTIAL_BYTES = 1 << 26  # bound of what the pieces' gradients may take together
+
+ONE, HALF, ROOT_HALF = np.float32(1.0), np.float32(0.5), np.float32(math.sqrt(0.5))
+ERF_IS_ONE = np.float32(4.0)  # and from there on, to single precision
+# erf(u) = u P(u^2) / Q(u^2) below, to 2.2e-8: fitted by least squares, reweighted towards the largest error
+P0, P1, P2 = np.float32(1.12837899), np.float32(0.19624491), np.float32(0.0534669459)
+P3, P4, P5 = np.float32(0.00400347682), np.float32(0.000288038398), np.float32(1.97486816e-06)
+Q1, Q2, Q3 = np.float32(0.5072487), np.float32(0.116474755), np.float32(0.0154440785)
+Q4, Q5 = np.float32(0.00121632067), np.float32(3.74811061e-05)
 
 
 def forward(x: Array, scaled: Array, B: Array, threads: int) -> Array:
@@ -111,83 +119,80 @@ def backward(dy: Array, x: Array, scaled: Array, B: Array, threads: int, needs_d
     return dx, d_outer[:, : r * n1].reshape(m1, r, n1).transpose(1, 0, 2), d_blocks
 
 
-def block_rows(x: Array, values: Array, at: Places, starts: Places, bias: Array, y: Array, threads: int) -> None:
-    """Fill y (N, m) with x W^T + bias for x (N, n) and W without its zero blocks; rows are shared among the threads.
+class Operands(NamedTuple):
+    """What the kernels need of a layer without its zero blocks, of n inputs and m outputs; all contiguous.
 
-    Where a block has whole vectors of outputs, each output vector of a row is a sum over the used columns. With
-    lower blocks a tile of WIDTH rows is transposed and a vector holds one output for all of them.
-
-    Parameters
+    Attributes
     ----------
-    x, y
-        Float32, C-contiguous.
-    values
-        (used columns of all block rows, m2): the column of W within its block row, block row after block row.
-    at, starts
-        The used columns, and (m1 + 1,) where each block row's start in `at`.
-    bias
-        (m,).
-    """
-    check_places(at, starts, x.shape[1])
-    (m,), m2 = bias.shape, values.shape[1]
-
-    def rows(start: int, stop: int) -> None:
-        if m2 % LANES == 0:
-            _block_rows_along_outputs(x, values, at, starts, bias, y, start, stop)
-        else:
-            with _scratch((x.shape[1], WIDTH), (m, WIDTH)) as tiles:
-                _block_rows(x, values, at, starts, bias, y, start, stop, *tiles)
-
-    share(len(x), threads, _pieces(threads), rows)
-
-
-def factored(
-    x: Array, B: Array, coefficients: Array, at: Places, starts: Places, bias: Array, y: Array, threads: int
-) -> None:
-    """Fill y (N, m) with x W^T + bias for x (N, n): B_i first, then the non-zeros of `scaled`.
-
-    Rows are shared among that many threads. Vectors hold outputs or rows as in :func:`block_rows`.
-
-    Parameters
-    ----------
-    x, y
-        Float32, C-contiguous.
     B
-        (r, m2, n2).
-    coefficients
-        The non-zeros of `scaled` (r, m1, n1), block row after block row.
-    at, starts
-        For each coefficient the row i n1 + b of the inner product it multiplies, and (m1 + 1,) where each block
-        row's start in `at`.
+        (r, m2, n2) of a layer that goes through its factors; (0, m2, n2), r being none, where `values` are W's own.
+    values
+        Without terms: (used columns of all block rows, m2), flat: the column of W within its block row, block row
+        after block row. With: the non-zeros of `scaled` (r, m1, n1), block row after block row.
+    at
+        The used columns of x; with terms for each value the row i n1 + b of the inner product it multiplies.
+    starts
+        (m1 + 1,): where each block row's start in `at`.
     bias
         (m,).
     """
-    (r, m2, n2), n, m = B.shape, x.shape[1], len(bias)
-    n1 = n // n2
-    check_places(at, starts, r * n1)
-    used, zeros = _used(at, n1), np.zeros(max(m2, WIDTH), dtype=np.float32)
-    along_outputs = m2 % LANES == 0
-    factors = np.ascontiguousarray(B.transpose(0, 2, 1)) if along_outputs else B
-    work, shapes = (
-        (_factored_along_outputs, [(r * n1, TILE, m2)])
-        if along_outputs
-        else (_factored, [(n, WIDTH), (m2, r * n1, WIDTH), (m, WIDTH)])
-    )
+
+    B: Array
+    values: Array
+    at: Places
+    starts: Places
+    bias: Array
+
+    def check(self, n: int) -> None:
+        """Refuse places outside of n inputs, and starts that do not rise from 0 to the number of places."""
+        terms, _, n2 = self.B.shape
+        limit = terms * (n // n2) if terms else n
+        if not _are_places(self.at, self.starts, limit):
+            raise InputError(
+                f"buffers 'columns' and 'starts': columns must lie in 0 .. {limit - 1}, and starts rise from 0 to "
+                f"{len(self.at)}; load the state of a deployed network into it"
+            )
+
+    def room(self, n: int) -> int:
+        """Floats of scratch that a tile of rows takes."""
+        (terms, m2, n2), m = self.B.shape, len(self.bias)
+        between: int = terms * (n // n2) * m2
+        return TILE * between if m2 % LANES == 0 else WIDTH * (n + between + m)
+
+
+def products(x: Array, layers: Sequence[Operands], outputs: Sequence[Array], threads: int) -> None:
+    """Fill each y (N, m) of `outputs` with x W^T + bias of its layer for x (N, n); threads share the rows.
+
+    Where a block has whole vectors of outputs, each output vector of a row is a sum over the used columns or the
+    inner products. With lower blocks a tile of WIDTH rows is transposed and a vector holds one output for all of them.
+    """
+    for layer in layers:
+        layer.check(x.shape[1])
+    size = max(layer.room(x.shape[1]) for layer in layers)
+    own, ys = tuple(layers), tuple(outputs)
 
     def rows(start: int, stop: int) -> None:
-        with _scratch(*shapes) as arrays:
-            work(x, coefficients, at, starts, factors, used, bias, zeros, m2, n2, y, start, stop, *arrays)
+        with _scratch((size,)) as (room,):
+            _products(x, own, ys, room, start, stop)
 
     share(len(x), threads, _pieces(threads), rows)
 
 
-def check_places(at: Places, starts: Places, limit: int) -> None:
-    """Refuse places outside 0 .. limit - 1, and starts that do not rise from 0 to the number of places."""
-    if not _are_places(at, starts, limit):
-        raise InputError(
-            f"buffers 'columns' and 'starts': columns must lie in 0 .. {limit - 1}, and starts rise from 0 to "
-            f"{len(at)}; load the state of a deployed network into it"
-        )
+def feed_forward(x: Array, first: Operands, second: Operands, y: Array, is_gelu: bool, threads: int) -> None:
+    """Fill y (N, m) with second(a(first(x))), a being GELU (by the error function) or else ReLU.
+
+    What lies between the layers stays in the cache, tile by tile.
+    """
+    width = len(first.bias)
+    first.check(x.shape[1])
+    second.check(width)
+    size = max(first.room(x.shape[1]), second.room(width))
+
+    def rows(start: int, stop: int) -> None:
+        with _scratch((WIDTH, width), (size,)) as (between, room):
+            _feed_forward(x, first, second, y, is_gelu, between, room, start, stop)
+
+    share(len(x), threads, _pieces(threads), rows)
 
 
 @compiled
@@ -381,11 +386,103 @@ def _backward_rows(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _block_rows(x, values, at, starts, bias, y, start, stop, xt, yt):  # type: ignore[no-untyped-def]
-    """Rows start..stop of :func:`block_rows` by transposed tiles; the last two are scratch."""
-    m2 = values.shape[1]
+def _plan(layer, n):  # type: ignore[no-untyped-def]
+    """What all tiles of a layer share: used columns of blocks, columns within a block, factors as wanted, zeros."""
+    B, _, at, _, _ = layer
+    terms, m2, n2 = B.shape
+    used = _used(at, n // n2) if terms > 0 else at[:0]
+    if m2 % LANES == 0:
+        factors = np.empty((terms, n2, m2), dtype=np.float32)
+        for i in range(terms):
+            for j in range(m2):
+                for k in range(n2):
+                    factors[i, k, j] = B[i, j, k]
+    else:
+        factors = B
+    return used, np.arange(n2), factors, np.zeros(max(m2, WIDTH), dtype=np.float32)
+
+
+@compiled
+def _tile(x, layer, plan, room, y):  # type: ignore[no-untyped-def]
+    """y = x W^T + bias for the few rows of x and y."""
+    B, values, at, starts, bias = layer
+    used, every, factors, zeros = plan
+    terms, m2, n2 = B.shape
+    n, m = x.shape[1], y.shape[1]
+    K = terms * (n // n2)
+    if m2 % LANES == 0:
+        if terms > 0:
+            z = room[: K * TILE * m2].reshape(K, TILE, m2)
+            _factored_along_outputs(x, values, at, starts, factors, used, every, bias, zeros, m2, n2, y, z)
+        else:
+            _block_rows_along_outputs(x, values.reshape(-1, m2), at, starts, bias, y)
+        return
+    xt = room[: n * WIDTH].reshape(n, WIDTH)
+    yt = room[n * WIDTH : (n + m) * WIDTH].reshape(m, WIDTH)
+    if terms > 0:
+        z = room[(n + m) * WIDTH : (n + m + K * m2) * WIDTH].reshape(m2, K, WIDTH)
+        _factored(x, values, at, starts, factors, used, bias, zeros, m2, n2, y, xt, z, yt)
+    else:
+        _block_rows(x, values.reshape(-1, m2), at, starts, bias, y, xt, yt)
+
+
+@compiled
+def _products(x, layers, outputs, room, start, stop):  # type: ignore[no-untyped-def]
+    """Rows start..stop of :func:`products`; `room` is scratch."""
+    plans = [_plan(layer, x.shape[1]) for layer in layers]
     for first in range(start, stop, WIDTH):
-        rows = min(WIDTH, stop - first)
+        last = min(first + WIDTH, stop)
+        for i in range(len(layers)):
+            _tile(x[first:last], layers[i], plans[i], room, outputs[i][first:last])
+
+
+@compiled
+def _feed_forward(x, first, second, y, is_gelu, between, room, start, stop):  # type: ignore[no-untyped-def]
+    """Rows start..stop of :func:`feed_forward`; `between` and `room` are scratch."""
+    width = between.shape[1]
+    first_plan, second_plan = _plan(first, x.shape[1]), _plan(second, width)
+    for low in range(start, stop, WIDTH):
+        high = min(low + WIDTH, stop)
+        hidden = between[: high - low]
+        _tile(x[low:high], first, first_plan, room, hidden)
+        if is_gelu:
+            _gelu(hidden.reshape(-1))
+        else:
+            _relu(hidden.reshape(-1))
+        _tile(hidden, second, second_plan, room, y[low:high])
+
+
+@contracted
+def _gelu(values):  # type: ignore[no-untyped-def]
+    """Each v becomes v (1 + erf(v / sqrt 2)) / 2."""
+    for i in range(len(values)):
+        v = values[i]
+        u = v * ROOT_HALF
+        u = u if u < ERF_IS_ONE else ERF_IS_ONE
+        u = u if u > -ERF_IS_ONE else -ERF_IS_ONE
+        s = u * u
+        above = ((((P5 * s + P4) * s + P3) * s + P2) * s + P1) * s + P0
+        below = ((((Q5 * s + Q4) * s + Q3) * s + Q2) * s + Q1) * s + ONE
+        erf = u * above / below
+        erf = erf if u < ERF_IS_ONE else ONE
+        erf = erf if u > -ERF_IS_ONE else -ONE
+        values[i] = HALF * v * (ONE + erf)
+
+
+@compiled
+def _relu(values):  # type: ignore[no-untyped-def]
+    """Each negative v becomes zero."""
+    for i in range(len(values)):
+        v = values[i]
+        values[i] = np.float32(0.0) if v < np.float32(0.0) else v
+
+
+@compiled
+def _block_rows(x, values, at, starts, bias, y, xt, yt):  # type: ignore[no-untyped-def]
+    """Without factors by transposed tiles; the last two are scratch."""
+    m2 = values.shape[1]
+    for first in range(0, len(x), WIDTH):
+        rows = min(WIDTH, len(x) - first)
         _to_lanes(x, first, rows, xt)
         for a in range(len(starts) - 1):
             low, count = starts[a], starts[a + 1] - starts[a]
@@ -402,11 +499,11 @@ def _block_rows(x, values, at, starts, bias, y, start, stop, xt, yt):  # type: i
 
 
 @compiled
-def _block_rows_along_outputs(x, values, at, starts, bias, y, start, stop):  # type: ignore[no-untyped-def]
-    """Rows start..stop of :func:`block_rows`, a vector being outputs of one row."""
+def _block_rows_along_outputs(x, values, at, starts, bias, y):  # type: ignore[no-untyped-def]
+    """Without factors, a vector being outputs of one row."""
     n, m, m2 = x.shape[1], y.shape[1], values.shape[1]
-    for first in range(start, stop, TILE):
-        rows = min(TILE, stop - first)
+    for first in range(0, len(x), TILE):
+        rows = min(TILE, len(x) - first)
         source, target = x.ctypes.data + FLOAT * first * n, y.ctypes.data + FLOAT * first * m
         for a in range(len(starts) - 1):
             low, count = starts[a], starts[a + 1] - starts[a]
@@ -420,13 +517,13 @@ def _block_rows_along_outputs(x, values, at, starts, bias, y, start, stop):  # t
 
 @compiled
 def _factored(  # type: ignore[no-untyped-def]
-    x, coefficients, at, starts, B, used, bias, zeros, m2, n2, y, start, stop, xt, z, yt
+    x, coefficients, at, starts, B, used, bias, zeros, m2, n2, y, xt, z, yt
 ):
-    """Rows start..stop of :func:`factored` by transposed tiles; the last three are scratch."""
+    """By factors and transposed tiles; the last three are scratch."""
     n1 = x.shape[1] // n2
     K = z.shape[1]
-    for first in range(start, stop, WIDTH):
-        rows = min(WIDTH, stop - first)
+    for first in range(0, len(x), WIDTH):
+        rows = min(WIDTH, len(x) - first)
         _to_lanes(x, first, rows, xt)
         for i in range(K // n1):
             factors = B.ctypes.data + FLOAT * i * m2 * n2
@@ -451,14 +548,13 @@ def _factored(  # type: ignore[no-untyped-def]
 
 @compiled
 def _factored_along_outputs(  # type: ignore[no-untyped-def]
-    x, coefficients, at, starts, B, used, bias, zeros, m2, n2, y, start, stop, z
+    x, coefficients, at, starts, B, used, every, bias, zeros, m2, n2, y, z
 ):
-    """Rows start..stop of :func:`factored`, a vector being outputs of one row; the last is scratch."""
+    """By factors, a vector being outputs of one row; the last is scratch."""
     n, m = x.shape[1], y.shape[1]
     n1 = n // n2
-    every = np.arange(n2)
-    for first in range(start, stop, TILE):
-        rows = min(TILE, stop - first)
+    for first in range(0, len(x), TILE):
+        rows = min(TILE, len(x) - first)
         source, target = x.ctypes.data + FLOAT * first * n, y.ctypes.data + FLOAT * first * m
         for i in range(len(z) // n1):
             factors = B.ctypes.data + FLOAT * i * m2 * n2

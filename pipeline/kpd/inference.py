@@ -82,6 +82,10 @@ class InferenceLayer(WithDerivedWeight):
         """(N, n) -> (N, m), with the bias, by one operator that torch knows, from the buffers as they are."""
         raise NotImplementedError
 
+    def operands(self) -> fused.Operands | None:
+        """What this project's kernels need of the buffers as they are; None where they cannot take them."""
+        return None
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n) to (..., m); under autocast in the layer's own type, and then lowered."""
         if x.is_nested:
@@ -91,7 +95,10 @@ class InferenceLayer(WithDerivedWeight):
         x = x if lower is None else x.to(self.bias.dtype)
         check_alike(x, self.bias)
         rows = x if x.dim() == 2 else x.reshape(-1, self.in_features)
-        if is_transformed():  # torch.func's transforms take torch's own operations
+        own = self.operands() if is_unwatched(x) else None
+        if own is not None:
+            (y,) = multiplied(rows, [own])
+        elif is_transformed():  # torch.func's transforms take torch's own operations
             with without_autocast(x.device.type):
                 y = functional.linear(rows, self.to_matrix(), self.bias)
         else:
@@ -150,6 +157,13 @@ class BlockRowsLinear(InferenceLayer):
         """W from the buffers, (m, n)."""
         return _block_rows_weight(self.values, self.columns, self.starts, self.in_features)
 
+    def operands(self) -> fused.Operands | None:
+        """The buffers, W's own numbers."""
+        if not HAS_FUSED or not _takes(self.values, self.columns, self.starts, self.bias):
+            return None
+        none = self.values.new_empty(0, self.values.shape[1], 1)
+        return operands(none, self.values, self.columns, self.starts, self.bias)
+
     def map_rows(self, x: Tensor) -> Tensor:
         """Multiply in one pass, or block row by block row."""
         y: Tensor = _block_rows(x, self.values, self.columns, self.starts, self.bias)
@@ -197,6 +211,12 @@ class FactoredLinear(InferenceLayer):
             layer.bias.copy_(self.bias)
         return layer
 
+    def operands(self) -> fused.Operands | None:
+        """The buffers, factors and coefficients."""
+        if not HAS_FUSED or not _takes(self.values, self.B, self.columns, self.starts, self.bias):
+            return None
+        return operands(self.B, self.values, self.columns, self.starts, self.bias)
+
     def map_rows(self, x: Tensor) -> Tensor:
         """Multiply by B and the coefficients, on a CPU tile by tile."""
         y: Tensor = _factored(x, self.B, self.values, self.columns, self.starts, self.bias)
@@ -243,6 +263,48 @@ def lacks_sparse(x: Tensor) -> bool:
     return x.is_cpu and x.dtype not in (torch.float32, torch.float64)
 
 
+def operands(B: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias: Tensor) -> fused.Operands:
+    """The buffers' own memory, as the kernels take it."""
+    return fused.Operands(
+        as_array(B), as_array(values).reshape(-1), as_array(columns), as_array(starts), as_array(bias)
+    )
+
+
+def multiplied(x: Tensor, layers: list[fused.Operands]) -> list[Tensor]:
+    """(N, n) -> (N, m) for each of the layers, by this project's kernels."""
+    outputs = [x.new_empty(len(x), len(layer.bias)) for layer in layers]
+    fused.products(as_array(x), layers, [y.numpy() for y in outputs], torch.get_num_threads())
+    return outputs
+
+
+def is_unwatched(x: Tensor) -> bool:
+    """Whether a kernel may compute from `x` without torch being told: nobody asks for gradients, traces or counts.
+
+    Telling it takes a third of a millisecond where caches are cold, more than many a sparse product.
+    """
+    return not (
+        torch.compiler.is_compiling()
+        or type(x) is not Tensor
+        or not x.is_cpu
+        or x.dtype != torch.float32
+        or (torch.is_grad_enabled() and x.requires_grad)
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+        or torch._C._get_tracing_state() is not None
+        or torch._C._autograd._profiler_enabled()
+        or is_transformed()
+    )
+
+
+def _takes(values: Tensor, *others: Tensor) -> bool:
+    """Whether kernels may take buffers of this type: float32 and whole numbers on a CPU, none asks for gradients."""
+    return (
+        values.dtype == torch.float32
+        and type(values) is Tensor
+        and all(own.is_cpu and not own.requires_grad for own in (values, *others))
+    )
+
+
 @torch.library.custom_op("kronflow::bsr", mutates_args=())
 def _bsr(x: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias: Tensor) -> Tensor:
     if lacks_sparse(x):
@@ -256,10 +318,7 @@ def _bsr(x: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias: Tenso
 @torch.library.custom_op("kronflow::block_rows", mutates_args=())
 def _block_rows(x: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias: Tensor) -> Tensor:
     if takes_fused(x, values, bias):
-        y = x.new_empty(len(x), len(bias))
-        weight = as_array(values), as_array(columns), as_array(starts), as_array(bias)
-        fused.block_rows(as_array(x), *weight, y.numpy(), torch.get_num_threads())
-        return y
+        return multiplied(x, [operands(values.new_empty(0, values.shape[1], 1), values, columns, starts, bias)])[0]
     counts = starts.diff().tolist()
     parts = zip(torch.split(columns, counts), torch.split(values, counts), strict=True)
     with without_autocast(x.device.type):
@@ -269,10 +328,7 @@ def _block_rows(x: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias
 @torch.library.custom_op("kronflow::factored", mutates_args=())
 def _factored(x: Tensor, B: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias: Tensor) -> Tensor:
     if takes_fused(x, values, bias):
-        y = x.new_empty(len(x), len(bias))
-        weight = as_array(B), as_array(values), as_array(columns), as_array(starts), as_array(bias)
-        fused.factored(as_array(x), *weight, y.numpy(), torch.get_num_threads())
-        return y
+        return multiplied(x, [operands(B, values, columns, starts, bias)])[0]
     if lacks_sparse(x):
         low: Tensor = _factored(x.float(), B.float(), values.float(), columns, starts, bias.float())
         return low.to(x.dtype)

@@ -553,9 +553,14 @@ def take_after(new: nn.Module, old: nn.Module) -> None:
 
 def give_hooks(old: nn.Module, new: nn.Module) -> None:
     """Have `new` call the hooks of `old`, but for those that a layer of this package gave itself."""
-    own = {key for key, hook in old._forward_pre_hooks.items() if hook in (_called, _observe)}
+    own = {key for key, hook in old._forward_pre_hooks.items() if is_own_hook(hook)}
     for name in HOOKS:
         getattr(new, name).update({key: hook for key, hook in getattr(old, name).items() if key not in own})
+
+
+def is_own_hook(hook: object) -> bool:
+    """Whether a layer of this package gave itself this hook."""
+    return hook in (_called, _observe)
 
 
 def keep_called(layer: nn.Module) -> None:

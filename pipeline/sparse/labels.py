@@ -130,7 +130,7 @@ def _column(path: Path, file: Any, size: int) -> list[Label]:
     place = file.schema_arrow.names.index("label")
     total = 0
     found: list[Label] = []
-    for batch in file.iter_batches(checked_pages(path, about, [place]).rows, columns=["label"]):
+    for batch in file.iter_batches(checked_pages(path, [place]).rows, columns=["label"]):
         total += batch.nbytes
         check_unpacked(path, total)
         found += as_labels(batch.column(0))

@@ -54,7 +54,7 @@ class TensorReader:
             self.header = Header.parsed(self.path, schema.metadata)
             about = self._file.metadata
             self.header.check_columns(self.path, schema.names, schema.types, about.num_rows)
-            checked_pages(self.path, about, range(about.num_columns))
+            checked_pages(self.path, range(about.num_columns))
             self.value_type = np.dtype(schema.field("value").type.to_pandas_dtype())
         self.shape, self.nnz, self.mode_names = self.header.shape, self.header.nnz, self.header.mode_names
         self.source = self.header.source
@@ -156,8 +156,8 @@ class TensorWriter:
         import pyarrow.parquet as pq
 
         with ExitStack() as stack:  # a disk that is full takes not even the first bytes: then all is undone
+            temporary = stack.enter_context(atomic_path(self.path))  # first in, last to appear, after its labels
             self._label_entry = self.labels.write(stack)
-            temporary = stack.enter_context(atomic_path(self.path))
             # without Arrow's own copy of the schema, which would hide metadata that is added at the end
             self._writer = stack.enter_context(
                 pq.ParquetWriter(

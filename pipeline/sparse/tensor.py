@@ -305,8 +305,8 @@ class SparseTensor:
         files = LabelFiles(path, {mode: {"label": labels} for mode, labels in self.labels.items()})
         refuse_clashes([], [path], files.marks)
         with ExitStack() as stack:
+            temporary = stack.enter_context(atomic_path(path))  # first in, last to appear: its labels are there then
             entry = files.write(stack)
-            temporary = stack.enter_context(atomic_path(path))
             header = Header(self.shape, self.nnz, self.norm2, self.mode_names, self.source, entry)
             table = pa.table(columns).replace_schema_metadata({"kronflow": header.text()})
             pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True)

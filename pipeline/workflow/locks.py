@@ -19,8 +19,11 @@ def release_stale(root: Path = Path()) -> int:
     To be called before Snakemake takes its own locks. The registration ends with the process, however that ends.
     """
     path = root / HOLDERS
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # stays open: it is the registration
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # stays open: it is the registration
+    except OSError:
+        return 0  # a tree that is only read: nothing is made there, and nothing released
     released = 0
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

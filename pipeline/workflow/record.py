@@ -7,8 +7,10 @@ none; of 1,000 runs this was most of the time.
 
 from __future__ import annotations
 
+import errno
 import io
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +20,14 @@ from pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from dvc.dependency import Dependency
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from ruamel.yaml import YAML
 
 Lock = dict[str, Any]  # content of a dvc.lock
+LOGGERS = ("dvc", "dvc_data", "dvc_objects")
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # what is written to refuses
+FORBIDDEN = {errno.EACCES, errno.EPERM}
 
 
 def _yaml() -> YAML:
@@ -88,7 +94,56 @@ def recording(root: Path) -> Iterator[Record]:
         with lock_repo(repo):
             yield Record(repo, root)
     except DvcException as error:
-        raise InputError(f"DVC: {' '.join(str(error).split())}") from error
+        raise refusal(error) from error
+
+
+def refusal(error: DvcException) -> InputError:
+    """What DVC refuses, in one line."""
+    from dvc.lock import LockError
+
+    if isinstance(error, LockError):
+        return InputError("another DVC is at work in this checkout: when it has ended, the same command again")
+    return InputError(f"DVC: {' '.join(str(error).split())}")
+
+
+@contextmanager
+def held_back() -> Iterator[list[logging.LogRecord]]:
+    """Keep what DVC's loggers say instead of printing it: on a full disk a line for each of thousands of files."""
+    said: list[logging.LogRecord] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record)
+
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    handlers = [logger.handlers for logger in loggers]
+    for logger in loggers:
+        logger.handlers = [Keep()]
+    try:
+        yield said
+    finally:
+        for logger, before in zip(loggers, handlers, strict=True):
+            logger.handlers = before
+
+
+def say(records: Iterable[logging.LogRecord]) -> None:
+    """Print what was held back."""
+    for record in records:
+        logging.getLogger(record.name).handle(record)
+
+
+def refused_by_a_disk(said: Iterable[logging.LogRecord], error: BaseException | None = None) -> InputError | None:
+    """What a full disk, or one that may not be written to, refused, by DVC's word and an error: one line, or none."""
+    found = [record.exc_info[1] for record in said if record.exc_info]
+    while error is not None:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    for each in found:
+        if isinstance(each, OSError) and each.filename and each.errno in FULL | FORBIDDEN:
+            names = [str(name) for name in (each.filename, each.filename2) if name]
+            where = names[-1] if each.errno in FULL else " -> ".join(names)
+            return InputError(f"{where}: {each.strerror}; what is there stays, and the same command goes on")
+    return None
 
 
 class Record:
@@ -115,8 +170,12 @@ class Record:
         """Put the files into DVC's cache and write ``dvc.lock``; return whether that changed."""
         from dvc.stage.serialize import to_lockfile
 
-        for stage in [*self.ours, *self.others]:
-            stage.commit(relink=False)  # what is here is what goes into the cache: it is not taken out again
+        with held_back() as said:
+            for stage in [*self.ours, *self.others]:
+                stage.commit(relink=False)  # what is here is what goes into the cache: it is not taken out again
+        # DVC itself records files all the same that its cache did not take
+        if lost := [path for path in self._objects() if not path.is_file()]:
+            raise refused_by_a_disk(said) or InputError(f"{lost[0]} and {len(lost) - 1} more: not written by DVC")
         for stage in self.others:
             stage.dump(update_pipeline=False)
         before = read_lock(self.path) if self.path.is_file() else {}
@@ -127,6 +186,12 @@ class Record:
         if changed := now != before:
             write_text(self.path, lock_text(now))
         return changed
+
+    def _objects(self) -> Iterator[Path]:
+        """Where DVC's cache is to have what the stages made: lists of folders, and files."""
+        for out in (out for stage in [*self.ours, *self.others] for out in stage.outs if out.use_cache):
+            names = [out.hash_info.value, *(each.value for _, _, each in (out.obj if out.hash_info.isdir else ()))]
+            yield from (Path(out.cache.oid_to_path(name)) for name in names)
 
 
 def _hash(dep: Dependency, params: dict[str, Any], known: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from pipeline.core.files import PARTIAL
 from pipeline.core.yaml_files import read_yaml
 from pipeline.errors import InputError
 from pipeline.workflow.merge_lock import Objects
-from pipeline.workflow.record import read_lock, recording
+from pipeline.workflow.record import held_back, read_lock, recording, refusal, refused_by_a_disk, say
 from pipeline.workflow.remote import answering, probe
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def _shared_runs(config: Config, root: Path) -> Iterator[str]:
 
 
 def _missing_and_damaged(folders: Iterable[str], root: Path) -> Iterator[str]:
+    from pipeline.config import run_name
     from pipeline.runs.metrics import FILES, check_model, read_metrics
 
     for folder in folders:
@@ -85,9 +86,14 @@ def _missing_and_damaged(folders: Iterable[str], root: Path) -> Iterator[str]:
         if not missing:
             path = root / folder / "metrics.json"
             try:
-                check_model(path, read_metrics(path))
+                metrics = read_metrics(path)
+                check_model(path, metrics)
             except InputError as error:
                 yield str(error)
+            else:
+                of = run_name(metrics.dataset, metrics.method, metrics.setting, metrics.seed)
+                if folder != f"results/runs/{of}":
+                    yield f"{folder}/metrics.json is of the run {of}: its folder was renamed or exchanged"
 
 
 def _extra(config: Config, root: Path) -> Iterator[str]:
@@ -118,6 +124,7 @@ def whole(root: Path) -> None:
 
 def commit(root: Path) -> None:
     """Record what Snakemake has made, if the runs are as planned and nothing is left to do."""
+    refuse_links(root)
     with _planning(root) as nothing_to_do:
         whole(root)
         try:
@@ -152,6 +159,26 @@ def _planning(root: Path) -> Iterator[Callable[[], None]]:
     finally:
         plan.kill()
         plan.wait()
+
+
+def refuse_links(root: Path) -> None:
+    """Refuse a cache that DVC shares with the working tree by links.
+
+    Snakemake writes its records in place, and through a link into the cache's object.
+
+    Raises
+    ------
+    InputError
+        Some configuration of DVC, this checkout's or the user's, asks for links.
+    """
+    from dvc.config import Config as DvcConfig
+
+    kinds = DvcConfig(dvc_dir=str(root / ".dvc"))["cache"].get("type") or []
+    if links := [kind for kind in kinds if kind in ("hardlink", "symlink")]:
+        raise InputError(
+            f"DVC's cache.type is {', '.join(kinds)}: through a {links[0]} Snakemake's records would be written into "
+            "the cache itself; 'dvc config --local cache.type reflink,copy', then 'dvc checkout --relink'"
+        )
 
 
 def default_remote(root: Path) -> tuple[str, dict[str, Any]]:
@@ -247,6 +274,7 @@ def _send_lost(root: Path) -> None:
 
 def pull(root: Path) -> None:
     """Fetch what is recorded, if the remote gives it, and check every model against what was measured on it."""
+    refuse_links(root)
     name, remote = default_remote(root)
     probe(name, remote, write=False)
     kept, recorded = kept_back(root), [out["path"] for out in recorded_outs(root)]
@@ -294,21 +322,31 @@ def _stages(root: Path) -> dict[str, Any]:
 def _fetch(root: Path, name: str, remote: dict[str, Any], paths: list[str] | None) -> None:
     """Fetch from the remote with every object checked, which DVC leaves out unless a remote is set to `verify`."""
     from dvc.exceptions import DvcException
+    from dvc.lock import LockError
     from dvc.repo import Repo
 
     with answering(name, remote, write=False):
         try:
-            found = Repo(str(root), config={"remote": {name: {"verify": True}}}).pull(targets=paths)
+            with held_back() as said:
+                found = Repo(str(root), config={"remote": {name: {"verify": True}}}).pull(targets=paths)
+        except LockError as error:
+            raise refusal(error) from error
         except (DvcException, OSError) as error:
+            if here := refused_by_a_disk(said, error):
+                raise here from error
+            say(said[:SHOWN])
             probe(name, remote, write=False)  # says so where it is gone by now
             places = Places(root)
             absent = places.paths_of(set(places.paths) - places.here)
             files = [path for path in absent if not any(other.startswith(f"{path}/") for other in absent)]
+            if not files:  # all is here, and does not get into its place
+                raise InputError(f"'dvc checkout' would fail: {' '.join(str(error).split())}") from error
             raise InputError(
                 f"from '{name}' not all could be fetched: {_some(files)}. The "
                 "same command goes on where it stopped; what is missing there, or damaged (then deleted there first): "
                 "who made it runs 'make push' again"
             ) from error
+    say(said)
     print(f"{found['stats']['fetched']} files fetched, {found['stats']['added']} added")
 
 
@@ -328,8 +366,10 @@ def status(root: Path) -> None:
     name, remote = default_remote(root)
     repo = Repo(str(root))
     outs = [out["path"] for out in recorded_outs(root)]
-    changed = repo.status()
-    _tell("here: differs from the record", sorted(changed), "'snakemake', then 'make commit'; or 'make pull'")
+    changed, kept = differing(repo.status(), kept_back(root))
+    _tell("here: differs from the record", changed, "'snakemake', then 'make commit'; or 'make pull'")
+    gone = [path for path in kept if not (root / path).exists()]
+    _tell("not here, not shared by the licence of its data set", gone, "'snakemake' makes it from its source")
     _tell("git: dvc.lock is not committed", _git(root, "status", "--porcelain", "--", "dvc.lock"), "'git commit'")
     _tell("git: commits that are only here", _git(root, "log", "--oneline", "@{upstream}.."), "'git push'")
     _tell("git: commits that are not here", _git(root, "log", "--oneline", "..@{upstream}"), "'git pull', 'make pull'")
@@ -348,6 +388,23 @@ def status(root: Path) -> None:
         _tell(what, [next((out for out in outs if path.startswith(f"{out}/")), path) for path in paths], remedy)
     if not (changed or unsent or absent or lost):
         print(f"here, the record and '{name}' are the same")
+
+
+def differing(changed: dict[str, Any], kept: set[str]) -> tuple[list[str], list[str]]:
+    """Stages that differ from the record, by what DVC says of them; and paths of `kept`, which are only absent.
+
+    >>> differing({"fit": [{"changed deps": {"data/x": "deleted"}}], "end": ["changed command"]}, {"data/x"})
+    (['end'], ['data/x'])
+    """
+    stages, absent = [], set()
+    for name, entries in sorted(changed.items()):
+        parts = [part for entry in entries if isinstance(entry, dict) for part in entry.values()]
+        states = [state for part in parts for state in part.items()]
+        mine = [path for path, state in states if path in kept and state in ("deleted", "not in cache")]
+        absent |= {*mine}
+        if len(mine) < len(states) or not all(isinstance(entry, dict) for entry in entries):
+            stages.append(name)
+    return stages, sorted(absent)
 
 
 def _tell(what: str, items: Iterable[str], remedy: str) -> None:
@@ -381,7 +438,12 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
     if options.params.name != "params.yaml":
         raise InputError(f"--params {options.params}: DVC knows params.yaml of a checkout; name that")
-    ACTIONS[options.action](options.params.parent)
+    from dvc.exceptions import DvcException
+
+    try:
+        ACTIONS[options.action](options.params.parent)
+    except DvcException as error:
+        raise refusal(error) from error
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ def _parquet(path: Path, file: Any) -> tuple[Any, Callable[[list[str]], Iterator
             if about.schema.column(place).path.partition(".")[0] in wanted
         }  # fmt: skip
         check_unpacked(path, CELL * about.num_rows * len(wanted))
-        pages = checked_pages(path, about, places)
+        pages = checked_pages(path, places)
         if pages.shared:  # Arrow makes no codes of such texts
             yield from file.iter_batches(pages.rows, columns=wanted)
         else:

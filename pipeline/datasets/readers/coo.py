@@ -91,7 +91,7 @@ def read(
 def read_tns(
     files: Files,
     *,
-    base: int = 1,
+    base: int | None = 1,
     drop: Sequence[int] = (),
     names: Sequence[str | int] | None = None,
     shape: Sequence[int] | None = None,

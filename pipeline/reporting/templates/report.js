@@ -229,11 +229,14 @@
       this.ground(svg);
       const layer = draw(svg, "g", { "clip-path": `url(#${this.id})`, "pointer-events": "none" });
       for (const y of spec.references || []) draw(layer, "path", { d: `M${left} ${this.y(y)}H${right}`, style: "stroke: var(--muted); stroke-dasharray: 4 2" });
-      levels.sort((p, q) => p.x - q.x).forEach((level, i) => {
+      const filled = []; // where the last label of each line of labels ends
+      levels.sort((p, q) => p.x - q.x).forEach((level) => {
         const at = this.x(level.x);
         if (at < left || at > right) return;
         draw(layer, "path", { d: `M${at} ${top}V${bottom}`, style: "stroke: var(--muted); stroke-dasharray: 4 2; opacity: .5" });
-        const label = this.text(svg, at + 3, top + 8 + 14 * (i % 3), level.text, "start", { class: "name" });
+        const free = filled.findIndex((end) => end < at), line = free < 0 ? filled.length : free;
+        filled[line] = at + 8 + 7 * level.text.length;
+        const label = this.text(svg, at + 3, top + 8 + 14 * line, level.text, "start", { class: "name" });
         draw(label, "title", {}, `the whole tensor as ${level.text}: ${exact(level.x, "bytes")}`);
       });
       const points = shown.points.filter((p) => on(p) && drawable(p.x, p.y)), best = spec.frontier ? frontier(points) : null;
@@ -253,7 +256,7 @@
         if (!keep.length) continue;
         const xs = keep.map((i) => line.x[i]), ys = keep.map((i) => line.y[i]), last = keep.length - 1;
         this.path(layer, line.m, xs, ys, 0.85, line.theirs ? "2 3" : undefined);
-        if (line.fit) { if (inside(xs[last], ys[last])) ends.push({ x: xs[last], y: ys[last], text: line.label, m: line.m, fit: true }); continue; }
+        if (line.fit) { if (inside(xs[last], ys[last])) ends.push({ x: xs[last], y: ys[last], start: [xs[0], ys[0]], text: line.label, m: line.m, fit: true }); continue; }
         if (keep.length > 1) this.hoverable(svg, line, xs, ys);
         const what = line.theirs || line.seed === undefined ? named(line.m, line.s) : `${named(line.m, line.s)}, seed ${line.seed}`;
         if (inside(xs[last], ys[last])) ends.push({ x: xs[last], y: ys[last], m: line.m, text: named(line.m, line.s), hollow: line.theirs, always: line.theirs,
@@ -320,11 +323,14 @@
     // Labels where they touch neither another label nor the edge; a curve's right of its end where there is room.
     names(svg, marks, beside) {
       const taken = [], spots = marks.map((mark) => [this.x(mark.x) - 6, this.y(mark.y) - 6, this.x(mark.x) + 6, this.y(mark.y) + 6]);
+      const inView = ([x, y]) => { const p = this.x(x), q = this.y(y); return p >= this.box.left && p <= this.box.right && q >= this.box.top && q <= this.box.bottom; };
       const meets = (p, q) => p[0] < q[2] && q[0] < p[2] && p[1] < q[3] && q[1] < p[3], said = new Set();
       for (const mark of marks) {
         if (!mark.labelled || said.has(mark.text)) continue;
-        const probe = this.text(svg, 0, 0, mark.text), width = mark.text.length * 6.5, a = this.x(mark.x), b = this.y(mark.y);
-        let places = [[a + 8, b - 9], [a + 8, b + 10], [a - 8 - width, b - 9], [a - 8 - width, b + 10], [a - width / 2, b - 16], [a - width / 2, b + 17]];
+        const probe = this.text(svg, 0, 0, mark.text), width = mark.text.length * 6.9, a = this.x(mark.x), b = this.y(mark.y);
+        const around = (x, y) => [[x + 8, y - 9], [x + 8, y + 10], [x - 8 - width, y - 9], [x - 8 - width, y + 10], [x - width / 2, y - 16], [x - width / 2, y + 17]];
+        let places = around(a, b);
+        if (mark.start && inView(mark.start)) places.push(...around(this.x(mark.start[0]), this.y(mark.start[1])));
         if (beside) places = [0, 14, -14, 28, -28, 42, -42, 56].flatMap((shift) => [[a + 8, b + shift], [a - 8 - width, b + shift - 10]]);
         let found = null, least = Infinity;
         for (const [x, y] of places) {
@@ -371,7 +377,7 @@
       const values = rows.flatMap((row) => [row.x, row.theirs, ...(row.dots || [])]).filter((v) => v !== undefined && v !== null);
       const kind = kindOf(spec.x, values), base = spec.reference ? spec.reference.x : null, name = (row) => row.label || named(row.m, row.s);
       const groups = [...new Set(rows.map((row) => row.q))];
-      const left = Math.min(0.46 * this.width, Math.max(96, ...rows.map((row) => name(row).length * 6.6 + 12)));
+      const left = Math.min(0.6 * this.width, Math.max(96, ...rows.map((row) => name(row).length * 6.6 + 12)));
       this.hiddenPoints = rows.length ? "" : "Nothing is shown of what was compared.";
       this.frame(svg, 70 + rows.length * 19 + groups.length * 24, left, 62, 46);
       const [low, high] = limits(base === null ? values : [base, ...values], kind), room = base === null ? [low, high] : [low < base / 2 ? low : base / 2, Math.max(high, 2 * base)];
@@ -382,7 +388,7 @@
       if (base !== null) draw(svg, "path", { d: `M${from} ${this.box.top}V${this.box.bottom}`, style: "stroke: var(--ink)" });
       let height = this.box.top + 8;
       for (const group of groups) {
-        this.text(svg, 2, height, group, "start", { "font-weight": 600, class: "name" });
+        this.text(svg, 2, height, group, "start", { "font-weight": 600, class: "name", ...(group.length * 7.4 > this.width ? { "font-size": "11px" } : {}) });
         height += 20;
         for (const row of rows.filter((each) => each.q === group)) {
           this.text(svg, this.box.left - 10, height, name(row), "end", { class: "name" });

@@ -1,0 +1,153 @@
+"""Sparse layers of a deployed network that are computed together, so that what lies between them stays in the cache.
+
+Only where nobody asks torch what is computed (see :func:`pipeline.kpd.inference.is_unwatched`) and no layer has a hook
+of its user's: else each layer is called as it stands, with the same result up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules import module as modules
+
+from pipeline.kpd.functional import HAS_FUSED, as_array
+from pipeline.kpd.inference import InferenceLayer, is_unwatched, multiplied
+from pipeline.kpd.layer import HOOKS, autocast_type, is_own_hook
+
+if HAS_FUSED:
+    from pipeline.kpd import fused
+
+
+def side_by_side(x: Tensor, layers: Sequence[nn.Module]) -> list[Tensor] | None:
+    """(.., n) -> (.., m) of each layer, x being read once; None where they must be called."""
+    own = _operands(x, layers)
+    if own is None or any(cast("InferenceLayer", layer).in_features != x.shape[-1] for layer in layers):
+        return None
+    return [y.view(*x.shape[:-1], y.shape[1]) for y in multiplied(x.reshape(-1, x.shape[-1]), own)]
+
+
+def one_after_the_other(x: Tensor, chain: Sequence[Any]) -> Tensor | None:
+    """(.., n) -> (.., m) by a layer, GELU or ReLU, what passes its input on, and a layer; None where not possible."""
+    first, activation, *between, second = chain
+    is_gelu = activation is functional.gelu or (type(activation) is nn.GELU and activation.approximate == "none")
+    is_relu = activation in (functional.relu, torch.relu) or type(activation) is nn.ReLU
+    if not (is_gelu or is_relu) or not all(_passes(own) for own in between):
+        return None
+    if isinstance(activation, nn.Module) and not _is_bare(activation):
+        return None
+    own = _operands(x, (first, second))
+    if own is None or x.shape[-1] != first.in_features or first.out_features != second.in_features:
+        return None
+    rows = x.reshape(-1, x.shape[-1])
+    y = x.new_empty(len(rows), second.out_features)
+    fused.feed_forward(as_array(rows), own[0], own[1], y.numpy(), is_gelu, torch.get_num_threads())
+    return y.view(*x.shape[:-1], second.out_features)
+
+
+def _operands(x: Tensor, layers: Sequence[nn.Module]) -> list[fused.Operands] | None:
+    """What the kernels need of each layer; None where one must be called."""
+    if x.dim() == 0 or not is_unwatched(x) or autocast_type(x.device.type) is not None:
+        return None
+    found = []
+    for layer in layers:
+        own = layer.operands() if isinstance(layer, InferenceLayer) and _is_bare(layer) else None
+        if own is None:
+            return None
+        found.append(own)
+    return found
+
+
+def _passes(layer: nn.Module) -> bool:
+    """Whether a layer gives back its input."""
+    is_off = isinstance(layer, nn.Dropout) and (not layer.training or layer.p == 0)
+    return (is_off or type(layer) is nn.Identity) and _is_bare(layer)
+
+
+def _is_bare(layer: nn.Module) -> bool:
+    """Whether nobody hears of a call of the layer: it has no hooks but ours, nor have all modules."""
+    return (
+        "forward" not in layer.__dict__
+        and not any(hook for name in HOOKS for hook in getattr(layer, name).values() if not is_own_hook(hook))
+        and not modules._global_forward_hooks
+        and not modules._global_forward_pre_hooks
+    )
+
+
+class _Encoder(nn.TransformerEncoderLayer):
+    """torch's, in evaluation with its feed-forward part at once."""
+
+    def _ff_block(self, x: Tensor) -> Tensor:
+        y = one_after_the_other(x, (self.linear1, self.activation, self.dropout, self.linear2))
+        return super()._ff_block(x) if y is None else self.dropout2(y)
+
+
+class _Decoder(nn.TransformerDecoderLayer):
+    """torch's, in evaluation with its feed-forward part at once."""
+
+    def _ff_block(self, x: Tensor) -> Tensor:
+        y = one_after_the_other(x, (self.linear1, self.activation, self.dropout, self.linear2))
+        return super()._ff_block(x) if y is None else self.dropout3(y)
+
+
+class _Sequential(nn.Sequential):
+    """torch's, two sparse layers with an activation between them at once."""
+
+    def forward(self, x: Any) -> Any:
+        """Call what does not go together."""
+        parts = list(self)
+        at = 0
+        while at < len(parts):
+            end = _end_of_chain(parts, at)
+            y = one_after_the_other(x, parts[at:end]) if end > at and isinstance(x, Tensor) else None
+            x, at = (parts[at](x), at + 1) if y is None else (y, end)
+        return x
+
+
+class _Mlp(nn.Module):
+    """timm's, with all of it at once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Call one after the other where that is not possible."""
+        own: Any = self
+        y = one_after_the_other(x, (own.fc1, own.act, own.drop1, own.norm, own.fc2))
+        result: Tensor = super().forward(x) if y is None else own.drop2(y)
+        return result
+
+
+def _end_of_chain(parts: Sequence[nn.Module], first: int) -> int:
+    """Where a chain that starts with the layer at `first` ends; there itself where none does."""
+    if not isinstance(parts[first], InferenceLayer):
+        return first
+    for end in range(first + 2, len(parts)):
+        if isinstance(parts[end], InferenceLayer):
+            return end + 1
+        if not isinstance(parts[end], nn.Dropout | nn.Identity):
+            break
+    return first
+
+
+@cache
+def _joined(kind: Any) -> type[nn.Module] | None:
+    """What computes the layers of a module of this class together; None where there is nothing like it."""
+    known: dict[type[nn.Module], type[nn.Module]] = {
+        nn.TransformerEncoderLayer: _Encoder,
+        nn.TransformerDecoderLayer: _Decoder,
+        nn.Sequential: _Sequential,
+    }
+    if (kind.__module__, kind.__name__) == ("timm.layers.mlp", "Mlp"):
+        return type(kind.__name__, (_Mlp, kind), {})
+    return known.get(kind)
+
+
+def join(network: nn.Module) -> nn.Module:
+    """Have the parts of a deployed network compute together what goes together, in place; return it."""
+    for holder in network.modules():
+        kind: Any = _joined(cast("Any", type(holder)))
+        if kind is not None and sum(isinstance(own, InferenceLayer) for own in holder.children()) > 1:
+            holder.__class__ = kind
+    return network
