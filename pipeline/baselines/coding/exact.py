@@ -7,8 +7,19 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.baselines import patterns
 from pipeline.baselines.base import Baseline, Integers, Reals
-from pipeline.baselines.coding import blocks, column_sets, fibres, gaps, mixed, overlaps, symmetric, unlabelled
+from pipeline.baselines.coding import (
+    blocks,
+    column_sets,
+    fibres,
+    gaps,
+    mixed,
+    overlaps,
+    repeated,
+    symmetric,
+    unlabelled,
+)
 from pipeline.errors import InputError
 from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
@@ -245,13 +256,25 @@ def free_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[
     """Shortest code of the cells in orders of its own choice, and those orders (position -> index)."""
     candidates = [gap_code(coords, values, shape)] if gaps_pay(coords, shape) else []
     packed = [fibres.pack(coords, values, shape, free=True)] if fibres.able(coords, shape) else []
-    unnamed = unlabelled.pack(coords, values, shape) if unlabelled.able(coords, shape) else None
+    unnamed = unnamed_code(coords, values, shape) if unlabelled.able(coords, shape) else None
     if unnamed is not None:
         packed.append(unnamed)
     if (unnamed is None or len(coords) <= COLUMNS_AT_MOST) and column_sets.able(coords, shape):
         packed.append(column_sets.pack(coords, values, shape, free=True))
     candidates += [(code, [chosen[mode] for mode in range(len(shape))]) for code, chosen in packed]
     return min(candidates, key=lambda candidate: len(candidate[0]))
+
+
+def unnamed_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[bytes, dict[int, Integers]] | None:
+    """Shorter one of the codes that name no columns: of all of them, or of one of every g that are alike."""
+    top = gaps.top_mode(shape)
+    packed = [unlabelled.pack(coords, values, shape)]
+    if len(np.unique(values)) == 1:
+        found, which = patterns.distinct(coords[:, top], coords[:, 1 - top], shape[top])
+        if len(found.times) and np.gcd.reduce(found.times) > 1:
+            columns = np.flatnonzero(which >= 0)
+            packed.append(repeated.pack(coords, values, shape, columns, which[columns]))
+    return min((each for each in packed if each is not None), key=lambda each: len(each[0]), default=None)
 
 
 def quick_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> bytes:
@@ -272,7 +295,7 @@ def quick_length(coords: Integers, values: Reals, shape: tuple[int, ...], orders
     elif len(coords) > COLUMNS_AT_MOST and orders and unlabelled.keeps(coords, shape):
         codes = [unlabelled.pack_kept(coords, values, shape)]
     elif len(coords) > COLUMNS_AT_MOST and not orders and unlabelled.able(coords, shape):
-        packed = unlabelled.pack(coords, values, shape)
+        packed = unnamed_code(coords, values, shape)
         codes = [packed[0] if packed else None]
         codes += [gap_code(coords, values, shape)[0]] if gaps_pay(coords, shape) else []
     lengths = [len(code) for code in codes if code is not None]
@@ -303,6 +326,8 @@ def decode(code: bytes) -> gaps.Cells:
         return gaps.decode(code)
     if code[:1] == blocks.CODE:
         return blocks.unpack(code)
+    if code[:1] == repeated.CODE:
+        return repeated.unpack(code)
     if code[:1] == symmetric.FREE:
         return symmetric.unpack(code)
     if code[:1] == symmetric.MIRRORED:
