@@ -53,12 +53,25 @@ def write(name: str, results: dict[str, Any], table: Callable[[dict[str, Any]], 
 def by_data_set(
     argv: list[str] | None,
     name: str,
-    purpose: str,
+    title: str,
+    about: str,
     measured: Callable[[Path], dict[str, Any]],
-    table: Callable[[dict[str, Any]], str],
+    rows: Callable[[dict[str, Any]], list[str]],
 ) -> None:
-    """Measure the data sets that the command line names and write a row each; those that are not run keep theirs."""
-    parser = step.parser(purpose)
+    """Measure the data sets that the command line names and write a row each; those that are not run keep theirs.
+
+    Parameters
+    ----------
+    name, title
+        Of the files below ``results``, and the table's heading.
+    about
+        The bench's docstring: purpose in its first line, the command in its last.
+    measured
+        Measures the tensor of a file.
+    rows
+        Markdown of the table, and what is to be read with it, of everything that is stored.
+    """
+    parser = step.parser(about.split("\n")[0])
     parser.add_argument("--tensors", type=Path, default=Path("data/tensors"))
     parser.add_argument(
         "--datasets", nargs="*", default=["flights", "flights-month", "kjv-3gram", "kjv-4gram", "email", "threads"]
@@ -79,4 +92,7 @@ def by_data_set(
             "load": load,
         }
         at.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
-    (RESULTS / f"{name}.md").write_text(table(stored))
+    lines = [f"# {title}", "", f"`{about.split(chr(10) * 2)[-1].strip()}`", "", *rows(stored), ""]
+    for dataset, found in sorted(stored.items()):  # rows of before the machine was told have none
+        lines.append(f"- {dataset}: {', '.join(found[key] for key in ('date', 'machine', 'load') if key in found)}")
+    (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")

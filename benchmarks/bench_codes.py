@@ -55,25 +55,22 @@ def measured(path: Path) -> dict[str, Any]:
     return found
 
 
-def table(stored: dict[str, Any]) -> str:
-    """The Markdown table."""
+def table(stored: dict[str, Any]) -> list[str]:
+    """Lines of the table."""
     columns = ["nnz", "free", "stored", "mixed", "no structure, free", "no structure, stored"]
     columns += ["gzip", "xz", "zstd", "zpaq", "JBIG", "JBIG, sorted", "Parquet", "CSF"]
     columns += ["mixed_encode_per_second", "mixed_decode_per_second"]
-    lines = ["# Exact codes, bytes", "", "`" + __doc__.split("\n\n")[-1].strip() + "`", ""]
-    lines += ["| data set | " + " | ".join(columns) + " |", "|---|" + "--:|" * len(columns)]
+    lines = ["| data set | " + " | ".join(columns) + " |", "|---|" + "--:|" * len(columns)]
     for name, row in sorted(stored.items()):
         absent = {True: "not installed", False: "-"}
         cells = [absent[key in row] if row.get(key) is None else f"{row[key]:,}" for key in columns]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "Speeds are non-zeros a second, one thread; encoding includes every sequence of modes tried.", ""]
-    lines += [f"- {name}: {row['date']}, {row['machine']}, {row['load']}" for name, row in sorted(stored.items())]
-    return "\n".join(lines) + "\n"
+    return [*lines, "", "Speeds are non-zeros a second, one thread; encoding includes every sequence of modes tried."]
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and write."""
-    by_data_set(argv, "codes", __doc__.split("\n")[0], measured, table)
+    by_data_set(argv, "codes", "Exact codes, bytes", __doc__, measured, table)
 
 
 if __name__ == "__main__":

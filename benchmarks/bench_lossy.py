@@ -48,10 +48,9 @@ def measured(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def table(stored: dict[str, Any]) -> str:
-    """The Markdown table."""
-    lines = ["# Lossy codes at equal error, bytes", "", "`" + __doc__.split("\n\n")[-1].strip() + "`", ""]
-    lines += ["| data set | orders | relative error | truncation | rate-distortion | fewer | seconds |"]
+def table(stored: dict[str, Any]) -> list[str]:
+    """Lines of the table."""
+    lines = ["| data set | orders | relative error | truncation | rate-distortion | fewer | seconds |"]
     lines += ["|---|---|--:|--:|--:|--:|--:|"]
     for name, found in sorted(stored.items()):
         for row in found["rows"]:
@@ -60,13 +59,13 @@ def table(stored: dict[str, Any]) -> str:
                 f"| {name} | {row['orders']} | {row['relative_error']:.4f} | {row['truncation']:,} | "
                 f"{row['rate-distortion']:,} | {fewer:.0%} | {row['seconds']} |"
             )
-    lines += ["", *(f"- {name}: {found['date']}, {found['load']}" for name, found in sorted(stored.items()))]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and write."""
-    by_data_set(argv, "lossy", __doc__.split("\n")[0], lambda path: {"rows": measured(path)}, table)
+    title = "Lossy codes at equal error, bytes"
+    by_data_set(argv, "lossy", title, __doc__, lambda path: {"rows": measured(path)}, table)
 
 
 if __name__ == "__main__":

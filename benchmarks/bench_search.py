@@ -80,10 +80,9 @@ def compared(found: dict[str, Any], points: list[dict[str, Any]]) -> dict[str, A
     return {"known": best, "ratio": found[other] / best[other] if best[other] else 1.0}
 
 
-def table(stored: dict[str, Any]) -> str:
-    """The Markdown table."""
-    lines = ["# The search beside the best known", "", "`" + __doc__.split("\n\n")[-1].strip() + "`", ""]
-    lines += ["| data set | limit | found | bytes | relative error | best known | ratio | processor seconds |"]
+def table(stored: dict[str, Any]) -> list[str]:
+    """Lines of the table."""
+    lines = ["| data set | limit | found | bytes | relative error | best known | ratio | processor seconds |"]
     lines += ["|---|---|---|--:|--:|---|--:|--:|"]
     for name, rows in sorted(stored.items()):
         for row in rows["searches"]:
@@ -93,13 +92,12 @@ def table(stored: dict[str, Any]) -> str:
                 f"| {name} | {limit} | {row['method']} | {row['bytes']:,} | {row['error']:.4f} | {known['method']}, "
                 f"{known['bytes']:,} B, {known['error']:.4f} | {row['ratio']:.3f} | {row['seconds']:.0f} |"
             )
-    lines += ["", *(f"- {name}: {rows['date']}, {rows['load']}" for name, rows in sorted(stored.items()))]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and write."""
-    by_data_set(argv, "search", __doc__.split("\n")[0], measured, table)
+    by_data_set(argv, "search", "The search beside the best known", __doc__, measured, table)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ from pathlib import Path
 from pipeline.core import step
 from pipeline.core.files import refuse_clashes
 from pipeline.sparse import SparseTensor
-from pipeline.sparse.formats import write
+from pipeline.sparse.formats import WRITERS, write
 
 
 def main(argv: list[str] | None = None) -> None:
     """Export one tensor."""
     arguments = step.parser(
-        "Write a Parquet sparse tensor as Matrix Market (.mtx, .mtx.gz; matrices), FROSTT text (.tns, .tns.gz) "
-        "or SciPy archive (.npz). Indices in text files are 1-based, as these formats want.",
+        "Write a Parquet sparse tensor as Matrix Market (matrices), FROSTT text or SciPy archive: "
+        f"{', '.join(WRITERS)}. Indices in text files are 1-based, as these formats want.",
         "example: python -m pipeline.export data/tensors/flights.parquet flights.mtx.gz",
     )
     arguments.add_argument("tensor", type=Path, help="Parquet sparse tensor")

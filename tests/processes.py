@@ -1,4 +1,4 @@
-"""A step in two processes of its own, as its help says to start it."""
+"""Several processes that share one fit: of a function, or of a step as its help says to start it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def together(count: int, function: Callable[..., None], *arguments: Any) -> None:
+    """Call ``function(rank, *arguments)`` in `count` processes, forked from one that has only what is not ours."""
+    forkserver.set_forkserver_preload(["numba", "numpy", "pandas", "pyarrow.parquet", "pytest", "safetensors", "torch"])
+    torch.multiprocessing.start_processes(function, arguments, count, start_method="forkserver")
 
 
 def launch(module: str, root: Path, folder: Path, arguments: list[str]) -> subprocess.Popen[str]:

@@ -7,7 +7,6 @@ import pkgutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,14 +20,11 @@ from pipeline.kpd import KPDLinear
 from pipeline.kpd.deployment import deploy
 from pipeline.methods import COMPRESSORS, METHODS
 from pipeline.sparse import SparseTensor
+from tests.quick import QUICK
 
 KERNELS = ("pipeline.neukron", "pipeline.baselines", "pipeline.kpd", "pipeline.datasets", "pipeline.kernels")
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "neukron": {"max_epochs": 3, "hidden": 4},
-    "accams": {"stencils": 3, "clusters": 3},
-    "baccams": {"stencils": 3, "clusters": 3},
-}
+SETTINGS = {name: QUICK[name] for name in ("neukron", "accams", "baccams", "hybrid")}  # others are quick by default
 
 
 def kept_kernels() -> dict[str, Dispatcher]:
@@ -71,18 +67,28 @@ def test_no_use_compiles_what_setup_has_not(capsys: pytest.CaptureFixture[str]) 
     assert {name: new for name, new in added.items() if new} == {}
 
 
+# Each module in a fork of a process that has not imported Numba.
+SHOWN = """
+import importlib, os, sys
+import h5py, numpy, pandas, pyarrow.parquet, pydantic, scipy.stats, torch
+assert "numba" not in sys.modules
+for module in sys.argv[1:]:
+    if os.fork() == 0:
+        importlib.import_module(module)
+        import numba
+        print(numba.config.CPU_NAME, numba.config.CPU_FEATURES, flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0, module
+"""
+
+
 def test_what_is_imported_first_does_not_change_what_is_compiled_for() -> None:
-    show = "import sys, importlib, numba; importlib.import_module(sys.argv[1]); "
-    show += "print(numba.config.CPU_NAME, numba.config.CPU_FEATURES)"
     modules = sorted({name.rpartition(".")[0] for name in kept_kernels()})
     assert {"pipeline.baselines.coding.loops", "pipeline.neukron.tree_kernels", "pipeline.datasets.sums"} <= set(
         modules
     )
-    running = [
-        subprocess.Popen([sys.executable, "-c", show, module], stdout=subprocess.PIPE, text=True) for module in modules
-    ]
-    assert len({process.communicate()[0] for process in running}) == 1
-    assert all(process.returncode == 0 for process in running)
+    shown = subprocess.run([sys.executable, "-c", SHOWN, *modules], check=True, capture_output=True, text=True).stdout
+    assert len(shown.splitlines()) == len(modules) and len(set(shown.splitlines())) == 1
 
 
 def test_the_first_compilation_says_so_and_is_counted(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from pipeline.errors import InputError
 from pipeline.runs import distributed
+from tests.processes import together
 
 
 def worker(rank: int, folder: str) -> None:
@@ -30,7 +31,7 @@ def worker(rank: int, folder: str) -> None:
 
 
 def test_two_processes_agree(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(worker, (str(tmp_path),), nprocs=2)
+    together(2, worker, str(tmp_path))
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     assert [result["who"] for result in results] == [(0, 2, True), (1, 2, False)]
     for result in results:

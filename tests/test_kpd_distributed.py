@@ -18,7 +18,7 @@ from pipeline.kpd.sparsity_methods import make
 from pipeline.kpd.trainer import Trained, train
 from pipeline.sparse import SparseTensor
 from pipeline.train_kpd import main
-from tests.processes import launch, stop_in_training
+from tests.processes import launch, stop_in_training, together
 
 
 def data() -> LabelledImages:
@@ -40,7 +40,7 @@ def worker(rank: int, folder: str) -> None:
 
 
 def test_two_processes_train_the_network_of_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(worker, (str(tmp_path),), nprocs=2)
+    together(2, worker, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     alone = trained()
     assert len(data().train) == 65

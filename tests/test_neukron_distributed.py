@@ -25,7 +25,7 @@ from pipeline.runs import distributed, shards
 from pipeline.runs.checkpoint import Checkpoint
 from pipeline.sparse import SparseTensor
 from pipeline.train_neukron import main
-from tests.processes import launch, stop_in_training
+from tests.processes import launch, stop_in_training, together
 
 SETTINGS: list[dict[str, Any]] = [
     {"schedule": "fast", "order_init": "auto"},
@@ -138,7 +138,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     tensor().write_parquet(folder / "x.parquet")
     errors_of_resumed(folder / "of-one", stops=True)
-    torch.multiprocessing.spawn(worker, (folder,), nprocs=2)
+    together(2, worker, folder)
     return folder
 
 
@@ -166,7 +166,7 @@ def test_two_processes_with_half_of_the_non_zeros_each_end_where_one_does(place:
 
 def test_a_state_is_taken_up_by_another_number_of_processes(place: Path) -> None:
     shutil.copytree(place / "of-two", place / "copy-of-two")
-    torch.multiprocessing.spawn(worker_of_three, (place,), nprocs=3)
+    together(3, worker_of_three, place)
     three = torch.load(place / "of-three-0.pt")
     whole = errors_of_resumed(place / "none", stops=False)
     from_two = errors_of_resumed(place / "of-two", stops=False)

@@ -21,10 +21,13 @@ import pytest
 import yaml
 
 import pipeline
+from pipeline import config
 from pipeline.baselines import module_of
 from pipeline.config import load_config
+from pipeline.errors import InputError
 from pipeline.methods import BASELINES
 from pipeline.reporting.outputs import report_files
+from pipeline.workflow import share
 from pipeline.workflow.closure import code_files
 from pipeline.workflow.stages import stage_name
 from pipeline.workflow.stages import text as dvc_text
@@ -94,19 +97,21 @@ def test_snakemakes_own_report_holds_the_results(made: Path, tmp_path: Path) -> 
         assert any(caption.partition("\n")[0].rstrip() in text for text in texts), kind
 
 
-@pytest.mark.parametrize("target", ["push", "pull", "status"])
-def test_sharing_without_a_record_or_a_remote_says_so(root: Path, tmp_path: Path, target: str) -> None:
-    (tmp_path / "pipeline").symlink_to(root / "pipeline")
-    for name in ("Makefile", "params.yaml"):
-        shutil.copy(root / name, tmp_path / name)
-    run(tmp_path, "git", "init", "-q")
-    run(tmp_path, "dvc", "init", "-q")
-    assert "dvc.lock: no such file, DVC has recorded nothing here" in make(tmp_path, target, status=2)
-    (tmp_path / "dvc.lock").write_text("schema: '2.0'\n")
-    assert "names no remote" in make(tmp_path, target, status=2)
+def test_sharing_without_a_record_or_a_remote_says_so(repository: Path, tmp_path: Path) -> None:
+    folder = copied(repository, tmp_path)
+    assert "dvc.lock: no such file, DVC has recorded nothing here" in make(folder, "push", status=2)
+    targets = ("push", "pull", "status")
+    for target in targets:
+        with pytest.raises(InputError, match=r"dvc\.lock: no such file, DVC has recorded nothing here"):
+            share.ACTIONS[target](folder)
+    (folder / "dvc.lock").write_text("schema: '2.0'\n")
+    for target in targets:
+        with pytest.raises(InputError, match="names no remote"):
+            share.ACTIONS[target](folder)
     (tmp_path / "remote").mkdir()
-    run(tmp_path, "dvc", "remote", "add", "-q", "-d", "shared", str(tmp_path / "remote"))
-    assert "error" not in make(tmp_path, target).lower()
+    run(folder, "dvc", "remote", "add", "-q", "-d", "shared", str(tmp_path / "remote"))
+    for target in targets:
+        assert "error" not in make(folder, target).lower()
 
 
 def test_a_consumer_lists_and_pulls_one_model(made: Path, tmp_path: Path) -> None:
@@ -478,17 +483,31 @@ def test_a_baseline_rests_on_its_own_file_and_not_on_neukron() -> None:
     assert not [file for file in kronfit if file.startswith("pipeline/neukron/")]
 
 
+@pytest.fixture(scope="module")
+def repository(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty repository of DVC with this checkout's configuration."""
+    folder = tmp_path_factory.mktemp("repository")
+    for name in ("Makefile", "params.yaml", "Snakefile"):
+        shutil.copy(root / name, folder / name)
+    (folder / "pipeline").symlink_to(root / "pipeline")
+    run(folder, "git", "init", "-q")
+    run(folder, "dvc", "init", "-q")
+    return folder
+
+
 @pytest.mark.parametrize("experiment", load_config(Path(__file__).parent.parent / "params.yaml").experiments)
-def test_stages_of_every_experiment_are_read_by_dvc(root: Path, tmp_path: Path, experiment: str) -> None:
-    for name in ("params.yaml", "Snakefile"):
-        shutil.copy(root / name, tmp_path / name)
-    run(tmp_path, sys.executable, "-m", "pipeline.config", "--use", experiment)
-    run(tmp_path, "git", "init", "-q")
-    run(tmp_path, "dvc", "init", "-q")
-    listed = {line.split()[0] for line in run(tmp_path, "dvc", "stage", "list", "--name-only").splitlines() if line}
-    stages = dvc_stages(tmp_path)
+def test_stages_of_every_experiment_are_read_by_dvc(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, experiment: str
+) -> None:
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(repository)
+    config.main(["--use", experiment])
+    with Repo(str(repository)) as repo:
+        listed = {stage.addressing for stage in repo.index.stages}
+    stages = dvc_stages(repository)
     assert set(stages) <= listed
-    runs = load_config(tmp_path / "params.yaml").runs(experiment)
+    runs = load_config(repository / "params.yaml").runs(experiment)
     outs = {path for stage in stages.values() for out in stage["outs"] for path in out}
     assert {f"results/runs/{each.dataset}/{each.method}" for each in runs} <= outs
     made_by_us = {path for path in outs if path.startswith("data/")}

@@ -17,12 +17,13 @@ from pipeline.core import step
 from pipeline.core.files import refuse_clashes
 from pipeline.core.step import whole_number
 from pipeline.errors import InputError
+from pipeline.sparse.formats import WRITERS, write
 
 if TYPE_CHECKING:
     from pipeline.runs.compressor import Compressor
     from pipeline.sparse import SparseTensor
 
-ENDINGS = (".parquet", ".csv", ".tsv", ".mtx", ".mtx.gz", ".tns", ".tns.gz", ".npz")
+ENDINGS = (".parquet", ".csv", ".tsv", *WRITERS)
 LIMIT = 1 << 24
 
 
@@ -111,8 +112,6 @@ def _write(X: SparseTensor, path: Path, naming: Naming) -> None:
     elif suffix in (".csv", ".tsv"):
         _write_csv(X, path, naming)
     else:
-        from pipeline.sparse.formats import write
-
         write(X, path)
         if X.labels:
             print(f"{path}: holds no labels, only indices; .csv and .parquet hold both", file=sys.stderr)

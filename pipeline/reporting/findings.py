@@ -10,13 +10,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from pipeline.core.settings import settings_of
 from pipeline.methods import METHODS
 from pipeline.reporting.figures import scaling_laws
 from pipeline.reporting.outputs import ACCOUNTINGS, Accounting
 from pipeline.reporting.results import Kind, Record, Results
 from pipeline.reporting.statistics import PowerLaw, frontier, welch_halfwidth
 from pipeline.reporting.style import ABOUT, PLUS_MINUS, look, point_name, significant, times, with_prefix
+from pipeline.runs.compressor import Compressor
 
 TARGETS = [0.9, 0.75, 0.5, 0.25, 0.1, 0.0]  # relative errors that the table of smallest artifacts asks for
 TELLING_LINES = 11
@@ -132,7 +132,8 @@ def _compared(accounting: Accounting, measure: Measure, own: Record, rivals: pd.
     meeting = rivals[rivals[given] <= own[given]].sort_values([value, given])
     lowest, open_methods = math.inf, []
     for method, runs in rivals.groupby("method", sort=False):
-        if not settings_of(METHODS[str(method)].settings_class()):
+        kind = METHODS[str(method)].load()
+        if kind.settings_within.__func__ is Compressor.settings_within.__func__:  # type: ignore[attr-defined]
             continue  # it has this one size, whatever is wanted
         beyond = float(runs[runs[given] >= own[given] * (1 - NEAR)][value].max())
         lowest = min(lowest, beyond) if math.isfinite(beyond) else lowest
@@ -272,10 +273,14 @@ def _size_sentences(compared: dict[str, dict[Measure, list[Comparison]]]) -> lis
             texts.setdefault("; ".join(parts), []).append(accounting.name)
         at = "At the error" if measure == "error" else "At the bytes"
         sentences += [
-            f"{at} of NeuKron's most accurate setting, bytes counted {_list(names)}: {text}."
-            for text, names in texts.items()
+            f"{at} of NeuKron's most accurate setting, {_counted(names)}: {text}." for text, names in texts.items()
         ]
     return sentences
+
+
+def _counted(names: Sequence[str]) -> str:
+    """Accountings in words; shorter where they are all there are."""
+    return "however bytes are counted" if len(names) == len(ACCOUNTINGS) else f"bytes counted {_list(names)}"
 
 
 def _target_sentence(results: Results, target: float) -> str:

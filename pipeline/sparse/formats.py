@@ -53,19 +53,21 @@ def write_npz(tensor: SparseTensor, path: str | Path) -> None:
         sparse.save_npz(file, tensor.to_scipy())
 
 
-WRITERS: dict[str, Callable[[SparseTensor, str | Path], None]] = {
+WRITERS: dict[str, Callable[[SparseTensor, str | Path], None]] = {  # by the ending of a file's name
     ".mtx": write_mtx,
+    ".mtx.gz": write_mtx,
     ".tns": write_tns,
+    ".tns.gz": write_tns,
     ".npz": write_npz,
 }
 
 
 def write(tensor: SparseTensor, path: str | Path) -> None:
-    """Write a tensor in the format that the name's ending tells: .mtx, .tns (each also .gz) or .npz."""
-    suffix = Path(str(path).lower().removesuffix(".gz")).suffix
-    if suffix not in WRITERS or (suffix == ".npz" and str(path).lower().endswith(".gz")):
-        raise InputError(f"{path}: its ending is none of .mtx, .mtx.gz, .tns, .tns.gz, .npz")
-    WRITERS[suffix](tensor, path)
+    """Write a tensor in the format that the name's ending tells, one of :data:`WRITERS`."""
+    writer = next((WRITERS[ending] for ending in WRITERS if str(path).lower().endswith(ending)), None)
+    if writer is None:
+        raise InputError(f"{path}: its ending is none of {', '.join(WRITERS)}")
+    writer(tensor, path)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.files import atomic_path, refuse_clashes
+from pipeline.core.files import atomic_path, naming, refuse_clashes
 from pipeline.errors import InputError
 from pipeline.sparse.grid import LARGEST_SIZE, linear_index
 from pipeline.sparse.header import ROW_GROUP, Header
@@ -180,6 +180,8 @@ class SparseTensor:
         if all(hasattr(X, name) for name in ("coords", "data", "shape")):
             return cls(np.asarray(X.coords).T, X.data, X.shape)
         if hasattr(X, "to_sparse_coo"):  # of torch, sparse or not
+            if X.is_meta:
+                raise InputError("a tensor of torch on the device meta holds no values")
             entries = X.detach().cpu().to_sparse_coo().coalesce()
             values = entries.values()
             exact = values.double() if values.is_floating_point() else values  # NumPy knows no bfloat16
@@ -261,8 +263,19 @@ class SparseTensor:
 
     @classmethod
     def from_scipy(cls, matrix: Any) -> SparseTensor:
-        """Take a SciPy sparse matrix or array of any format; explicit duplicates are summed."""
-        entries = matrix.tocoo()
+        """Take a SciPy sparse matrix or array of any format; explicit duplicates are summed.
+
+        Raises
+        ------
+        InputError
+            Its indices or pointers lead out of it, which SciPy's compiled code would follow.
+        """
+        try:
+            if hasattr(matrix, "check_format"):
+                matrix.check_format(full_check=True)
+            entries = matrix.tocoo()
+        except ValueError as error:
+            raise InputError(f"a {type(matrix).__name__} whose parts do not fit together ({error})") from error
         return cls(np.stack(entries.coords, axis=1), entries.data, entries.shape)
 
     def to_scipy(self) -> coo_array:
@@ -307,6 +320,7 @@ class SparseTensor:
         with ExitStack() as stack:
             temporary = stack.enter_context(atomic_path(path))  # first in, last to appear: its labels are there then
             entry = files.write(stack)
+            stack.enter_context(naming(path))  # what fails from here on is the tensor, not its labels
             header = Header(self.shape, self.nnz, self.norm2, self.mode_names, self.source, entry)
             table = pa.table(columns).replace_schema_metadata({"kronflow": header.text()})
             pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True)

@@ -366,8 +366,10 @@ def status(root: Path) -> None:
     name, remote = default_remote(root)
     repo = Repo(str(root))
     outs = [out["path"] for out in recorded_outs(root)]
-    changed = repo.status()
-    _tell("here: differs from the record", sorted(changed), "'snakemake', then 'make commit'; or 'make pull'")
+    changed, kept = differing(repo.status(), kept_back(root))
+    _tell("here: differs from the record", changed, "'snakemake', then 'make commit'; or 'make pull'")
+    gone = [path for path in kept if not (root / path).exists()]
+    _tell("not here, not shared by the licence of its data set", gone, "'snakemake' makes it from its source")
     _tell("git: dvc.lock is not committed", _git(root, "status", "--porcelain", "--", "dvc.lock"), "'git commit'")
     _tell("git: commits that are only here", _git(root, "log", "--oneline", "@{upstream}.."), "'git push'")
     _tell("git: commits that are not here", _git(root, "log", "--oneline", "..@{upstream}"), "'git pull', 'make pull'")
@@ -386,6 +388,23 @@ def status(root: Path) -> None:
         _tell(what, [next((out for out in outs if path.startswith(f"{out}/")), path) for path in paths], remedy)
     if not (changed or unsent or absent or lost):
         print(f"here, the record and '{name}' are the same")
+
+
+def differing(changed: dict[str, Any], kept: set[str]) -> tuple[list[str], list[str]]:
+    """Stages that differ from the record, by what DVC says of them; and paths of `kept`, which are only absent.
+
+    >>> differing({"fit": [{"changed deps": {"data/x": "deleted"}}], "end": ["changed command"]}, {"data/x"})
+    (['end'], ['data/x'])
+    """
+    stages, absent = [], set()
+    for name, entries in sorted(changed.items()):
+        parts = [part for entry in entries if isinstance(entry, dict) for part in entry.values()]
+        states = [state for part in parts for state in part.items()]
+        mine = [path for path, state in states if path in kept and state in ("deleted", "not in cache")]
+        absent |= {*mine}
+        if len(mine) < len(states) or not all(isinstance(entry, dict) for entry in entries):
+            stages.append(name)
+    return stages, sorted(absent)
 
 
 def _tell(what: str, items: Iterable[str], remedy: str) -> None:
