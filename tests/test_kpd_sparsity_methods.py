@@ -363,6 +363,21 @@ def test_kernels_take_the_same_proximal_steps_as_torch(method: str, rank: int, m
     assert 0 < int((scaled == 0).sum()) < scaled.numel()
 
 
+def test_a_copy_made_in_training_outlasts_the_end_of_training() -> None:
+    network = nn.Sequential(nn.Linear(16, 8))
+    sparsifier = Sparsifier(network, "kpd", block=(4, 4), total_steps=1)
+    averaged = torch.optim.swa_utils.AveragedModel(network)
+    averaged.update_parameters(network)
+    x = torch.randn(3, 16)
+    expected = averaged(x)
+    sparsifier.step()
+    sparsifier.finish()
+    torch.testing.assert_close(averaged(x), expected)
+    assert "B" in dict(network[0].named_parameters())
+    averaged.module[0].free_terms()
+    torch.testing.assert_close(averaged(x), expected)
+
+
 @settings(deadline=None)
 @given(st.integers(0, 300), st.floats(0, 1), st.floats(0, 1))
 def test_ramp_rises_from_nothing_to_the_target(target: int, early: float, late: float) -> None:

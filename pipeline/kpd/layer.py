@@ -329,6 +329,10 @@ class KPDLinear(WithDerivedWeight):
     def free_terms(self) -> None:
         """Undo :meth:`bind_terms`: B is a parameter again, at the value it has."""
         if self.is_bound:
+            # torch takes the property out of the class, which copies (an average of the weights) share
+            kind = type(self)
+            own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+            self.__class__ = type(kind.__name__, kind.__bases__, own)
             parametrize.remove_parametrizations(self, "B", leave_parametrized=True)
 
     @torch.no_grad()
