@@ -9,9 +9,12 @@ from collections.abc import Iterable
 class InputError(ValueError):
     """Wrong input from outside: a file, a key, a value.
 
-    The message is one line that names the file, the line or key, the value and the remedy.
-    Command lines turn it into that line and exit status 2.
+    The message is one line that names the file, the line or key, the value and the remedy; those of a library that it
+    quotes may have several. Command lines turn it into that line and exit status 2.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
 
 
 def is_whole(value: object, least: int) -> bool:

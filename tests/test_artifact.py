@@ -30,6 +30,7 @@ from pipeline.runs.checkpoint import Checkpoint
 from pipeline.runs.compressor import Compressor, clipped_error
 from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
+from tests.quick import QUICK
 
 OLD = Path(__file__).parent / "artifacts"
 ALL = [*METHODS, "neukron"]
@@ -38,7 +39,7 @@ ALL = [*METHODS, "neukron"]
 def make(name: str, **settings: Any) -> Compressor:
     if name == "neukron":
         return NeuKron(**({"hidden": 3, "max_epochs": 2, "threads": 1, "device": "cpu"} | settings))
-    return METHODS[name](**settings)
+    return METHODS[name](**(QUICK["hybrid"] if name == "hybrid" else {}) | settings)
 
 
 def small(scale: float = 1.0) -> SparseTensor:

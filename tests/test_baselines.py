@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -18,18 +19,8 @@ from pipeline.config import load_config
 from pipeline.core.settings import settings_of
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
-
-SMALL: dict[str, dict[str, object]] = {  # settings that keep a fit below a second
-    "t-svd": {"rank": 3},
-    "cp": {"rank": 3, "max_sweeps": 5},
-    "cur": {"rows": 6, "columns": 8},
-    "cmd": {"rows": 6, "columns": 8},
-    "accams": {"stencils": 3, "clusters": 3},
-    "baccams": {"stencils": 3, "clusters": 3},
-    "kronfit": {"seed_power": 2, "max_sweeps": 10},
-    "tucker": {"rank": 3, "max_sweeps": 5},
-    "truncation": {"keep": 0.5},
-}
+from tests.quick import QUICK
+from tests.test_baselines_overlaps import windows
 
 
 def matrix(seed: int = 0) -> SparseTensor:
@@ -39,7 +30,7 @@ def matrix(seed: int = 0) -> SparseTensor:
 
 
 def small(method: str, **settings: object) -> Baseline:
-    return METHODS[method](**SMALL.get(method, {}), **settings)
+    return METHODS[method](**QUICK.get(method, {}), **settings)
 
 
 def cells(shape: tuple[int, ...]) -> np.ndarray:
@@ -114,12 +105,14 @@ def graph(nodes: int, edges: int, order: int, seed: int) -> SparseTensor:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_orders_never_cost_less_than_none(method: str, tmp_path: Path) -> None:
+    given: dict[str, list[dict[str, Any]]] = {"truncation": [{"keep": 0.5}, {"keep": 1.0}], "hybrid": [QUICK["hybrid"]]}
     tensors = [banded(size, width) for size in (5, 40, 90) for width in (0, 1, 3)]
     tensors += [graph(8, 10, 2, 0), graph(60, 150, 2, 1), graph(9, 40, 3, 2), graph(5, 60, 4, 3)]
+    tensors.append(windows(3, length=300, words=12))  # sequences have a code of their own
     for X in tensors:
         if X.order > 2 and METHODS[method].matrices_only:
             continue
-        for settings in ({"keep": 0.5}, {"keep": 1.0}) if method == "truncation" else ({},):
+        for settings in given.get(method, [{}]):
             few = {"max_sweeps": 2} if "max_sweeps" in METHODS[method].declared else {}
             model = METHODS[method](**settings, **few).fit(X)
             size = model.size()

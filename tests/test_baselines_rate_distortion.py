@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.baselines import patterns
+from pipeline.baselines.coding import exact, repeated, unlabelled
 from pipeline.baselines.rate_distortion import RateDistortion, by_cells
 from pipeline.baselines.truncation import Truncation
 from pipeline.errors import InputError
@@ -104,6 +106,33 @@ def test_a_higher_price_keeps_fewer_cells() -> None:
     choose = by_cells(X, orders=False)
     kept = [len(choose(price).values) for price in (0.0, 1.0, 30.0, 1000.0)]
     assert kept[0] == X.nnz and kept == sorted(kept, reverse=True) and kept[-1] < X.nnz / 2
+
+
+def test_a_code_of_columns_that_occur_a_multiple_of_times_gives_them_back() -> None:
+    random = np.random.default_rng(0)
+    book = random.random((30, 12)) < 0.3
+    of_column = random.permutation(np.repeat(np.arange(12), 6 * random.integers(1, 40, 12)))
+    X = SparseTensor.from_dense(np.hstack((book[:, of_column], np.zeros((30, 50)))))
+    packed = exact.unnamed_code(X.coords, X.values, X.shape)
+    plain = unlabelled.pack(X.coords, X.values, X.shape)
+    assert packed is not None and plain is not None
+    code, orders = packed
+    assert code[:1] == repeated.CODE and len(code) < len(plain[0])
+    coords, values, shape = exact.decode(code)
+    there = np.stack([orders[mode][coords[:, mode]] for mode in range(2)], axis=1)
+    assert SparseTensor(there, values, shape) == X
+    assert all(np.array_equal(np.sort(orders[mode]), np.arange(size)) for mode, size in enumerate(shape))
+    for end in range(1, len(code)):
+        with contextlib.suppress(InputError):
+            assert len(exact.decode(code[:end])[0]) > 0
+
+
+def test_patterns_are_rounded_to_the_nearest_multiple() -> None:
+    pattern = np.array([0] * 7 + [1] * 4 + [2] * 2 + [-1] * 3)
+    rounded = patterns.rounded(pattern, 4)
+    assert np.bincount(rounded + 1).tolist() == [0, 8, 4, 4]
+    assert patterns.rounded(np.array([0, 0, 0, 1]), 4).tolist() == [-1, -1, -1, -1]  # no column is free
+    assert patterns.rounded(pattern, 1) is pattern
 
 
 def test_two_limits_are_refused() -> None:

@@ -7,7 +7,6 @@ import pkgutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,14 +20,11 @@ from pipeline.kpd import KPDLinear
 from pipeline.kpd.deployment import deploy
 from pipeline.methods import COMPRESSORS, METHODS
 from pipeline.sparse import SparseTensor
+from tests.quick import QUICK
 
 KERNELS = ("pipeline.neukron", "pipeline.baselines", "pipeline.kpd", "pipeline.datasets", "pipeline.kernels")
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "neukron": {"max_epochs": 3, "hidden": 4},
-    "accams": {"stencils": 3, "clusters": 3},
-    "baccams": {"stencils": 3, "clusters": 3},
-}
+SETTINGS = {name: QUICK[name] for name in ("neukron", "accams", "baccams", "hybrid")}  # others are quick by default
 
 
 def kept_kernels() -> dict[str, Dispatcher]:

@@ -146,6 +146,9 @@ class TestMatrixMarket:
             ("array real general\n2 2 4\n", "needs the numbers of sizes"),
             ("array real general\n0 2\n", "empty"),
             ("array real general\n2 2\n0\n0\n0\n0\n", "empty tensor"),
+            ("coordinate real symmetric\n2 2 2\n2 1 5\n1 2 5\n", "a.mtx:4: cells on both sides of the diagonal"),
+            ("coordinate real skew-symmetric\n2 2 1\n2 2 5\n", "a.mtx:3: a cell on the diagonal"),
+            ("coordinate real general\n2 2 1\n0 1 5\n", "a.mtx:3: index 0 .* outside 1..2; the format is 1-based$"),
         ],
     )
     def test_refused(self, tmp_path: Path, content: str, problem: str) -> None:

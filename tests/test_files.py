@@ -201,7 +201,7 @@ def test_locks_are_released_when_all_who_held_some_are_dead(tmp_path: Path) -> N
     assert len(list(locks.iterdir())) == 2
     assert release_stale(tmp_path) == 2 and not list(locks.iterdir())
     assert (tmp_path / HOLDERS).exists()
-    assert release_stale(tmp_path / HOLDERS) == 0  # where nothing can be written a plan is made all the same
+    assert release_stale(tmp_path / HOLDERS) == 0  # nothing can be written there: no lock to release
 
 
 @pytest.mark.parametrize("case", ["training", "step"])

@@ -261,3 +261,9 @@ def targets(names: Sequence[str] = (*ORIGINALS, *(f"lossless, {name}" for name i
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_damaged_artifacts_are_refused_or_answer(name: str) -> None:
     check(targets([name]))
+
+
+@pytest.mark.parametrize("name", [*METHODS, "neukron lstm"])
+def test_orders_free_never_take_more_than_orders_stored(name: str) -> None:
+    size = fitted(name).size()
+    assert size["bytes_equal"] <= size["bytes_with_order"]

@@ -20,15 +20,17 @@ from pipeline.methods import COMPRESSORS, METHODS
 from pipeline.neukron import NeuKron
 from pipeline.sparse import SparseTensor
 from tests.fuzz import Target, outcomes
+from tests.quick import QUICK
 
 NUMBERS = [10**9, 1e308, math.inf, math.nan, -1, 0, 10**400]
-QUICK = {"max_epochs": 1, "max_sweeps": 2}
+FEW = {"max_epochs": 1, "max_sweeps": 2}
 
 
 def model_of(name: str, settings: dict[str, Any]) -> Any:
     """A compressor as a step makes it, with few epochs or sweeps where nothing says how many."""
     kind = METHODS[name].load()
-    quick = {key: value for key, value in QUICK.items() if key in settings_of(kind)}
+    quick = {key: value for key, value in FEW.items() if key in settings_of(kind)}
+    quick |= QUICK["hybrid"] if name == "hybrid" else {}
     if name != "neukron":
         return make(name, quick | settings)
     check_given(NeuKron, settings, name)
@@ -65,7 +67,7 @@ def numeric(name: str) -> Iterator[dict[str, Any]]:
     """Every numeric setting at every number."""
     for setting, entry in settings_of(METHODS[name].load()).items():
         if not entry.choices and not isinstance(entry.default, bool):
-            yield from ({setting: number} for number in NUMBERS if setting not in QUICK or number != 10**9)
+            yield from ({setting: number} for number in NUMBERS if setting not in FEW or number != 10**9)
     if name == "neukron":
         yield {"hidden": 3000}
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import pipeline.__main__ as kronflow
@@ -30,6 +32,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "m.mtx").write_text(MTX)
     (folder / "c.csv").write_text("user,item,n\nann,book,2\nbob,pen,1\nann,ink,4\n")
     (folder / "empty.csv").write_text("")
+    (folder / "utf-16.csv").write_text("user,item,n\nann,book,2\n", encoding="utf-16")
+    (folder / "comment.csv").write_text("# of today\nuser,item,n\nann,book,2\n")
+    (folder / "names.txt").write_text("user,item,n\nann,book,2\n")
+    column = pa.array(["x", "y"])
+    pq.write_table(pa.table([column, column, pa.array([1, 2])], names=["a", "a", "n"]), folder / "twice.parquet")
     (folder / "no-text.csv").write_bytes(b"\xff\xfe\x00\x01")
     (folder / "junk.safetensors").write_bytes(bytes(100))
     (folder / "junk.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
@@ -70,6 +77,10 @@ WRONG = {  # the command -> words of its one line
     "kronflow compress m.mtx .": "is a folder",
     "kronflow compress m.mtx m.mtx/o.safetensors --method lossless": "cannot write",
     "kronflow compress junk.parquet o.safetensors": "not a readable Parquet file",
+    "kronflow compress utf-16.csv o.safetensors": "set the option encoding=utf-16",
+    "kronflow compress comment.csv o.safetensors": "a line above the names, as this, must go",
+    "kronflow compress names.txt o.safetensors --read values=true": "names of things belong in a table: --format csv",
+    "kronflow compress twice.parquet o.safetensors": "no single column 'a'; it stands there 2 times",
     "kronflow compress empty.csv o.safetensors": "the file has no line",
     "kronflow compress no-text.csv o.safetensors": "no utf-8 text",
     f"kronflow {FIT} --method nope": "--method nope: unknown",

@@ -179,6 +179,8 @@ class TestOf:
 
     def test_torch(self) -> None:
         torch = pytest.importorskip("torch")
+        with pytest.raises(InputError, match="on the device meta holds no values"):
+            SparseTensor.of(torch.ones(2, 2, device="meta"))
         dense = torch.tensor([[0.0, 1.5], [2.0, 0.0]], requires_grad=True)
         wanted = SparseTensor.from_dense([[0, 1.5], [2, 0]])
         for tensor in (dense, dense.to_sparse(), dense.bfloat16(), dense.detach().to_sparse_csc()):
@@ -215,6 +217,17 @@ class TestOf:
         with pytest.raises(InputError, match=problem):
             SparseTensor.of(wrong)
 
+    @pytest.mark.parametrize(
+        ("part", "content"),
+        [("indptr", [0, 99, 3]), ("indptr", [0, 2, 1]), ("indices", [0, 99, 1]), ("indices", [0, -5, 1])],
+    )
+    def test_parts_of_scipy_that_lead_out_of_it(self, part: str, content: list[int]) -> None:
+        """Its compiled code would follow them: a segmentation fault."""
+        matrix = scipy.sparse.csr_array(np.array([[1.0, 0, 2], [0, 3, 0]]))
+        setattr(matrix, part, np.array(content, dtype=np.int32))
+        with pytest.raises(InputError, match="a csr_array whose parts do not fit together"):
+            SparseTensor.of(matrix)
+
     def test_whole_numbers_beyond_64_bit_reals_are_told(self, caplog: pytest.LogCaptureFixture) -> None:
         SparseTensor.of(np.array([[2**53, 2**60]]))
         assert not caplog.records
@@ -247,6 +260,10 @@ class TestFromPandas:
             ({"a": [1, None], "n": [1, 2]}, ["a"], "n", "row 1: column 'a' has no label"),
             ({"a": [[1], [2]], "n": [1, 2]}, ["a"], "n", "cannot be told apart"),
             ({"a": [1, 2], "n": ["x", "y"]}, ["a"], "n", "no numbers"),
+            ({"a": [1, 2], "n": ["1", "2"]}, ["a"], "n", r"no numbers \(string\); pandas.to_numeric reads texts"),
+            ({"a": [1, 2], "n": [1j, 2]}, ["a"], "n", r"no numbers \(complex\)"),
+            ({"a": [1, 2], "n": pd.date_range("2020", periods=2)}, ["a"], "n", r"no numbers \(datetime64\)"),
+            ({"a": [1, 2], "n": pd.Series([2**80, 1], dtype=object)}, ["a"], "n", "no numbers of 64 bits"),
             ({"a": [1, 2], "n": [1, None]}, ["a"], "n", "not finite"),
             ({"a": [], "n": []}, ["a"], "n", "empty tensor"),
         ],

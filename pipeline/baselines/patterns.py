@@ -10,6 +10,7 @@ is for columns in free order: which column has which pattern costs nothing then 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,6 +66,30 @@ def quantised(columns: Columns, height: int, price: float) -> tuple[Integers, In
         if not len(rows) or np.array_equal(before > 0, weight > 0):
             break
     return _assigned(columns, rows, start, which, height) if len(rows) else (rows, start, which)
+
+
+def rounded(pattern: Integers, each: int) -> Integers:
+    """The pattern of every column (-1: none) once each occurs a multiple of `each` times, the nearest one.
+
+    Columns lose their pattern for that, or one without gets it, as long as there are any.
+    """
+    if each < 2:
+        return pattern
+    pattern = pattern.copy()
+    by_pattern = np.argsort(pattern, kind="stable")
+    edges = np.searchsorted(pattern[by_pattern], np.arange(int(pattern.max(initial=-1)) + 2))
+    free = by_pattern[: edges[0]]
+    for number, (start, end) in enumerate(pairwise(edges.tolist())):
+        wanted = (end - start + each // 2) // each * each
+        missing = wanted - (end - start)
+        if missing > len(free):
+            wanted, missing = wanted - each, missing - each
+        if missing > 0:
+            pattern[free[:missing]] = number
+            free = free[missing:]
+        else:
+            pattern[by_pattern[start + wanted : end]] = -1
+    return pattern
 
 
 def spread(start: Integers, which: Integers) -> Integers:

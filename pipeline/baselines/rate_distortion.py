@@ -25,6 +25,7 @@ ROUNDS = 5  # of choice and prices of cells
 CLOSE = 0.98  # a code of this share of its limit is large enough
 AIM = 0.99  # what the next price aims at
 LEAST_FACTOR = 1.3  # between two prices while no code is known on one side of the limit
+GROUP = 3.0  # patterns occur a multiple of so many times the cells that a bit is worth
 STEP_OF_PRICE = 2.9  # sqrt(6 / ln 2): the step at which a bit more a value lowers the error by the price
 
 
@@ -267,7 +268,7 @@ def by_patterns(X: SparseTensor) -> Callable[[float], Choice]:
         if not price:
             return Choice(X.coords, X.values, 1.0, 0.0)
         rows, start, pattern = patterns.quantised(columns, X.shape[1 - top], price / value**2)
-        of_column = np.append(pattern, -1)[which]
+        of_column = patterns.rounded(np.append(pattern, -1)[which], max(1, int(GROUP * price / value**2)))
         if not np.any(of_column >= 0):
             return Choice(X.coords[:1], X.values[:1], 1.0, X.norm2 - value**2)
         sizes = np.append(np.diff(start), 0)[of_column]

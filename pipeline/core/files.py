@@ -38,22 +38,30 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise InputError(f"{path}: is a folder or a device, which a file cannot replace; name another place")
     lock, folder = None, None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock, folder = _locked_folder(partials_folder(path))
-        temporary = folder / path.name
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot write: {error.strerror or error}; the previous file, if any, is unchanged"
-        ) from error
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock, folder = _locked_folder(partials_folder(path))
+            temporary = folder / path.name
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
     finally:
         if lock is not None and folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Turn what the system says while a file is written into an :class:`InputError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot write: {error.strerror or error}; the previous file, if any, is unchanged"
+        ) from error
 
 
 def partials_folder(path: Path) -> Path:

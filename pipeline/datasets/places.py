@@ -68,15 +68,23 @@ def to_places(
         print(f"{where(0)}: no index is 0; if the first index is 1, set the option 'base: 1'", file=sys.stderr)
 
 
-def check_range(column: Array, base: int, mode: Mode, where: Callable[[int], str], entry: int = 0) -> None:
-    """Refuse an index below `base` or beyond the mode; `entry` is the number of the first one."""
+def check_range(
+    column: Array, base: int, mode: Mode, where: Callable[[int], str], entry: int = 0, fixed: bool = False
+) -> None:
+    """Refuse an index below `base` or beyond the mode; `entry` is the number of the first one.
+
+    `fixed`: the format says where its indices start, and has no option for it.
+    """
     limit = LARGEST if mode.size is None else mode.size + base
     if len(column) and (column.min() < base or column.max() >= limit):
         row = int(np.argmax((column < base) | (column >= limit)))
         other = {(1, base - 1): "0", (0, limit): "1"}.get((base, int(column[row])))
         hint = f"; where its first index is {other}: option base={other}" if other else ""
-        hint = "; where numbers are names, not places: option base=null" if column[row] >= LARGEST else hint
+        hint = "" if fixed else hint
+        hint = (
+            "; where numbers are names, not places: option base=null" if column[row] >= LARGEST and not fixed else hint
+        )
         raise InputError(
             f"{where(entry + row)}: index {column[row]} in mode '{mode.name}' is outside {base}..{limit - 1}; "
-            f"the file is read as {base}-based{hint}"
+            f"{'the format is' if fixed else 'the file is read as'} {base}-based{hint}"
         )

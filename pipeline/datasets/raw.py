@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import math
@@ -234,7 +235,15 @@ def open_text(path: Path, encoding: str = "utf-8", member: str | None = None) ->
         except UnicodeError as error:
             line = _line_that_is_no(encoding, path, member)
             reason = getattr(error, "reason", error)
-            raise InputError(f"{path}:{line}: no {encoding} text ({reason}); set the option encoding") from error
+            raise InputError(f"{path}:{line}: no {encoding} text ({reason}); set the option {_told(path)}") from error
+
+
+def _told(path: Path) -> str:
+    """The option encoding, with its value where a byte order mark tells it."""
+    marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    with path.open("rb") as file:
+        start = file.read(4)
+    return next((f"encoding={name}" for mark, name in marks.items() if start.startswith(mark)), "encoding")
 
 
 def check_encoding(encoding: str) -> None:

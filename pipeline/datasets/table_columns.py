@@ -47,8 +47,10 @@ def with_columns(path: Path, format_name: str, given: Mapping[str, Any]) -> dict
             )
     chosen = [name for name in names if str(name) != str(value)]
     if not chosen:
+        first = str(named[0]) if named else ""
+        above = "; a line above the names, as this, must go" if first.startswith(("#", "%", "sep=")) else ""
         raise InputError(
-            f"{path}: columns {named}: needs one for each mode, and one for the values; see the option columns"
+            f"{path}: columns {named}: needs one for each mode, and one for the values; see the option columns{above}"
         )
     left_out = f"; left out: {len(named) - len(names)} without a name" if len(named) > len(names) else ""
     if left_out or "value" not in given:

@@ -291,7 +291,11 @@ def parse_lines(path: Path, start: int, block: bytes, order: int, *, values: boo
 
 def _index(path: Path, number: int, field: bytes) -> int:
     if not INTEGER.fullmatch(field):
-        named = "; names of things belong in a table: --format csv --read 'separator= '" if field.isalpha() else ""
+        named = (
+            "; names of things belong in a table: --format csv (blanks between: --read 'separator= ')"
+            if field.isalpha()
+            else ""
+        )
         _fail(path, number, f"index '{_shown(field)}' is no whole number{named}")
     if len(field) > 20 or not -(1 << 63) <= int(field) < 1 << 63:
         _fail(path, number, f"index '{_shown(field)}' does not fit 64 bits")

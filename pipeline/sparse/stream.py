@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.files import atomic_path
+from pipeline.core.files import atomic_path, naming
 from pipeline.errors import InputError
 from pipeline.sparse.grid import LARGEST_SIZE
 from pipeline.sparse.header import ROW_GROUP, Header, Rows, telling_damage
@@ -158,6 +158,7 @@ class TensorWriter:
         with ExitStack() as stack:  # a disk that is full takes not even the first bytes: then all is undone
             temporary = stack.enter_context(atomic_path(self.path))  # first in, last to appear, after its labels
             self._label_entry = self.labels.write(stack)
+            stack.enter_context(naming(self.path))  # what fails from here on is the tensor, not its labels
             # without Arrow's own copy of the schema, which would hide metadata that is added at the end
             self._writer = stack.enter_context(
                 pq.ParquetWriter(

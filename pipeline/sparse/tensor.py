@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.files import atomic_path, refuse_clashes
+from pipeline.core.files import atomic_path, naming, refuse_clashes
 from pipeline.errors import InputError
 from pipeline.sparse.grid import LARGEST_SIZE, linear_index
 from pipeline.sparse.header import ROW_GROUP, Header
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from scipy.sparse import coo_array
 
 log = logging.getLogger(__name__)
+NUMERIC = ("integer", "floating", "mixed-integer-float", "decimal", "boolean", "empty")  # as pandas infers them
 
 MARKED_SHARE = 16  # indices a non-zero, up to which those that occur are marked
 
@@ -180,6 +181,8 @@ class SparseTensor:
         if all(hasattr(X, name) for name in ("coords", "data", "shape")):
             return cls(np.asarray(X.coords).T, X.data, X.shape)
         if hasattr(X, "to_sparse_coo"):  # of torch, sparse or not
+            if X.is_meta:
+                raise InputError("a tensor of torch on the device meta holds no values")
             entries = X.detach().cpu().to_sparse_coo().coalesce()
             values = entries.values()
             exact = values.double() if values.is_floating_point() else values  # NumPy knows no bfloat16
@@ -261,8 +264,19 @@ class SparseTensor:
 
     @classmethod
     def from_scipy(cls, matrix: Any) -> SparseTensor:
-        """Take a SciPy sparse matrix or array of any format; explicit duplicates are summed."""
-        entries = matrix.tocoo()
+        """Take a SciPy sparse matrix or array of any format; explicit duplicates are summed.
+
+        Raises
+        ------
+        InputError
+            Its indices or pointers lead out of it, which SciPy's compiled code would follow.
+        """
+        try:
+            if hasattr(matrix, "check_format"):
+                matrix.check_format(full_check=True)
+            entries = matrix.tocoo()
+        except ValueError as error:
+            raise InputError(f"a {type(matrix).__name__} whose parts do not fit together ({error})") from error
         return cls(np.stack(entries.coords, axis=1), entries.data, entries.shape)
 
     def to_scipy(self) -> coo_array:
@@ -307,6 +321,7 @@ class SparseTensor:
         with ExitStack() as stack:
             temporary = stack.enter_context(atomic_path(path))  # first in, last to appear: its labels are there then
             entry = files.write(stack)
+            stack.enter_context(naming(path))  # what fails from here on is the tensor, not its labels
             header = Header(self.shape, self.nnz, self.norm2, self.mode_names, self.source, entry)
             table = pa.table(columns).replace_schema_metadata({"kronflow": header.text()})
             pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True)
@@ -346,14 +361,20 @@ class SparseTensor:
 
 
 def _numbers(column: pd.Series[Any]) -> npt.NDArray[Any]:
-    """Values of a column as they are, without loss where they are whole."""
+    """Values of a column as they are, without loss where they are whole; texts, dates and complex numbers are none."""
+    import pandas as pd
+
     found = column.to_numpy()
     if found.dtype.kind in "iubf":
         return found
+    kind = pd.api.types.infer_dtype(found, skipna=True)
+    if kind not in NUMERIC:
+        raise InputError(f"column '{column.name}': values that are no numbers ({kind}); pandas.to_numeric reads texts")
     try:
-        return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"column '{column.name}': values that are no numbers ({error})") from error
+        whole = kind == "integer" and not column.isna().any()
+        return column.to_numpy(np.int64) if whole else column.to_numpy(np.float64, na_value=np.nan)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"column '{column.name}': values that are no numbers of 64 bits ({error})") from error
 
 
 def _checked_labels(labels: Mapping[int, Sequence[Label]], shape: tuple[int, ...]) -> dict[int, Sequence[Label]]:

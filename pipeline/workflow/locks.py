@@ -23,7 +23,7 @@ def release_stale(root: Path = Path()) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # stays open: it is the registration
     except OSError:
-        return 0  # a tree that is only read: nothing is made there, and nothing released
+        return 0  # a tree that may only be read: Snakemake itself says what it cannot write
     released = 0
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,8 +7,19 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.baselines import patterns
 from pipeline.baselines.base import Baseline, Integers, Reals
-from pipeline.baselines.coding import blocks, column_sets, fibres, gaps, mixed, overlaps, unlabelled
+from pipeline.baselines.coding import (
+    blocks,
+    column_sets,
+    fibres,
+    gaps,
+    mixed,
+    overlaps,
+    repeated,
+    symmetric,
+    unlabelled,
+)
 from pipeline.errors import InputError
 from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
@@ -200,8 +211,11 @@ class CellTable:
 def all_codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[Labelled]:
     """All orders stored, the top mode left as it is, all modes left as they are; by every code able to.
 
-    The code of each tells the tensor up to the orders of its modes.
+    The code of each tells the tensor up to the orders of its modes. Of a symmetric matrix each pair of cells is told
+    once.
     """
+    if symmetric.able(coords, values, shape):
+        return _symmetric_codes(coords, values, shape)
     code, orders = free_code(coords, values, shape)
     top = gaps.top_mode(shape)
     candidates = [Labelled(code, *_pack(dict(enumerate(orders)), coords))]
@@ -221,6 +235,17 @@ def all_codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[L
     return candidates
 
 
+def _symmetric_codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[Labelled]:
+    """In an order of the code's own choice, and in the tensor's by every code able to."""
+    one = symmetric.upper(coords)
+    triangle = [each.code for each in all_codes(coords[one], values[one], shape) if not each.orders]
+    candidates = [Labelled(symmetric.mirrored(code), {}, {}) for code in triangle]
+    packed = symmetric.pack(coords, values, shape)
+    if packed is not None:
+        candidates.append(Labelled(packed[0], *_pack({0: packed[1], 1: packed[1]}, coords)))
+    return candidates
+
+
 def _tree_codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[bytes | None]:
     """Codes that mix contexts: of windows on a sequence where it is one, and the general one where few cells are."""
     windows = overlaps.pack(coords, values, shape)
@@ -231,13 +256,25 @@ def free_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[
     """Shortest code of the cells in orders of its own choice, and those orders (position -> index)."""
     candidates = [gap_code(coords, values, shape)] if gaps_pay(coords, shape) else []
     packed = [fibres.pack(coords, values, shape, free=True)] if fibres.able(coords, shape) else []
-    unnamed = unlabelled.pack(coords, values, shape) if unlabelled.able(coords, shape) else None
+    unnamed = unnamed_code(coords, values, shape) if unlabelled.able(coords, shape) else None
     if unnamed is not None:
         packed.append(unnamed)
     if (unnamed is None or len(coords) <= COLUMNS_AT_MOST) and column_sets.able(coords, shape):
         packed.append(column_sets.pack(coords, values, shape, free=True))
     candidates += [(code, [chosen[mode] for mode in range(len(shape))]) for code, chosen in packed]
     return min(candidates, key=lambda candidate: len(candidate[0]))
+
+
+def unnamed_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[bytes, dict[int, Integers]] | None:
+    """Shorter one of the codes that name no columns: of all of them, or of one of every g that are alike."""
+    top = gaps.top_mode(shape)
+    packed = [unlabelled.pack(coords, values, shape)]
+    if len(np.unique(values)) == 1:
+        found, which = patterns.distinct(coords[:, top], coords[:, 1 - top], shape[top])
+        if len(found.times) and np.gcd.reduce(found.times) > 1:
+            columns = np.flatnonzero(which >= 0)
+            packed.append(repeated.pack(coords, values, shape, columns, which[columns]))
+    return min((each for each in packed if each is not None), key=lambda each: len(each[0]), default=None)
 
 
 def quick_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> bytes:
@@ -258,7 +295,7 @@ def quick_length(coords: Integers, values: Reals, shape: tuple[int, ...], orders
     elif len(coords) > COLUMNS_AT_MOST and orders and unlabelled.keeps(coords, shape):
         codes = [unlabelled.pack_kept(coords, values, shape)]
     elif len(coords) > COLUMNS_AT_MOST and not orders and unlabelled.able(coords, shape):
-        packed = unlabelled.pack(coords, values, shape)
+        packed = unnamed_code(coords, values, shape)
         codes = [packed[0] if packed else None]
         codes += [gap_code(coords, values, shape)[0]] if gaps_pay(coords, shape) else []
     lengths = [len(code) for code in codes if code is not None]
@@ -289,15 +326,32 @@ def decode(code: bytes) -> gaps.Cells:
         return gaps.decode(code)
     if code[:1] == blocks.CODE:
         return blocks.unpack(code)
+    if code[:1] == repeated.CODE:
+        return repeated.unpack(code)
+    if code[:1] == symmetric.FREE:
+        return symmetric.unpack(code)
+    if code[:1] == symmetric.MIRRORED:
+        return _mirrored(code[1:])
     if code[:1] == mixed.CODE:
         return mixed.unpack(code)
     if code[:1] == overlaps.CODE:
         return overlaps.unpack(code)
-    if code[:1] in (unlabelled.CODE, unlabelled.COARSE_CODE):
+    if code[:1] in unlabelled.FREE_CODES:
         return unlabelled.unpack(code)
-    if code[:1] in (unlabelled.KEPT, unlabelled.COARSE_KEPT):
+    if code[:1] in unlabelled.KEPT_CODES:
         return unlabelled.unpack_kept(code)
     return fibres.unpack(code) if code[:1] in (fibres.FREE, fibres.KEPT) else column_sets.unpack(code)
+
+
+@gaps.decoder
+def _mirrored(code: bytes) -> gaps.Cells:
+    """A symmetric matrix, given the code of its upper triangle."""
+    if code[:1] == symmetric.MIRRORED:
+        raise ValueError("mirrored twice")
+    coords, values, shape = decode(code)
+    if len(shape) != 2 or shape[0] != shape[1] or np.any(coords[:, 0] > coords[:, 1]):
+        raise ValueError("no upper triangle")
+    return *symmetric.both(coords, values), shape
 
 
 def _move(coords: Integers, orders: list[Integers]) -> Integers:

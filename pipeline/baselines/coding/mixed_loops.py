@@ -154,6 +154,18 @@ def of_any(chance: int, number: int) -> int:
 
 
 @compiled
+def gather(
+    slots: npt.NDArray[np.uint32], stretch: Integers, places: Integers, number: int, left: int, inputs: Integers
+) -> None:
+    """What the first `number` contexts say of the next of `left` members; nothing where a context is new."""
+    for place in range(number):
+        slot = np.int64(slots[places[place]])
+        inputs[place] = 0
+        if slot & 255:
+            inputs[place] = stretch[min(of_any(slot >> 16, left), 65535) >> 4]
+
+
+@compiled
 def familiarity(slot: int) -> int:
     """How often a context was met: 0, 1 (once or twice) or 2."""
     count = slot & 255
@@ -248,11 +260,7 @@ def code_sets(
                 if left > high - middle:
                     lower += 1
                     continue
-                for place in range(8):
-                    slot = np.int64(slots[places[place]])
-                    inputs[place] = 0
-                    if slot & 255:
-                        inputs[place] = stretch[min(of_any(slot >> 16, left), 65535) >> 4]
+                gather(slots, stretch, places, 8, left, inputs)
                 share = ((middle - low) << 16) // (high - low)
                 inputs[8] = stretch[min(of_any(share, left), 65535) >> 4]
                 bit = np.int64(0)

@@ -16,6 +16,7 @@ from pipeline.baselines.coding.mixed_loops import (
     code_number,
     familiarities,
     find,
+    gather,
     hashed,
     learn,
     mixture,
@@ -293,11 +294,7 @@ def code_level(
                 if left > high - middle:
                     lower += 1
                     continue
-                for place in range(CONTEXTS):
-                    slot: Whole = np.int64(slots[places[place]])
-                    inputs[place] = 0
-                    if slot & 255:
-                        inputs[place] = stretch[min(of_any(slot >> 16, left), 65535) >> 4]
+                gather(slots, stretch, places, CONTEXTS, left, inputs)
                 share: Whole = ((middle - low) << 16) // (high - low)
                 inputs[CONTEXTS] = stretch[min(of_any(share, left), 65535) >> 4]
                 inputs[CONTEXTS + 1] = 0

@@ -27,7 +27,10 @@ from pipeline.baselines.base import Integers, Reals
 from pipeline.baselines.coding import gaps, mixed
 
 CODE, KEPT = b"\x09", b"\x0a"  # first byte of such a code; of one that keeps the orders
+LISTED_CODE = b"\x0e"  # of one that lists the numbers of cells that rows have, and how many rows have each
 COARSE_CODE, COARSE_KEPT = b"\x06", b"\x07"  # of the first such codes, whose mixing weights have 16 bits
+NUMBERED_KEPT = b"\x0f"  # of one that keeps the orders and tells the rows' cells by a mixture of contexts
+FREE_CODES, KEPT_CODES = (CODE, LISTED_CODE, COARSE_CODE), (KEPT, NUMBERED_KEPT, COARSE_KEPT)
 FINE = 8  # more bits of the mixing weights
 RAREST = 32  # rows of more cells have names from the start
 ALIKE = 64  # rows of as many cells that make it worth to leave them without a name
@@ -177,9 +180,15 @@ def pack(coords: Integers, values: Reals, shape: Sequence[int]) -> tuple[bytes, 
     if code is None:
         return None
     layout = np.stack((distinct, times), axis=1).reshape(-1)
-    streams = [gaps.squeeze(gaps.write_varints(part)) for part in (layout, np.diff(used, prepend=0))]
-    streams += [(code, 0), gaps.squeeze(numbers)]
-    joined = gaps.joined(CODE, [*shape, limit, bits, kind], constant, streams)
+    different, rows_each = np.unique(used, return_counts=True)
+    listed: Integers = np.concatenate((np.diff(different, prepend=0), rows_each))
+    lists = [
+        (CODE, gaps.squeeze(gaps.write_varints(np.diff(used, prepend=0)))),
+        (LISTED_CODE, gaps.squeeze(gaps.write_varints(listed))),
+    ]
+    first, stream = min(lists, key=lambda each: len(each[1][0]))
+    streams = [gaps.squeeze(gaps.write_varints(layout)), stream, (code, 0), gaps.squeeze(numbers)]
+    joined = gaps.joined(first, [*shape, limit, bits, kind], constant, streams)
     return joined, {1 - top: row_order, top: column_order}
 
 
@@ -201,8 +210,12 @@ def pack_kept(coords: Integers, values: Reals, shape: Sequence[int]) -> bytes | 
     code = model.finished()
     if code is None:
         return None
-    streams = [gaps.squeeze(gaps.write_varints(degree)), (code, 0), gaps.squeeze(numbers)]
-    return gaps.joined(KEPT, [*shape, bits, kind], constant, streams)
+    few = int(np.clip((len(degree) * 8).bit_length(), *mixed.SLOTS))
+    listing = mixed.Model(few, None, 1024 + 9 * len(degree))
+    listing.numbers(1, _size_contexts(len(degree)), degree)
+    lists = [(KEPT, gaps.squeeze(gaps.write_varints(degree))), (NUMBERED_KEPT, (listing.finished() or b"", few))]
+    first, stream = min((each for each in lists if each[1][0]), key=lambda each: len(each[1][0]))
+    return gaps.joined(first, [*shape, bits, kind], constant, [stream, (code, 0), gaps.squeeze(numbers)])
 
 
 def _size_contexts(count: int) -> Integers:
@@ -239,8 +252,15 @@ def unpack(code: bytes) -> gaps.Cells:
     shape, limit, bits, kind = (int(head[0]), int(head[1])), int(head[2]), int(head[3]), int(head[4])
     constant, streams = gaps.read_streams(code, at, kind, head[5::2])
     layout, _ = gaps.read_varints(gaps.expand(streams[0], int(head[6])), -1, 0)
-    steps, _ = gaps.read_varints(gaps.expand(streams[1], int(head[8])), -1, 0)
-    degrees, (distinct, times) = np.cumsum(steps), layout.reshape(-1, 2).T
+    told, _ = gaps.read_varints(gaps.expand(streams[1], int(head[8])), -1, 0)
+    if code[:1] == LISTED_CODE:
+        different, rows_each = told.reshape(2, -1)
+        if rows_each.sum() > max(shape):
+            raise ValueError("more rows than there are")
+        degrees = np.repeat(np.cumsum(different), rows_each)
+    else:
+        degrees = np.cumsum(told)
+    distinct, times = layout.reshape(-1, 2).T
     top, count = gaps.top_mode(shape), int(degrees.sum())
     if int(np.sum(distinct * times)) != count or times.sum() > shape[top] or len(degrees) > shape[1 - top]:
         raise ValueError("its sizes and degrees contradict each other")
@@ -279,8 +299,15 @@ def unpack_kept(code: bytes) -> gaps.Cells:
     head, at = gaps.read_varints(code, 10, 1)
     shape, bits, kind = (int(head[0]), int(head[1])), int(head[2]), int(head[3])
     constant, streams = gaps.read_streams(code, at, kind, head[4::2])
-    degree, _ = gaps.read_varints(gaps.expand(streams[0], int(head[5])), -1, 0)
-    top, count = gaps.top_mode(shape), int(degree.sum())
+    top = gaps.top_mode(shape)
+    if code[:1] == NUMBERED_KEPT:
+        if not mixed.SLOTS[0] <= int(head[5]) <= mixed.SLOTS[1] or shape[1 - top] > mixed.LARGEST_MODE:
+            raise ValueError("no such list")
+        degree = np.zeros(shape[1 - top], dtype=np.int64)
+        mixed.Model(int(head[5]), streams[0]).numbers(1, _size_contexts(len(degree)), degree)
+    else:
+        degree, _ = gaps.read_varints(gaps.expand(streams[0], int(head[5])), -1, 0)
+    count = int(degree.sum())
     if len(degree) != shape[1 - top] or degree.max() > shape[top] or not SLOTS[0] <= bits <= SLOTS[1]:
         raise ValueError("its degrees and its shape contradict each other")
     fine = 0 if code[:1] == COARSE_KEPT else FINE

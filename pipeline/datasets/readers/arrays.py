@@ -409,7 +409,7 @@ def _tensor(path: Path, indices: Sequence[Array], values: Array, shape: tuple[in
     names = MATRIX_NAMES if len(shape) == 2 else [f"mode_{mode}" for mode in range(len(shape))]
     modes = [Mode(name, indexed=True, size=size) for name, size in zip(names, shape, strict=True)]
     for mode, index in zip(modes, indices, strict=True):
-        check_range(index, 0, mode, lambda entry: f"{path}: entry {entry}")
+        check_range(index, 0, mode, lambda entry: f"{path}: entry {entry}", fixed=True)
     return RawTensor(modes, [([index.astype(np.int64) for index in indices], as_float64(values))])
 
 

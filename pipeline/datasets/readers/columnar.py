@@ -173,8 +173,9 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 
 def _check_names(path: Path, wanted: list[str] | None, names: list[str]) -> None:
     for name in wanted or ():
-        if names.count(name) != 1:
-            raise InputError(f"{path}: no single column '{name}'{nearest(str(name), names)}")
+        if (times := names.count(name)) != 1:
+            hint = f"; it stands there {times} times" if times else nearest(str(name), names)
+            raise InputError(f"{path}: no single column '{name}'{hint}")
 
 
 def _check_types(path: Path, columns: list[str], value: str | None, schema: Any, indices: bool) -> None:

@@ -6,7 +6,7 @@ TACO's ``.ttx`` is the same with any number of sizes, its first line naming a ``
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -145,14 +145,38 @@ def _blocks(path: Path, header: Header, modes: list[Mode]) -> Iterator[Block]:
     def place(entry: int) -> str:
         return f"{path}:{line_of_entry(path, entry, skip=header.lines)}"
 
-    seen = 0
+    seen, halves = 0, set[bool]()
     for keys, values in read_numbers(path, len(modes), values=header.field != "pattern", skip=header.lines):
         for column, mode in zip(keys, modes, strict=True):
-            check_range(column, 1, mode, place, seen)
+            check_range(column, 1, mode, place, seen, fixed=True)
+        if header.symmetry != "general":
+            _check_half(header, keys, values, halves, place, seen)
         seen += len(values)
         yield _mirrored(header, [each - 1 for each in keys], values)
     if seen != header.entries:
         raise InputError(f"{path}: {seen:,} entries where its line {header.lines} promises {header.entries:,}")
+
+
+def _check_half(
+    header: Header, keys: list[Array], values: Array, halves: set[bool], place: Callable[[int], str], entry: int
+) -> None:
+    """Refuse cells on both sides of the diagonal, which would count twice.
+
+    `halves` are those seen so far, `entry` is the number of the first one.
+    """
+    row, column = keys
+    if header.symmetry == "skew-symmetric" and (wrong := (row == column) & (values != 0)).any():
+        raise InputError(
+            f"{place(entry + int(np.argmax(wrong)))}: a cell on the diagonal, which is 0 if skew-symmetric"
+        )
+    for upper in (False, True):
+        there = column > row if upper else row > column
+        halves |= {upper} if there.any() else set()
+        if len(halves) == 2:
+            raise InputError(
+                f"{place(entry + int(np.argmax(there)))}: cells on both sides of the diagonal of a {header.symmetry} "
+                "matrix, which has one of them; write that alone, or 'general' in the first line"
+            )
 
 
 def _mirrored(header: Header, indices: list[Array], values: Array) -> Block:
