@@ -161,7 +161,7 @@ class TestOwnData:
             ({"format": "csv", "options": {"columns": ["a"], "only": {"b": [1]}}}, "option only: in braces keys"),
             ({"format": "columnar", "options": {"columns": ["a"], "shape": [3]}}, "option shape: labels decide"),
             ({"format": "flights", "options": {"modes": []}}, "option columns: name at least one column"),
-            ({"format": "tns", "options": {"base": None}}, "option base: a whole number, not None"),
+            ({"format": "coha", "options": {"order": None}}, "option order: a whole number, not None"),
             ({"format": "tns", "options": {"base": 2}}, "option base: 0 or 1, or null"),
             ({"format": "coo", "options": {"shape": [0]}}, "option shape: whole numbers of at least 1, not [0]"),
             ({"format": "coo", "options": {"drop": [-1]}}, "option drop: modes are counted from 0, not [-1]"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,17 +78,21 @@ def damaged_table(content: bytes, rng: np.random.Generator) -> bytes:
         else:
             changing = {name: np.asarray(column) for name, column in columns.items() if np.asarray(column).dtype != "O"}
             if changing:
-                change_array(changing, rng)
+                with suppress(ValueError, OverflowError):  # texts that are no numbers of the type
+                    change_array(changing, rng)
                 columns = {**{name: column for name, column in columns.items() if name not in changing}, **changing}
     lengths = [len(column) for column in columns.values()]
     columns = {name: column[: min(lengths)] for name, column in columns.items()}
+    metadata = {"kronflow": json.dumps(header)}
     try:
-        changed = pa.table(columns)
-    except (pa.ArrowException, ValueError, OverflowError):
-        changed = table
-    text = json.dumps(header)
+        return as_parquet(pa.table(columns).replace_schema_metadata(metadata))
+    except (pa.ArrowException, ValueError, OverflowError):  # columns that no table or no file takes
+        return as_parquet(table.replace_schema_metadata(metadata))
+
+
+def as_parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(changed.replace_schema_metadata({"kronflow": text}), buffer)
+    pq.write_table(table, buffer)
     return buffer.getvalue()
 
 

@@ -157,7 +157,7 @@ class Record:
         self.ours = [stage for stage in stages if Path(stage.path) == (root / "dvc.yaml").absolute()]
         self.others = [stage for stage in stages if stage not in self.ours]  # a user's own, such as of `dvc add`
         for stage in self.others:
-            stage.save(run_cache=False)  # which can take no output that is kept, as all are here
+            stage.save(run_cache=False)  # where DVC keeps copies of runs; it takes none whose outputs persist
         params = load_path(str(root / "params.yaml"), repo.fs)
         known: dict[str, Any] = {}
         for stage in self.ours:
