@@ -20,6 +20,7 @@ from pipeline.core.settings import settings_of
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 from tests.quick import QUICK
+from tests.test_baselines_overlaps import windows
 
 
 def matrix(seed: int = 0) -> SparseTensor:
@@ -107,6 +108,7 @@ def test_orders_never_cost_less_than_none(method: str, tmp_path: Path) -> None:
     given: dict[str, list[dict[str, Any]]] = {"truncation": [{"keep": 0.5}, {"keep": 1.0}], "hybrid": [QUICK["hybrid"]]}
     tensors = [banded(size, width) for size in (5, 40, 90) for width in (0, 1, 3)]
     tensors += [graph(8, 10, 2, 0), graph(60, 150, 2, 1), graph(9, 40, 3, 2), graph(5, 60, 4, 3)]
+    tensors.append(windows(3, length=300, words=12))  # sequences have a code of their own
     for X in tensors:
         if X.order > 2 and METHODS[method].matrices_only:
             continue

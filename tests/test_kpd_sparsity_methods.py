@@ -346,6 +346,38 @@ def test_elastic_group_lasso_also_shrinks_everything() -> None:
     torch.testing.assert_close(weights[0], weights[1] / 1.1)
 
 
+@pytest.mark.parametrize(("method", "rank"), [("kpd", 1), ("kpd", 2), ("kpd-group", 2)])
+def test_kernels_take_the_same_proximal_steps_as_torch(method: str, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stepped() -> tuple[dict, dict]:
+        torch.manual_seed(0)
+        network = nn.ModuleList([nn.Linear(24, 36), nn.Linear(24, 36), nn.Linear(12, 8)])
+        sparsifier = Sparsifier(network, method, block=(4, 4), rank=rank, sparsity=0.7, total_steps=120)
+        for _ in range(80):
+            sparsifier.step()
+        return network.state_dict(), sparsifier.state_dict()
+
+    (own, state), (true, expected) = stepped(), monkeypatch.setattr(KPDLinear, "shrinks_fused", False) or stepped()
+    assert state == expected
+    assert all(torch.equal(own[name], true[name]) for name in true)
+    scaled = own["0.S" if method == "kpd" else "0.A"]
+    assert 0 < int((scaled == 0).sum()) < scaled.numel()
+
+
+def test_a_copy_made_in_training_outlasts_the_end_of_training() -> None:
+    network = nn.Sequential(nn.Linear(16, 8))
+    sparsifier = Sparsifier(network, "kpd", block=(4, 4), total_steps=1)
+    averaged = torch.optim.swa_utils.AveragedModel(network)
+    averaged.update_parameters(network)
+    x = torch.randn(3, 16)
+    expected = averaged(x)
+    sparsifier.step()
+    sparsifier.finish()
+    torch.testing.assert_close(averaged(x), expected)
+    assert "B" in dict(network[0].named_parameters())
+    averaged.module[0].free_terms()
+    torch.testing.assert_close(averaged(x), expected)
+
+
 @settings(deadline=None)
 @given(st.integers(0, 300), st.floats(0, 1), st.floats(0, 1))
 def test_ramp_rises_from_nothing_to_the_target(target: int, early: float, late: float) -> None:

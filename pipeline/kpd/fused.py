@@ -196,6 +196,76 @@ def feed_forward(x: Array, first: Operands, second: Operands, y: Array, is_gelu:
 
 
 @compiled
+def one_term_squares(S, A, square, support, squares):  # type: ignore[no-untyped-def]
+    """squares[a, b] = (S_ab A_ab)^2 ||B||^2 on the support, else zero, for ||B||^2 = `square`; all (m1, n1)."""
+    for a in range(len(S)):
+        for b in range(S.shape[1]):
+            value = A[a, b] * S[a, b] if support[a, b] else np.float32(0.0)
+            squares[a, b] = value * square * value
+
+
+@compiled
+def shrink(factors, scores, wanted, threshold):  # type: ignore[no-untyped-def]
+    """The adaptive proximal step on one layer, in place; return how many blocks it leaves at zero.
+
+    `factors` is (terms, m1, n1), what is scaled, and `scores` (m1, n1), which become the shares that are kept. With q
+    the score that `wanted` others are not above, a score s loses (q / s)^4, at most 1, of the threshold; one that is
+    q or more keeps some.
+    """
+    flat = scores.reshape(-1)
+    q = _ranked(flat, wanted)
+    limit = min(_below(q), threshold)
+    gone = 0
+    for i in range(len(flat)):
+        s = flat[i]
+        weight = q / s
+        weight = weight if weight < ONE else ONE
+        weight *= weight
+        weight *= weight
+        lost = weight * limit
+        gone += s <= lost
+        flat[i] = ONE - lost / s if s > lost else np.float32(0.0)
+    for term in range(len(factors)):
+        own = factors[term].reshape(-1)
+        for i in range(len(flat)):
+            own[i] *= flat[i]
+    return gone
+
+
+@compiled
+def _below(q):  # type: ignore[no-untyped-def]
+    """The next smaller number than q > 0; 0 for 0."""
+    bits = np.array([q]).view(np.int32)
+    bits[0] -= bits[0] > 0
+    return bits.view(np.float32)[0]
+
+
+@compiled
+def _ranked(values, rank):  # type: ignore[no-untyped-def]
+    """The one of float32 `values`, none negative, that `rank` others are not above; NaN is the largest.
+
+    Such numbers are in the order of their bits: it is found by eleven, ten and ten of them.
+    """
+    left = values.view(np.int32) & 0x7FFFFFFF
+    count = len(left)
+    for shift, size in ((20, 2048), (10, 1024), (0, 1024)):
+        counts = np.zeros(size, dtype=np.int64)
+        for i in range(count):
+            counts[(left[i] >> shift) & (size - 1)] += 1
+        digit = 0
+        while rank >= counts[digit]:
+            rank -= counts[digit]
+            digit += 1
+        kept = 0
+        for i in range(count):
+            value = left[i]
+            left[kept] = value
+            kept += ((value >> shift) & (size - 1)) == digit
+        count = kept
+    return left[:1].view(np.float32)[0]
+
+
+@compiled
 def _are_places(at, starts, limit):  # type: ignore[no-untyped-def]
     good = starts[0] == 0 and starts[-1] == len(at)
     for a in range(len(starts) - 1):

@@ -8,12 +8,16 @@ from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pipeline.errors import InputError, is_whole, nearest
-from pipeline.kpd.functional import checked_path, kpd_product, kron_weight
+from pipeline.kpd.functional import HAS_FUSED, checked_path, kpd_product, kron_weight
+
+if HAS_FUSED:
+    from pipeline.kpd import fused
 
 
 class UnitNorm(nn.Module):
@@ -325,6 +329,10 @@ class KPDLinear(WithDerivedWeight):
     def free_terms(self) -> None:
         """Undo :meth:`bind_terms`: B is a parameter again, at the value it has."""
         if self.is_bound:
+            # torch takes the property out of the class, which copies (an average of the weights) share
+            kind = type(self)
+            own = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+            self.__class__ = type(kind.__name__, kind.__bases__, own)
             parametrize.remove_parametrizations(self, "B", leave_parametrized=True)
 
     @torch.no_grad()
@@ -368,12 +376,13 @@ class KPDLinear(WithDerivedWeight):
     def scores_of(layers: Sequence[KPDLinear]) -> Tensor:
         """(L, m1, n1): :meth:`block_scores` of L layers of one :meth:`kind`, in a few operations for all."""
         first = layers[0]
+        if first.S is not None and first.rank == 1 and first.shrinks_fused and input_squares(first) is None:
+            return _one_term_scores(layers)
         scaled = torch.stack([layer.A for layer in layers])
         if first.S is not None:
             scaled.mul_(torch.stack([layer.S for layer in layers if layer.S is not None])[:, None])
         scaled.masked_fill_(torch.stack([layer.support for layer in layers]).logical_not_()[:, None], 0.0)
-        B = torch.stack([layer._stored for layer in layers])
-        B = UnitNorm()(B) if first.is_bound else B
+        B = _factors_of(layers)
         seen = [own for own in map(input_squares, layers) if own is not None]
         if seen:
             (_, _, n1), n2 = first.A.shape, first.block[1]
@@ -406,6 +415,21 @@ class KPDLinear(WithDerivedWeight):
         """Multiply the blocks of each of L layers by (L, m1, n1) `factors`."""
         scaled: list[Tensor] = [layer.A if layer.S is None else layer.S for layer in layers]
         torch._foreach_mul_(scaled, list(factors))
+
+    @property
+    def shrinks_fused(self) -> bool:
+        """Whether this project's kernels score and shrink the blocks: float32 on a CPU, with Numba."""
+        return HAS_FUSED and self.A.is_cpu and self.A.dtype == torch.float32 and self.A.is_contiguous()
+
+    @staticmethod
+    @torch.no_grad()
+    def shrink_adaptively(layers: Sequence[KPDLinear], wanted: int, thresholds: Sequence[float]) -> list[int]:
+        """The step of :func:`pipeline.kpd.fused.shrink` on L layers of one kind; blocks of each that are zero then."""
+        gone = []
+        for layer, scores, threshold in zip(layers, layers[0].scores_of(layers).numpy(), thresholds, strict=True):
+            scaled = layer.A if layer.S is None else layer.S[None]
+            gone.append(int(fused.shrink(scaled.detach().numpy(), scores, wanted, np.float32(threshold))))
+        return gone
 
     @torch.no_grad()
     def set_support(self, support: Tensor) -> None:
@@ -446,6 +470,25 @@ class KPDLinear(WithDerivedWeight):
             f"bias={self.bias is not None}, {variant}parameters={own} (dense: {dense}), "
             f"flops={flops} (dense: {2 * self.in_features * self.out_features})"
         )
+
+
+def _factors_of(layers: Sequence[KPDLinear]) -> Tensor:
+    """(L, r, m2, n2): B of L layers of one kind."""
+    if not layers[0].is_bound:
+        return torch.stack([layer.B for layer in layers])
+    bound: list[Any] = [layer.parametrizations for layer in layers]
+    return cast("Tensor", UnitNorm()(torch.stack([own["B"].original for own in bound])))
+
+
+def _one_term_scores(layers: Sequence[KPDLinear]) -> Tensor:
+    """:meth:`KPDLinear.scores_of` of layers with S and one term, by a kernel."""
+    B = _factors_of(layers).flatten(2)
+    squares = (B @ B.mT).flatten().numpy()
+    scores = layers[0].A.new_empty(len(layers), *layers[0].grid)
+    for layer, square, own in zip(layers, squares, scores.numpy(), strict=True):
+        S, A = cast("Tensor", layer.S).detach().numpy(), layer.A.detach().numpy()
+        fused.one_term_squares(S, A[0], square, layer.support.numpy(), own)
+    return scores.sqrt_().sqrt_()
 
 
 def kron_block_norms(scaled: Tensor, B: Tensor) -> Tensor:

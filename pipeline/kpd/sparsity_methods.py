@@ -256,16 +256,12 @@ class Proximal(BlockMethod):
 
     def _shrink_alike(self, indices: list[int], wanted: int) -> None:
         layers: list[Any] = [self._layers[index] for index in indices]
-        scores: Tensor = layers[0].scores_of(layers)  # (L, m1, n1)
-        first_kept = _ranked(scores.flatten(1), wanted)[:, None, None]
-        weights = (first_kept / scores).clamp_max_(1.0).square_().square_()  # 1 for a block that is zero already
-        thresholds = scores.new_tensor([self._thresholds[index] for index in indices])[:, None, None]
-        below = torch.nextafter(first_kept, torch.zeros_like(first_kept))
-        shrinkage = weights.mul_(torch.minimum(below, thresholds))
-        layers[0].scale_blocks(layers, kept_shares(scores, shrinkage))
-        gone = (scores <= shrinkage).flatten(1).sum(dim=1).tolist()
-        for index, count in zip(indices, gone, strict=True):
-            threshold = self._thresholds[index]
+        thresholds = [self._thresholds[index] for index in indices]
+        if isinstance(layers[0], KPDLinear) and layers[0].shrinks_fused:
+            gone = layers[0].shrink_adaptively(layers, wanted, thresholds)
+        else:
+            gone = _shrink_adaptively(layers, wanted, thresholds)
+        for index, count, threshold in zip(indices, gone, thresholds, strict=True):
             self._thresholds[index] = threshold / GAIN if count >= wanted else threshold * GAIN
 
     def state_dict(self) -> dict[str, Any]:
@@ -741,6 +737,19 @@ def largest(scores: Tensor, zeros: int) -> Tensor:
     keep = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
     keep[torch.sort(scores.flatten(), stable=True).indices[:zeros]] = False
     return keep.view_as(scores)
+
+
+def _shrink_adaptively(layers: list[Any], wanted: int, thresholds: list[float]) -> list[int]:
+    """What :func:`pipeline.kpd.fused.shrink` does, by torch's operations, to layers of one kind."""
+    scores: Tensor = layers[0].scores_of(layers)  # (L, m1, n1)
+    first_kept = _ranked(scores.flatten(1), wanted)[:, None, None]
+    # 1 for a block that is zero already
+    weights = (first_kept / scores).nan_to_num_(1.0, 1.0).clamp_max_(1.0).square_().square_()
+    below = torch.nextafter(first_kept, torch.zeros_like(first_kept))
+    shrinkage = weights.mul_(torch.minimum(below, scores.new_tensor(thresholds)[:, None, None]))
+    layers[0].scale_blocks(layers, kept_shares(scores, shrinkage))
+    gone: list[int] = (scores <= shrinkage).flatten(1).sum(dim=1).tolist()
+    return gone
 
 
 def _ranked(rows: Tensor, rank: int) -> Tensor:

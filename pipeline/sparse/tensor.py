@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from scipy.sparse import coo_array
 
 log = logging.getLogger(__name__)
+NUMERIC = ("integer", "floating", "mixed-integer-float", "decimal", "boolean", "empty")  # as pandas infers them
 
 MARKED_SHARE = 16  # indices a non-zero, up to which those that occur are marked
 
@@ -360,14 +361,20 @@ class SparseTensor:
 
 
 def _numbers(column: pd.Series[Any]) -> npt.NDArray[Any]:
-    """Values of a column as they are, without loss where they are whole."""
+    """Values of a column as they are, without loss where they are whole; texts, dates and complex numbers are none."""
+    import pandas as pd
+
     found = column.to_numpy()
     if found.dtype.kind in "iubf":
         return found
+    kind = pd.api.types.infer_dtype(found, skipna=True)
+    if kind not in NUMERIC:
+        raise InputError(f"column '{column.name}': values that are no numbers ({kind}); pandas.to_numeric reads texts")
     try:
-        return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"column '{column.name}': values that are no numbers ({error})") from error
+        whole = kind == "integer" and not column.isna().any()
+        return column.to_numpy(np.int64) if whole else column.to_numpy(np.float64, na_value=np.nan)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"column '{column.name}': values that are no numbers of 64 bits ({error})") from error
 
 
 def _checked_labels(labels: Mapping[int, Sequence[Label]], shape: tuple[int, ...]) -> dict[int, Sequence[Label]]:
