@@ -97,7 +97,8 @@ experiment: tools ## make experiment NAME=paper: point params.yaml and dvc.yaml 
 
 # What a reader without the runs wants of results/paper-small: numbers and main figures.
 SHOWN = size-error-equal-* size-error-with-orders-* error-epochs-email* accuracy-sparsity-* cost-* step-network-size* \
-  error-values-email* singular-values-email* scaling* query-times*
+  error-values-email* singular-values-email* scaling* query-times* ablation* sequence-models* training-time* \
+  synthetic-fitness* epoch-width* epoch-parts* gamma*
 evidence: tools ## write RESULTS.md and evidence/ from results/paper-small, which 'snakemake paper-small' made
 	python -m pipeline.report --experiment paper-small --results RESULTS.md
 	rm -rf evidence && mkdir -p evidence/tables evidence/figures

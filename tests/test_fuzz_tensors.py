@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def damaged_table(content: bytes, rng: np.random.Generator) -> bytes:
         else:
             changing = {name: np.asarray(column) for name, column in columns.items() if np.asarray(column).dtype != "O"}
             if changing:
-                change_array(changing, rng)
+                with suppress(ValueError, OverflowError):  # texts that are no numbers of the type
+                    change_array(changing, rng)
                 columns = {**{name: column for name, column in columns.items() if name not in changing}, **changing}
     lengths = [len(column) for column in columns.values()]
     columns = {name: column[: min(lengths)] for name, column in columns.items()}

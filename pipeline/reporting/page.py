@@ -18,7 +18,7 @@ from pipeline.reporting.reproduction import chosen
 from pipeline.reporting.results import Kind, Results
 from pipeline.reporting.style import TIMES, duration, look, point_name, significant, variables, with_prefix
 
-SHOWN_RUNS = 100  # rows of the table of all runs that stand on a page without its script
+SHOWN_RUNS = 25  # rows of the table of all runs that stand on a page without its script
 
 
 def render(results: Results, drawings: Mapping[str, Drawing]) -> str:
