@@ -14,6 +14,7 @@ None keeps an intermediate result for the backward: what lies between the produc
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -272,7 +273,10 @@ def choose(x: Tensor, scaled: Tensor, B: Tensor, measured: bool) -> str:
     (r, m1, n1), (_, m2, n2) = scaled.shape, B.shape
     # a program for batches of any size (torch.export) takes one way for all
     rows = x.shape[0] if isinstance(x.shape[0], int) else ANY_ROWS
-    by_shape = min(_predicted(x, rows, r, m1, n1, m2, n2), key=lambda pair: pair[1])[0]
+    by_shape, least = "dense", math.inf
+    for name, cost in _predicted(x, rows, r, m1, n1, m2, n2):  # min(.., key=..) of a symbolic number is not compiled
+        if cost < least:
+            by_shape, least = name, cost
     is_traced = torch.compiler.is_compiling() or is_transformed()
     if not measured or is_traced or rows * m1 * m2 * n1 * n2 < WORTH_MEASURING:
         return by_shape
