@@ -25,8 +25,8 @@ with contextlib.suppress(ImportError):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that run workflows in checkouts of their own take minutes: they are begun first."""
-    items.sort(key=lambda item: not hasattr(getattr(item, "module", None), "copy_checkout"))
+    """Files that start programs in checkouts of their own take minutes, and wait: they are begun first."""
+    items.sort(key=lambda item: {"copy_checkout", "ENVIRONMENT"}.isdisjoint(dir(getattr(item, "module", None))))
 
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -55,7 +55,7 @@ def test_a_rerun_gives_equal_metrics(tensor: Path, tmp_path: Path) -> None:
     [
         (["--method", "tsvd"], "method 'tsvd' is no baseline; did you mean 't-svd'"),
         (["--method", "cp", "--set", "rnk=2"], "--set rnk: CP has no such setting; did you mean 'rank'"),
-        (["--method", "lossless", "--set", "rank=2"], "--set rank: Lossless has no such setting; it has none"),
+        (["--method", "lossless", "--set", "rank=2"], "--set rank: Lossless has no such setting; known: blocks"),
         (["--method", "cp", "--set", "seed=2"], "--set seed: CP has no such setting"),
         (["--method", "t-svd", "--set", "rank=9"], "rank=9: a matrix of shape (3, 4) has rank 3 at most"),
         (["--method", "t-svd", "--set", "rank"], "write KEY=VALUE"),

@@ -177,7 +177,11 @@ def run(main: Callable[[list[str] | None], None], argv: list[str] | None = None)
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Plain(sys.stdout), _Plain(sys.stderr, MOVES)
     try:
-        main(argv)
+        try:
+            main(argv)
+        except SystemExit:  # of argparse, which has printed help
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()  # a closed pipe shows here, not when the interpreter ends
     except InputError as error:
         _fail(str(error))

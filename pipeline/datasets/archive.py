@@ -38,6 +38,8 @@ EXTENDED = (
     tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
 )  # fmt: skip
 LARGEST_HEADER = 1 << 20  # bytes of names and attributes that follow a file's header in a tar
+# What tarfile ends in where a header's numbers are none, or a packed stream breaks off; it differs between Pythons.
+UNREADABLE = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, AttributeError)
 LIMIT = 1 << 37  # bytes of all files together; the largest published archive unpacks to 2^32
 
 
@@ -197,7 +199,7 @@ def _tar_headers(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while True:
         try:
             entry = archive.next()
-        except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:  # numbers that are none
+        except UNREADABLE as error:
             raise tarfile.ReadError(f"a header that cannot be read ({error})") from error
         if entry is None:
             return
@@ -210,7 +212,7 @@ def _open_tar(path: Path) -> tarfile.TarFile:
         if path.name.lower().endswith(".zst"):
             return tarfile.open(fileobj=open_zstd(path), mode="r|", tarinfo=_TarHeader)
         return tarfile.open(path, "r|*", tarinfo=_TarHeader)
-    except (ValueError, TypeError, LookupError) as error:  # of the first header, or a gzip header that breaks off
+    except UNREADABLE as error:  # of the first header, or a gzip header that breaks off
         raise tarfile.ReadError(f"its header breaks off or cannot be read ({error})") from error
 
 
