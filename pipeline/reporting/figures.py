@@ -37,7 +37,7 @@ from pipeline.reporting.style import (
 
 CURVE_POINTS = 400  # a curve with more epochs is thinned to about so many
 CURVE_DRAWN = 100  # and drawn with about so many points,
-MOST_DRAWN, FEWEST_DRAWN = 1_200, 15  # of all curves of a figure together, and of each at least
+MOST_DRAWN, FEWEST_DRAWN = 1_000, 15  # of all curves of a figure together, and of each at least
 WIDE = 390.0  # points; for figures that stand two in a row
 COSTS = [
     ("train_parameters", "parameters in training"),

@@ -250,7 +250,7 @@ def _further(target: str, results: Results) -> Iterator[Line]:
     """Bytes with the orders stored, which the publication leaves out."""
     for dataset, method, setting, runs in _groups(results, target):
         values = [float(value) for value in runs["bytes_with_order"]]
-        why = f"relative error {significant(float(runs['relative_error'].mean()))}; all accountings in the report"
+        why = f"relative error {significant(float(runs['relative_error'].mean()))}"
         yield _line(target, f"{dataset}, {point_name(method, setting)}", "bytes, equal + orders", values, why=why)
 
 
