@@ -329,8 +329,7 @@ def _scores(board: pd.DataFrame, caption: str) -> Table:
                 _plain((theirs + spread(row["published_stderr"], quantity)) or MISSING, row["published"]),
                 _plain((ours + spread(row["halfwidth"], quantity)) or MISSING, row["ours"]),
                 _plain(str(row["seeds"]) if row["seeds"] else MISSING),
-                Cell(Markup('<span class="verdict {}">{}</span>').format(SHOWN_AS.get(row["verdict"], "none"),
-                                                                         row["verdict"])),
+                Cell(_coloured(str(row["verdict"]))),
                 Cell(row["why"]),
             ]
         )  # fmt: skip
@@ -339,7 +338,13 @@ def _scores(board: pd.DataFrame, caption: str) -> Table:
     return Table(caption, heads, rows, _numbers(rows, len(heads)))
 
 
-SHOWN_AS = {"reproduced": "win", "better": "win", "differs": "loss"}  # the colour of a verdict
+SHOWN_AS = {"reproduced": "win", "better": "win", "differs": "loss"}  # the colour of a verdict, if it has one
+
+
+def _coloured(verdict: str) -> str:
+    if verdict not in SHOWN_AS:
+        return verdict
+    return Markup('<span class="verdict {}">{}</span>').format(SHOWN_AS[verdict], verdict)
 
 
 def run_table(results: Results, most: int) -> Table:
