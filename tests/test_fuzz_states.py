@@ -94,9 +94,8 @@ def damaged_state(content: bytes, rng: np.random.Generator) -> bytes:
             flat = value.clone().reshape(-1)
             if kind == 1 and len(flat):
                 special = [float("nan"), float("inf"), 1e30, -1.0, 7.0]
-                flat[int(rng.integers(len(flat)))] = special[
-                    int(rng.integers(5 if flat.is_floating_point() else 2)) - 2
-                ]
+                other = special[int(rng.integers(5 if flat.is_floating_point() else 2)) - 2]
+                flat[int(rng.integers(len(flat)))] = torch.tensor(other).to(flat.dtype)  # -1 is 255 where it must
                 node[key] = flat.reshape(value.shape)
             elif kind == 2:
                 node[key] = flat[: int(rng.integers(len(flat) + 1))]
