@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.baselines import patterns
-from pipeline.baselines.coding import exact, repeated, unlabelled
+from pipeline.baselines.coding import exact, gaps, repeated, unlabelled
 from pipeline.baselines.rate_distortion import RateDistortion, by_cells
 from pipeline.baselines.truncation import Truncation
 from pipeline.errors import InputError
@@ -158,3 +158,13 @@ def test_sizes_of_a_few_cells_are_met() -> None:
         for orders in (False, True):
             size = RateDistortion(max_bytes=float(limit), orders=orders).fit(X).size()
             assert size["bytes_with_order" if orders else "bytes"] <= limit + 8  # 8 bytes of the step
+
+
+def test_a_few_bytes_do_not_ask_for_more_cells_than_a_code_may_hold() -> None:
+    rows = np.arange(5000)
+    packed = unlabelled.pack(np.stack((rows, np.zeros_like(rows)), axis=1), np.ones(len(rows)), (8191, 1 << 27))
+    assert packed is not None
+    code = gaps.joined(repeated.CODE, [1 << 27], b"", [(packed[0], 0)])  # one column, 2^27 times
+    assert len(code) < 100
+    with pytest.raises(InputError, match="cells than are coded so"):
+        repeated.unpack(code)

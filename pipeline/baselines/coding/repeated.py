@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.baselines.base import Integers, Reals
-from pipeline.baselines.coding import gaps, unlabelled
+from pipeline.baselines.coding import gaps, mixed, unlabelled
 
 CODE = b"\x10"  # first byte of such a code
 
@@ -32,7 +32,7 @@ def pack(
     """
     times = np.bincount(which)
     each = int(np.gcd.reduce(times))
-    if each < 2:
+    if each < 2 or len(coords) > mixed.LARGEST_MODE:
         return None
     top = gaps.top_mode(shape)
     alike = columns[np.argsort(which, kind="stable")]  # those of one group of `each` side by side
@@ -59,8 +59,8 @@ def unpack(code: bytes) -> gaps.Cells:
         raise ValueError("no repeated columns")
     coords, values, shape = unlabelled.unpack(code[at : at + int(length)])
     top = gaps.top_mode(shape)
-    if (int(coords[:, top].max()) + 1) * int(each) > shape[top]:
-        raise ValueError("more columns than there are")
+    if (int(coords[:, top].max()) + 1) * int(each) > shape[top] or len(coords) * int(each) > mixed.LARGEST_MODE:
+        raise ValueError("more columns than there are, or cells than are coded so")
     cells = np.repeat(coords, each, axis=0)
     cells[:, top] = cells[:, top] * each + np.tile(np.arange(each), len(coords))
     return cells, np.repeat(values, each), shape
