@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from pipeline.reporting.style import with_prefix
+from pipeline.reporting.style import GROUND, INK, TEXT, with_prefix
 
 
 def bytes_axis(axes: Axes, limits: tuple[float, float], label: str) -> None:
@@ -44,3 +44,11 @@ def short_time(seconds: float) -> str:
         if seconds >= factor * 0.9995:
             return f"{seconds / factor:,.3g} {unit}"
     return f"{seconds:.1g} s"
+
+
+def group_name(axes: Axes, height: float, text: str) -> None:
+    """The name of a group of rows, above them at the left edge."""
+    axes.text(
+        0.0, height, text, transform=axes.get_yaxis_transform(), fontsize=TEXT - 1, color=INK, va="center",
+        bbox={"facecolor": GROUND, "edgecolor": "none", "pad": 1.5}, zorder=4,
+    )  # fmt: skip

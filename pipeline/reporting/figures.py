@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from pipeline.reporting import interactive
-from pipeline.reporting.axes import bytes_axis, log_axis, short_time
+from pipeline.reporting.axes import bytes_axis, group_name, log_axis, short_time
 from pipeline.reporting.drawing import HEIGHT, Drawing, Pen, draw
 from pipeline.reporting.literature import published_curve, published_sizes
 from pipeline.reporting.outputs import ACCOUNTINGS, Accounting
@@ -21,7 +21,6 @@ from pipeline.reporting.rows import dot_rows
 from pipeline.reporting.statistics import FEWEST_SIZES, PowerLaw, fit_power_law, frontier
 from pipeline.reporting.style import (
     GRID,
-    GROUND,
     INK,
     MOST_LABELS,
     MUTED,
@@ -591,10 +590,7 @@ def cost(results: Results, dataset: str) -> Drawing:
         _ratio_axis(axes, data["ratio"])
         height = 0.0
         for quantity in groups:
-            axes.text(
-                0.0, height, quantity, transform=axes.get_yaxis_transform(), fontsize=TEXT - 1, color=INK, va="center",
-                bbox={"facecolor": GROUND, "edgecolor": "none", "pad": 1.5}, zorder=4,
-            )  # fmt: skip
+            group_name(axes, height, quantity)
             height += 0.95
             for row in data[data["quantity"] == quantity].to_dict("records"):
                 _cost_row(pen, row, height)

@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipeline.reporting import interactive
-from pipeline.reporting.axes import log_axis, short_time
+from pipeline.reporting.axes import group_name, log_axis, short_time
 from pipeline.reporting.drawing import HEIGHT, Drawing, Pen, draw
 from pipeline.reporting.results import Record
-from pipeline.reporting.style import GROUND, INK, MUTED, PLUS_MINUS, TEXT, TIMES, duration, look, significant
+from pipeline.reporting.style import INK, MUTED, PLUS_MINUS, TIMES, duration, look, significant
 
 WIDE = 390.0  # points
 LETTER = 4.9  # points that a letter of a row's name takes
@@ -72,10 +72,7 @@ def dot_rows(
             axes.axvline(reference, color=INK, linewidth=1.0, zorder=2)
         height, ticks = 0.0, []
         for group in groups:
-            axes.text(
-                0.0, height, group, transform=axes.get_yaxis_transform(), fontsize=TEXT - 1, color=INK, va="center",
-                bbox={"facecolor": GROUND, "edgecolor": "none", "pad": 1.5}, zorder=4,
-            )  # fmt: skip
+            group_name(axes, height, group)
             height += 1.0
             for row in data[data["group"] == group].to_dict("records"):
                 colour = look(row["method"]).light
