@@ -64,8 +64,8 @@ def test_a_folder_that_both_changed_is_joined() -> None:
 
 def test_records_that_both_have_more_of_are_joined() -> None:
     store: dict[str, dict[str, str]] = {"b": {"x": "1"}, "o": {"x": "1", "y": "2"}, "t": {"x": "3", "z": "3"}}
-    versions = [lock(records=stage(side, **{PACK: side})) for side in "bot"]
-    merged, notes = merge(*versions, store.__getitem__, write)
+    base, ours, theirs = (lock(records=stage(side, **{PACK: side})) for side in "bot")
+    merged, notes = merge(base, ours, theirs, store.__getitem__, write)
     assert merged["stages"]["records"]["outs"][0]["md5"] == f"{PACK}: x=3+y=2+z=3"
     assert notes == []
 
