@@ -166,7 +166,7 @@ def _planning(root: Path) -> Iterator[Callable[[], None]]:
 def refuse_links(root: Path) -> None:
     """Refuse a cache that DVC shares with the working tree by links.
 
-    Snakemake writes its records in place, and through a link into the cache's object.
+    What a program writes in place goes through a link into the cache's object.
 
     Raises
     ------
@@ -178,8 +178,8 @@ def refuse_links(root: Path) -> None:
     kinds = DvcConfig(dvc_dir=str(root / ".dvc"))["cache"].get("type") or []
     if links := [kind for kind in kinds if kind in ("hardlink", "symlink")]:
         raise InputError(
-            f"DVC's cache.type is {', '.join(kinds)}: through a {links[0]} Snakemake's records would be written into "
-            "the cache itself; 'dvc config --local cache.type reflink,copy', then 'dvc checkout --relink'"
+            f"DVC's cache.type is {', '.join(kinds)}: through a {links[0]} what a program writes in place would "
+            "go into the cache itself; 'dvc config --local cache.type reflink,copy', then 'dvc checkout --relink'"
         )
 
 
