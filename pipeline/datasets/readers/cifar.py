@@ -107,8 +107,8 @@ def _check_operations(content: bytes) -> None:
     Python's unpickler makes room for a memo of any size, and for strings of any length, on the word of a few bytes.
     """
     for operation, argument, _ in pickletools.genops(content):
-        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= argument < len(content):
-            raise ValueError(f"a memo of {argument:,} in {len(content):,} bytes")
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) < len(content):
+            raise ValueError(f"a memo of {int(argument or 0):,} in {len(content):,} bytes")
 
 
 def _flat(labels: Any) -> list[int]:
