@@ -201,7 +201,7 @@ def test_a_published_training_curve_lies_over_ours(config: Config) -> None:
 def test_what_did_not_reproduce_is_told_with_the_reason(config: Config) -> None:
     rows = [made(run, 1.0, error_padded=66_460.0) for run in email(config, "neukron", "h10e300")]
     rows += [made(run, 1.0, error_padded=66_460.0 * 1.5) for run in email(config, "neukron", "n-a")]
-    shown = [[str(cell.text) for cell in row] for row in unmet_table(results_of(config, rows)).rows]
+    shown = [[str(cell.text) for cell in row] for row in unmet_table(scoreboard(results_of(config, rows))).rows]
     [line] = [row for row in shown if row[1] == "email, N-A (n-a)"]
     assert "differs" in line[6] and "bisection" in line[7]
     assert not any("reproduced" in row[6] or "ours alone" in row[6] for row in shown)
