@@ -195,8 +195,8 @@ class Sparsifier:
     def step(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Act after the optimiser's step, before gradients are cleared.
 
-        With `optimizer`, blocks that RigL takes up start with fresh moments, and LBFGS forgets the curvature that it saw
-        where the weights are no longer.
+        With `optimizer`, blocks that RigL takes up start with fresh moments, and LBFGS forgets the curvature that it
+        saw where the weights are no longer.
         """
         self.before_step(optimizer)
         self._takes_place = None
