@@ -154,3 +154,15 @@ def test_texts_that_look_like_something_else_stay_texts(tmp_path: Path) -> None:
     (tmp_path / "dvc.lock").write_text(lock_text({"stages": {"one": values, "two": [shared, shared]}}))
     assert read_lock(tmp_path / "dvc.lock") == {"stages": {"one": values, "two": [shared, shared]}}
     assert "&" not in (tmp_path / "dvc.lock").read_text()
+
+
+def test_a_record_of_before_with_a_file_for_each_of_snakemakes_is_a_line(checkout: Path) -> None:
+    config = checkout / ".dvc/config"
+    config.write_text(f"{config.read_text()}    remote = disk\n['remote \"disk\"']\n    url = ../remote\n")
+    (checkout / "remote").mkdir()
+    record(checkout)
+    lock = read_lock(checkout / "dvc.lock")
+    lock["stages"]["gather"]["outs"].append({"path": ".snakemake/metadata", "md5": f"{32 * '0'}.dir"})
+    (checkout / "dvc.lock").write_text(lock_text(lock))
+    with pytest.raises(InputError, match=r"records file by file, as an older Kronflow wrote it: 'git checkout' that"):
+        share.pull(checkout)
