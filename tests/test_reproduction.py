@@ -267,6 +267,8 @@ def test_results_are_written_from_the_runs_and_say_what_was_not_run(config: Conf
     assert re.search(r"\| kpd-vit \| .* not at hand \| needs CIFAR-100", text)
     assert f"1 of {len(config.runs(EVIDENCE))} runs" in text
     assert "A processor, 2 cores" in text
+    assert "; commit `0123456789ab`: T-SVD 1." in text
+    assert f"`make experiment NAME={EVIDENCE}`" in text
     assert "nan" not in text
     target = tmp_path / "RESULTS.md"
     report.main(
