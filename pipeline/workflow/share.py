@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -442,7 +443,7 @@ def main(argv: list[str] | None = None) -> None:
 
     try:
         ACTIONS[options.action](options.params.parent)
-    except DvcException as error:
+    except (DvcException, sqlite3.Error) as error:
         raise refusal(error) from error
 
 
