@@ -29,6 +29,7 @@ sys.path.insert(0, workflow.basedir)
 from pipeline.config import load_config, run_name, setting_arguments, together
 from pipeline.workflow.closure import code_files
 from pipeline.workflow.locks import release_stale
+from pipeline.workflow.records import sync
 from pipeline.workflow.resources import memory_to_reserve, minutes_to_reserve, work_of
 from pipeline.errors import InputError
 from pipeline.reporting.outputs import report_files
@@ -51,11 +52,25 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
-if workflow.is_main_process and release_stale():
-    print(
-        "the last snakemake here was killed: its locks are released, what it left half done is made again",
-        file=sys.stderr,
-    )
+if workflow.is_main_process:
+    if release_stale():
+        print(
+            "the last snakemake here was killed: its locks are released, what it left half done is made again",
+            file=sys.stderr,
+        )
+    try:
+        sync()
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
+
+
+onsuccess:
+    sync()
+
+
+onerror:
+    sync()
+
 
 DAY = 24 * 60  # minutes
 # What DVC records: this experiment and those that params.yaml names beside it.

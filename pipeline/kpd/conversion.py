@@ -19,6 +19,7 @@ from pipeline.kpd.blocks import BlockLinear
 from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.convolution import PatchConv2d, as_rows
 from pipeline.kpd.layer import KPDLinear, checked_block, give_hooks, take_after
+from pipeline.kpd.together import join
 
 
 @dataclass(frozen=True)
@@ -406,4 +407,5 @@ def swap_layers(
         if isinstance(module, nn.MultiheadAttention | nn.Conv2d):
             reasons = f"a {type(module).__name__} alone has no name to swap it by; put it into a torch.nn.Sequential"
         raise InputError(reasons or f"no linear layer has a name like {', '.join(rules) or '(no rule)'}")
+    join(module)
     return report

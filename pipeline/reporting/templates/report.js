@@ -12,12 +12,15 @@
   let state = fresh();
 
   // ------------------------------------------------------------------ state in the address
+  function plain(text) {
+    try { return decodeURIComponent(text); } catch { return text; } // typed by hand
+  }
   function readAddress() {
     state = fresh();
     for (const part of location.hash.slice(1).split("&")) {
       const cut = part.indexOf("=");
-      if (cut < 0) { state.anchor = decodeURIComponent(part); continue; }
-      const key = part.slice(0, cut), value = decodeURIComponent(part.slice(cut + 1)), [head, name] = key.split(/:(.*)/s);
+      if (cut < 0) { state.anchor = plain(part); continue; }
+      const key = part.slice(0, cut), value = plain(part.slice(cut + 1)), [head, name] = key.split(/:(.*)/s);
       if (key === "a") state.a = Math.min(Math.max(Number(value) || 0, 0), data.accountings.length - 1);
       else if (key === "e" || key === "x" || key === "data" || key === "goal" || key === "limit") state[key] = value;
       else if (key === "off") state.off = new Set(value.split(",").filter((each) => data.methods[each]));
@@ -169,8 +172,9 @@
       };
       this.zoomTo([...spread(this.x), ...spread(this.y)]);
     }
-    draw() {
-      this.width = Math.max(260, this.holder.clientWidth || 480);
+    draw(width = this.holder.clientWidth || 480, tall = 312) {
+      this.width = Math.max(260, width);
+      this.height = tall;
       const svg = document.createElementNS(SVG, "svg");
       svg.setAttribute("role", "group");
       svg.setAttribute("aria-label", this.alt);
@@ -214,7 +218,7 @@
       const everyY = [...dots.map((each) => each[1]), ...shown.theirs.map((p) => p.y), ...shown.points.flatMap((p) => [p.y, p.y + (p.ye || 0), p.y - (p.ye || 0)]), ...shown.lines.flatMap((l) => l.y)];
       const kinds = { x: kindOf(spec.x, everyX), y: kindOf(spec.y, everyY) };
       const hasEnds = shown.lines.some((line) => !line.fit);
-      this.frame(svg, 312, 56, hasEnds && this.width > 460 ? 118 : 18, 46);
+      this.frame(svg, this.height, 56, hasEnds && this.width > 460 ? 118 : 18, 46);
       this.box.top = 24;
       const { left, right, top, bottom } = this.box, zoom = state.zoom[this.name];
       this.x = scale(kinds.x, zoom ? zoom.slice(0, 2) : limits(everyX, kinds.x), left, right);
@@ -626,6 +630,22 @@
   document.documentElement.classList.add("live");
   show();
   goTo(state.anchor);
+  // On paper a figure is drawn anew for its column, so that its words keep their size; what a reader cannot open is open.
+  const paper = (chart) => {
+    const panels = chart.figure.closest(".panels, .tall");
+    if (panels.matches(".aside")) return 388;
+    return panels.matches(".panels") && all("figure:not([hidden])", panels).length === 1 ? 660 : 312;
+  };
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    for (const chart of charts) chart.draw(paper(chart), 246);
+    opened = all("details.notes:not([open])");
+    for (const each of opened) each.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const each of opened) each.open = false;
+    for (const chart of charts) chart.draw();
+  });
   let waiting = 0;
   new ResizeObserver(() => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(() => { for (const chart of charts) if (chart.holder.clientWidth && Math.abs(chart.holder.clientWidth - chart.width) > 1) chart.draw(); }); }).observe(document.querySelector("main"));
 })();
