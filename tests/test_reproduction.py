@@ -235,10 +235,10 @@ def test_only_data_sets_of_the_publication_are_counted_as_reproduced(config: Con
         ("fig3", "email, T-SVD, most accurate of 4 more", 56_120, "results/paper/report.html"),
         ("fig3", "email, NeuKron", 63_340, "results/paper/report.html"),  # of six widths one is not planned here
         ("fig3", "twitch, NeuKron, most accurate of 6 more", 3.426e10, "results/paper-twitch/report.html"),
-        ("fig4", "nyc, N-A", 7.47, "no experiment plans it"),
+        ("fig4", "nyc, N-A", 7.47, "results/paper-parts/report.html"),
         ("fig12", "tky, at the end", 4_138_000, "results/paper/report.html"),
         ("table4", "kasandr, gamma 10", 4_300_280.71, "results/paper/report.html"),
-        ("table4", "kasandr, gamma 1", 6_315_784.36, "no experiment plans it"),
+        ("table4", "kasandr, gamma 1", 6_315_784.36, "results/paper-parts/report.html"),
         ("table6", "threads, h60", 5.49, "results/paper/report.html"),
         ("kpd-vit", "cifar-100, ViT-tiny, KPD (4x4 rank 1)", 0.6299, "results/cifar/report.html; published counts"),
     ],
@@ -267,6 +267,8 @@ def test_results_are_written_from_the_runs_and_say_what_was_not_run(config: Conf
     assert re.search(r"\| kpd-vit \| .* not at hand \| needs CIFAR-100", text)
     assert f"1 of {len(config.runs(EVIDENCE))} runs" in text
     assert "A processor, 2 cores" in text
+    assert "; commit `0123456789ab`: T-SVD 1." in text
+    assert f"`make experiment NAME={EVIDENCE}`" in text
     assert "nan" not in text
     target = tmp_path / "RESULTS.md"
     report.main(
