@@ -116,7 +116,7 @@ def _is_bare(layer: nn.Module) -> bool:
     return (
         "forward" not in layer.__dict__
         and not any(hook for name in HEARING for hook in getattr(layer, name).values() if not is_own_hook(hook))
-        and not modules._has_any_global_hook()
+        and not modules._has_any_global_hook()  # type: ignore[no-untyped-call]
     )
 
 
