@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.workflow import share
+from pipeline.workflow.merge_lock import Objects
 from pipeline.workflow.record import lock_text, read_lock, recording
 
 PARAMS = """\
@@ -166,3 +167,22 @@ def test_a_record_of_before_with_a_file_for_each_of_snakemakes_is_a_line(checkou
     (checkout / "dvc.lock").write_text(lock_text(lock))
     with pytest.raises(InputError, match=r"records file by file, as an older Kronflow wrote it: 'git checkout' that"):
         share.pull(checkout)
+
+
+def test_databases_of_dvc_that_are_damaged_are_a_line(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = checkout / ".dvc/config"
+    config.write_text(f"{config.read_text()}    remote = disk\n['remote \"disk\"']\n    url = ../remote\n")
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "notes"))
+    record(checkout)
+    shutil.copytree(checkout / ".dvc/cache/files", checkout / "remote/files")
+    for database in (tmp_path / "notes").rglob("*.db*"):
+        database.write_bytes(b"a block of another file " * 200)
+    for action in ("status", "pull"):
+        with pytest.raises(InputError, match=rf"^DVC's notes on files, under {tmp_path}/notes: file is not a database"):
+            share.main([action, "--params", str(checkout / "params.yaml")])
+    with pytest.raises(InputError, match=r"delete that folder: DVC writes them anew$"):
+        Objects(checkout)
+    shutil.rmtree(tmp_path / "notes")
+    assert not record(checkout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import shutil
 from pathlib import Path
@@ -43,6 +44,18 @@ def test_what_is_made_is_packed_and_unpacked_where_it_is_fetched(tmp_path: Path)
     sync(there)
     assert held(there) == odd
     assert (there / PACK).read_bytes() == (here / PACK).read_bytes()
+
+
+def test_what_dvc_does_not_record_is_not_packed_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").write_text("stages: {a: {outs: [runs: {persist: true}], metrics: [sum.json: {}]}}")
+    outputs = ("runs/model", "sum.json", "runs-of-others/model", "page.html")
+    names = {output: base64.urlsafe_b64encode(output.encode()).decode() for output in outputs}
+    write(tmp_path, dict.fromkeys(names.values(), "{}"))
+    sync(tmp_path)
+    assert packed(tmp_path).keys() == {names["runs/model"], names["sum.json"]}
+    (tmp_path / PACK).write_bytes(pack_of({names["sum.json"]: '{"rule": "fetched"}'}))
+    sync(tmp_path)
+    assert held(tmp_path) == dict.fromkeys(names.values(), "{}") | {names["sum.json"]: '{"rule": "fetched"}'}
 
 
 def test_nothing_is_written_where_nothing_changed(tmp_path: Path) -> None:

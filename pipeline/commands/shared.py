@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pipeline.core.names import plain_name
 from pipeline.core.secrets import masked
 from pipeline.errors import InputError, nearest
 from pipeline.runs.metrics import Metrics, read_metrics
+from pipeline.workflow.record import refusal
 
 ROOT = PurePosixPath("results/runs")  # of the runs in a repository
 
@@ -130,6 +132,8 @@ def clear_errors(address: str, what: str) -> Iterator[None]:
         ) from error
     except InputError:
         raise
+    except sqlite3.Error as error:
+        raise refusal(error) from error
     except Exception as error:  # each kind of storage has a library with errors of its own
         raise InputError(f"{address}: {what}: cannot be read ({type(error).__name__}: {masked(error)})") from error
 

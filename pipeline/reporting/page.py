@@ -46,7 +46,12 @@ def render(results: Results, drawings: Mapping[str, Drawing]) -> str:
         "percent": lambda value: f"{100 * value:.1f} %",
         "sentence": _sentence,
     }
-    environment.globals |= {"marker": lambda method: Markup(marker(method)), "look": look, "point_name": point_name}  # noqa: S704 - our own
+    environment.globals |= {
+        "marker": lambda method: Markup(marker(method)),  # noqa: S704 - our own
+        "look": look,
+        "point_name": point_name,
+        "spread": findings.own_spread,
+    }
     return environment.get_template("report.html").render(context(results, drawings))
 
 

@@ -305,8 +305,12 @@ UNMET = ("differs", "undecided", "not comparable")
 
 def unmet_table(board: pd.DataFrame) -> Table:
     """What of the scoreboard did not reproduce, or cannot be told, and why."""
+    compared = int(board["verdict"].isin([*UNMET, "reproduced", "better"]).sum())
     board = board[board["verdict"].isin(UNMET)]
-    return _scores(board, f"{len(board)} numbers of the publications: {verdicts(board)}" if len(board) else "None")
+    none = f"All {compared} numbers with a published one beside them are reproduced or better"
+    if not compared:
+        none = "No run of this experiment has a published number beside it: nothing is compared"
+    return _scores(board, f"{len(board)} numbers of the publications: {verdicts(board)}" if len(board) else none)
 
 
 def reproduction_table(board: pd.DataFrame) -> Table:

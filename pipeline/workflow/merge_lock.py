@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from pathlib import Path
 from pipeline.core import step
 from pipeline.core.files import atomic_path, write_text
 from pipeline.errors import InputError
-from pipeline.workflow.record import Lock, lock_text, read_lock
+from pipeline.workflow.record import Lock, lock_text, read_lock, refusal
 from pipeline.workflow.records import PACK, pack_of, read_pack
 
 Tree = dict[str, str]  # path inside a folder -> MD5 of the file; or Snakemake's records by name
@@ -102,13 +103,15 @@ class Objects:
     """Recorded folders: from DVC's cache, or else from its remote."""
 
     def __init__(self, root: Path) -> None:
-        from dvc.exceptions import NotDvcRepoError
+        from dvc.exceptions import DvcException, NotDvcRepoError
         from dvc.repo import Repo
 
         try:
             self.repo = Repo(str(root))
         except NotDvcRepoError as error:
             raise InputError(f"{root.absolute()}: no checkout that DVC records; run it in one") from error
+        except (DvcException, sqlite3.Error) as error:
+            raise refusal(error) from error
         self.cache = self.repo.cache.local
 
     def read(self, name: str) -> Tree:

@@ -5,6 +5,7 @@ Snakemake has a file of JSON for each output, 3,164 of them with 1,000 runs: und
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import gzip
 import hashlib
@@ -15,8 +16,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from pipeline.core.files import atomic_path, naming
+from pipeline.core.yaml_files import read_yaml
 from pipeline.errors import InputError
 
 PACK = ".snakemake/records.json.gz"
@@ -31,6 +34,8 @@ Records = dict[str, str]  # name of Snakemake's file in its folder -> the file's
 
 def sync(root: Path = Path()) -> None:
     """Bring pack and folder into line: a pack that DVC has put here is unpacked, then what is new is packed.
+
+    Packed is what is of DVC's outs: what else is made here, such as descriptions, changes nothing that is shared.
 
     Raises
     ------
@@ -49,7 +54,12 @@ def sync(root: Path = Path()) -> None:
         if digest != mark[0]:
             _unpack(packed, folder)
         # a record is ASCII; of one that a disk has damaged every byte is kept, and Snakemake passes it over
-        records = {name: (folder / name).read_text("utf-8", "surrogateescape") for name in _names(folder)}
+        outs = tuple(f"{out}/" for out in outs_of(root))
+        records = {
+            name: (folder / name).read_text("utf-8", "surrogateescape")
+            for name in _names(folder)
+            if not outs or f"{_output(name)}/".startswith(outs)
+        }
         if records != packed:
             with atomic_path(pack) as temporary:
                 temporary.write_bytes(pack_of(records))
@@ -98,6 +108,24 @@ def read_pack(content: bytes, source: Path | str) -> Records:
 def pack_of(records: Records) -> bytes:
     """A pack of these records."""
     return gzip.compress(json.dumps(records, sort_keys=True).encode(), compresslevel=6, mtime=0)
+
+
+def stages_of(root: Path) -> dict[str, Any]:
+    """Stages of ``dvc.yaml`` by name; none where there is no such file."""
+    path = root / "dvc.yaml"
+    return (read_yaml(path).get("stages") or {}) if path.is_file() else {}
+
+
+def outs_of(root: Path) -> dict[str, dict[str, Any]]:
+    """What the stages of ``dvc.yaml`` make, and DVC's options of each."""
+    listed = [out for stage in stages_of(root).values() for key in ("outs", "metrics") for out in stage.get(key, [])]
+    return {name: options for out in listed if isinstance(out, dict) for name, options in out.items()}
+
+
+def _output(name: str) -> str:
+    """The output that a record is of, by Snakemake's name of it."""
+    encoded = "".join(part.removeprefix("@") for part in name.split("/"))
+    return base64.urlsafe_b64decode(encoded + "==").decode("utf-8", "replace")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -16,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core import step
 from pipeline.core.files import PARTIAL
-from pipeline.core.yaml_files import read_yaml
 from pipeline.errors import InputError
 from pipeline.workflow.merge_lock import Objects
 from pipeline.workflow.record import held_back, read_lock, recording, refusal, refused_by_a_disk, say
-from pipeline.workflow.records import FOLDER, replaced, sync
+from pipeline.workflow.records import FOLDER, outs_of, replaced, stages_of, sync
 from pipeline.workflow.remote import answering, probe
 
 if TYPE_CHECKING:
@@ -310,21 +310,14 @@ def _tensors(kept: set[str]) -> str:
 
 def kept_back(root: Path) -> set[str]:
     """Outs that DVC records and does not send."""
-    stages = _stages(root)
-    outs = [out for stage in stages.values() for out in stage.get("outs", []) if isinstance(out, dict)]
-    return {path for out in outs for path, options in out.items() if options.get("push") is False}
+    return {path for path, options in outs_of(root).items() if options.get("push") is False}
 
 
 def recorded_outs(root: Path) -> list[dict[str, Any]]:
     """Outs, with `path` and `md5`, that stand in ``dvc.lock`` and are still of a stage."""
-    stages = _stages(root)
+    stages = stages_of(root)
     locked = read_lock(root / "dvc.lock").get("stages") or {}
     return [out for name, stage in locked.items() if name in stages for out in stage.get("outs", [])]
-
-
-def _stages(root: Path) -> dict[str, Any]:
-    path = root / "dvc.yaml"
-    return (read_yaml(path).get("stages") or {}) if path.is_file() else {}
 
 
 def _fetch(root: Path, name: str, remote: dict[str, Any], paths: list[str] | None) -> None:
@@ -450,7 +443,7 @@ def main(argv: list[str] | None = None) -> None:
 
     try:
         ACTIONS[options.action](options.params.parent)
-    except DvcException as error:
+    except (DvcException, sqlite3.Error) as error:
         raise refusal(error) from error
 
 
