@@ -391,6 +391,28 @@ def test_a_sparsifier_takes_numpys_numbers() -> None:
     assert Sparsifier(small(), **given).method.block == (2, 2)
 
 
+@pytest.mark.filterwarnings("ignore:layer .* costs")
+@pytest.mark.parametrize("name", ["kpd", "group-lasso", "magnitude", "rigl"])
+def test_lbfgs_without_a_line_search_trains_while_blocks_go(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 8))
+    sparsifier = Sparsifier(model, name, block=(2, 2), total_steps=40)
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=1.0, max_iter=4)
+    x = torch.randn(64, 16)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), x[:, :8].argmax(dim=1))
+        loss.backward()
+        return loss
+
+    for _ in range(40):
+        optimizer.step(closure)
+        sparsifier.step(optimizer)
+    sparsifier.finish()
+    assert float(closure().detach()) < 0.1  # 1e14 with the curvature of weights that blocks were taken out of
+
+
 def test_a_training_that_is_not_over_is_not_finished() -> None:
     sparsifier = Sparsifier(small(), block=(2, 2), total_steps=5)
     assert sparsifier.before_step() is sparsifier.before_step() is False

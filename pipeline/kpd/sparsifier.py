@@ -16,7 +16,7 @@ from pipeline.errors import InputError, is_whole
 from pipeline.kpd.blocks import BlockLinear, called
 from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.layer import KPDLinear
-from pipeline.kpd.sparsity_methods import Dense, make
+from pipeline.kpd.sparsity_methods import BlockMethod, Dense, make
 from pipeline.runs.checkpoint import UNFIT, check_like
 
 KNOWN_RATES = ("lr", "weight_decay")  # settings of a training loop that methods use
@@ -195,11 +195,14 @@ class Sparsifier:
     def step(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Act after the optimiser's step, before gradients are cleared.
 
-        With `optimizer`, blocks that RigL takes up start with fresh moments.
+        With `optimizer`, blocks that RigL takes up start with fresh moments, and LBFGS forgets the curvature that it
+        saw where the weights are no longer.
         """
         self.before_step(optimizer)
         self._takes_place = None
         self.method.after_step(self.progress)
+        if isinstance(optimizer, torch.optim.LBFGS) and isinstance(self.method, BlockMethod):
+            optimizer.state.clear()
 
     def finish(self) -> None:
         """Bring the network into its final form, in place.

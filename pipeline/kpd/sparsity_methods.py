@@ -41,8 +41,8 @@ from pipeline.kpd.settings import (
 )
 
 RAMP_START = 0.1  # share of training before the first block may become zero
-CHOICE_START = 0.2  # share of training before the first candidate block goes
-CHOICE_END = 0.4  # share of training at which one candidate block is left
+CHOICE_STEPS = 50  # that candidate blocks learn together before the first is on its way out ..
+CHOICE_STARTS = (0.1, 0.2)  # .. but at least and at most these shares of training; at twice that one is left
 RAMP_END = 0.6  # share of training at which the support is frozen
 FIRST_THRESHOLD = 1.0e-4  # first soft threshold of the controlled penalty
 ORDERS = 10  # times that an order of the inputs is learned while blocks go
@@ -372,15 +372,14 @@ class KPDGroup(KPD):
 class KPDChoice(KPDChoiceSettings, KPD):
     """KPD that chooses the block among candidates in the same run, the same one for all layers.
 
-    Each layer starts as the sum of one KPD layer a candidate. Between a fifth and two fifths of training the
-    candidates but one go one after the other, each in an equal share of that time: the one that can take over
-    least of what all have learned together (the smallest Frobenius norm, over all layers, of its nearest fit to the
-    sum) is shrunk to zero in proportion to the steps, so that the others learn what it did. Then KPD goes on with
-    the one left.
+    Each layer starts as the sum of one KPD layer a candidate. After 50 steps, but not before a tenth of training nor
+    after a fifth, the candidates but one go one after the other in as many steps again, each in an equal share of them:
+    the one that can take over least of what all have learned together (the smallest Frobenius norm, over all layers, of
+    its nearest fit to the sum) is shrunk to zero in proportion to the steps, so that the others learn what it did. Then
+    KPD goes on with the one left.
     """
 
     name: ClassVar[str] = "kpd-choice"
-    ramp_start: ClassVar[float] = CHOICE_END
 
     block = (0, 0)  # the one chosen
     kind: ClassVar[type[nn.Module]] = BlockChoice
@@ -393,6 +392,12 @@ class KPDChoice(KPDChoiceSettings, KPD):
         self._left: list[str] = []
         self._is_leaving = False  # whether the first of those left is being shrunk
         self._progress = 0.0  # after the last step
+        self._start = CHOICE_STARTS[0]  # share of training before the first goes
+
+    @property
+    def ramp_start(self) -> float:  # type: ignore[override]
+        """Share of training at which one candidate is left."""
+        return 2 * self._start
 
     def rule(self) -> Rule:
         """A block that divides a layer if and only if all candidates do."""
@@ -414,15 +419,17 @@ class KPDChoice(KPDChoiceSettings, KPD):
 
     def after_step(self, progress: float) -> None:
         """Choose among candidates while there are several, then go on as KPD."""
-        if len(self._left) > 1 and progress > CHOICE_START:
+        if self._progress == 0.0:
+            self._start = min(max(CHOICE_STARTS[0], CHOICE_STEPS * progress), CHOICE_STARTS[1])
+        if len(self._left) > 1 and progress > self._start:
             gone = len(self.blocks) - len(self._left)
-            deadline = CHOICE_START + (CHOICE_END - CHOICE_START) * (gone + 1) / (len(self.blocks) - 1)
+            deadline = self._start * (1 + (gone + 1) / (len(self.blocks) - 1))
             if not self._is_leaving:
                 weakest = min(self._left, key=self.takes_over)
                 self._left.sort(key=lambda name: name != weakest)
                 self._is_leaving = True
             if progress < deadline:
-                self._shrink(self._left[0], (deadline - progress) / (deadline - max(CHOICE_START, self._progress)))
+                self._shrink(self._left[0], (deadline - progress) / (deadline - max(self._start, self._progress)))
             else:  # at most one a step
                 self._remove(self._left[0])
         self._progress = progress
@@ -464,7 +471,8 @@ class KPDChoice(KPDChoiceSettings, KPD):
 
     def state_dict(self) -> dict[str, Any]:
         """Candidates left, whether the first one is leaving, and KPD's state."""
-        own = {"left": list(self._left), "is_leaving": self._is_leaving, "progress": self._progress}
+        own = {"left": list(self._left), "is_leaving": self._is_leaving}
+        own |= {"progress": self._progress, "start": self._start}
         return super().state_dict() | own
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -472,7 +480,7 @@ class KPDChoice(KPDChoiceSettings, KPD):
         for name in [name for name in self._left if name not in state["left"]]:
             self._remove(name)
         self._left = list(state["left"])
-        self._is_leaving, self._progress = state["is_leaving"], state["progress"]
+        self._is_leaving, self._progress, self._start = (state[name] for name in ("is_leaving", "progress", "start"))
         super().load_state_dict(state)
 
 

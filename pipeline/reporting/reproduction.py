@@ -16,7 +16,7 @@ from pipeline.reporting.figures import scaling_laws, share_of_zeros
 from pipeline.reporting.literature import METHOD_NAMES, published
 from pipeline.reporting.results import Results
 from pipeline.reporting.statistics import FEWEST_SIZES, fit_power_law, over_seeds
-from pipeline.reporting.style import PLUS_MINUS, duration, point_name, significant, with_prefix
+from pipeline.reporting.style import PLUS_MINUS, duration, look, point_name, significant, with_prefix
 from pipeline.reporting.targets import EVIDENCE, TARGETS, runs_of
 
 READ_OFF = 0.01  # what reading a figure may be wrong by, of the number read
@@ -562,14 +562,26 @@ def _circumstances(results: Results | None, experiment: str) -> list[str]:
     machines = sorted({f"{row['machine']}, {row['cores']} cores" for row in runs.to_dict("records")})
     days = sorted(str(value)[:10] for value in runs["date"])
     when = " to ".join(dict.fromkeys((days[0], days[-1])))
-    found = sorted({str(value) for value in runs["commit"].dropna()})
-    commits = ", ".join(found) if len(found) < 4 else f"{len(found)} commits, named in the table of runs"
-    hours = float(runs["seconds"].sum()) / 3600
+    hours, busy = (float(runs[name].sum()) / 3600 for name in ("seconds", "cpu_seconds"))
     seeds = ", ".join(map(str, sorted(set(runs["seed"]))))
+    threads = ", ".join(map(str, sorted(set(runs["threads"]))))
     return [
         f"{len(runs)} of {len(results.planned)} runs of experiment `{experiment}`; seeds {seeds}; "
-        f"{'; '.join(machines)}; {when}; {hours:.2f} hours of fits, one thread each; of {commits}.",
+        f"{'; '.join(machines)}; {when}; {hours:.2f} hours of fits by the clock, {busy:.2f} of processor "
+        f"time, threads each: {threads}; {_commits(runs)}.",
         "",
         f"All of it: `snakemake {experiment}`; one target: `snakemake TARGET`; one run: the report's table of runs. "
-        "Summary, tables and main figures: `evidence/`, by `make evidence`.",
+        "Summary, tables and main figures: `evidence/`, by `make evidence`. A `dvc.lock` names one code for all "
+        f"runs, so that runs of several commits have none; to get yours: `make experiment NAME={experiment}`, "
+        f"`snakemake {experiment}`, `make commit`.",
     ]
+
+
+def _commits(runs: pd.DataFrame) -> str:
+    """Which code made which methods' runs, in words."""
+    names = runs.assign(commit=runs["commit"].fillna("unknown"), shown=[look(name).shown for name in runs["method"]])
+    parts = []
+    for commit, own in names.groupby("commit"):
+        counts = own.groupby("shown", sort=False).size()
+        parts.append(f"commit `{commit}`: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    return "; ".join(parts)
