@@ -29,6 +29,7 @@ sys.path.insert(0, workflow.basedir)
 from pipeline.config import load_config, run_name, setting_arguments, together
 from pipeline.workflow.closure import code_files
 from pipeline.workflow.locks import release_stale
+from pipeline.workflow.records import sync
 from pipeline.workflow.resources import memory_to_reserve, minutes_to_reserve, work_of
 from pipeline.errors import InputError
 from pipeline.reporting.outputs import report_files
@@ -38,6 +39,7 @@ from pipeline.reporting.targets import (
     QUERY_TIMES,
     TARGETS,
     expectation,
+    measured_seconds,
     measures_of,
     measures_of_experiment,
     runs_of,
@@ -51,11 +53,25 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
-if workflow.is_main_process and release_stale():
-    print(
-        "the last snakemake here was killed: its locks are released, what it left half done is made again",
-        file=sys.stderr,
-    )
+if workflow.is_main_process:
+    if release_stale():
+        print(
+            "the last snakemake here was killed: its locks are released, what it left half done is made again",
+            file=sys.stderr,
+        )
+    try:
+        sync()
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
+
+
+onsuccess:
+    sync()
+
+
+onerror:
+    sync()
+
 
 DAY = 24 * 60  # minutes
 # What DVC records: this experiment and those that params.yaml names beside it.
@@ -509,8 +525,25 @@ for name in sorted(WANTED.keys() & set(sys.argv[1:])):
         raise WorkflowError(f"{name}: {TARGETS[name].what}: no run here measures it")
     if "--target-jobs" not in sys.argv:
         todo = [run for run in runs if not Path(run.folder, "metrics.json").exists()]
-        hours = (CONFIG.experiments[plan].hours or 0) * len(runs) / len(RUNS[plan])
-        print(f"{name}:", expectation(hours, runs, len(todo)), file=sys.stderr)
+        further = sum(
+            not Path(file).exists() for file in measures if not file.endswith(".html")
+        )
+        hours = CONFIG.experiments[plan].hours
+        usual = 2 * 3600 * hours / len(RUNS[plan]) if hours else None
+        known = (
+            measured_seconds(Path("evidence/tables/runs.csv"))
+            if plan == EVIDENCE
+            else {}
+        )
+        print(
+            f"{name}:", expectation(runs, todo, further, known, usual), file=sys.stderr
+        )
+        if name in TARGETS:
+            print(
+                f"{name}: all that was published needs {TARGETS[name].needs};"
+                " RESULTS.md says what is not at hand",
+                file=sys.stderr,
+            )
 
 for name, (plan, runs, measures) in WANTED.items():
 

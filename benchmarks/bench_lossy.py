@@ -1,7 +1,9 @@
 """Rate-distortion beside truncation at equal error: bytes, orders stored and free. Writes lossy.json and lossy.md.
 
 `--tensors` is a folder of Parquet tensors. Truncation keeps some shares of the non-zeros; rate-distortion is asked for
-the error that this leaves. `seconds` are of its fit, processor time. Data sets that are not run keep their rows.
+the error that this leaves; `kronflow compress` takes another method where one is better still. The last line counts the
+rows in which it takes 10 % and 25 % fewer bytes. `seconds` are of its fit, processor time. Data sets that are not run
+keep their rows.
 
     python -m benchmarks.bench_lossy --tensors data/tensors --datasets flights kjv-3gram
 """
@@ -15,7 +17,8 @@ from typing import Any
 from benchmarks.about import by_data_set
 from pipeline.core import step
 
-SHARES = (0.02, 0.1, 0.4)
+SHARES = (0.02, 0.1, 0.2, 0.4, 0.7)
+WANTED = (0.1, 0.25)  # of the bytes, less than truncation's
 COUNTED = {"stored": "bytes_with_order", "free": "bytes"}
 
 
@@ -52,14 +55,17 @@ def table(stored: dict[str, Any]) -> list[str]:
     """Lines of the table."""
     lines = ["| data set | orders | relative error | truncation | rate-distortion | fewer | seconds |"]
     lines += ["|---|---|--:|--:|--:|--:|--:|"]
+    saved = []
     for name, found in sorted(stored.items()):
         for row in found["rows"]:
             fewer = 1 - row["rate-distortion"] / row["truncation"]
+            saved.append(fewer)
             lines.append(
                 f"| {name} | {row['orders']} | {row['relative_error']:.4f} | {row['truncation']:,} | "
                 f"{row['rate-distortion']:,} | {fewer:.0%} | {row['seconds']} |"
             )
-    return lines
+    told = " and ".join(f"{sum(each >= share for each in saved)} at least {share:.0%}" for share in WANTED)
+    return [*lines, "", f"Of {len(saved)} rows {told} fewer."]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -45,7 +45,8 @@ def _layers() -> None:
         for form in forms_of(layer):
             FORMS[form](layer)(x.detach())
     network = torch.nn.Sequential(torch.nn.TransformerEncoderLayer(32, 1, 32, 0.0, "gelu"))
-    convert(network, {"*": Rule((16, 16))})
+    convert(network, {"*": Rule((16, 16))}, path="fused")
+    network(torch.ones(3, 1, 32)).sum().backward()
     with torch.no_grad():
         deploy(network, torch.ones(3, 1, 32), form="factored").network(torch.ones(3, 1, 32))
 

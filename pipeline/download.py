@@ -43,7 +43,10 @@ def download(dataset: str, entry: Dataset, output: Path, root: Path, mirror: str
             source = fetch(output / name, sources, expected, root, file.size)
         except InputError as error:
             if entry.registration is None:
-                raise
+                place = f"{MIRROR}/{entry.mirror or dataset}/{name}"
+                is_elsewhere = any(each.startswith(("http", "gdrive:")) for each in file.sources)
+                remedy = f"; fetched elsewhere, it is taken from {place}, {MIRROR} a folder" if is_elsewhere else ""
+                raise InputError(f"{error}{remedy}") from error
             own = file.sources[0].removeprefix("file:")
             raise InputError(
                 f"{error}; '{dataset}' needs registration: get {name} from {entry.registration} and put it at {own}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.baselines import patterns
+from pipeline.baselines import levels, patterns
+from pipeline.baselines.cell_bits import CellBits
 from pipeline.baselines.coding import exact, gaps, repeated, unlabelled
-from pipeline.baselines.rate_distortion import RateDistortion, by_cells
+from pipeline.baselines.levels import Levels
+from pipeline.baselines.rate_distortion import ByCells, RateDistortion
 from pipeline.baselines.truncation import Truncation
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
@@ -103,7 +106,7 @@ def test_what_many_columns_share_stays_and_what_one_has_goes() -> None:
 
 def test_a_higher_price_keeps_fewer_cells() -> None:
     X = weighted(5)
-    choose = by_cells(X, orders=False)
+    choose = ByCells(X, orders=False)
     kept = [len(choose(price).values) for price in (0.0, 1.0, 30.0, 1000.0)]
     assert kept[0] == X.nnz and kept == sorted(kept, reverse=True) and kept[-1] < X.nnz / 2
 
@@ -142,7 +145,7 @@ def test_two_limits_are_refused() -> None:
 
 def test_at_a_price_that_no_cell_is_worth_one_is_left() -> None:
     for X in (groups(6), weighted(6)):
-        choice = by_cells(X, orders=True)(X.norm2)
+        choice = ByCells(X, orders=True)(X.norm2)
         assert len(choice.values) == 1 and choice.error == pytest.approx(X.norm2 - X.values.max() ** 2, rel=1e-9)
 
 
@@ -168,3 +171,77 @@ def test_a_few_bytes_do_not_ask_for_more_cells_than_a_code_may_hold() -> None:
     assert len(code) < 100
     with pytest.raises(InputError, match="cells than are coded so"):
         repeated.unpack(code)
+
+
+@pytest.mark.parametrize(("price", "means"), [(0.25, []), (0.3, [24 / 17]), (1.0, [3600 / 2100])])
+def test_levels_are_the_cheapest_of_all_ways_to_part_the_values(price: float, means: list[float]) -> None:
+    sizes = np.repeat([1.0, 2.0, 3.0, 6.0], [1000, 700, 400, 90])
+
+    def cost(ends: tuple[int, ...]) -> float:
+        """Of levels that end before these of the four values, and multiples from the last on."""
+        cuts = [0, *ends, *range(ends[-1] + 1 if ends else 1, 5)]
+        total = 64 * price * len(ends)
+        for held in np.split(sizes, np.cumsum([0, 1000, 700, 400, 90])[cuts[1:-1]]):
+            total += float(np.sum((held - held.mean()) ** 2)) - price * len(held) * np.log2(len(held) / len(sizes))
+        return total
+
+    every = [ends for count in range(5) for ends in itertools.combinations(range(1, 5), count)]
+    best = min(every, key=cost)
+    found = levels.cheapest(sizes, price, 1.0, whole=True)
+    assert len(found.magnitudes) == len(best) and np.allclose(found.magnitudes, means)
+
+
+def test_levels_come_back_from_their_table_and_values_from_their_numbers() -> None:
+    random = np.random.default_rng(3)
+    values = random.lognormal(1.0, 1.5, 4000) * random.choice([-1.0, 1.0], 4000)
+    found = levels.cheapest(np.abs(values), 0.5, 2.0, whole=False)
+    numbers = found.numbers(values)
+    assert len(found.magnitudes) > 1 and np.all(numbers == np.rint(numbers)) and np.all(np.abs(numbers) >= 1)
+    told = Levels.from_table(found.table).values(numbers)
+    assert np.array_equal(told, found.values(numbers)) and np.all(np.sign(told) == np.sign(values))
+    large = np.abs(values) > found.ends[-1] + 2.0
+    assert large.any() and np.all(np.abs(told - values)[large] <= 1.0)  # half a step
+    assert found.values(np.zeros(2)).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [[], [0.0], [-1.0], [np.nan], [np.inf], [1.0, 2.0], [1.0, -1.0, 2.0], [1.0, 0.5, 2.0], [1.0, 600.0, 2.0],
+     [1.0, np.nan, 2.0], [1.0, 2.0, 2.0, 1.0], [1.0, 2.0, 0.0], [1.0, 2.0, np.nan], [1.0, 2.0, np.inf]],
+)  # fmt: skip
+def test_a_damaged_table_of_levels_is_refused(table: list[float]) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        Levels.from_table(np.array(table))
+
+
+def test_levels_on_either_side_of_a_jump_fill_the_gap_between_two_prices() -> None:
+    random = np.random.default_rng(1)
+    coords = np.unique(random.integers(0, (40, 50), (1200, 2)), axis=0)
+    X = SparseTensor(coords, random.choice([2.0, 3.0], len(coords)), (40, 50))
+    sizes = [RateDistortion(max_error=0.0, orders=True).fit(X).size()["bytes_with_order"]]
+    for error in (0.02, 0.05):
+        model = RateDistortion(max_error=error, orders=True).fit(X)
+        assert 0.7 * error < model.error(X)["error"] / X.norm2 <= error
+        sizes.append(model.size()["bytes_with_order"])
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_bits_of_cells_add_up_to_those_of_the_pairs_that_they_share() -> None:
+    often = [[0, 0, third] for third in range(12)]
+    X = SparseTensor([*often, [1, 1, 1], [2, 2, 2], [3, 0, 3], [3, 4, 9]], np.ones(16), (5, 5, 12))
+    found = CellBits(X, orders=False).of(np.arange(16))
+    assert found[:12].max() < found[12:].min()  # all of a pair that is known beside a pair that is not
+    stored = CellBits(X, orders=True).of(np.arange(16))
+    assert np.all(stored > found) and stored[13] - found[13] > stored[0] - found[0]
+    alone = CellBits(X, orders=False).of(np.array([13]))
+    assert alone[13] >= alone[14]  # a cell is not counted for itself
+
+
+def test_a_code_that_is_much_shorter_than_the_usual_one_leaves_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    X = weighted(9, (60, 80))
+    length = exact.quick_length
+    plain = RateDistortion(max_bytes=300.0, orders=True).fit(X)
+    monkeypatch.setattr("pipeline.baselines.rate_distortion.quick_length", lambda *given: 2 * length(*given))
+    again = RateDistortion(max_bytes=300.0, orders=True).fit(X)
+    assert 240 <= again.size()["bytes_with_order"] <= 308
+    assert again.error(X)["error"] <= 1.3 * plain.error(X)["error"]

@@ -152,8 +152,10 @@ def test_columns_of_a_table_can_be_named(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--bytes", "20kiB"], "such as 20000, 20kB"),
+        (["--bytes", "20kiloB"], "such as 20000, 20kB"),
         (["--bytes", "0"], "such as 20000, 20kB"),
+        (["--bytes", "nan"], "such as 20000, 20kB"),
+        (["--bytes", "9e99"], "such as 20000, 20kB"),
         (["--error", "nan"], "such as 0.3 or 30%"),
         (["--error", "130%"], "such as 0.3 or 30%"),
         (["--error", "0.3", "--bytes", "9kB"], "give one of them"),

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import pickle
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -290,6 +291,11 @@ class TestCifar:
         path, _ = self.python10(tmp_path, {"cifar-10-batches-py/data_batch_1": batch})
         assert convert("cifar", path).entries > 0
 
+    def test_published_data_sets_come_without_a_pickle(self) -> None:
+        registry = (Path(__file__).parent.parent / "params.yaml").read_text()
+        names = re.findall(r"cifar-\S+\.tar\.gz(?=:)", registry)
+        assert names == ["cifar-10-binary.tar.gz", "cifar-100-binary.tar.gz"]
+
     def test_code_in_a_pickle_does_not_run(self, tmp_path: Path) -> None:
         evil = b"cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR."
         path, _ = self.python10(tmp_path, {"cifar-10-batches-py/data_batch_1": evil})
@@ -306,6 +312,9 @@ class TestCifar:
             (python2_pickle({b"labels": [1, 2], b"data": np.zeros((1, 3072), np.uint8)}), "images of"),
             (python2_pickle({b"labels": [1], b"data": np.zeros((1, 3071), np.uint8)}), "images of"),
             (python2_pickle({b"labels": [10], b"data": np.zeros((1, 3072), np.uint8)}), "labels outside 0..9"),
+            (pickle.dumps({b"labels": [[1]], b"data": np.zeros((1, 3072), np.uint8)}, 2), "no list of whole numbers"),
+            (b"\x80\x02}r\xff\xff\xff\x7f.", "a memo of 2,147,483,647 in 9 bytes"),  # 17 GB for Python's unpickler
+            (b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b"a.", "only 2 remain"),
         ],
     )
     def test_broken_batches(self, tmp_path: Path, content: bytes, problem: str) -> None:

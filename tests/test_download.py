@@ -523,6 +523,11 @@ class TestStep:
         with pytest.raises(InputError, match=r"get x.txt from https://example.org/register and put it at own.txt"):
             download.main(["x", "--params", str(params), "--output-dir", str(tmp_path / "out")])
 
+    def test_without_network_the_mirror_is_named(self, params: Path, tmp_path: Path, server: Server) -> None:
+        self.rewrite(params, files={"x.txt": {"sources": [server.url("404")]}})
+        with pytest.raises(InputError, match=r"404 Not Found; .* it is taken from KRONFLOW_MIRROR/folder/x.txt"):
+            download.main(["x", "--params", str(params), "--output-dir", str(tmp_path / "out")])
+
     def test_file_larger_than_the_disk(self, params: Path, tmp_path: Path) -> None:
         self.rewrite(params, files={"x.txt": {"sources": ["file:own.txt"], "size": 1 << 60}})
         with pytest.raises(InputError, match=r"x.txt: takes 1,152,921,504,606,846,976 bytes and only"):

@@ -17,6 +17,7 @@ import pytest
 from pipeline import convert, describe, download, evaluate, export, fit_baseline, query_times, sample, train_neukron
 from pipeline.core import step
 from pipeline.core.files import PARTIAL, atomic_path, write_text
+from pipeline.core.sizes import parse_bytes
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.synth import synthetic
@@ -210,3 +211,19 @@ def test_a_command_killed_at_any_moment_ends_in_the_same_bits(tmp_path: Path, ca
     command, results = kills.CASES[case]
     said = kills.disturbed(command, tmp_path / "checkout", results, 2, random.Random(1))
     assert "nothing left over" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("20000", 20_000),
+        ("4kB", 4000),
+        ("4 KiB", 4096),
+        ("4e3", 4000),
+        ("1.5 MB", 1_500_000),
+        ("0.5k", 500),
+        (" 2gib ", 2**31),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
+    assert parse_bytes(text) == size

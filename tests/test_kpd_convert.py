@@ -364,21 +364,108 @@ def test_an_optimiser_of_parameters_that_were_swapped_away_is_refused(name: str)
         sparsifier.step(optimizer)
 
 
-def test_a_sparsifier_refuses_what_cannot_be() -> None:
-    with pytest.raises(InputError, match="total_steps=0"):
-        Sparsifier(small(), total_steps=0)
-    with pytest.raises(InputError, match="blok: kpd has no such setting; did you mean 'block'"):
-        Sparsifier(small(), total_steps=5, blok=(2, 2))
-    with pytest.raises(InputError, match="rank: group-lasso has no such setting"):
-        Sparsifier(small(), "group-lasso", rank=1, total_steps=5)
-    with pytest.raises(InputError, match="block: method 'kpd' is made already"):
-        Sparsifier(small(), make("kpd", {}), block=(2, 2), total_steps=5)
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"total_steps": 0}, "total_steps=0: needs the number of steps"),
+        ({"total_steps": "10"}, "total_steps='10': needs"),
+        ({"blok": (2, 2)}, "^blok: kpd has no such setting; did you mean 'block'"),
+        ({"block": 4}, r"^block=4: needs rows and columns of a block, such as \[2, 4\]"),
+        ({"method": "group-lasso", "rank": 1}, "rank: group-lasso has no such setting"),
+        ({"method": make("kpd", {})}, "block: method 'kpd' is made already"),
+        ({"method": ["kpd"]}, "is unknown"),
+        ({"sparsity": 0.5, "block_sparsity": 0.3}, "block_sparsity: is given twice"),
+        ({"keep_weights": "no"}, "keep_weights='no': needs True or False"),
+        ({"distil": 0.5}, "distil=0.5: needs True or False"),
+        ({"epochs": 3, "batch": 8}, "epochs, batch: the training loop's own"),
+        ({"model": [nn.Linear(4, 4)]}, "model: a list is no torch.nn.Module"),
+    ],
+)
+def test_a_sparsifier_refuses_what_cannot_be(given: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Sparsifier(**({"model": small(), "block": (2, 2), "total_steps": 5} | given))
+
+
+def test_a_sparsifier_takes_numpys_numbers() -> None:
+    given = {"block": np.array([2, 2]), "rank": np.int64(1), "sparsity": np.float32(0.5), "total_steps": np.int64(3)}
+    assert Sparsifier(small(), **given).method.block == (2, 2)
+
+
+@pytest.mark.filterwarnings("ignore:layer .* costs")
+@pytest.mark.parametrize("name", ["kpd", "group-lasso", "magnitude", "rigl"])
+def test_lbfgs_without_a_line_search_trains_while_blocks_go(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 8))
+    sparsifier = Sparsifier(model, name, block=(2, 2), total_steps=40)
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=1.0, max_iter=4)
+    x = torch.randn(64, 16)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), x[:, :8].argmax(dim=1))
+        loss.backward()
+        return loss
+
+    for _ in range(40):
+        optimizer.step(closure)
+        sparsifier.step(optimizer)
+    sparsifier.finish()
+    assert float(closure().detach()) < 0.1  # 1e14 with the curvature of weights that blocks were taken out of
+
+
+def test_a_training_that_is_not_over_is_not_finished() -> None:
     sparsifier = Sparsifier(small(), block=(2, 2), total_steps=5)
+    assert sparsifier.before_step() is sparsifier.before_step() is False
     sparsifier.step()
+    assert sparsifier.steps == 1
     with pytest.raises(InputError, match="1 of total_steps=5 steps were taken: the zero blocks of method 'kpd'"):
         sparsifier.finish()
+
+
+@pytest.mark.parametrize("name", ["kpd", "kpd-choice", "magnitude"])
+def test_a_state_that_is_not_the_sparsifiers_own_is_refused(name: str) -> None:
+    more = {"blocks": [(2, 2), (1, 2)]} if name == "kpd-choice" else {"block": (2, 2)}
+    own = Sparsifier(small(), name, total_steps=5, **more).state_dict()
+    method = own["method"]
+    others = [
+        {}, None, own | {"steps": -1}, own | {"steps": 1.5}, own | {"name": "rigl"}, own | {"method": {}},
+        own | {"method": method | {"is_frozen": "yes"}}, own | {"method": method | {"left": ["9x9"]}},
+        own | {"method": method | {"thresholds": [float("nan")] * 2}}, own | {"method": method | {"thresholds": [0.1]}},
+    ]  # fmt: skip
+    for other in others:
+        sparsifier = Sparsifier(small(), name, total_steps=5, **more)
+        with pytest.raises(InputError, match="the state does not fit this Sparsifier"):
+            sparsifier.load_state_dict(other)
     with pytest.raises(InputError, match="the state is of a training of 5; give the same"):
-        Sparsifier(small(), block=(2, 2), total_steps=6).load_state_dict(sparsifier.state_dict())
+        Sparsifier(small(), name, total_steps=6, **more).load_state_dict(own)
+
+
+@pytest.mark.filterwarnings("ignore:layer .* costs")
+@pytest.mark.parametrize("name", ["kpd", "kpd-choice", "group-lasso", "btt"])
+def test_two_sparsifiers_share_a_model_layer_by_layer(name: str) -> None:
+    more = {"blocks": [(2, 2), (1, 2)]} if name == "kpd-choice" else {"block": (2, 2)}
+    model = small()
+    first = Sparsifier(model, name, layers="0", total_steps=6, **more)
+    with pytest.raises(InputError, match="layer '0': another Sparsifier works on it and has not finished"):
+        Sparsifier(model, name, total_steps=6, **more)
+    second = Sparsifier(
+        model, name, layers="2.0", total_steps=4, **more, **({} if name == "btt" else {"sparsity": 0.25})
+    )
+    assert (first.report.swapped, second.report.swapped) == (["0"], ["2.0"])
+    optimizer = torch.optim.SGD(first.parameter_groups(), lr=1e-3)
+    for _ in range(8):
+        model(torch.ones(2, 8)).square().sum().backward()
+        optimizer.step()
+        for sparsifier in (second, first):
+            sparsifier.step(optimizer)
+        if first.progress == 1:
+            second.finish()  # and trained on
+    first.finish()
+    layers = block_layers(model)
+    shares = {own: float(layer.zero_blocks().float().mean()) for own, layer in layers.items()}
+    assert shares == ({} if name == "btt" else {"0": 0.5, "2.0": 0.25})
+    if name != "kpd-choice":  # whose choice is made
+        assert Sparsifier(model, name, layers="0", total_steps=2, **more).report.swapped == []
 
 
 def test_the_readmes_loop_runs_as_it_stands(root: Path) -> None:

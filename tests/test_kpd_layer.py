@@ -335,10 +335,15 @@ def test_fused_path_gives_the_same_bits_on_every_run_and_any_number_of_threads(t
     rng = np.random.default_rng(0)
     x, dy = (rng.standard_normal((rows, 24)).astype(np.float32) for _ in range(2))
     scaled, B = rng.standard_normal((2, 6, 8)).astype(np.float32), rng.standard_normal((2, 4, 3)).astype(np.float32)
-    first = [fused.forward(x, scaled, B, threads), *fused.backward(dy, x, scaled, B, threads, True)]
-    again = [fused.forward(x, scaled, B, threads), *fused.backward(dy, x, scaled, B, threads, True)]
-    one = [fused.forward(x, scaled, B, 1), *fused.backward(dy, x, scaled, B, 1, True)]
-    for left, right, single in zip(first, again, one, strict=True):
+    layer = fused.factors(scaled, B, rng.standard_normal(24).astype(np.float32))
+
+    def computed(threads: int) -> list[np.ndarray]:
+        dx, gradients = fused.backward([dy, dy], x, [layer, layer], threads, True)
+        both, of_both = fused.backward_both(dy, x, layer, layer, True, threads, True)
+        ys = fused.forward(x, [layer, layer], threads), fused.forward_both(x, layer, layer, True, threads)
+        return [*ys[0], ys[1], dx, both, *(array for own in (*gradients, *of_both) for array in own)]
+
+    for left, right, single in zip(computed(threads), computed(threads), computed(1), strict=True):
         assert np.array_equal(left, right)
         assert np.array_equal(left, single)
 

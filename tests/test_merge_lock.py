@@ -14,6 +14,7 @@ import yaml
 
 from pipeline.errors import InputError
 from pipeline.workflow.merge_lock import Objects, merge, merged_tree
+from pipeline.workflow.records import PACK
 
 STORE = {
     "b.dir": {"h4-s0/m": "1"},
@@ -29,8 +30,8 @@ def read(name: str) -> dict[str, str]:
     return STORE[name]
 
 
-def write(files: dict[str, str]) -> str:
-    return "+".join(f"{path}={digest}" for path, digest in files.items()) + ".dir"
+def write(files: dict[str, str], out: str) -> dict[str, Any]:
+    return {"md5": out + ": " + "+".join(f"{path}={digest}" for path, digest in files.items())}
 
 
 def lock(**stages: dict[str, Any]) -> dict[str, Any]:
@@ -57,8 +58,15 @@ def test_a_folder_that_both_changed_is_joined() -> None:
     versions = [lock(fit=stage(side, runs=f"{side}.dir")) for side in "bot"]
     merged, notes = merge(*versions, read, write)
     (out,) = merged["stages"]["fit"]["outs"]
-    assert out["md5"] == "h16-s0/m=3+h4-s0/m=1+h8-s0/m=2.dir"
-    assert out["nfiles"] == 3
+    assert out["md5"] == "runs: h16-s0/m=3+h4-s0/m=1+h8-s0/m=2"
+    assert notes == []
+
+
+def test_records_that_both_have_more_of_are_joined() -> None:
+    store: dict[str, dict[str, str]] = {"b": {"x": "1"}, "o": {"x": "1", "y": "2"}, "t": {"x": "3", "z": "3"}}
+    base, ours, theirs = (lock(records=stage(side, **{PACK: side})) for side in "bot")
+    merged, notes = merge(base, ours, theirs, store.__getitem__, write)
+    assert merged["stages"]["records"]["outs"][0]["md5"] == f"{PACK}: x=3+y=2+z=3"
     assert notes == []
 
 
@@ -78,6 +86,12 @@ def test_a_run_that_both_made_comes_from_one_side() -> None:
 
 
 SNAKEFILE = """
+from pipeline.workflow.records import sync
+
+sync()
+
+onsuccess:
+    sync()
 rule fit:
     input: "{name}.txt"
     output: "runs/{name}/value.txt"
@@ -97,7 +111,7 @@ STAGES = {
     "gather": {
         "cmd": "false",
         "deps": ["runs/a", "runs/b"],
-        "outs": [{path: {"persist": True}} for path in ("all.txt", ".snakemake/metadata")],
+        "outs": [{path: {"persist": True}} for path in ("all.txt", ".snakemake/records.json.gz")],
     },
 }
 
@@ -164,13 +178,17 @@ def test_objects_are_dvcs_own(tmp_path: Path) -> None:
     dvc_repository(tmp_path)
     files = {"b/one": "1" * 32, "a": "2" * 32, "é": "3" * 32}
     objects = Objects(tmp_path)
-    name = objects.write(files)
+    entry = objects.write(files, "runs")
+    name = entry["md5"]
     from dvc_data.hashfile.tree import Tree
 
     tree = Tree.from_list([{"md5": digest, "relpath": path} for path, digest in files.items()], hash_name="md5")
     tree.digest()
-    assert tree.hash_info is not None and name == tree.hash_info.value
+    assert tree.hash_info is not None and entry == {"md5": tree.hash_info.value, "nfiles": 3}
     assert objects.read(name) == files
+    pack = objects.write({"YQ==": "{}"}, PACK)
+    assert objects.read(pack["md5"]) == {"YQ==": "{}"}
+    assert pack["size"] == Path(objects.cache.oid_to_path(pack["md5"])).stat().st_size
     Path(objects.cache.oid_to_path(name)).write_text("[]")
     with pytest.raises(InputError, match=f"object {name} is damaged"):
         objects.read(name)

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.workflow import share
+from pipeline.workflow.merge_lock import Objects
 from pipeline.workflow.record import lock_text, read_lock, recording
 
 PARAMS = """\
@@ -91,6 +92,20 @@ def test_a_changed_file_and_parameter_change_their_stages_alone(checkout: Path) 
     assert after["stages"]["fit"] != before["stages"]["fit"] and after["stages"]["gather"] == before["stages"]["gather"]
 
 
+def test_a_source_that_only_a_colleague_has_keeps_its_record(checkout: Path) -> None:
+    (checkout / "data.txt").rename(checkout / "elsewhere.txt")
+    with pytest.raises(InputError, match=r"'data\.txt' does not exist"):
+        record(checkout)
+    (checkout / "elsewhere.txt").rename(checkout / "data.txt")
+    record(checkout)
+    (checkout / "data.txt").unlink()
+    assert not record(checkout)
+    (checkout / "all.txt").write_text("made anew")
+    assert record(checkout)
+    (dep,) = [dep for dep in read_lock(checkout / "dvc.lock")["stages"]["fit"]["deps"] if dep["path"] == "data.txt"]
+    assert dep["size"] == 1
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -154,3 +169,34 @@ def test_texts_that_look_like_something_else_stay_texts(tmp_path: Path) -> None:
     (tmp_path / "dvc.lock").write_text(lock_text({"stages": {"one": values, "two": [shared, shared]}}))
     assert read_lock(tmp_path / "dvc.lock") == {"stages": {"one": values, "two": [shared, shared]}}
     assert "&" not in (tmp_path / "dvc.lock").read_text()
+
+
+def test_a_record_of_before_with_a_file_for_each_of_snakemakes_is_a_line(checkout: Path) -> None:
+    config = checkout / ".dvc/config"
+    config.write_text(f"{config.read_text()}    remote = disk\n['remote \"disk\"']\n    url = ../remote\n")
+    (checkout / "remote").mkdir()
+    record(checkout)
+    lock = read_lock(checkout / "dvc.lock")
+    lock["stages"]["gather"]["outs"].append({"path": ".snakemake/metadata", "md5": f"{32 * '0'}.dir"})
+    (checkout / "dvc.lock").write_text(lock_text(lock))
+    with pytest.raises(InputError, match=r"records file by file, as an older Kronflow wrote it: 'git checkout' that"):
+        share.pull(checkout)
+
+
+def test_databases_of_dvc_that_are_damaged_are_a_line(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = checkout / ".dvc/config"
+    config.write_text(f"{config.read_text()}    remote = disk\n['remote \"disk\"']\n    url = ../remote\n")
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "notes"))
+    record(checkout)
+    shutil.copytree(checkout / ".dvc/cache/files", checkout / "remote/files")
+    for database in (tmp_path / "notes").rglob("*.db*"):
+        database.write_bytes(b"a block of another file " * 200)
+    for action in ("status", "pull"):
+        with pytest.raises(InputError, match=rf"^DVC's notes on files, under {tmp_path}/notes: file is not a database"):
+            share.main([action, "--params", str(checkout / "params.yaml")])
+    with pytest.raises(InputError, match=r"delete that folder: DVC writes them anew$"):
+        Objects(checkout)
+    shutil.rmtree(tmp_path / "notes")
+    assert not record(checkout)

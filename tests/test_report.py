@@ -547,8 +547,30 @@ def test_experiments_of_any_extent_have_a_report(root: Path, tmp_path: Path, edi
         assert (folder / name).stat().st_size > 0, name
     tags = Tags((folder / "report.html").read_text())
     assert tags.wrong == []
-    assert "nan" not in (folder / "headlines.txt").read_text()
+    lines = (folder / "headlines.txt").read_text()
+    assert "nan" not in lines
+    assert ("NeuKron's best" in lines) == ("NeuKron" in lines and "NeuKron: not run" not in lines)
     assert not re.search(r"\bnan\b", (folder / "report.html").read_text())
+
+
+def test_an_error_of_what_is_no_better_than_nothing_is_not_recommended(root: Path, tmp_path: Path) -> None:
+    edit = {"neukron": {"datasets": ["summary"]}, "seeds": [0], "matrix_baselines": {}, "tensor_baselines": {},
+            "networks": {}, "scaling": {}}  # fmt: skip
+    params = write_params(root, tmp_path, edit)
+    # a data set may be called what a section of the page is called
+    params.write_text(params.read_text().replace("flights:", "summary:"))
+    SHAPES["summary"], EASE["summary"] = SHAPES["flights"], 1.0
+    try:
+        write_runs(params, tmp_path / "runs")
+    finally:
+        del SHAPES["summary"], EASE["summary"]
+    folder = make_report(params, tmp_path / "runs", tmp_path / "demo")
+    lines, page = ((folder / name).read_text() for name in ("headlines.txt", "report.html"))
+    assert lines.startswith("Experiment demo: 2 runs.")
+    assert lines.count("none: storing nothing has error 1") == 2
+    assert "(one run): worse than storing nothing" in page
+    assert "No run of this experiment has a published number beside it" in page
+    assert len(re.findall(r' id="summary"', page)) == 1
 
 
 def test_a_data_set_may_have_compressors_and_networks(root: Path, tmp_path: Path) -> None:

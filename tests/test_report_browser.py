@@ -96,6 +96,12 @@ def test_fits_a_phone_with_readable_figures(browser: Browser, folder: Path) -> N
     )
     assert len(sizes) > 50
     assert min(sizes) >= 11
+    outside = browser.run(
+        "[...document.querySelectorAll('.drawing svg text')].filter((t) => { const r = t.closest('svg')"
+        ".getBoundingClientRect(), q = t.getBoundingClientRect(); return q.width && (q.right > r.right + 4 ||"
+        " q.left < r.left - 2); }).map((t) => t.textContent)"
+    )
+    assert outside == []
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -158,6 +164,19 @@ def test_a_switch_changes_all_figures_and_the_address(live: Browser, control: st
     live.run(f"(() => {{ const arrived = {arrived}; location.hash = {fragment!r}; return arrived; }})()")
     assert drawing(live, name) == after
     assert live.complaints == []
+
+
+def test_a_damaged_address_is_read_as_far_as_it_makes_sense(browser: Browser, folder: Path) -> None:
+    browser.look()
+    browser.open(folder / "report.html")
+    plain = browser.run("document.getElementById('chosen').textContent")
+    wrong = "100%&zoom:x=a&data=nowhere&goal=both&limit=much&sort:runs=99u&page:runs=-4&e=none&x=none&a=77&off=toString"
+    browser.open(folder / "report.html", f"#{wrong}")
+    assert browser.complaints == []
+    values = "['error', 'axes', 'choose-data', 'choose-goal'].map((id) => document.getElementById(id).value)"
+    assert browser.run(values) == ["relative", "auto", "flights", "bytes"]
+    browser.open(folder / "report.html", "#e=none&limit=-1")
+    assert browser.run("document.getElementById('chosen').textContent") == plain
 
 
 def test_the_accounting_is_that_of_all_comparisons(live: Browser) -> None:
@@ -295,12 +314,44 @@ def test_figures_and_tables_go_with_the_page_as_data(live: Browser, folder: Path
     assert sorted(row.split(",")[3] for row in rows) == sorted(str(int(value)) for value in own["bytes"])
 
 
-def test_print_splits_no_figure_and_hides_controls(browser: Browser, folder: Path) -> None:
-    browser.look(1000, media="print")
+@pytest.mark.parametrize("width", [688, 710], ids=["A4", "Letter"])
+def test_print_cuts_nothing_and_hides_controls(browser: Browser, folder: Path, width: int) -> None:
+    browser.look(width, media="print", dark=True)
     browser.open(folder / "report.html")
-    assert browser.run("[...document.querySelectorAll('.tools, .controls, nav')].every((e) => !e.offsetParent)")
-    inside = "[...document.querySelectorAll('figure')].map((f) => getComputedStyle(f).breakInside)"
+    hidden = ".tools, .controls, .choose, .command button, .drawer, nav"
+    assert browser.run(f"[...document.querySelectorAll('{hidden}')].every((e) => !e.offsetParent)")
+    assert browser.run("document.documentElement.scrollWidth") == width
+    assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    inside = "[...document.querySelectorAll('figure, tr, thead, .card')].map((f) => getComputedStyle(f).breakInside)"
     assert set(browser.run(inside)) == {"avoid"}
+    # a head that holds buttons is not repeated on the next page
+    assert set(browser.run("[...document.querySelectorAll('.sort')].map((b) => getComputedStyle(b).display)")) == {
+        "contents"
+    }
+    words = browser.run(
+        "[...document.querySelectorAll('main :not(sup)')].filter((e) => e.offsetParent &&"
+        " [...e.childNodes].some((c) => c.nodeType === 3 && c.textContent.trim()))"
+        ".map((e) => parseFloat(getComputedStyle(e).fontSize))"
+    )
+    assert min(words) >= 6 * 96 / 72
+    rows = "[...document.querySelectorAll('[data-table=reproduction] tbody tr')].filter((r) => r.offsetParent)"
+    verdicts = browser.run(f"{rows}.map((r) => r.cells[6].textContent)")
+    assert "not at hand" in verdicts
+    assert "ours alone" not in verdicts
+    assert browser.run("document.querySelector('.on-paper').checkVisibility()")
+
+
+def test_figures_are_drawn_anew_for_paper_and_back(live: Browser) -> None:
+    widths = "[...document.querySelectorAll('figure:not([hidden]) .drawing svg')].map((s) => s.viewBox.baseVal.width)"
+    notes = "[...document.querySelectorAll('details.notes')].map((d) => d.open)"
+    before = live.run(widths)
+    live.run("dispatchEvent(new Event('beforeprint'))")
+    # their words are 12 px high; a column of two is 312 px wide on A4
+    assert set(live.run(widths)) <= {312, 388, 660}
+    assert all(live.run(notes))
+    live.run("dispatchEvent(new Event('afterprint'))")
+    assert live.run(widths) == before
+    assert not any(live.run(notes))
 
 
 def test_the_page_about_a_data_set_fits_a_phone_in_both_schemes(browser: Browser, tmp_path: Path) -> None:

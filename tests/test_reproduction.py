@@ -25,7 +25,15 @@ from pipeline.reporting.reproduction import MAKERS, judge, markdown, scoreboard
 from pipeline.reporting.results import Results, load_results
 from pipeline.reporting.style import TIMES
 from pipeline.reporting.tables import unmet_table
-from pipeline.reporting.targets import EVIDENCE, TARGETS, evaluation_of, expectation, measures_of, runs_of
+from pipeline.reporting.targets import (
+    EVIDENCE,
+    TARGETS,
+    evaluation_of,
+    expectation,
+    measured_seconds,
+    measures_of,
+    runs_of,
+)
 
 FILES = ["kpd_table3", "neukron_fig12", "neukron_fig3", "neukron_fig4_ablation", "neukron_table4", "neukron_table6"]
 
@@ -201,7 +209,7 @@ def test_a_published_training_curve_lies_over_ours(config: Config) -> None:
 def test_what_did_not_reproduce_is_told_with_the_reason(config: Config) -> None:
     rows = [made(run, 1.0, error_padded=66_460.0) for run in email(config, "neukron", "h10e300")]
     rows += [made(run, 1.0, error_padded=66_460.0 * 1.5) for run in email(config, "neukron", "n-a")]
-    shown = [[str(cell.text) for cell in row] for row in unmet_table(results_of(config, rows)).rows]
+    shown = [[str(cell.text) for cell in row] for row in unmet_table(scoreboard(results_of(config, rows))).rows]
     [line] = [row for row in shown if row[1] == "email, N-A (n-a)"]
     assert "differs" in line[6] and "bisection" in line[7]
     assert not any("reproduced" in row[6] or "ours alone" in row[6] for row in shown)
@@ -235,10 +243,10 @@ def test_only_data_sets_of_the_publication_are_counted_as_reproduced(config: Con
         ("fig3", "email, T-SVD, most accurate of 4 more", 56_120, "results/paper/report.html"),
         ("fig3", "email, NeuKron", 63_340, "results/paper/report.html"),  # of six widths one is not planned here
         ("fig3", "twitch, NeuKron, most accurate of 6 more", 3.426e10, "results/paper-twitch/report.html"),
-        ("fig4", "nyc, N-A", 7.47, "no experiment plans it"),
+        ("fig4", "nyc, N-A", 7.47, "results/paper-parts/report.html"),
         ("fig12", "tky, at the end", 4_138_000, "results/paper/report.html"),
         ("table4", "kasandr, gamma 10", 4_300_280.71, "results/paper/report.html"),
-        ("table4", "kasandr, gamma 1", 6_315_784.36, "no experiment plans it"),
+        ("table4", "kasandr, gamma 1", 6_315_784.36, "results/paper-parts/report.html"),
         ("table6", "threads, h60", 5.49, "results/paper/report.html"),
         ("kpd-vit", "cifar-100, ViT-tiny, KPD (4x4 rank 1)", 0.6299, "results/cifar/report.html; published counts"),
     ],
@@ -267,6 +275,8 @@ def test_results_are_written_from_the_runs_and_say_what_was_not_run(config: Conf
     assert re.search(r"\| kpd-vit \| .* not at hand \| needs CIFAR-100", text)
     assert f"1 of {len(config.runs(EVIDENCE))} runs" in text
     assert "A processor, 2 cores" in text
+    assert "; commit `0123456789ab`: T-SVD 1." in text
+    assert f"`make experiment NAME={EVIDENCE}`" in text
     assert "nan" not in text
     target = tmp_path / "RESULTS.md"
     report.main(
@@ -275,10 +285,24 @@ def test_results_are_written_from_the_runs_and_say_what_was_not_run(config: Conf
     assert "Nothing of experiment `paper-small` has been run yet" in target.read_text()
 
 
-def test_the_expected_time_is_that_of_what_is_missing(config: Config) -> None:
+def test_the_expected_time_is_that_of_what_is_missing(config: Config, tmp_path: Path) -> None:
     runs = config.runs(EVIDENCE)[:10]
-    assert expectation(2.0, runs, 5).startswith("5 of 10 runs are to be made: about 1.0 hours on two cores")
-    assert "no expected time is known" in expectation(0.0, runs, 5)
+    table = tmp_path / "runs.csv"
+    rows = [{"dataset": run.dataset, "method": run.method, "setting": run.setting, "seed": run.seed,
+             "cpu_seconds": 1436.0} for run in runs[:6]]  # fmt: skip
+    pd.DataFrame(rows).to_csv(table)
+    known = measured_seconds(table)
+    assert known == {run.name: 1436.0 for run in runs[:6]}
+    assert measured_seconds(tmp_path / "none.csv") == {}
+    end = "; stop with Ctrl-C and go on with the same command"
+    # 24 minutes each on one of two cores
+    assert expectation(runs, runs[:5], 0, known, None) == f"5 of 10 runs to be made: about 60 minutes on two cores{end}"
+    half = "4 of 10 runs and 1 measurement to be made: about 24 minutes on two cores for all but 2"
+    assert expectation(runs, runs[4:8], 1, known, None) == f"{half}{end}"
+    assert "10 of 10 runs to be made: how long is not known;" in expectation(runs, runs, 0, {}, None)
+    assert "about 60 minutes" in expectation(runs, runs[6:], 0, known, 1796.0)
+    assert expectation([], [], 1, known, None) == f"no run and 1 measurement to be made{end}"
+    assert expectation(runs, [], 0, known, 9.0) == f"0 of 10 runs to be made{end}"
 
 
 def test_listing_targets_is_quick_to_import(root: Path) -> None:
@@ -296,7 +320,8 @@ def test_a_target_says_first_what_it_will_take(root: Path, config: Config) -> No
     known = plan("fig4")
     assert known.returncode == 0, known.stderr
     runs = len(runs_of("fig4", config.runs(EVIDENCE)))
-    assert re.search(rf"^fig4: \d+ of {runs} runs are to be made: about [\d.]+ hours on two cores", known.stderr, re.M)
+    assert re.search(rf"^fig4: \d+ of {runs} runs to be made", known.stderr, re.M)
+    assert "fig4: all that was published needs email, nyc, tky" in known.stderr
     timed = plan("fig13")
     assert timed.returncode == 0, timed.stderr
 

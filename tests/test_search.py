@@ -291,3 +291,28 @@ def test_methods_that_are_not_exact_unpack_the_indices_that_occur(
     assert found.nnz <= 9 and np.isclose(found.norm2, X.norm2)
     with pytest.raises(InputError, match="all 0 cells are zero"):
         kronflow.main(["decompress", "x.safetensors", "none.csv", "--block", "1:6,:"])
+
+
+def test_one_cell_that_dominates_does_not_keep_the_others_from_being_told() -> None:
+    random = np.random.default_rng(2)
+    coords = np.unique(random.integers(0, 60, (400, 2)), axis=0)
+    values = random.uniform(0.5, 1.0, len(coords))
+    values[17] = 1e6
+    X = SparseTensor(coords, values, (60, 60))
+    found = searching.search(X, max_bytes=1200, methods=["rate-distortion", "truncation"])
+    small = searching.search(X, max_bytes=800, methods=["rate-distortion", "truncation"])
+    rest = X.norm2 - 1e12
+    assert 0 < found.best.relative_error * X.norm2 < 0.9 * small.best.relative_error * X.norm2 < 0.9 * rest
+
+
+def test_what_is_regular_is_told_exactly_where_rate_distortion_is_far_from_it() -> None:
+    X = SparseTensor.from_dense(np.kron(np.eye(30, dtype=bool), np.ones((6, 9))))
+    size = searching.search(X, max_error=0.0, methods=["lossless"]).best.file_bytes
+    found = searching.search(X, max_bytes=size, methods=["lossless", "rate-distortion"])
+    assert (found.best.method, found.best.relative_error) == ("lossless", 0.0)
+
+
+def test_where_an_error_will_do_the_cells_that_pay_come_before_an_exact_code() -> None:
+    ticks = iter(range(10**6))  # every look at the clock finds it a second later
+    found = searching.search(blocks(), max_error=0.3, seconds=3.0, clock=lambda: float(next(ticks)))
+    assert found.best.method == "rate-distortion"

@@ -560,6 +560,6 @@ def test_recorded_outs_are_what_snakemake_makes(made: Path) -> None:
     for path in made_by_snakemake:
         assert any(path == out or path.startswith(f"{out}/") for out in recorded), path
     for out in recorded:
-        assert out == ".snakemake/metadata" or any(
+        assert out == ".snakemake/records.json.gz" or any(
             path == out or path.startswith(f"{out}/") for path in made_by_snakemake
         )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pipeline.baselines.base import Baseline, Integers, Reals
 from pipeline.baselines.elicit import ELiCiT
 from pipeline.baselines.kruskal import largest_rank
-from pipeline.baselines.rate_distortion import AUTOMATIC_BITS, RateDistortion
+from pipeline.baselines.rate_distortion import AUTOMATIC_BITS, STEP_BYTES, RateDistortion
 from pipeline.core.settings import seed, setting
 from pipeline.errors import InputError
 from pipeline.runs.compressor import clipped_error
@@ -22,7 +22,6 @@ FIRST_SHARES = (0.25, 0.5)  # of the bytes, for the model
 BESIDE = {0.25: 0.125, 0.5: 0.75}  # which one is tried after these, by the better of them
 PARTS = 6  # of its seconds: a model and cells for each of three shares
 SMALLEST = 1e-30
-STEP_BYTES = 8  # of rate-distortion's step, which its limit does not count
 
 
 class Split(NamedTuple):

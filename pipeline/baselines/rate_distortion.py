@@ -9,10 +9,12 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from pipeline.baselines import patterns
+from pipeline.baselines import levels, patterns
 from pipeline.baselines.base import Integers, Reals
+from pipeline.baselines.cell_bits import CellBits
 from pipeline.baselines.coding import gaps
 from pipeline.baselines.coding.exact import ExactCells, quick_length
+from pipeline.baselines.levels import Levels
 from pipeline.core.settings import setting
 from pipeline.errors import InputError
 from pipeline.runs.contents import Contents
@@ -23,29 +25,42 @@ STEPS = 12  # of the bisection of the price
 ERROR_STEPS = 12  # of that which needs no code
 ROUNDS = 5  # of choice and prices of cells
 CLOSE = 0.98  # a code of this share of its limit is large enough
+JUMP = 0.95  # a length or error below this share of its limit comes of levels that changed between two prices
+JUMP_STEPS = 5  # of the bisection on either side of it
 AIM = 0.99  # what the next price aims at
 LEAST_FACTOR = 1.3  # between two prices while no code is known on one side of the limit
 GROUP = 3.0  # patterns occur a multiple of so many times the cells that a bit is worth
+FULL = 0.8  # a code of less than this share of its limit leaves room
+FILLINGS = 3  # tries to use that room
+MOST_RAISED = 4.0  # times the limit, at once
+AIM_AGAIN = 0.97  # of the limit, in these tries
+ROUNDING = 1e-16  # of the squared norm; errors below it are none
+STEP_BYTES = 8  # of the step, which limits do not count
 STEP_OF_PRICE = 2.9  # sqrt(6 / ln 2): the step at which a bit more a value lowers the error by the price
 
 
 class Choice(NamedTuple):
-    """Cells to code: coordinates, whole multiples of `step` (or plain values, at step 1), and the squared error."""
+    """Cells to code: coordinates, whole numbers of `levels` (or plain values, at step 1), and the squared error."""
 
     coords: Integers
     values: Reals
-    step: float
+    levels: Levels
     error: float
+
+
+Chooser = Callable[[float], Choice]  # from the price of a bit
 
 
 class RateDistortion(ExactCells):
     """The cells that lower the error by more than their bits cost, at a price that meets a size or an error.
 
     Two ways to choose are tried, and the better one is kept. *Cells*: a cell stays if it lowers the squared error by
-    more than price x bits, where its bits follow from how often its indices and its value occur among the cells that
-    stay; values are whole multiples of one step that the price decides. *Patterns*, for binary matrices in free
-    orders: columns take one of few patterns, :mod:`pipeline.baselines.patterns`. Cells and prices are chosen in turn,
-    the price by bisection on the length of the real code; in the end all codes of
+    more than price x bits, where its bits follow from how often its indices, pairs of them and its value occur among
+    the other cells that stay (:mod:`pipeline.baselines.cell_bits`); values are rounded to a few levels and multiples of
+    a step, of least squared error + price x bits (:mod:`pipeline.baselines.levels`). *Patterns*, for binary matrices in
+    free orders: columns take one of few patterns, :mod:`pipeline.baselines.patterns`. Cells and prices are chosen in
+    turn, the price by bisection on the length of the real code; where lengths or errors jump, since values fall into
+    other levels, the levels on either side are kept and the price of cells alone is sought. In the end all codes of
     :class:`~pipeline.baselines.lossless.Lossless` are tried. ``history_`` says how many choices were coded.
 
     Parameters
@@ -75,7 +90,7 @@ class RateDistortion(ExactCells):
     orders: bool = setting(False)
     max_seconds: float | None = setting(None, above=0, is_setting=False)
 
-    step_: float
+    levels_: Levels
 
     @classmethod
     def settings_within(cls, X: SparseTensor, size: float, orders: bool) -> dict[str, Any] | None:
@@ -91,39 +106,78 @@ class RateDistortion(ExactCells):
         if self.max_bytes is not None and self.max_error is not None:
             raise InputError("rate-distortion: max_bytes and max_error are given; give one of them")
         self._prices = 0
-        choosers = [by_cells(X, self.orders)]
+        choosers: list[Chooser] = [ByCells(X, self.orders)]
         if X.order == 2 and not self.orders and len(np.unique(X.values)) == 1:
             choosers.insert(0, by_patterns(X))
         if self.max_error is not None:
-            found = [self._within_error(X, chooser) for chooser in choosers]
-            found.sort(key=lambda each: each[0])
+            self._keep(min((self._within_error(X, chooser) for chooser in choosers), key=lambda each: each[0])[1])
         else:
             limit = max(1.0, AUTOMATIC_BITS * X.nnz / 8) if self.max_bytes is None else self.max_bytes
-            found = [self._within_bytes(X, chooser, limit) for chooser in choosers]
-            found.sort(key=lambda each: (each[0] > limit, each[1].error))
-        choice = found[0][1]
-        self.step_ = choice.step
+            self._fill(X, choosers, limit)
+        self._record(self._squared_error(X), kept=len(self.cells_.values), step=self.levels_.step, coded=self._prices)
+
+    def _keep(self, choice: Choice) -> int:
+        """Hold the cells by the shortest code; its length."""
+        self.levels_ = choice.levels
         self._store(choice.coords, choice.values)
-        self._record(self._squared_error(X), kept=len(choice.values), step=choice.step, coded=self._prices)
+        return self._coded_bytes(self.labelled_.bytes if self.orders else self.free_bytes_, choice)
+
+    def _fill(self, X: SparseTensor, choosers: list[Chooser], limit: float) -> None:
+        """Hold the cells of least error whose code is within the limit.
+
+        Lengths of large codes are taken from one that is mostly the shortest. Where another one is much shorter, so
+        that room is left, cells are chosen for a limit raised accordingly.
+        """
+        aim, best = limit, None
+        for _ in range(FILLINGS):
+            found = [self._within_bytes(X, chooser, aim) for chooser in choosers]
+            choice = min(found, key=lambda each: (each[0] > aim, each[1].error))[1]
+            length = self._keep(choice)
+            held = choice
+            if best is None or (length <= limit and choice.error < best.error):
+                best = choice
+            if FULL * limit <= length <= limit or choice.error == 0 or not self._in_time():
+                break
+            if length > limit and aim <= limit:
+                break  # no code is as short
+            aim *= AIM_AGAIN * min(limit / length, MOST_RAISED)
+        if held is not best and best is not None:
+            self._keep(best)
 
     def _length(self, choice: Choice) -> int:
         """Bytes of the code that counts, at most."""
         length = quick_length(choice.coords, choice.values, self.inner_shape_, self.orders)
         self._prices += 1
-        return length
+        return self._coded_bytes(length, choice)
+
+    @staticmethod
+    def _coded_bytes(length: int, choice: Choice) -> int:
+        """What limits count: a code's length, and the levels beside the step."""
+        return length + choice.levels.table.nbytes - STEP_BYTES
 
     def _in_time(self) -> bool:
         """Whether another price may be tried."""
         return self.max_seconds is None or time.perf_counter() - self._started < self.max_seconds
 
-    def _within_bytes(self, X: SparseTensor, chooser: Callable[[float], Choice], limit: float) -> tuple[float, Choice]:
+    def _within_bytes(self, X: SparseTensor, chooser: Chooser, limit: float) -> tuple[float, Choice]:
         """The least error of a code within the limit; the shortest code where none is."""
+        found, prices = self._priced(X, chooser, limit)
+        tried = [found]
+        if isinstance(chooser, ByCells) and chooser.leveled and found[0] < JUMP * limit and found[1].error > 0:
+            at_levels = [chooser.at_levels_of(price) for price in prices]
+            tried += [self._priced(X, each, limit, JUMP_STEPS)[0] for each in at_levels if self._in_time()]
+        return min(tried, key=lambda each: (each[0] > limit, each[1].error if each[0] <= limit else each[0]))
+
+    def _priced(
+        self, X: SparseTensor, chooser: Chooser, limit: float, steps: int = STEPS
+    ) -> tuple[tuple[float, Choice], tuple[float, float]]:
+        """A code within the limit of least error, by bisection of the price; and the last two prices."""
         best: tuple[float, Choice] | None = None
         least: tuple[float, Choice] | None = None
         low, high = least_price, most_price = _prices(X)
         above = below = 0  # lengths of the codes at these ends, once they are known
         price = X.norm2 / (32 * limit)  # a fourth of what all of it is worth a bit
-        for step in range(STEPS):
+        for step in range(steps):
             if step and not self._in_time():
                 break
             price = price if low < price < high else float(np.sqrt(low * high))
@@ -148,14 +202,24 @@ class RateDistortion(ExactCells):
                 price = low * (high / low) ** min(max(share, 0.1), 0.9)
         if best is None:
             assert least is not None  # noqa: S101 - there is at least one step
-            return least
-        return best
+            best = least
+        return best, (low, high)
 
-    def _within_error(self, X: SparseTensor, chooser: Callable[[float], Choice]) -> tuple[float, Choice]:
-        """The code of the highest price whose error is within the limit."""
+    def _within_error(self, X: SparseTensor, chooser: Chooser) -> tuple[float, Choice]:
+        """The shortest code of those of the highest prices whose error is within the limit."""
         assert self.max_error is not None  # noqa: S101 - asked for by it alone
         limit = self.max_error * X.norm2
-        best = chooser(0.0)
+        found, prices = self._highest(X, chooser, limit)
+        choices = [chooser(0.0) if found is None else found]
+        if isinstance(chooser, ByCells) and chooser.leveled and choices[0].error < JUMP * limit:
+            more = [self._highest(X, chooser.at_levels_of(price), limit)[0] for price in prices]
+            choices += [choice for choice in more if choice is not None]
+        coded = [(self._length(choice), choice) for choice in choices if choice is choices[0] or self._in_time()]
+        return min(coded, key=lambda each: each[0])
+
+    def _highest(self, X: SparseTensor, chooser: Chooser, limit: float) -> tuple[Choice | None, tuple[float, float]]:
+        """The choice of the highest price whose error is within the limit; and the last two prices."""
+        best: Choice | None = None
         low, high = _prices(X)
         for _ in range(ERROR_STEPS if limit > 0 else 0):
             if not self._in_time():
@@ -166,99 +230,100 @@ class RateDistortion(ExactCells):
                 best, low = choice, price
             else:
                 high = price
-        return self._length(best), best
+        return best, (low, high)
 
     def _predict(self, index: Integers) -> Reals:
-        return self.step_ * super()._predict(index)
+        return self.levels_.values(super()._predict(index))
 
     def held_cells(self) -> tuple[Integers, Reals]:
         """The cells that were coded: all that are not zero."""
-        return self.frame_.outward(self.cells_.coords, self.step_ * self.cells_.values)
+        return self.frame_.outward(self.cells_.coords, self.levels_.values(self.cells_.values))
 
     def _squared_error(self, X: SparseTensor) -> float:
-        values, place = self.cells_.look_up(X.coords)
+        numbers, place = self.cells_.look_up(X.coords)
         filled = np.ones(len(self.cells_.values), dtype=bool)
         filled[place[place >= 0]] = False
-        more = np.sum((self.step_ * self.cells_.values[filled]) ** 2)
-        return float(np.sum((X.values - self.step_ * values) ** 2) + more)
+        more = np.sum(self.levels_.values(self.cells_.values[filled]) ** 2)
+        return float(np.sum((X.values - self.levels_.values(numbers)) ** 2) + more)
 
     def _size(self) -> dict[str, int]:
-        """The code, and 8 bytes of the step where values are rounded."""
-        step = 0 if self.step_ == 1.0 else 8
-        return {key: length + step for key, length in super()._size().items()}
+        """The code, and where values are rounded the step and levels, 8 bytes each."""
+        table = self.levels_.table
+        more = 0 if len(table) == 1 and table[0] == 1.0 else table.nbytes
+        return {key: length + more for key, length in super()._size().items()}
 
     def _contents(self, orders: bool) -> tuple[dict[str, Any], dict[str, Any]]:
         tensors, content = super()._contents(orders)
-        return tensors | {"step": np.array([self.step_])}, content
+        return tensors | {"step": self.levels_.table}, content
 
     @classmethod
     def _from_contents(cls, contents: Contents) -> Self:
         model = super()._from_contents(contents)
-        model.step_ = float(contents.reals("step", (1,))[0])
-        if model.step_ <= 0:
-            raise InputError(f"step={model.step_}: needs a number above 0")
+        try:
+            model.levels_ = Levels.from_table(contents.reals("step", (None,)))
+        except ValueError as error:
+            raise InputError(str(error)) from error
         return model
 
 
 def _prices(X: SparseTensor) -> tuple[float, float]:
     """Prices at which next to all cells stay, and next to none."""
-    squares = X.values**2
-    return max(float(squares.min()) * 1e-3, X.norm2 * 1e-12), X.norm2 / 4
+    return max(float(np.min(X.values**2)) * 1e-3, X.norm2 * ROUNDING), X.norm2 / 4
 
 
-def by_cells(X: SparseTensor, orders: bool) -> Callable[[float], Choice]:
-    """Cells one by one: a function from the price of a bit to the choice."""
-    whole = bool(np.all(X.values == np.rint(X.values)))
-    constant = len(np.unique(np.abs(X.values))) == 1
+class ByCells:
+    """Cells one by one: a function from the price of a bit to the choice.
 
-    def choose(price: float) -> Choice:
-        step = STEP_OF_PRICE * float(np.sqrt(price))
-        step = 1.0 if constant or price == 0 or (whole and step < 2) else step
-        if whole:
-            step = float(np.floor(step))
-        plain = step == 1.0
-        values = X.values if plain else np.rint(X.values / step)
-        kept = np.flatnonzero(values != 0)
-        for _ in range(ROUNDS if price else 0):
-            bits = cell_bits(X, values, kept, orders)
-            worth = X.values**2 - (X.values - step * values) ** 2 - price * bits
-            chosen = np.flatnonzero((worth > 0) & (values != 0))
-            if np.array_equal(chosen, kept):
+    Attributes
+    ----------
+    leveled
+        Whether values are rounded at a price.
+    """
+
+    def __init__(self, X: SparseTensor, orders: bool) -> None:
+        self.X, self.sizes, self.bits = X, np.abs(X.values), CellBits(X, orders)
+        self.whole = bool(np.all(X.values == np.rint(X.values)))
+        self.leveled = len(np.unique(self.sizes)) > 1
+
+    def at_levels_of(self, price: float) -> Chooser:
+        """The same with the values rounded as at one price, whatever that of the cells is."""
+        return lambda cells_price: self(cells_price, price)
+
+    def __call__(self, price: float, levels_price: float | None = None) -> Choice:
+        """The cells, at a price of the levels of its own where it is given."""
+        X = self.X
+        if not price:
+            return Choice(X.coords, X.values, Levels(), 0.0)
+        found, numbers = self._rounded(np.arange(X.nnz), price if levels_price is None else levels_price)
+        kept = np.flatnonzero(numbers)
+        for _ in range(ROUNDS):
+            errors = (X.values - found.values(numbers)) ** 2
+            worth = X.values**2 - errors - price * (self.bits.of(kept) + levels.bits(numbers, kept))
+            chosen = np.flatnonzero((worth > 0) & (numbers != 0))
+            if np.array_equal(chosen, kept) or len(chosen) == 0:
+                kept = chosen
                 break
             kept = chosen
-            if len(kept) == 0:
-                break
-        if len(kept) == 0 or not price:
-            kept = np.arange(X.nnz) if not price else np.array([int(np.argmax(np.abs(X.values)))])
-        told = X.values[kept] if plain else values[kept]
-        if np.any(told == 0):  # the last cell left at a step too large for it
-            told, step = X.values[kept], 1.0
-        error = X.norm2 - float(np.sum(X.values[kept] ** 2)) + float(np.sum((X.values[kept] - step * told) ** 2))
-        return Choice(X.coords[kept], told, step, max(error, 0.0) if len(kept) < X.nnz or step != 1.0 else 0.0)
+            found, numbers = self._rounded(kept, price if levels_price is None else levels_price)
+        kept = kept[numbers[kept] != 0]
+        if len(kept) == 0:  # the last cell left, told as it is
+            kept = np.array([int(np.argmax(self.sizes))])
+            return Choice(X.coords[kept], X.values[kept], Levels(), float(np.sum(np.delete(X.values, kept) ** 2)))
+        told = np.zeros(X.nnz)
+        told[kept] = found.values(numbers[kept])
+        return Choice(X.coords[kept], numbers[kept], found, float(np.sum((X.values - told) ** 2)))
 
-    return choose
-
-
-def cell_bits(X: SparseTensor, values: Reals, kept: Integers, orders: bool) -> Reals:
-    """About the bits of each cell, were it coded with those that are kept.
-
-    Indices as draws by their frequency, less the order of the cells; an index that is stored costs its number, which
-    its cells share; a value by its frequency.
-    """
-    count = len(kept) + 1.0
-    bits = np.full(X.nnz, -np.log2(count))
-    for mode, size in enumerate(X.shape):
-        degree = np.bincount(X.coords[kept, mode], minlength=size)[X.coords[:, mode]]
-        bits += np.log2(count / (degree + 0.5))
-        bits += np.log2(size) / (degree + 0.5) if orders else 0.0
-    distinct, number = np.unique(values, return_inverse=True)
-    times = np.bincount(number[kept], minlength=len(distinct))
-    values_bits: Reals = np.log2((count + len(distinct)) / (times + 0.5))[number]
-    total: Reals = np.maximum(bits, 0.5) + values_bits
-    return total
+    def _rounded(self, kept: Integers, price: float) -> tuple[Levels, Reals]:
+        """Levels for the cells that are kept, and all cells' numbers."""
+        if not self.leveled:
+            return Levels(), self.X.values
+        step = STEP_OF_PRICE * float(np.sqrt(price))
+        step = max(1.0, float(np.floor(step))) if self.whole else step
+        found = levels.cheapest(self.sizes[kept], price, step, self.whole)
+        return found, found.numbers(self.X.values)
 
 
-def by_patterns(X: SparseTensor) -> Callable[[float], Choice]:
+def by_patterns(X: SparseTensor) -> Chooser:
     """Patterns of a binary matrix's columns: a function from the price of a bit to the choice."""
     top = gaps.top_mode(X.shape)
     columns, which = patterns.distinct(X.coords[:, top], X.coords[:, 1 - top], X.shape[top])
@@ -266,11 +331,11 @@ def by_patterns(X: SparseTensor) -> Callable[[float], Choice]:
 
     def choose(price: float) -> Choice:
         if not price:
-            return Choice(X.coords, X.values, 1.0, 0.0)
+            return Choice(X.coords, X.values, Levels(), 0.0)
         rows, start, pattern = patterns.quantised(columns, X.shape[1 - top], price / value**2)
         of_column = patterns.rounded(np.append(pattern, -1)[which], max(1, int(GROUP * price / value**2)))
         if not np.any(of_column >= 0):
-            return Choice(X.coords[:1], X.values[:1], 1.0, X.norm2 - value**2)
+            return Choice(X.coords[:1], X.values[:1], Levels(), X.norm2 - value**2)
         sizes = np.append(np.diff(start), 0)[of_column]
         coords = np.empty((int(sizes.sum()), 2), dtype=np.int64)
         coords[:, top] = np.repeat(np.arange(len(of_column)), sizes)
@@ -278,6 +343,6 @@ def by_patterns(X: SparseTensor) -> Callable[[float], Choice]:
         height = X.shape[1 - top]
         there = np.isin(coords[:, top] * height + coords[:, 1 - top], X.coords[:, top] * height + X.coords[:, 1 - top])
         hit = int(np.count_nonzero(there))
-        return Choice(coords, np.full(len(coords), value), 1.0, value**2 * (X.nnz - hit + len(coords) - hit))
+        return Choice(coords, np.full(len(coords), value), Levels(), value**2 * (X.nnz - hit + len(coords) - hit))
 
     return choose

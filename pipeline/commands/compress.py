@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
     command.add_argument("artifact", type=Path, help="the .safetensors file to write")
     command.add_argument("--method", default=None, help="neukron (default), or a baseline: t-svd, cp, truncation ..")
     command.add_argument(
-        "--bytes", metavar="SIZE", help="find the method of the least error within 20000, 20kB, 1MB .."
+        "--bytes", metavar="SIZE", help="find the method of the least error within 20000, 20kB, 4KiB .."
     )
     command.add_argument("--error", metavar="E", help="find the smallest file of a relative error up to E: 0.3, 30%%")
     command.add_argument(

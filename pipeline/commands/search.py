@@ -33,7 +33,8 @@ SECONDS = 60.0  # that a search may take, unless told otherwise
 LEAST_SECONDS = 1.0  # without which no further candidate is fitted
 ROUNDING = 1 + 1e-9  # of errors that meet a limit
 EXACT_BITS = 1.5  # a non-zero; at less, exact codes are tried after rate-distortion
-FAR_FROM_EXACT = 0.1  # relative error of rate-distortion, at which no exact code can fit
+FAR_FROM_EXACT = 0.1  # relative error of rate-distortion, at which an exact code hardly fits
+EXACT_AT_ONCE = 1 << 17  # non-zeros at most, of which exact codes are tried even so: they take seconds
 
 
 _LIMITS = ("max_epochs", "max_seconds")
@@ -148,6 +149,12 @@ def _candidates(X: SparseTensor, methods: Sequence[str] | None) -> list[str]:
     return chosen
 
 
+def _cells_first(names: list[str]) -> list[str]:
+    """Rate-distortion before lossless, which it is never much longer than, wherever less than exact will do."""
+    first = [name for name in ("rate-distortion", "lossless") if {"rate-distortion", "lossless"} <= set(names)]
+    return first + [name for name in names if name not in first]
+
+
 class _Hunt:
     """One search: the tensor, what counts as size, and what was fitted so far."""
 
@@ -213,15 +220,13 @@ class _Hunt:
 
     def within_bytes(self, names: list[str], limit: int) -> Found:
         """Every candidate at the largest size that fits; the least error wins."""
-        if 8 * limit < EXACT_BITS * self.X.nnz and {"rate-distortion", "lossless"} <= set(names):
-            names = ["rate-distortion", "lossless"] + [
-                name for name in names if name not in ("rate-distortion", "lossless")
-            ]
+        if 8 * limit < EXACT_BITS * self.X.nnz:
+            names = _cells_first(names)
         for name in self._each(names):
             reached = self.best.relative_error if self.best else 1.0
             if reached == 0.0:
                 self.passed[name] = "nothing can be better than exact"
-            elif name == "lossless" and reached > FAR_FROM_EXACT and self.best and self.best.method != name:
+            elif name == "lossless" and self._exact_takes_long() and reached > FAR_FROM_EXACT and self.best:
                 self._pass_over(name, f"{self.best.method} leaves {reached:.1%} at this size, far from exact")
             elif not self._hopeless(name, limit, reached):
                 attempt = self.fit_within(name, limit)
@@ -245,7 +250,10 @@ class _Hunt:
     def within_error(self, names: list[str], limit: float) -> Found:
         """Every candidate at ever smaller sizes while it meets the error and is smaller than the best so far."""
         self.wanted_error = True
-        for name in self._each(names):
+        for name in self._each(_cells_first(names) if limit > 0 else names):
+            if name == "lossless" and self._exact_takes_long() and limit > FAR_FROM_EXACT and self.best:
+                self._pass_over(name, f"{self.best.method} was within an error of {limit:g}, far from exact")
+                continue
             known = METHODS[name].load().settings_for_error(self.X, limit, self.orders)
             attempt = self._smallest(name, limit) if known is None else self._meeting(name, known, limit)
             if attempt and (self.best is None or attempt.file_bytes < self.best.file_bytes):
@@ -258,6 +266,9 @@ class _Hunt:
         meeting = [attempt for attempt in self.attempts if attempt.relative_error <= limit * ROUNDING]
         reason = f"the smallest of {len(meeting)} fits of a relative error up to {limit}"
         return self._found(names, best, meeting, reason, lambda one: one.file_bytes, "bytes")
+
+    def _exact_takes_long(self) -> bool:
+        return self.X.nnz > EXACT_AT_ONCE
 
     def _found(
         self,

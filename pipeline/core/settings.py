@@ -147,8 +147,9 @@ def check_given(
     *,
     also: Collection[str] = (),
     but: Collection[str] = (),
+    option: str = "--set ",
 ) -> None:
-    """Check what ``--set`` gives before anything is made of it.
+    """Check what `option`, as messages call it, gives before anything is made of it.
 
     `also` names arguments that are no settings but may be given, `but` settings that may not.
 
@@ -161,9 +162,9 @@ def check_given(
     for name, value in given.items():
         if name not in known:
             hint = nearest(str(name), known) if known else "; it has none"
-            raise InputError(f"--set {name}: {name_of_method} has no such setting{hint}")
+            raise InputError(f"{option}{name}: {name_of_method} has no such setting{hint}")
         if problem := problem_with(cls, name, value):
-            raise InputError(f"--set {name}={_shown(value)}: {problem}")
+            raise InputError(f"{option}{name}={_shown(value)}: {problem}")
 
 
 def problem_with(cls: type[Configured], name: str, value: Any) -> str | None:

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import os
 import re
+from decimal import Decimal
 from pathlib import Path
 
 from pipeline.errors import InputError
 
 UNPACKED = 1 << 27  # bytes that a file of any size may unpack to
 EXPANSION = 200  # and how many times its own size beyond that
+LARGEST = 10**18  # bytes, from which a size is a slip of the pen
+LONGEST = 40  # characters of a size
 VARIABLE = "KRONFLOW_UNPACKED"  # of the environment: another number of bytes, where a user means it
 REMEDY = f"if that is meant, set {VARIABLE}, for example {VARIABLE}=10GB"
 
 
 def parse_bytes(text: str, option: str = "--bytes") -> int:
-    """Read ``20000``, ``20kB`` or ``1.5 MB``; 1 kB is 1,000 bytes."""
-    match = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]+)?)\s*(k|K|M|G|)B?\s*", text)
-    size = int(float(match[1]) * {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}[match[2]]) if match else 0
-    if size < 1:
-        raise InputError(f"{option} {text}: write a number of bytes, such as 20000, 20kB or 1.5MB")
+    """Read ``20000``, ``2e4``, ``20kB``, ``1.5 MB`` or ``4 KiB``; 1 kB is 1,000 bytes, 1 KiB 1,024.
+
+    Raises
+    ------
+    InputError
+        It is no number of bytes, less than 1, or `LARGEST` or more.
+    """
+    match = re.fullmatch(
+        r"\s*([0-9]+(?:\.[0-9]*)?(?:e\+?[0-9]{1,2})?)\s*(?:([kmgt])(i?))?b?\s*", text.lower(), re.ASCII
+    )
+    size = 0
+    if match and len(text) < LONGEST:
+        power = " kmgt".index(match[2] or " ")
+        size = int(Decimal(match[1]) * (1024 if match[3] else 1000) ** power)
+    if not 1 <= size < LARGEST:
+        raise InputError(f"{option} {text[:LONGEST]}: write a number of bytes, such as 20000, 20kB, 1.5MB or 4KiB")
     return size
 
 

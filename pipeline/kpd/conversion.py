@@ -19,6 +19,7 @@ from pipeline.kpd.blocks import BlockLinear
 from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.convolution import PatchConv2d, as_rows
 from pipeline.kpd.layer import KPDLinear, checked_block, give_hooks, take_after
+from pipeline.kpd.together import join
 
 
 @dataclass(frozen=True)
@@ -234,13 +235,20 @@ def _as_linear(layer: nn.Module) -> nn.Linear:
     return linear.train(layer.training)
 
 
-def _rule_for(module: nn.Module, name: str, rules: Mapping[str, Rule | None]) -> Rule | None:
-    """The first rule whose pattern fits a layer's name, or that of the attention whose projection it is."""
+def names_of(module: nn.Module, name: str) -> list[str]:
+    """What a pattern may call a layer: its name, and that of the attention or the convolution that it is a part of."""
     holder, _, own = name.rpartition(".")
-    names = [name]
-    if own in PROJECTIONS and holder and isinstance(module.get_submodule(holder), Attention | nn.MultiheadAttention):
-        names.append(holder)
-    return next((rules[pattern] for each in names for pattern in rules if fnmatchcase(each, pattern)), None)
+    if not holder or own not in (*PROJECTIONS, "linear"):
+        return [name]
+    kinds = PatchConv2d if own == "linear" else Attention | nn.MultiheadAttention
+    return [name, holder] if isinstance(module.get_submodule(holder), kinds) else [name]
+
+
+def _rule_for(module: nn.Module, name: str, rules: Mapping[str, Rule | None]) -> Rule | None:
+    """The first rule whose pattern fits a layer."""
+    return next(
+        (rules[pattern] for each in names_of(module, name) for pattern in rules if fnmatchcase(each, pattern)), None
+    )
 
 
 def _holders(module: nn.Module) -> dict[int, set[int]]:
@@ -338,6 +346,7 @@ def swap_layers(
     make: Callable[[nn.Linear, Rule], nn.Module],
     keep_weights: bool = False,
     convolutions: bool = False,
+    at_least: int = 1,
 ) -> Report:
     """Swap every linear layer that a rule asks for by what `make` returns; see :func:`convert`.
 
@@ -345,7 +354,7 @@ def swap_layers(
     torch's linear layer that compute as it does are swapped too, and Hugging Face's Conv1D; of a
     :class:`torch.nn.MultiheadAttention` that a rule names, or names a projection of (``.q_proj``, ``.k_proj``,
     ``.v_proj``, ``.out_proj``), the projections become layers first. Layers with other weights for products are named
-    in the report, with the reason.
+    in the report, with the reason; fewer than `at_least` swapped are an error.
     """
     swaps: list[Swap] = []
     made: dict[int, nn.Module] = {}  # a layer that stands in several places stays one layer
@@ -391,11 +400,12 @@ def swap_layers(
         module.set_submodule(name, placed)
         swaps.append(Swap(*size, None, own, dense, _cost(placed, own / dense), fit_error))
     report = Report(tuple(swaps))
-    if not report.swapped:
+    if len(report.swapped) < at_least:
         reasons = "; ".join(f"layer '{swap.name}': {swap.problem}" for swap in swaps)
         if type(module) is nn.Linear:
             reasons = "a single linear layer has no name to swap it by; use KPDLinear.from_linear"
         if isinstance(module, nn.MultiheadAttention | nn.Conv2d):
             reasons = f"a {type(module).__name__} alone has no name to swap it by; put it into a torch.nn.Sequential"
         raise InputError(reasons or f"no linear layer has a name like {', '.join(rules) or '(no rule)'}")
+    join(module)
     return report

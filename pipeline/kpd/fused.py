@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
@@ -39,8 +39,10 @@ from pipeline.kernels.vector import (
     spread,
     transpose_squares,
 )
+from pipeline.kpd import activation
+from pipeline.kpd.activation import ONE, gelu, gelu_and_slope, relu, relu_and_slope
 
-compiled, contracted = cached(), cached(fastmath={"contract"})
+compiled = cached(activation)
 
 Array = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]
@@ -48,75 +50,179 @@ T = TypeVar("T")
 
 TILE = 2 * ROWS  # rows done together without transposition
 CHUNKS = 16  # pieces at most that the rows are cut into where sums are made over them ..
-CHUNK_TILES = 4  # .. of at least so many tiles
+CHUNK_TILES = 8  # .. of at least so many tiles
 PARTIAL_BYTES = 1 << 26  # bound of what the pieces' gradients may take together
 
-ONE, HALF, ROOT_HALF = np.float32(1.0), np.float32(0.5), np.float32(math.sqrt(0.5))
-ERF_IS_ONE = np.float32(4.0)  # and from there on, to single precision
-# erf(u) = u P(u^2) / Q(u^2) below, to 2.2e-8: fitted by least squares, reweighted towards the largest error
-P0, P1, P2 = np.float32(1.12837899), np.float32(0.19624491), np.float32(0.0534669459)
-P3, P4, P5 = np.float32(0.00400347682), np.float32(0.000288038398), np.float32(1.97486816e-06)
-Q1, Q2, Q3 = np.float32(0.5072487), np.float32(0.116474755), np.float32(0.0154440785)
-Q4, Q5 = np.float32(0.00121632067), np.float32(3.74811061e-05)
+NO_BIAS = np.empty(0, dtype=np.float32)
 
 
-def forward(x: Array, scaled: Array, B: Array, threads: int) -> Array:
-    """Return y = x W^T, (N, m), for W = sum_i scaled_i kron B_i.
+class Factors(NamedTuple):
+    """A layer of n inputs and m outputs in training, W = sum_i scaled_i kron B_i; all contiguous.
+
+    Attributes
+    ----------
+    outer
+        (m1, r n1): the r terms of `scaled`, S * A_i, side by side, so that one product sums over them.
+    B
+        (r, m2, n2).
+    bias
+        (m,), or of no entries.
+    """
+
+    outer: Array
+    B: Array
+    bias: Array
+
+    @property
+    def features(self) -> int:
+        """n."""
+        (r, _, n2), K = self.B.shape, self.outer.shape[1]
+        return int(K // r * n2)
+
+    @property
+    def outputs(self) -> int:
+        """m."""
+        return int(len(self.outer) * self.B.shape[1])
+
+    @property
+    def between(self) -> tuple[int, int, int]:
+        """Shape of B_i x of a tile of rows: (m2, r n1, WIDTH)."""
+        return self.B.shape[1], self.outer.shape[1], WIDTH
+
+    @property
+    def panels(self) -> tuple[int, int, int]:
+        """Shape of B_i x of a tile with the place in it first, in panels of WIDTH."""
+        return -(-self.outer.shape[1] // WIDTH), self.B.shape[1] * WIDTH, WIDTH
+
+    def sums(self) -> Factors:
+        """Room for the gradients' sums over rows: `outer` in whole panels, a vector for each entry of the bias."""
+        shapes = (len(self.outer), self.panels[0] * WIDTH), self.B.shape, (len(self.bias), LANES)
+        return Factors(*_arrays(np.zeros(_places(shapes)[1], dtype=np.float32), shapes))
+
+
+class Gradients(NamedTuple):
+    """Those of `scaled`, `B` and the bias of a layer, in their shapes."""
+
+    scaled: Array
+    B: Array
+    bias: Array
+
+
+def factors(scaled: Array, B: Array, bias: Array = NO_BIAS) -> Factors:
+    """What the kernels need of a layer in training, see :class:`Factors`; `scaled` is (r, m1, n1)."""
+    r, m1, n1 = scaled.shape
+    outer = np.ascontiguousarray(scaled.transpose(1, 0, 2)).reshape(m1, r * n1)
+    return Factors(outer, np.ascontiguousarray(B), bias)
+
+
+def forward(x: Array, layers: Sequence[Factors], threads: int) -> list[Array]:
+    """Return y = x W^T + bias, (N, m), of each layer, x being read once.
 
     Parameters
     ----------
     x
         (N, n) float32, C-contiguous.
-    scaled
-        (r, m1, n1): S * A_i.
-    B
-        (r, m2, n2).
+    layers
+        Of n inputs each.
     threads
         Rows are shared among that many threads.
     """
-    (r, m1, n1), m2 = scaled.shape, B.shape[1]
-    y = _empty((len(x), m1 * m2))
-    outer = _outer(scaled)
-    blocks = np.ascontiguousarray(B)
+    ys = [_empty((len(x), layer.outputs)) for layer in layers]
+
+    shapes = ((x.shape[1], WIDTH), *(own.between for own in layers), *((own.outputs, WIDTH) for own in layers))
+    count = len(layers)
 
     def rows(start: int, stop: int) -> None:
-        with _scratch((x.shape[1], WIDTH), (m2, r * n1, WIDTH), (m1 * m2, WIDTH)) as arrays:
-            _forward_rows(x, outer, blocks, y, start, stop, *arrays)
+        with _scratch(*shapes) as (xt, *own):
+            _forward_rows(x, tuple(layers), tuple(ys), start, stop, xt, tuple(own[:count]), tuple(own[count:]))
+
+    share(len(x), threads, _pieces(threads), rows)
+    return ys
+
+
+def backward(
+    dys: Sequence[Array], x: Array, layers: Sequence[Factors], threads: int, needs_dx: bool
+) -> tuple[Array, list[Gradients]]:
+    """Return the gradients of x (empty unless `needs_dx`) and of each layer from those of the ys.
+
+    The sums over rows are made chunk by chunk, then in the chunks' order.
+    """
+    dx = _empty(x.shape if needs_dx else (0, x.shape[1]))
+
+    of_each = [((own.outputs, WIDTH), own.between, own.panels) for own in layers]
+    shapes = (
+        (x.shape[1], WIDTH),
+        (x.shape[1], WIDTH),
+        *(shape for parts in zip(*of_each, strict=True) for shape in parts),
+    )
+    count = len(layers)
+
+    def rows(start: int, stop: int) -> tuple[Factors, ...]:
+        sums = tuple(layer.sums() for layer in layers)
+        with _scratch(*shapes) as (xt, dxt, *own):
+            parts = (tuple(own[:count]), tuple(own[count : 2 * count]), tuple(own[2 * count :]))
+            _backward_rows(tuple(dys), x, tuple(layers), dx, sums, start, stop, xt, dxt, *parts)
+        return sums
+
+    return dx, _added(layers, share(len(x), threads, _chunks(len(x), layers), rows))
+
+
+def forward_both(x: Array, first: Factors, second: Factors, is_gelu: bool, threads: int) -> Array:
+    """Return y = second(a(first(x))), (N, m), a being GELU (by the error function) or else ReLU.
+
+    What lies between the layers stays in the cache, tile by tile, and is not kept.
+    """
+    y = _empty((len(x), second.outputs))
+    shapes = (
+        (x.shape[1], WIDTH), first.between, (second.features, WIDTH), second.between, (second.outputs, WIDTH)
+    )  # fmt: skip
+
+    def rows(start: int, stop: int) -> None:
+        with _scratch(*shapes) as arrays:
+            _forward_both_rows(x, first, second, is_gelu, y, start, stop, *arrays)
 
     share(len(x), threads, _pieces(threads), rows)
     return y
 
 
-def backward(dy: Array, x: Array, scaled: Array, B: Array, threads: int, needs_dx: bool) -> tuple[Array, Array, Array]:
-    """Return the gradients of x (empty unless `needs_dx`), `scaled` and `B` from that of y.
-
-    The sums over rows are made chunk by chunk, then in the chunks' order.
-    """
-    (r, m1, n1), m2 = scaled.shape, B.shape[1]
+def backward_both(
+    dy: Array, x: Array, first: Factors, second: Factors, is_gelu: bool, threads: int, needs_dx: bool
+) -> tuple[Array, list[Gradients]]:
+    """Return the gradients of x (empty unless `needs_dx`) and of both layers of :func:`forward_both` from that of y."""
     dx = _empty(x.shape if needs_dx else (0, x.shape[1]))
-    outer_t, blocks = np.ascontiguousarray(_outer(scaled).T), np.ascontiguousarray(B)
-    lanes = -(-r * n1 // WIDTH) * WIDTH
+    width = second.features
     shapes = (
-        (x.shape[1], WIDTH),
-        (m1 * m2, WIDTH),
-        (m2, r * n1, WIDTH),
-        (lanes // WIDTH, m2 * WIDTH, WIDTH),
-        (x.shape[1], WIDTH),
-    )
+        (x.shape[1], WIDTH), first.between, first.panels, (width, WIDTH), (width, WIDTH), (width, WIDTH),
+        second.between, second.panels, (second.outputs, WIDTH), (x.shape[1], WIDTH),
+    )  # fmt: skip
 
-    def rows(start: int, stop: int) -> tuple[Array, Array]:
-        d_outer, d_blocks = np.zeros((m1, lanes), dtype=np.float32), np.zeros(B.shape, dtype=np.float32)
+    def rows(start: int, stop: int) -> tuple[Factors, ...]:
+        sums = first.sums(), second.sums()
         with _scratch(*shapes) as arrays:
-            _backward_rows(dy, x, outer_t, blocks, dx, d_outer, d_blocks, start, stop, *arrays)
-        return d_outer, d_blocks
+            _backward_both_rows(dy, x, first, second, is_gelu, dx, *sums, start, stop, *arrays)
+        return sums
 
-    bound = max(4, min(CHUNKS, PARTIAL_BYTES // (FLOAT * m1 * lanes)))
-    chunks = min(bound, -(-len(x) // (CHUNK_TILES * WIDTH)))
-    (d_outer, d_blocks), *others = share(len(x), threads, chunks, rows)
-    for other_outer, other_blocks in others:
-        d_outer += other_outer
-        d_blocks += other_blocks
-    return dx, d_outer[:, : r * n1].reshape(m1, r, n1).transpose(1, 0, 2), d_blocks
+    layers = (first, second)
+    return dx, _added(layers, share(len(x), threads, _chunks(len(x), layers), rows))
+
+
+def _chunks(rows: int, layers: Sequence[Factors]) -> int:
+    """Pieces for rows over which gradients are summed: as their room allows, whatever the threads."""
+    room = sum(FLOAT * len(layer.outer) * layer.panels[0] * WIDTH for layer in layers)
+    return min(max(4, min(CHUNKS, PARTIAL_BYTES // room)), -(-rows // (CHUNK_TILES * WIDTH)))
+
+
+def _added(layers: Sequence[Factors], chunks: list[tuple[Factors, ...]]) -> list[Gradients]:
+    """The gradients of the layers from the sums of all chunks."""
+    gradients = []
+    for layer, (total, *others) in zip(layers, zip(*chunks, strict=True), strict=True):
+        for own, *parts in zip(total, *others, strict=True):
+            for part in parts:
+                own += part
+        (m1, K), r = layer.outer.shape, len(layer.B)
+        scaled = total.outer[:, :K].reshape(m1, r, K // r).transpose(1, 0, 2)
+        gradients.append(Gradients(scaled, total.B, total.bias.sum(axis=1)))
+    return gradients
 
 
 class Operands(NamedTuple):
@@ -284,12 +390,6 @@ def _used(at, n1):  # type: ignore[no-untyped-def]
     return np.flatnonzero(occurs)
 
 
-def _outer(scaled: Array) -> Array:
-    """(m1, r n1): the terms side by side, so that one product sums over them."""
-    r, m1, n1 = scaled.shape
-    return np.ascontiguousarray(scaled.transpose(1, 0, 2)).reshape(m1, r * n1)
-
-
 def _empty(shape: tuple[int, ...]) -> Array:
     """Uninitialised room that starts at a cache line, from the allocator that torch's other tensors share."""
     room: Array = torch.empty(shape, dtype=torch.float32).numpy()
@@ -302,16 +402,27 @@ _rooms: deque[Array] = deque()  # that nobody uses now
 @contextmanager
 def _scratch(*shapes: tuple[int, ...]) -> Iterator[list[Array]]:
     """Lend uninitialised arrays, each from a cache line on, in room that is used again and again."""
-    sizes = [-(-math.prod(shape) // LANES) * LANES for shape in shapes]
+    _, size = _places(shapes)
     try:
         room = _rooms.pop()
     except IndexError:
         room = _empty((0,))
-    if len(room) < sum(sizes):
-        room = _empty((sum(sizes),))
-    starts = accumulate(sizes, initial=0)
-    yield [room[start : start + math.prod(shape)].reshape(shape) for start, shape in zip(starts, shapes, strict=False)]
+    if len(room) < size:
+        room = _empty((size,))
+    yield _arrays(room, shapes)
     _rooms.append(room)
+
+
+@lru_cache(1 << 10)
+def _places(shapes: tuple[tuple[int, ...], ...]) -> tuple[list[slice], int]:
+    """Where arrays of these shapes lie in one room, each from a cache line on, and its size."""
+    counts = [math.prod(shape) for shape in shapes]
+    *starts, size = accumulate((-(-count // LANES) * LANES for count in counts), initial=0)
+    return [slice(start, start + count) for start, count in zip(starts, counts, strict=True)], size
+
+
+def _arrays(room: Array, shapes: tuple[tuple[int, ...], ...]) -> list[Array]:
+    return [room[place].reshape(shape) for place, shape in zip(_places(shapes)[0], shapes, strict=True)]
 
 
 def _pieces(threads: int) -> int:
@@ -386,18 +497,43 @@ def _inner_products(xt, B, z):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _forward_rows(x, outer, B, y, start, stop, xt, z, yt):  # type: ignore[no-untyped-def]
-    """Rows start..stop of y; the last three are scratch."""
-    m1, K = outer.shape
-    m2 = B.shape[1]
+def _layer(xt, layer, z, yt):  # type: ignore[no-untyped-def]
+    """yt = W xt + bias for a tile of rows, features first; z is left with B_i x."""
+    outer, B, bias = layer
+    (m1, K), m2 = outer.shape, B.shape[1]
+    _inner_products(xt, B, z)
+    for j in range(m2):
+        source = z.ctypes.data + FLOAT * j * K * WIDTH
+        target = yt.ctypes.data + FLOAT * j * WIDTH
+        product(outer.ctypes.data, K, 1, source, WIDTH, target, m2 * WIDTH, m1, K, 0)
+    for f in range(len(bias)):
+        for t in range(WIDTH):
+            yt[f, t] += bias[f]
+
+
+@compiled
+def _forward_rows(x, layers, ys, start, stop, xt, zs, yts):  # type: ignore[no-untyped-def]
+    """Rows start..stop of the ys; the last three are scratch."""
     for first in range(start, stop, WIDTH):
         rows = min(WIDTH, stop - first)
         _to_lanes(x, first, rows, xt)
-        _inner_products(xt, B, z)
-        for j in range(m2):
-            source = z.ctypes.data + FLOAT * j * K * WIDTH
-            target = yt.ctypes.data + FLOAT * j * WIDTH
-            product(outer.ctypes.data, K, 1, source, WIDTH, target, m2 * WIDTH, m1, K, 0)
+        for i in range(len(layers)):
+            _layer(xt, layers[i], zs[i], yts[i])
+            _from_lanes(yts[i], ys[i], first, rows)
+
+
+@compiled
+def _forward_both_rows(x, one, two, is_gelu, y, start, stop, xt, z, hidden, z_two, yt):  # type: ignore[no-untyped-def]
+    """Rows start..stop of y; from xt on scratch."""
+    for first in range(start, stop, WIDTH):
+        rows = min(WIDTH, stop - first)
+        _to_lanes(x, first, rows, xt)
+        _layer(xt, one, z, hidden)
+        if is_gelu:
+            gelu(hidden.reshape(-1))
+        else:
+            relu(hidden.reshape(-1))
+        _layer(hidden, two, z_two, yt)
         _from_lanes(yt, y, first, rows)
 
 
@@ -422,37 +558,84 @@ def _add_outer_gradient(dyt, z, z_rows, d_outer):  # type: ignore[no-untyped-def
 
 
 @compiled
-def _backward_rows(  # type: ignore[no-untyped-def]
-    dy, x, outer_t, B, dx, d_outer, d_blocks, start, stop, xt, dyt, z, z_rows, dxt
-):
-    """Add the gradients that rows start..stop give; fill those rows of dx unless it is empty. The rest: scratch."""
-    K, m1 = outer_t.shape
+def _layer_gradients(dyt, xt, z, layer, sums, z_rows):  # type: ignore[no-untyped-def]
+    """Add to `sums` what a tile of rows gives; z is B_i x and is left with its own gradient."""
+    outer, B, _ = layer
+    d_outer, d_blocks, d_bias = sums
+    m1, K = outer.shape
     r, m2, n2 = B.shape
     n1 = K // r
+    for f in range(len(d_bias)):
+        for t in range(LANES):
+            d_bias[f, t] += dyt[f, t] + dyt[f, LANES + t]
     z_rows[-1] = 0.0  # lanes beyond K
+    _add_outer_gradient(dyt, z, z_rows, d_outer)
+    for j in range(m2):
+        source = dyt.ctypes.data + FLOAT * j * WIDTH
+        target = z.ctypes.data + FLOAT * j * K * WIDTH
+        product(outer.ctypes.data, 1, K, source, m2 * WIDTH, target, WIDTH, K, m1, 0)
+    for i in range(r):
+        dz = z.ctypes.data + FLOAT * i * n1 * WIDTH
+        target = d_blocks.ctypes.data + FLOAT * i * m2 * n2
+        inner(dz, WIDTH, K * WIDTH, xt.ctypes.data, n2 * WIDTH, WIDTH, target, n2, m2, n2, n1)
+
+
+@compiled
+def _input_gradient(z, layer, dxt, add):  # type: ignore[no-untyped-def]
+    """dxt (+)= the gradient of a tile of inputs from that of B_i x."""
+    B = layer.B
+    r, m2, n2 = B.shape
+    K = z.shape[1]
+    n1 = K // r
+    for i in range(r):
+        factors = B.ctypes.data + FLOAT * i * m2 * n2
+        for b in range(n1):
+            source = z.ctypes.data + FLOAT * (i * n1 + b) * WIDTH
+            target = dxt.ctypes.data + FLOAT * b * n2 * WIDTH
+            product(factors, 1, n2, source, K * WIDTH, target, WIDTH, n2, m2, int(i > 0 or add))
+
+
+@compiled
+def _backward_rows(dys, x, layers, dx, sums, start, stop, xt, dxt, dyts, zs, z_rows):  # type: ignore[no-untyped-def]
+    """Add the gradients that rows start..stop give; fill those rows of dx unless it is empty; from xt on scratch."""
+    for first in range(start, stop, WIDTH):
+        rows = min(WIDTH, stop - first)
+        _to_lanes(x, first, rows, xt)
+        for i in range(len(layers)):
+            _to_lanes(dys[i], first, rows, dyts[i])
+            _inner_products(xt, layers[i].B, zs[i])
+            _layer_gradients(dyts[i], xt, zs[i], layers[i], sums[i], z_rows[i])
+            if len(dx) > 0:
+                _input_gradient(zs[i], layers[i], dxt, i > 0)
+        if len(dx) > 0:
+            _from_lanes(dxt, dx, first, rows)
+
+
+@compiled
+def _backward_both_rows(  # type: ignore[no-untyped-def]
+    dy, x, one, two, is_gelu, dx, sums, sums_two, start, stop, xt, z, z_rows, hidden, slopes, dht, z_two, z_rows_two,
+    dyt, dxt,
+):  # fmt: skip
+    """As :func:`_backward_rows` for two layers with an activation between them; from xt on scratch."""
     for first in range(start, stop, WIDTH):
         rows = min(WIDTH, stop - first)
         _to_lanes(x, first, rows, xt)
         _to_lanes(dy, first, rows, dyt)
-        _inner_products(xt, B, z)
-        _add_outer_gradient(dyt, z, z_rows, d_outer)
-        for j in range(m2):  # from here on z holds its own gradient
-            source = dyt.ctypes.data + FLOAT * j * WIDTH
-            target = z.ctypes.data + FLOAT * j * K * WIDTH
-            product(outer_t.ctypes.data, m1, 1, source, m2 * WIDTH, target, WIDTH, K, m1, 0)
-        for i in range(r):
-            dz = z.ctypes.data + FLOAT * i * n1 * WIDTH
-            target = d_blocks.ctypes.data + FLOAT * i * m2 * n2
-            inner(dz, WIDTH, K * WIDTH, xt.ctypes.data, n2 * WIDTH, WIDTH, target, n2, m2, n2, n1)
-        if len(dx) == 0:
-            continue
-        for i in range(r):
-            factors = B.ctypes.data + FLOAT * i * m2 * n2
-            for b in range(n1):
-                source = z.ctypes.data + FLOAT * (i * n1 + b) * WIDTH
-                target = dxt.ctypes.data + FLOAT * b * n2 * WIDTH
-                product(factors, 1, n2, source, K * WIDTH, target, WIDTH, n2, m2, int(i > 0))
-        _from_lanes(dxt, dx, first, rows)
+        _layer(xt, one, z, hidden)
+        if is_gelu:
+            gelu_and_slope(hidden.reshape(-1), slopes.reshape(-1))
+        else:
+            relu_and_slope(hidden.reshape(-1), slopes.reshape(-1))
+        _inner_products(hidden, two.B, z_two)
+        _layer_gradients(dyt, hidden, z_two, two, sums_two, z_rows_two)
+        _input_gradient(z_two, two, dht, 0)
+        for f in range(len(dht)):
+            for t in range(WIDTH):
+                dht[f, t] *= slopes[f, t]
+        _layer_gradients(dht, xt, z, one, sums, z_rows)
+        if len(dx) > 0:
+            _input_gradient(z, one, dxt, 0)
+            _from_lanes(dxt, dx, first, rows)
 
 
 @compiled
@@ -516,35 +699,10 @@ def _feed_forward(x, first, second, y, is_gelu, between, room, start, stop):  # 
         hidden = between[: high - low]
         _tile(x[low:high], first, first_plan, room, hidden)
         if is_gelu:
-            _gelu(hidden.reshape(-1))
+            gelu(hidden.reshape(-1))
         else:
-            _relu(hidden.reshape(-1))
+            relu(hidden.reshape(-1))
         _tile(hidden, second, second_plan, room, y[low:high])
-
-
-@contracted
-def _gelu(values):  # type: ignore[no-untyped-def]
-    """Each v becomes v (1 + erf(v / sqrt 2)) / 2."""
-    for i in range(len(values)):
-        v = values[i]
-        u = v * ROOT_HALF
-        u = u if u < ERF_IS_ONE else ERF_IS_ONE
-        u = u if u > -ERF_IS_ONE else -ERF_IS_ONE
-        s = u * u
-        above = ((((P5 * s + P4) * s + P3) * s + P2) * s + P1) * s + P0
-        below = ((((Q5 * s + Q4) * s + Q3) * s + Q2) * s + Q1) * s + ONE
-        erf = u * above / below
-        erf = erf if u < ERF_IS_ONE else ONE
-        erf = erf if u > -ERF_IS_ONE else -ONE
-        values[i] = HALF * v * (ONE + erf)
-
-
-@compiled
-def _relu(values):  # type: ignore[no-untyped-def]
-    """Each negative v becomes zero."""
-    for i in range(len(values)):
-        v = values[i]
-        values[i] = np.float32(0.0) if v < np.float32(0.0) else v
 
 
 @compiled

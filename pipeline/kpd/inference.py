@@ -27,7 +27,15 @@ from torch.utils.flop_counter import register_flop_formula
 from pipeline.errors import InputError
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, of_columns, replaced
 from pipeline.kpd.btt import BTTLinear
-from pipeline.kpd.functional import HAS_FUSED, as_array, check_alike, is_transformed, kron_weight, side_by_side
+from pipeline.kpd.functional import (
+    HAS_FUSED,
+    as_array,
+    check_alike,
+    is_transformed,
+    is_unwatched,
+    kron_weight,
+    side_by_side,
+)
 from pipeline.kpd.layer import (
     KPDLinear,
     WithDerivedWeight,
@@ -95,7 +103,7 @@ class InferenceLayer(WithDerivedWeight):
         x = x if lower is None else x.to(self.bias.dtype)
         check_alike(x, self.bias)
         rows = x if x.dim() == 2 else x.reshape(-1, self.in_features)
-        own = self.operands() if is_unwatched(x) else None
+        own = self.operands() if is_free(x) else None
         if own is not None:
             (y,) = multiplied(rows, [own])
         elif is_transformed():  # torch.func's transforms take torch's own operations
@@ -277,23 +285,9 @@ def multiplied(x: Tensor, layers: list[fused.Operands]) -> list[Tensor]:
     return outputs
 
 
-def is_unwatched(x: Tensor) -> bool:
-    """Whether a kernel may compute from `x` without torch being told: nobody asks for gradients, traces or counts.
-
-    Telling it takes a third of a millisecond where caches are cold, more than many a sparse product.
-    """
-    return not (
-        torch.compiler.is_compiling()
-        or type(x) is not Tensor
-        or not x.is_cpu
-        or x.dtype != torch.float32
-        or (torch.is_grad_enabled() and x.requires_grad)
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._len_torch_function_stack() > 0
-        or torch._C._get_tracing_state() is not None
-        or torch._C._autograd._profiler_enabled()
-        or is_transformed()
-    )
+def is_free(x: Tensor) -> bool:
+    """Whether a kernel may compute from `x` what has no gradient, without torch being told."""
+    return is_unwatched(x) and not (torch.is_grad_enabled() and x.requires_grad)
 
 
 def _takes(values: Tensor, *others: Tensor) -> bool:

@@ -6,15 +6,20 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.core.settings import settings_of
 from pipeline.errors import InputError, is_whole
 from pipeline.kpd.blocks import BlockLinear, called
 from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.layer import KPDLinear
-from pipeline.kpd.sparsity_methods import Dense, make
+from pipeline.kpd.sparsity_methods import BlockMethod, Dense, make
+from pipeline.runs.checkpoint import UNFIT, check_like
+
+KNOWN_RATES = ("lr", "weight_decay")  # settings of a training loop that methods use
 
 
 class Sparsifier:
@@ -42,7 +47,8 @@ class Sparsifier:
     distil
         Keep the model as it is as a teacher, whose outputs :meth:`distillation` compares with.
     settings
-        The method's other settings, such as ``blocks=``, ``interval=`` or ``weight_decay=``.
+        The method's other settings, such as ``blocks=``, ``interval=`` or ``weight_decay=``; those of the training loop
+        (``epochs``, ``batch``, ..) are the loop's own.
 
     Attributes
     ----------
@@ -54,7 +60,8 @@ class Sparsifier:
     Raises
     ------
     InputError
-        A setting the method does not have or take, or no layer that fits.
+        A setting the method does not have or take, no layer that fits, or one that another sparsifier works on, which
+        has not finished.
 
     Examples
     --------
@@ -85,18 +92,31 @@ class Sparsifier:
         distil: bool = False,
         **settings: Any,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise InputError(f"model: a {type(model).__name__} is no torch.nn.Module")
+        total_steps = _plain(total_steps)
         if not is_whole(total_steps, 1):
-            raise InputError(f"total_steps={total_steps}: needs the number of steps of the whole training, at least 1")
+            raise InputError(
+                f"total_steps={total_steps!r}: needs the number of steps of the whole training, whole and at least 1"
+            )
+        for name, value in (("keep_weights", keep_weights), ("distil", distil)):
+            if not isinstance(value, bool):
+                raise InputError(f"{name}={value!r}: needs True or False")
         named = {"block": block, "rank": rank, "block_sparsity": sparsity, "layers": layers}
-        given = {name: value for name, value in named.items() if value is not None} | settings
+        given = {name: _plain(value) for name, value in named.items() if value is not None}
+        if twice := given.keys() & settings.keys():
+            raise InputError(f"{', '.join(twice)}: is given twice, as sparsity too")
+        given |= {name: _plain(value) for name, value in settings.items()}
         if isinstance(method, Dense):
             if given:
                 raise InputError(f"{', '.join(given)}: method '{method.name}' is made already and has its settings")
             self.method = method
         else:
-            self.method = make(method, given)
-        self.model, self.total_steps, self.steps = model, int(total_steps), 0
-        self._has_begun = False
+            self.method = make(method, given, option="")
+            if others := [name for name in settings_of(Dense) if name in given and name not in KNOWN_RATES]:
+                raise InputError(f"{', '.join(others)}: the training loop's own, not the Sparsifier's; leave it out")
+        self.model, self.total_steps, self.steps = model, total_steps, 0
+        self._takes_place: bool | None = None  # of the optimiser's step; None: not asked since the last
         self.teacher = copy.deepcopy(model).eval().requires_grad_(requires_grad=False) if distil else None
         self.report = self.method.prepare(model, keep_weights)
 
@@ -152,13 +172,14 @@ class Sparsifier:
     def before_step(self, optimizer: torch.optim.Optimizer | None = None) -> bool:
         """Act between backward and the optimiser's step; True where that takes the step's place (RigL's moves).
 
-        A loop may leave this out: :meth:`step` then makes up for it.
+        A loop may leave this out: :meth:`step` then makes up for it. Asked again before :meth:`step` it says the same.
         """
-        if optimizer is not None and self.steps == 0:
-            self._check_holds(optimizer)
-        self.steps += 1
-        self._has_begun = True
-        return self.method.before_step(optimizer, self.steps, self.progress)
+        if self._takes_place is None:
+            if optimizer is not None and self.steps == 0:
+                self._check_holds(optimizer)
+            self.steps += 1
+            self._takes_place = self.method.before_step(optimizer, self.steps, self.progress)
+        return self._takes_place
 
     def _check_holds(self, optimizer: torch.optim.Optimizer) -> None:
         """Refuse an optimiser of the parameters that were there before the layers were swapped."""
@@ -174,15 +195,20 @@ class Sparsifier:
     def step(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Act after the optimiser's step, before gradients are cleared.
 
-        With `optimizer`, blocks that RigL takes up start with fresh moments.
+        With `optimizer`, blocks that RigL takes up start with fresh moments, and LBFGS forgets the curvature that it
+        saw where the weights are no longer.
         """
-        if not self._has_begun:
-            self.before_step(optimizer)
-        self._has_begun = False
+        self.before_step(optimizer)
+        self._takes_place = None
         self.method.after_step(self.progress)
+        if isinstance(optimizer, torch.optim.LBFGS) and isinstance(self.method, BlockMethod):
+            optimizer.state.clear()
 
     def finish(self) -> None:
         """Bring the network into its final form, in place.
+
+        It may be trained on: a full weight (of ``group-lasso``, ``magnitude``, ``rigl``, ..) then keeps its zero blocks
+        where :meth:`step` still follows each step of the optimiser; factors keep them in any case.
 
         Raises
         ------
@@ -201,13 +227,32 @@ class Sparsifier:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training must know beside the network and the optimiser."""
-        return {"steps": self.steps, "total_steps": self.total_steps, "method": self.method.state_dict()}
+        own = {"name": self.method.name, "steps": self.steps, "total_steps": self.total_steps}
+        return own | {"method": self.method.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo :meth:`state_dict`; before the network's own, since ``kpd-choice`` may take candidates out of it."""
-        if state["total_steps"] != self.total_steps:
-            raise InputError(
-                f"total_steps={self.total_steps}: the state is of a training of {state['total_steps']}; give the same"
-            )
+        """Undo :meth:`state_dict`; before the network's own, since ``kpd-choice`` may take candidates out of it.
+
+        Raises
+        ------
+        InputError
+            It is of another method, number of steps or network, or of none.
+        """
+        try:
+            check_like(state, self.state_dict(), "state")
+            if state["name"] != self.method.name or state["steps"] < 0:
+                raise ValueError(f"it is of method '{state['name']}' after {state['steps']} steps")
+            if state["total_steps"] != self.total_steps:
+                own = f"total_steps={self.total_steps}"
+                raise ValueError(f"{own}: the state is of a training of {state['total_steps']}; give the same")
+            self.method.load_state_dict(state["method"])
+        except UNFIT as error:
+            raise InputError(f"the state does not fit this Sparsifier: {error}") from error
         self.steps = state["steps"]
-        self.method.load_state_dict(state["method"])
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers and arrays as Python's."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value

@@ -2,14 +2,16 @@
 
 All have one shape. A method is its settings, declared in :mod:`pipeline.kpd.settings`; ``prepare`` swaps layers,
 ``parameter_groups`` says what decays, ``before_step`` may take the optimiser's place, ``after_step`` runs
-after every step, and from ``RAMP_END`` of training on the support is fixed at exactly the wanted number of
+after every step, and from ``ramp_end`` of training on the support is fixed at exactly the wanted number of
 zero blocks, so that only fine-tuning follows.
 """
 
 from __future__ import annotations
 
 import math
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal, cast
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from pipeline.errors import InputError, nearest
 from pipeline.kpd.blocks import BlockLayer, BlockLinear, block_layers, of_columns, replaced
 from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.choice import BlockChoice, block_name
-from pipeline.kpd.conversion import Report, Rule, factored, swap_layers
+from pipeline.kpd.conversion import Report, Rule, factored, names_of, swap_layers
 from pipeline.kpd.layer import KPDLinear, fitted_square, forget_inputs, kept_shares, observe_inputs
 from pipeline.kpd.ordering import learn_order
 from pipeline.kpd.settings import (
@@ -30,6 +32,7 @@ from pipeline.kpd.settings import (
     ElasticGroupLassoSettings,
     KPDChoiceSettings,
     KPDSettings,
+    LayerSettings,
     MonarchSettings,
     PrunedSettings,
     RandomMaskSettings,
@@ -38,12 +41,13 @@ from pipeline.kpd.settings import (
 )
 
 RAMP_START = 0.1  # share of training before the first block may become zero
-CHOICE_START = 0.2  # share of training before the first candidate block goes
-CHOICE_END = 0.4  # share of training at which one candidate block is left
+CHOICE_STEPS = 50  # that candidate blocks learn together before the first is on its way out ..
+CHOICE_STARTS = (0.1, 0.2)  # .. but at least and at most these shares of training; at twice that one is left
 RAMP_END = 0.6  # share of training at which the support is frozen
 FIRST_THRESHOLD = 1.0e-4  # first soft threshold of the controlled penalty
 ORDERS = 10  # times that an order of the inputs is learned while blocks go
 GAIN = 1.05  # factor of the threshold from one step to the next
+DRIVEN: WeakKeyDictionary[nn.Module, ReferenceType[Dense]] = WeakKeyDictionary()  # layers, and who makes them sparse
 
 
 class Dense(DenseSettings):
@@ -97,20 +101,73 @@ class Dense(DenseSettings):
         """Undo :meth:`state_dict`."""
 
 
-class Monarch(MonarchSettings, Dense):
+class Swapping(LayerSettings, Dense):
+    """Base of the methods that swap layers."""
+
+    kind: ClassVar[type[nn.Module]]  # of the layers it makes
+
+    def prepare(self, network: nn.Module, keep_weights: bool = False) -> Report | None:
+        """Swap the layers that are asked for; None where they are of the method's kind already."""
+        return self.swap(network, keep_weights)[0]
+
+    def swap(self, network: nn.Module, keep_weights: bool) -> tuple[Report | None, list[nn.Module]]:
+        """Swap the layers that the setting `layers` names, and return them in the network's order.
+
+        Those of the method's kind already are taken as they are; where all are named, and some are, they alone.
+
+        Raises
+        ------
+        InputError
+            There are none, or another sparsifier, which has not finished, works on one.
+        """
+        pattern = "*" if self.layers == "all" else str(self.layers)
+        own: list[nn.Module] = []
+        for name, layer in network.named_modules():
+            if isinstance(layer, self.kind) and any(fnmatchcase(each, pattern) for each in names_of(network, name)):
+                if (other := DRIVEN.get(layer)) is not None and other() is not None:
+                    raise InputError(
+                        f"layer '{name}': another Sparsifier works on it and has not finished; call its finish(), name "
+                        "other layers, or make the model anew"
+                    )
+                own.append(layer)
+        report = None
+        if not own or pattern != "*":
+
+            def make(layer: nn.Linear, rule: Rule) -> nn.Module:
+                own.append(self.make_layer(layer, rule))
+                return own[-1]
+
+            at_least = 0 if own else 1
+            report = swap_layers(network, {pattern: self.rule()}, make, keep_weights, self.convolutions, at_least)
+        DRIVEN.update((part, ref(self)) for layer in own for part in layer.modules())
+        places = {id(layer): place for place, layer in enumerate(network.modules())}
+        return report, sorted(own, key=lambda layer: places[id(layer)])
+
+    def finish(self, network: nn.Module) -> None:
+        """Leave the layers to others."""
+        for layer in [layer for layer, own in DRIVEN.items() if own() is self]:
+            del DRIVEN[layer]
+
+    def rule(self) -> Rule:
+        """What becomes of a layer."""
+        raise NotImplementedError
+
+    def make_layer(self, layer: nn.Linear, rule: Rule) -> nn.Module:
+        """Return the layer that takes the place of `layer`, afresh."""
+        raise NotImplementedError
+
+
+class Monarch(MonarchSettings, Swapping):
     """Layers that are products of two block-diagonal matrices, without zero blocks (Dao et al. 2022)."""
 
     name: ClassVar[str] = "monarch"
+    kind: ClassVar[type[nn.Module]] = BTTLinear
 
     rank = 1
 
-    def prepare(self, network: nn.Module, keep_weights: bool = False) -> Report | None:
-        """Swap the linear layers; where the network has layers of this kind already, work on those."""
-        if any(isinstance(layer, BTTLinear) for layer in network.modules()):
-            return None
-        pattern = "*" if self.layers == "all" else str(self.layers)
-        rules = {pattern: Rule((self.block[0], self.block[1]))}
-        return swap_layers(network, rules, self.make_layer, keep_weights, self.convolutions)
+    def rule(self) -> Rule:
+        """A layer of this block."""
+        return Rule((self.block[0], self.block[1]))
 
     def make_layer(self, layer: nn.Linear, rule: Rule) -> nn.Module:
         """Return a fresh layer in the place of `layer`."""
@@ -142,11 +199,12 @@ class BTT(BTTSettings, Monarch):
         return groups
 
 
-class BlockMethod(BlockSettings, Dense):
+class BlockMethod(BlockSettings, Swapping):
     """Base of the methods that zero whole blocks of every linear layer."""
 
     ramp_start: ClassVar[float] = RAMP_START
-    kind: ClassVar[type[nn.Module]] = BlockLinear  # of the layers it makes
+    ramp_end: ClassVar[float] = RAMP_END
+    kind: ClassVar[type[nn.Module]] = BlockLinear
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
@@ -156,19 +214,17 @@ class BlockMethod(BlockSettings, Dense):
         self._is_frozen = False
 
     def prepare(self, network: nn.Module, keep_weights: bool = False) -> Report | None:
-        """Swap the linear layers; where the network has layers of the method's kind already, work on those."""
-        report = None
-        if not any(isinstance(layer, self.kind) for layer in network.modules()):
-            pattern = "*" if self.layers == "all" else str(self.layers)
-            report = swap_layers(network, {pattern: self.rule()}, self.make_layer, keep_weights, self.convolutions)
-        self._layers = list(block_layers(network).values())
+        """Swap the layers, or take those that are of the method's kind already."""
+        report, own = self.swap(network, keep_weights)
+        self._layers = [layer for each in own for layer in block_layers(each).values()]
         for layer in self._layers if self.score == "output" else []:
             observe_inputs(layer)
         return report
 
     def finish(self, network: nn.Module) -> None:
         """Forget what the scores were made of."""
-        for layer in block_layers(network).values():
+        super().finish(network)
+        for layer in self._layers:
             forget_inputs(layer)
 
     def rule(self) -> Rule:
@@ -185,14 +241,14 @@ class BlockMethod(BlockSettings, Dense):
 
     def after_step(self, progress: float) -> None:
         """Bring the blocks closer to the target; keep a frozen support's zeros."""
-        if not self._is_frozen and progress >= RAMP_END:
+        if not self._is_frozen and progress >= self.ramp_end:
             self.freeze()
         if self._is_frozen:
             for layer in self._layers:
                 layer.set_support(layer.support)
         elif progress > self.ramp_start:
             wanted = {
-                index: wanted_count(target, progress, self.ramp_start)
+                index: wanted_count(target, progress, self.ramp_start, self.ramp_end)
                 for index, target in enumerate(self.targets())
                 if target > 0
             }
@@ -271,6 +327,8 @@ class Proximal(BlockMethod):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`."""
         super().load_state_dict(state)
+        if len(state["thresholds"]) != len(self._thresholds):
+            raise ValueError(f"{len(state['thresholds'])} thresholds of {len(self._thresholds)} layers")
         self._thresholds = list(state["thresholds"])
 
 
@@ -288,15 +346,15 @@ class KPD(KPDSettings, Proximal):
     def prepare(self, network: nn.Module, keep_weights: bool = False) -> Report | None:
         """Swap the linear layers; B stays on the sphere until :meth:`finish`."""
         report = super().prepare(network, keep_weights)
-        for layer in _factored(network):
-            layer.bind_terms()
+        for layer in self._layers:
+            cast("KPDLinear", layer).bind_terms()
         return report
 
     def finish(self, network: nn.Module) -> None:
         """Make B a parameter like any other, and bring the factors into their standard form."""
         super().finish(network)
-        for layer in _factored(network):
-            layer.free_terms()
+        for layer in self._layers:
+            cast("KPDLinear", layer).free_terms()
             layer.fix_gauge()
 
     def make_layer(self, layer: nn.Linear, rule: Rule) -> nn.Module:
@@ -314,15 +372,14 @@ class KPDGroup(KPD):
 class KPDChoice(KPDChoiceSettings, KPD):
     """KPD that chooses the block among candidates in the same run, the same one for all layers.
 
-    Each layer starts as the sum of one KPD layer a candidate. Between a fifth and two fifths of training the
-    candidates but one go one after the other, each in an equal share of that time: the one that can take over
-    least of what all have learned together (the smallest Frobenius norm, over all layers, of its nearest fit to the
-    sum) is shrunk to zero in proportion to the steps, so that the others learn what it did. Then KPD goes on with
-    the one left.
+    Each layer starts as the sum of one KPD layer a candidate. After 50 steps, but not before a tenth of training nor
+    after a fifth, the candidates but one go one after the other in as many steps again, each in an equal share of them:
+    the one that can take over least of what all have learned together (the smallest Frobenius norm, over all layers, of
+    its nearest fit to the sum) is shrunk to zero in proportion to the steps, so that the others learn what it did. Then
+    KPD goes on with the one left.
     """
 
     name: ClassVar[str] = "kpd-choice"
-    ramp_start: ClassVar[float] = CHOICE_END
 
     block = (0, 0)  # the one chosen
     kind: ClassVar[type[nn.Module]] = BlockChoice
@@ -335,6 +392,12 @@ class KPDChoice(KPDChoiceSettings, KPD):
         self._left: list[str] = []
         self._is_leaving = False  # whether the first of those left is being shrunk
         self._progress = 0.0  # after the last step
+        self._start = CHOICE_STARTS[0]  # share of training before the first goes
+
+    @property
+    def ramp_start(self) -> float:  # type: ignore[override]
+        """Share of training at which one candidate is left."""
+        return 2 * self._start
 
     def rule(self) -> Rule:
         """A block that divides a layer if and only if all candidates do."""
@@ -347,22 +410,26 @@ class KPDChoice(KPDChoiceSettings, KPD):
     def prepare(self, network: nn.Module, keep_weights: bool = False) -> Report | None:
         """Swap the linear layers."""
         report = super().prepare(network, keep_weights)
-        self._choices = [layer for layer in network.modules() if isinstance(layer, BlockChoice)]
+        candidates = set(map(id, self._layers))
+        choices = [layer for layer in network.modules() if isinstance(layer, BlockChoice)]
+        self._choices = [layer for layer in choices if id(layer.layers()[0]) in candidates]
         self._left = [block_name(block) for block in self.blocks]
         self._layers = []
         return report
 
     def after_step(self, progress: float) -> None:
         """Choose among candidates while there are several, then go on as KPD."""
-        if len(self._left) > 1 and progress > CHOICE_START:
+        if self._progress == 0.0:
+            self._start = min(max(CHOICE_STARTS[0], CHOICE_STEPS * progress), CHOICE_STARTS[1])
+        if len(self._left) > 1 and progress > self._start:
             gone = len(self.blocks) - len(self._left)
-            deadline = CHOICE_START + (CHOICE_END - CHOICE_START) * (gone + 1) / (len(self.blocks) - 1)
+            deadline = self._start * (1 + (gone + 1) / (len(self.blocks) - 1))
             if not self._is_leaving:
                 weakest = min(self._left, key=self.takes_over)
                 self._left.sort(key=lambda name: name != weakest)
                 self._is_leaving = True
             if progress < deadline:
-                self._shrink(self._left[0], (deadline - progress) / (deadline - max(CHOICE_START, self._progress)))
+                self._shrink(self._left[0], (deadline - progress) / (deadline - max(self._start, self._progress)))
             else:  # at most one a step
                 self._remove(self._left[0])
         self._progress = progress
@@ -396,12 +463,16 @@ class KPDChoice(KPDChoiceSettings, KPD):
     def finish(self, network: nn.Module) -> None:
         """Put the survivors in the place of the sums."""
         super().finish(network)
-        for layer in [layer for layer in network.modules() if isinstance(layer, BlockChoice)]:
-            replaced(network, layer, layer.survivor())
+        if self._choices:
+            self._layers = [layer.survivor() for layer in self._choices]
+        for layer, own in zip(self._choices, self._layers, strict=False):
+            replaced(network, layer, own)
+        self._choices = []
 
     def state_dict(self) -> dict[str, Any]:
         """Candidates left, whether the first one is leaving, and KPD's state."""
-        own = {"left": list(self._left), "is_leaving": self._is_leaving, "progress": self._progress}
+        own = {"left": list(self._left), "is_leaving": self._is_leaving}
+        own |= {"progress": self._progress, "start": self._start}
         return super().state_dict() | own
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -409,7 +480,7 @@ class KPDChoice(KPDChoiceSettings, KPD):
         for name in [name for name in self._left if name not in state["left"]]:
             self._remove(name)
         self._left = list(state["left"])
-        self._is_leaving, self._progress = state["is_leaving"], state["progress"]
+        self._is_leaving, self._progress, self._start = (state[name] for name in ("is_leaving", "progress", "start"))
         super().load_state_dict(state)
 
 
@@ -428,7 +499,7 @@ class Permuted(BlockMethod):
 
     def after_step(self, progress: float) -> None:
         """Find the order anew when it is time."""
-        due = int((progress - self.ramp_start) / (RAMP_END - self.ramp_start) * ORDERS)
+        due = int((progress - self.ramp_start) / (self.ramp_end - self.ramp_start) * ORDERS)
         if self.permutation == "learned" and progress > self.ramp_start and self._orders <= due < ORDERS:
             self._orders = due + 1
             for layer, target in zip(self._layers, self.targets(), strict=True):
@@ -694,17 +765,17 @@ SPARSITY_METHODS: dict[str, type[Dense]] = {
 }
 
 
-def make(name: str, settings: dict[str, Any]) -> Dense:
-    """Return the method called `name` with `settings` over its defaults.
+def make(name: str, settings: dict[str, Any], option: str = "--set ") -> Dense:
+    """Return the method called `name` with `settings`, given by `option`, over its defaults.
 
     Raises
     ------
     InputError
         An unknown method or setting (the nearest name is suggested), or a value of the wrong kind.
     """
-    if name not in SPARSITY_METHODS:
+    if not isinstance(name, str) or name not in SPARSITY_METHODS:
         raise InputError(f"method '{name}' is unknown{nearest(name, SPARSITY_METHODS)}")
-    check_given(SPARSITY_METHODS[name], settings, name)
+    check_given(SPARSITY_METHODS[name], settings, name, option=option)
     return SPARSITY_METHODS[name](**settings)
 
 
@@ -717,13 +788,13 @@ def target_count(share: float, blocks: int) -> int:
     return min(round(share * blocks), blocks - 1)
 
 
-def wanted_count(target: int, progress: float, start: float = RAMP_START) -> int:
+def wanted_count(target: int, progress: float, start: float = RAMP_START, end: float = RAMP_END) -> int:
     """Return how many blocks the cubic ramp wants to be zero at a share `progress` of training.
 
     >>> [wanted_count(100, progress) for progress in (0.1, 0.35, 0.6, 1.0)]
     [0, 87, 100, 100]
     """
-    done = min(1.0, max(0.0, (progress - start) / (RAMP_END - start)))
+    done = min(1.0, max(0.0, (progress - start) / (end - start)))
     return int(target * (1.0 - (1.0 - done) ** 3))
 
 
@@ -765,8 +836,3 @@ def _decays(name: str, parameter: Tensor) -> bool:
     if name.endswith("parametrizations.B.original"):
         return False
     return last == "A" or (last not in ("S", "B") and parameter.ndim > 1)
-
-
-def _factored(network: nn.Module) -> list[KPDLinear]:
-    """The KPD layers of `network`, candidates included."""
-    return [layer for layer in network.modules() if isinstance(layer, KPDLinear)]

@@ -1,7 +1,8 @@
-"""Sparse layers of a deployed network that are computed together, so that what lies between them stays in the cache.
+"""Layers that are computed together, so that what lies between them stays in the cache.
 
-Only where nobody asks torch what is computed (see :func:`pipeline.kpd.inference.is_unwatched`) and no layer has a hook
-of its user's: else each layer is called as it stands, with the same result up to rounding.
+In training (KPD layers that take the fused way) as well as deployed. Only where nobody asks torch what is computed (see
+:func:`pipeline.kpd.functional.is_unwatched`) and no layer has a hook of its user's: else each layer is called as it
+stands, with the same result up to rounding.
 """
 
 from __future__ import annotations
@@ -15,20 +16,35 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules import module as modules
 
-from pipeline.kpd.functional import HAS_FUSED, as_array
-from pipeline.kpd.inference import InferenceLayer, is_unwatched, multiplied
-from pipeline.kpd.layer import HOOKS, autocast_type, is_own_hook
+from pipeline.kpd.functional import (
+    HAS_FUSED,
+    Parts,
+    as_array,
+    feed_forward_product,
+    is_unwatched,
+    side_by_side_products,
+)
+from pipeline.kpd.inference import InferenceLayer, is_free, multiplied
+from pipeline.kpd.layer import KPDLinear, autocast_type, input_squares, is_own_hook
 
 if HAS_FUSED:
     from pipeline.kpd import fused
 
 
+HEARING = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+OURS = (InferenceLayer, KPDLinear)
+
+
 def side_by_side(x: Tensor, layers: Sequence[nn.Module]) -> list[Tensor] | None:
     """(.., n) -> (.., m) of each layer, x being read once; None where they must be called."""
-    own = _operands(x, layers)
-    if own is None or any(cast("InferenceLayer", layer).in_features != x.shape[-1] for layer in layers):
+    if any(getattr(layer, "in_features", None) != x.shape[-1] for layer in layers):
         return None
-    return [y.view(*x.shape[:-1], y.shape[1]) for y in multiplied(x.reshape(-1, x.shape[-1]), own)]
+    rows = x.reshape(-1, x.shape[-1])
+    parts = _parts(x, layers)
+    if parts is not None:
+        return [y.view(*x.shape[:-1], y.shape[1]) for y in side_by_side_products(rows, parts)]
+    own = _operands(x, layers)
+    return None if own is None else [y.view(*x.shape[:-1], y.shape[1]) for y in multiplied(rows, own)]
 
 
 def one_after_the_other(x: Tensor, chain: Sequence[Any]) -> Tensor | None:
@@ -40,26 +56,53 @@ def one_after_the_other(x: Tensor, chain: Sequence[Any]) -> Tensor | None:
         return None
     if isinstance(activation, nn.Module) and not _is_bare(activation):
         return None
-    own = _operands(x, (first, second))
-    if own is None or x.shape[-1] != first.in_features or first.out_features != second.in_features:
+    parts = _parts(x, (first, second))
+    own = _operands(x, (first, second)) if parts is None else None
+    if parts is None and own is None:
+        return None
+    if x.shape[-1] != first.in_features or first.out_features != second.in_features:
         return None
     rows = x.reshape(-1, x.shape[-1])
-    y = x.new_empty(len(rows), second.out_features)
-    fused.feed_forward(as_array(rows), own[0], own[1], y.numpy(), is_gelu, torch.get_num_threads())
+    if parts is not None:
+        y = feed_forward_product(rows, parts[0], parts[1], is_gelu)
+    elif own is not None:
+        y = x.new_empty(len(rows), second.out_features)
+        fused.feed_forward(as_array(rows), own[0], own[1], y.numpy(), is_gelu, torch.get_num_threads())
     return y.view(*x.shape[:-1], second.out_features)
 
 
-def _operands(x: Tensor, layers: Sequence[nn.Module]) -> list[fused.Operands] | None:
-    """What the kernels need of each layer; None where one must be called."""
-    if x.dim() == 0 or not is_unwatched(x) or autocast_type(x.device.type) is not None:
+def _parts(x: Tensor, layers: Sequence[nn.Module]) -> list[Parts] | None:
+    """What the kernels need of layers in training; None where one must be called, if only to find its way first."""
+    if not all(isinstance(layer, KPDLinear) for layer in layers) or not _may_skip(x):
         return None
-    found = []
-    for layer in layers:
-        own = layer.operands() if isinstance(layer, InferenceLayer) and _is_bare(layer) else None
+    found: list[Parts] = []
+    for layer in cast("Sequence[KPDLinear]", layers):
+        is_plain = type(layer).forward is KPDLinear.forward and _is_bare(layer)
+        if not is_plain or (layer.training and input_squares(layer) is not None):  # which wants to see its inputs
+            return None
+        own = layer.parts(x)
         if own is None:
             return None
         found.append(own)
     return found
+
+
+def _operands(x: Tensor, layers: Sequence[nn.Module]) -> list[fused.Operands] | None:
+    """What the kernels need of each deployed layer; None where one must be called."""
+    if not all(isinstance(layer, InferenceLayer) for layer in layers) or not _may_skip(x) or not is_free(x):
+        return None
+    found = []
+    for layer in cast("Sequence[InferenceLayer]", layers):
+        own = layer.operands() if _is_bare(layer) else None
+        if own is None:
+            return None
+        found.append(own)
+    return found
+
+
+def _may_skip(x: Tensor) -> bool:
+    """Whether layers need not be called with `x`."""
+    return is_unwatched(x) and x.dim() > 0 and x.shape[-1] > 0 and autocast_type(x.device.type) is None
 
 
 def _passes(layer: nn.Module) -> bool:
@@ -72,30 +115,36 @@ def _is_bare(layer: nn.Module) -> bool:
     """Whether nobody hears of a call of the layer: it has no hooks but ours, nor have all modules."""
     return (
         "forward" not in layer.__dict__
-        and not any(hook for name in HOOKS for hook in getattr(layer, name).values() if not is_own_hook(hook))
-        and not modules._global_forward_hooks
-        and not modules._global_forward_pre_hooks
+        and not any(hook for name in HEARING for hook in getattr(layer, name).values() if not is_own_hook(hook))
+        and not modules._has_any_global_hook()  # type: ignore[no-untyped-call]
     )
 
 
-class _Encoder(nn.TransformerEncoderLayer):
-    """torch's, in evaluation with its feed-forward part at once."""
+class _Named(nn.Module):
+    """Shows under the name of the class it stands for."""
+
+    def _get_name(self) -> str:
+        return type(self).__mro__[2].__name__
+
+
+class _Encoder(_Named, nn.TransformerEncoderLayer):
+    """torch's, with its feed-forward part at once."""
 
     def _ff_block(self, x: Tensor) -> Tensor:
         y = one_after_the_other(x, (self.linear1, self.activation, self.dropout, self.linear2))
         return super()._ff_block(x) if y is None else self.dropout2(y)
 
 
-class _Decoder(nn.TransformerDecoderLayer):
-    """torch's, in evaluation with its feed-forward part at once."""
+class _Decoder(_Named, nn.TransformerDecoderLayer):
+    """torch's, with its feed-forward part at once."""
 
     def _ff_block(self, x: Tensor) -> Tensor:
         y = one_after_the_other(x, (self.linear1, self.activation, self.dropout, self.linear2))
         return super()._ff_block(x) if y is None else self.dropout3(y)
 
 
-class _Sequential(nn.Sequential):
-    """torch's, two sparse layers with an activation between them at once."""
+class _Sequential(_Named, nn.Sequential):
+    """torch's, two layers of this package with an activation between them at once."""
 
     def forward(self, x: Any) -> Any:
         """Call what does not go together."""
@@ -121,10 +170,10 @@ class _Mlp(nn.Module):
 
 def _end_of_chain(parts: Sequence[nn.Module], first: int) -> int:
     """Where a chain that starts with the layer at `first` ends; there itself where none does."""
-    if not isinstance(parts[first], InferenceLayer):
+    if not isinstance(parts[first], OURS):
         return first
     for end in range(first + 2, len(parts)):
-        if isinstance(parts[end], InferenceLayer):
+        if isinstance(parts[end], OURS):
             return end + 1
         if not isinstance(parts[end], nn.Dropout | nn.Identity):
             break
@@ -145,9 +194,9 @@ def _joined(kind: Any) -> type[nn.Module] | None:
 
 
 def join(network: nn.Module) -> nn.Module:
-    """Have the parts of a deployed network compute together what goes together, in place; return it."""
+    """Have the parts of a network compute together what goes together, in place; return it."""
     for holder in network.modules():
         kind: Any = _joined(cast("Any", type(holder)))
-        if kind is not None and sum(isinstance(own, InferenceLayer) for own in holder.children()) > 1:
+        if kind is not None and sum(isinstance(own, OURS) for own in holder.children()) > 1:
             holder.__class__ = kind
     return network

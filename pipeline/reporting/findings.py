@@ -112,6 +112,7 @@ class Comparison:
 
 
 WORDS = {"error": ("smaller", "larger"), "bytes": ("lower error", "higher error")}
+USUAL = 0.5  # the relative error that the summary speaks of
 NEAR = 0.05  # a run within a twentieth of NeuKron's number counts as being at it
 
 
@@ -143,6 +144,14 @@ def _compared(accounting: Accounting, measure: Measure, own: Record, rivals: pd.
     best = math.inf if rival is None else float(rival[value])
     found = min(lowest, best)
     return Comparison(accounting, measure, own, float(own[value]), rival, best, found, tuple(open_methods), len(rivals))
+
+
+def own_spread(own: Record) -> str:
+    """Half the 95 % interval of NeuKron's error over seeds, or that there is none."""
+    if own["seeds"] == 1:
+        return " (one run)"
+    half = welch_halfwidth((float(own["relative_error_stderr"]), own["seeds"]), (0.0, own["seeds"]))
+    return f" {PLUS_MINUS} {significant(half, 2)} (95 % of {own['seeds']} seeds)"
 
 
 def beyond(results: Results, dataset: str) -> list[str]:
@@ -237,7 +246,7 @@ def summary_sentences(results: Results) -> list[str]:
     if alone:
         sentences.append(f"On {_list(alone)} no rival of NeuKron was run: nothing is said about who is smaller.")
     if results.compression_datasets():
-        sentences += [_target_sentence(results, target) for target in (0.5, 0.0)]
+        sentences += [_target_sentence(results, target) for target in (USUAL, 0.0)]
     sentences += [_network_sentence(results, dataset) for dataset in results.network_datasets()]
     laws = scaling_laws(results)
     if laws:
@@ -413,17 +422,21 @@ def headlines(results: Results) -> str:
     stored = [_size_line(results, name, 1) for name in datasets]
     paired = [line for pair in zip(free, stored, strict=True) for line in pair]
     lines = (paired if len(paired) <= room else free + stored)[:room] + networks + slopes
-    runs = f"{len(results.runs)} runs"
+    runs = "1 run" if len(results.runs) == 1 else f"{len(results.runs)} runs"
     if len(results.runs) < len(results.planned):
         runs = f"{len(results.runs)} of {len(results.planned)} runs (partial)"
-    title = [
-        f"Experiment {results.experiment}: {runs}. Error: squared Frobenius, relative to the tensor's.",
-        "To take: the smallest that was run and is as accurate as NeuKron's best. 1 kB = 1,000 bytes.",
-        "Accounting: equal = 4 bytes a real, orders free; equal + orders = orders stored too.",
-    ]
-    header = ("data set", "accounting", "take", "rather than", "which is")
-    body = [header, *lines] if datasets else list(lines)
-    return "\n".join([*title, *_aligned(body)]) + "\n"
+    title = [f"Experiment {results.experiment}: {runs}."]
+    if datasets:
+        beside = [bool(compare(results, name)) for name in datasets]
+        wanted = f"has an error of at most {USUAL:g}" if not any(beside) else "is as accurate as NeuKron's best"
+        wanted += f" (without NeuKron: an error of at most {USUAL:g})" if any(beside) and not all(beside) else ""
+        title[0] += " Error: squared Frobenius, relative to the tensor's."
+        title += [
+            f"To take: the smallest that was run and {wanted}. 1 kB = 1,000 bytes.",
+            "Accounting: equal = 4 bytes a real, orders free; equal + orders = orders stored too.",
+        ]
+    header = ("data set", "accounting" if datasets else "of", "take", "rather than", "which is")
+    return "\n".join([*title, *_aligned([header, *lines])]) + "\n"
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
@@ -436,11 +449,13 @@ def _size_line(results: Results, dataset: str, index: int) -> tuple[str, ...]:
     found = compare(results, dataset)
     if not found:
         cells = results.compression[results.compression["dataset"] == dataset]
-        able = cells[cells["relative_error"] <= 0.5].sort_values(accounting.column)
-        best = _point(able.iloc[0].to_dict(), accounting) if len(able) else "none below error 0.5"
+        able = cells[cells["relative_error"] <= USUAL].sort_values([accounting.column, "relative_error"])
+        best = _point(able.iloc[0].to_dict(), accounting) if len(able) else f"none: all have an error above {USUAL:g}"
         return (dataset, accounting.name, best, "NeuKron: not run", "-")
     item = found[index]
     own = _point(item.own, accounting)
+    if min(float(cell["relative_error"]) for cell in (item.own, item.rival or item.own)) >= 1:
+        return (dataset, accounting.name, "none: storing nothing has error 1", own, "no better")
     if not item.judged:
         return (dataset, accounting.name, own, "others: not run", item.verdict)
     if item.rival is None:
@@ -470,9 +485,11 @@ def _network_lines(results: Results, dataset: str) -> list[tuple[str, ...]]:
     if found.dense is None:
         return [(dataset, "accuracy", own, "dense: not run", "-"), cost]
     dense = f"dense: {_share(found.dense['accuracy'])}, {with_prefix(float(found.dense['file_bytes']), 'B')}"
-    gap = 100 * (found.own["accuracy"] - found.dense["accuracy"])
+    gap, halfwidth = (100 * value for value in found.difference(found.dense))
     pair = (dense, own) if gap < 0 else (own, dense)
-    return [(dataset, "accuracy", *pair, f"{abs(gap):.1f} points lower"), cost]
+    told = halfwidth < abs(gap)
+    which = f"{abs(gap):.1f} {PLUS_MINUS} {halfwidth:.1f} points lower" if told else "not shown to differ"
+    return [(dataset, "accuracy", *pair, which), cost]
 
 
 def _scaling_line(base: str, setting: str, law: PowerLaw) -> tuple[str, ...]:

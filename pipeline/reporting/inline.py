@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -17,7 +16,8 @@ _STYLE = re.compile(r' style="([^"]*)"')
 
 def inline_figures(drawings: Mapping[str, Drawing]) -> tuple[dict[str, str], str]:
     """Return each figure's SVG by name, and the style sheet of what several of their elements look like."""
-    figures = {name: _inline(drawing) for name, drawing in drawings.items()}
+    # No name of ours or of a data set starts with such a prefix, so that every id of the page is one element's.
+    figures = {name: _inline(drawing, f"_{index}") for index, (name, drawing) in enumerate(drawings.items())}
     counts = Counter(style for svg in figures.values() for style in _STYLE.findall(svg))
     classes = {style: f"s{index}" for index, (style, count) in enumerate(counts.most_common()) if count > 1}
 
@@ -43,16 +43,16 @@ def marker(method: str) -> str:
     return f'<svg class="marker" aria-hidden="true"><use href="#marker-{method}"/></svg>'
 
 
-def _inline(drawing: Drawing) -> str:
+def _inline(drawing: Drawing, prefix: str) -> str:
     root = ET.fromstring(drawing.svg)  # noqa: S314 - our own
     _, _, width, height = root.get("viewBox", "").split()
     root.attrib = {"viewBox": f"0 0 {width} {float(height) - LEGEND:g}", "role": "img", "aria-label": drawing.alt}
     _shorten(root, f"{drawing.name}-legend")
-    _rename(root, f"{zlib.crc32(drawing.name.encode()):x}")
+    _rename(root, prefix)
     _unwrap(root)
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg_text(root)).replace("xlink:href", "href")
     text = re.sub(r"\d+\.\d{2,}", _drawn, text)
-    text = re.sub(r"\s*\n\s*", "\n", text).replace(" />", "/>")
+    text = re.sub(r"\s*\n\s*", "\n", text).replace(" />", "/>").replace("<defs>\n</defs>\n", "")
     for colour, variable in colour_variables().items():
         text = text.replace(colour, f"var(--{variable})")
     return text

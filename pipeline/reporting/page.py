@@ -14,7 +14,7 @@ from pipeline.reporting import findings, interactive, tables
 from pipeline.reporting.drawing import Drawing
 from pipeline.reporting.inline import inline_figures, inline_markers, marker
 from pipeline.reporting.outputs import ACCOUNTINGS, TARGET_FIGURES
-from pipeline.reporting.reproduction import chosen
+from pipeline.reporting.reproduction import ALONE, chosen, scoreboard
 from pipeline.reporting.results import Kind, Results
 from pipeline.reporting.style import TIMES, duration, look, point_name, significant, variables, with_prefix
 
@@ -46,7 +46,12 @@ def render(results: Results, drawings: Mapping[str, Drawing]) -> str:
         "percent": lambda value: f"{100 * value:.1f} %",
         "sentence": _sentence,
     }
-    environment.globals |= {"marker": lambda method: Markup(marker(method)), "look": look, "point_name": point_name}  # noqa: S704 - our own
+    environment.globals |= {
+        "marker": lambda method: Markup(marker(method)),  # noqa: S704 - our own
+        "look": look,
+        "point_name": point_name,
+        "spread": findings.own_spread,
+    }
     return environment.get_template("report.html").render(context(results, drawings))
 
 
@@ -55,6 +60,7 @@ def context(results: Results, drawings: Mapping[str, Drawing]) -> dict[str, Any]
     methods = [name for name in METHODS if name in set(results.runs["method"])]
     methods += [name for name in dict.fromkeys(results.runs["method"]) if name not in methods]
     figures, sheet = inline_figures(drawings)
+    board = scoreboard(results)
     return {
         "inline": {name: Markup(svg) for name, svg in figures.items()},  # noqa: S704 - our own
         "figure_styles": Markup(sheet),  # noqa: S704 - our own
@@ -79,8 +85,9 @@ def context(results: Results, drawings: Mapping[str, Drawing]) -> dict[str, Any]
             for target, name in TARGET_FIGURES.items()
             if name in drawings
         ],
-        "reproduction": tables.reproduction_table(results),
-        "unmet": tables.unmet_table(results),
+        "reproduction": tables.reproduction_table(board),
+        "alone": int((board["verdict"] == ALONE).sum()),
+        "unmet": tables.unmet_table(board),
         "datasets": tables.dataset_table(results),
         "runs": tables.run_table(results, SHOWN_RUNS),
         "versions": tables.versions(results),

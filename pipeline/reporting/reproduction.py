@@ -12,16 +12,16 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from pipeline.config import Config, Run
 from pipeline.reporting.figures import scaling_laws, share_of_zeros
 from pipeline.reporting.literature import METHOD_NAMES, published
 from pipeline.reporting.results import Results
 from pipeline.reporting.statistics import FEWEST_SIZES, fit_power_law, over_seeds
-from pipeline.reporting.style import PLUS_MINUS, duration, point_name, significant, with_prefix
+from pipeline.reporting.style import PLUS_MINUS, duration, look, point_name, significant, with_prefix
 from pipeline.reporting.targets import EVIDENCE, TARGETS, runs_of
 
 READ_OFF = 0.01  # what reading a figure may be wrong by, of the number read
 WIDEST = 0.1  # half an interval beyond which, relative to their number, nothing inside it is called reproduced
+ALONE = "ours alone"  # the verdict where nothing is published
 NEAR = 0.05  # two sizes that differ by no more are one setting
 WATCHED = ("pairs", "cell", "scale", "order_init")  # the settings that the variants change
 VARIANTS = {
@@ -163,31 +163,27 @@ def _line(
     ours, halfwidth = interval(values)
     if not verdict:
         known = not math.isnan(theirs)
-        verdict = judge(ours, halfwidth, theirs, stderr, lower_is_better=better) if known else "ours alone"
+        verdict = judge(ours, halfwidth, theirs, stderr, lower_is_better=better) if known else ALONE
     if len(values) == 1:
         why = "; ".join(filter(None, [why, "one run"]))
     own = tuple(float(value) for value in values)
     return Line(target, case, quantity, theirs, stderr, ours, halfwidth, len(own), verdict, why, method, own)
 
 
-Plans = list[tuple[str, Run]]
-
-
-def _plans(config: Config) -> Plans:
-    """Every run of every experiment with the experiment's name, those of the publications' own grids first."""
-    names = sorted(config.experiments, key=lambda name: (not name.startswith(("paper", "cifar")), name == EVIDENCE))
-    return [(name, run) for name in names for run in config.runs(name)]
-
-
 def _absent(
-    line: tuple[str, str, str], theirs: tuple[float, float], plans: Plans, dataset: str, method: str, **settings: Any
+    line: tuple[str, str, str],
+    theirs: tuple[float, float],
+    results: Results,
+    dataset: str,
+    method: str,
+    **settings: Any,
 ) -> Line:
     """A published number and its standard error that no run at hand stands beside, and which experiment would run it.
 
     `line` is target, case and quantity.
     """
     name = next(
-        (name for name, run in plans if (run.dataset, run.method) == (dataset, method)
+        (name for name, run in results.plans if (run.dataset, run.method) == (dataset, method)
          and all(run.settings.get(key) == value for key, value in settings.items())),
         None,
     )  # fmt: skip
@@ -220,12 +216,11 @@ def _sizes(target: str, results: Results) -> Iterator[Line]:
             verdict = _of_both(interval(errors)[0], float(row["error"]), size < known)
         stderr = float(row["error_stderr"])
         yield _line(target, case, "error", errors, float(row["error"]), stderr, why=why, verdict=verdict)
-    plans = _plans(results.config)
     for place, left in table.drop(index=met).groupby(["dataset", "method"], sort=False):
         best = left.sort_values("error").iloc[0].to_dict()
         case = ", ".join(map(str, place)) + (f", most accurate of {len(left)} more" if len(left) > 1 else "")
         yield _absent(
-            (target, case, "error"), (best["error"], best["error_stderr"]), plans,
+            (target, case, "error"), (best["error"], best["error_stderr"]), results,
             best["dataset"], METHOD_NAMES[best["method"]],
         )  # fmt: skip
 
@@ -280,13 +275,12 @@ def _variants(target: str, results: Results) -> Iterator[Line]:
                 met.add((name, str(dataset)))
                 yield _line(target, case, "error over the whole's", values, theirs, better=None, why=why)
     if target == "fig4":
-        plans = _plans(results.config)
         for place, part in itertools.product(table.columns.drop("meaning"), VARIANTS):
             theirs = _entry(table, part, place)
             if (part, place) not in met and not math.isnan(theirs):
                 key, value = VARIANTS[part]
                 line = (target, f"{place}, {part}", "error over the whole's")
-                yield _absent(line, (theirs, math.nan), plans, place, "neukron", **{key: value})
+                yield _absent(line, (theirs, math.nan), results, place, "neukron", **{key: value})
 
 
 def _gammas(target: str, results: Results) -> Iterator[Line]:
@@ -301,11 +295,10 @@ def _gammas(target: str, results: Results) -> Iterator[Line]:
             why = f"{_epochs(runs)}; theirs about 15,000"
             case = f"{dataset}, gamma {plan['gamma']:g} ({setting})"
             yield _line(target, case, "error", _error(runs), float(row["error"]), float(row["error_stderr"]), why=why)
-    plans = _plans(results.config)
     for left in table.drop(index=met).to_dict("records"):
         gamma = float(left["gamma"])
         line, known = (target, f"{left['dataset']}, gamma {gamma:g}", "error"), (left["error"], left["error_stderr"])
-        yield _absent(line, known, plans, left["dataset"], "neukron", gamma=gamma)
+        yield _absent(line, known, results, left["dataset"], "neukron", gamma=gamma)
 
 
 def _curves(target: str, results: Results) -> Iterator[Line]:
@@ -321,10 +314,10 @@ def _curves(target: str, results: Results) -> Iterator[Line]:
         verdict = "" if schedule == "paper" else "not comparable"
         case = f"{dataset}, {setting}, at the end"
         yield _line(target, case, "error", _error(runs), float(last["error"]), why=why, verdict=verdict)
-    met, plans = set(chosen(results, target)["dataset"]), _plans(results.config)
+    met = set(chosen(results, target)["dataset"])
     for left in table[~table["dataset"].isin(met)].drop_duplicates("dataset", keep="last").to_dict("records"):
         line = (target, f"{left['dataset']}, at the end", "error")
-        yield _absent(line, (left["error"], math.nan), plans, left["dataset"], "neukron")
+        yield _absent(line, (left["error"], math.nan), results, left["dataset"], "neukron")
 
 
 def _epoch_times(target: str, results: Results) -> Iterator[Line]:
@@ -341,11 +334,10 @@ def _epoch_times(target: str, results: Results) -> Iterator[Line]:
         verdict = "not comparable" if known else ""
         met += [dataset] if known else []
         yield _line(target, f"{dataset}, {setting}", "seconds an epoch", values, theirs, why=why, verdict=verdict)
-    plans = _plans(results.config)
     for left in table.drop(index=met).reset_index().to_dict("records"):
         line = (target, f"{left['dataset']}, h{left['hidden']:.0f}", "seconds an epoch")
         seconds = (left["seconds_per_epoch"], left["stderr"])
-        yield _absent(line, seconds, plans, left["dataset"], "neukron", hidden=int(left["hidden"]))
+        yield _absent(line, seconds, results, left["dataset"], "neukron", hidden=int(left["hidden"]))
 
 
 def _parts(target: str, results: Results) -> Iterator[Line]:
@@ -385,7 +377,7 @@ def _widths(target: str, results: Results) -> Iterator[Line]:
         if law:
             why = f"{law.sizes} widths" + ("" if law.sizes >= FEWEST_SIZES else ": too few to tell")
             yield Line(target, str(dataset), "exponent of the width", math.nan, math.nan, law.slope, law.halfwidth,
-                       law.sizes, "ours alone", why)  # fmt: skip
+                       law.sizes, ALONE, why)  # fmt: skip
 
 
 def _fitness(target: str, results: Results) -> Iterator[Line]:
@@ -404,7 +396,7 @@ def _shapes(target: str, results: Results) -> Iterator[Line]:
     for dataset, runs in chosen(results, target).groupby("dataset", sort=False):
         entry, nnz = results.config.datasets[str(dataset)], float(runs["nnz"].iloc[0])
         known = float(entry.nnz) if dataset in theirs and entry.nnz else math.nan
-        verdict = "ours alone" if math.isnan(known) else "reproduced" if known == nnz else "differs"
+        verdict = ALONE if math.isnan(known) else "reproduced" if known == nnz else "differs"
         why = f"{entry.description}; distributions: snakemake descriptions"
         yield Line(target, str(dataset), "non-zeros", known, math.nan, nnz, math.nan, 1, verdict, why)
 
@@ -462,11 +454,10 @@ def _vision(target: str, results: Results) -> Iterator[Line]:
         yield _line(
             target, f"{dataset}, {point_name(method, setting)}", "accuracy", values, share, better=False, why=why
         )
-    plans = _plans(results.config)
     for left in table.drop(index=met).to_dict("records"):
         case, share = f"cifar-100, {left['model']}, {left['method']}", float(left["accuracy_percent"]) / 100
         method, network = CIFAR_METHODS[left["method"]], left["model"].lower()
-        own = _absent((target, case, "accuracy"), (share, math.nan), plans, "cifar-100", method, network=network)
+        own = _absent((target, case, "accuracy"), (share, math.nan), results, "cifar-100", method, network=network)
         yield own if pd.isna(left["note"]) else own._replace(why=f"{own.why}; {left['note']}")
 
 
@@ -551,7 +542,7 @@ def markdown(results: Results | None, experiment: str = EVIDENCE) -> str:
 
 def _by_target(board: pd.DataFrame) -> list[str]:
     """How often each verdict was given to a target: a row each."""
-    names = [name for name in ("reproduced", "better", "undecided", "differs", "not comparable", "ours alone",
+    names = [name for name in ("reproduced", "better", "undecided", "differs", "not comparable", ALONE,
                                "not at hand") if (board["verdict"] == name).any()]  # fmt: skip
     counts = pd.crosstab(board["target"], board["verdict"]).loc[list(dict.fromkeys(board["target"]))]
     return [
@@ -571,14 +562,26 @@ def _circumstances(results: Results | None, experiment: str) -> list[str]:
     machines = sorted({f"{row['machine']}, {row['cores']} cores" for row in runs.to_dict("records")})
     days = sorted(str(value)[:10] for value in runs["date"])
     when = " to ".join(dict.fromkeys((days[0], days[-1])))
-    found = sorted({str(value) for value in runs["commit"].dropna()})
-    commits = ", ".join(found) if len(found) < 4 else f"{len(found)} commits, named in the table of runs"
-    hours = float(runs["seconds"].sum()) / 3600
+    hours, busy = (float(runs[name].sum()) / 3600 for name in ("seconds", "cpu_seconds"))
     seeds = ", ".join(map(str, sorted(set(runs["seed"]))))
+    threads = ", ".join(map(str, sorted(set(runs["threads"]))))
     return [
         f"{len(runs)} of {len(results.planned)} runs of experiment `{experiment}`; seeds {seeds}; "
-        f"{'; '.join(machines)}; {when}; {hours:.2f} hours of fits, one thread each; of {commits}.",
+        f"{'; '.join(machines)}; {when}; {hours:.2f} hours of fits by the clock, {busy:.2f} of processor "
+        f"time, threads each: {threads}; {_commits(runs)}.",
         "",
         f"All of it: `snakemake {experiment}`; one target: `snakemake TARGET`; one run: the report's table of runs. "
-        "Summary, tables and main figures: `evidence/`, by `make evidence`.",
+        "Summary, tables and main figures: `evidence/`, by `make evidence`. A `dvc.lock` names one code for all "
+        f"runs, so that runs of several commits have none; to get yours: `make experiment NAME={experiment}`, "
+        f"`snakemake {experiment}`, `make commit`.",
     ]
+
+
+def _commits(runs: pd.DataFrame) -> str:
+    """Which code made which methods' runs, in words."""
+    names = runs.assign(commit=runs["commit"].fillna("unknown"), shown=[look(name).shown for name in runs["method"]])
+    parts = []
+    for commit, own in names.groupby("commit"):
+        counts = own.groupby("shown", sort=False).size()
+        parts.append(f"commit `{commit}`: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    return "; ".join(parts)

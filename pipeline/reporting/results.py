@@ -103,6 +103,14 @@ class Results:
         means.insert(0, "base", [base_of(name) for name in means["dataset"]])
         return means.sort_values(["base", "setting", "nnz"], kind="stable").reset_index(drop=True)
 
+    @cached_property
+    def plans(self) -> list[tuple[str, Run]]:
+        """Every run of every experiment with the experiment's name, those of the publications' own grids first."""
+        names = sorted(
+            self.config.experiments, key=lambda name: (not name.startswith(("paper", "cifar")), name == EVIDENCE)
+        )
+        return [(name, run) for name in names for run in self.config.runs(name)]
+
     def compression_datasets(self) -> list[str]:
         """Names of the whole data sets that compressors were fitted to, in the plan's order."""
         return list(dict.fromkeys(self.compression["dataset"]))

@@ -15,7 +15,7 @@ from pipeline.reporting.figures import scaling_laws
 from pipeline.reporting.findings import TARGETS, smallest
 from pipeline.reporting.inline import marker
 from pipeline.reporting.outputs import ACCOUNTINGS
-from pipeline.reporting.reproduction import number, scoreboard, spread, verdicts
+from pipeline.reporting.reproduction import ALONE, number, scoreboard, spread, verdicts
 from pipeline.reporting.results import Results, base_of, is_sample, settings_text
 from pipeline.reporting.statistics import frontier
 from pipeline.reporting.style import ABOUT, MINUS, MISSING, TIMES, duration, look, point_name, significant, with_prefix
@@ -303,16 +303,18 @@ def _density(share: float) -> str | Markup:
 UNMET = ("differs", "undecided", "not comparable")
 
 
-def unmet_table(results: Results) -> Table:
-    """What did not reproduce, or cannot be told, and why."""
-    board = scoreboard(results)
+def unmet_table(board: pd.DataFrame) -> Table:
+    """What of the scoreboard did not reproduce, or cannot be told, and why."""
+    compared = int(board["verdict"].isin([*UNMET, "reproduced", "better"]).sum())
     board = board[board["verdict"].isin(UNMET)]
-    return _scores(board, f"{len(board)} numbers of the publications: {verdicts(board)}" if len(board) else "None")
+    none = f"All {compared} numbers with a published one beside them are reproduced or better"
+    if not compared:
+        none = "No run of this experiment has a published number beside it: nothing is compared"
+    return _scores(board, f"{len(board)} numbers of the publications: {verdicts(board)}" if len(board) else none)
 
 
-def reproduction_table(results: Results) -> Table:
+def reproduction_table(board: pd.DataFrame) -> Table:
     """Published numbers beside ours, with a verdict and why; targets without a run have a row that says so."""
-    board = scoreboard(results)
     return _scores(board, f"Published and ours: {verdicts(board)}")
 
 
@@ -329,7 +331,7 @@ def _scores(board: pd.DataFrame, caption: str) -> Table:
                 _plain((theirs + spread(row["published_stderr"], quantity)) or MISSING, row["published"]),
                 _plain((ours + spread(row["halfwidth"], quantity)) or MISSING, row["ours"]),
                 _plain(str(row["seeds"]) if row["seeds"] else MISSING),
-                Cell(_coloured(str(row["verdict"]))),
+                Cell(_shown(str(row["verdict"]))),
                 Cell(row["why"]),
             ]
         )  # fmt: skip
@@ -338,13 +340,12 @@ def _scores(board: pd.DataFrame, caption: str) -> Table:
     return Table(caption, heads, rows, _numbers(rows, len(heads)))
 
 
-SHOWN_AS = {"reproduced": "win", "better": "win", "differs": "loss"}  # the colour of a verdict, if it has one
+# What the page's style knows a verdict by, if anything: its colour; a row of ours alone is left out of print.
+SHOWN_AS = {"reproduced": "verdict win", "better": "verdict win", "differs": "verdict loss", ALONE: "alone"}
 
 
-def _coloured(verdict: str) -> str:
-    if verdict not in SHOWN_AS:
-        return verdict
-    return Markup('<span class="verdict {}">{}</span>').format(SHOWN_AS[verdict], verdict)
+def _shown(verdict: str) -> str:
+    return Markup('<span class="{}">{}</span>').format(SHOWN_AS[verdict], verdict) if verdict in SHOWN_AS else verdict
 
 
 def run_table(results: Results, most: int) -> Table:

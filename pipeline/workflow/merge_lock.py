@@ -1,26 +1,28 @@
 """Merge two versions of ``dvc.lock`` stage by stage: the merge driver that git calls, see ``.gitattributes``.
 
-A stage that one side changed is taken from that side. Of a folder that both changed, such as the runs of one method
-or Snakemake's records of them, each file is taken from the side that changed it, so that what either side has made
-stands and only what rests on both, aggregate and report, is made again.
+A stage that one side changed is taken from that side. Of a folder that both changed, such as the runs of one method,
+each file is taken from the side that changed it, and of Snakemake's records each record, so that what either side has
+made stands and only what rests on both, aggregate and report, is made again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.core import step
-from pipeline.core.files import write_text
+from pipeline.core.files import atomic_path, write_text
 from pipeline.errors import InputError
-from pipeline.workflow.record import Lock, lock_text, read_lock
+from pipeline.workflow.record import Lock, lock_text, read_lock, refusal
+from pipeline.workflow.records import PACK, pack_of, read_pack
 
-Tree = dict[str, str]  # path inside a folder -> MD5 of the file
-Reader = Callable[[str], Tree]  # by the folder's object, ``<md5>.dir``
-Writer = Callable[[Tree], str]
+Tree = dict[str, str]  # path inside a folder -> MD5 of the file; or Snakemake's records by name
+Reader = Callable[[str], Tree]  # by the object: a folder's, ``<md5>.dir``, or the records' pack
+Writer = Callable[[Tree, str], Lock]  # of the out of this path
 
 
 def merge(base: Lock, ours: Lock, theirs: Lock, read: Reader, write: Writer) -> tuple[Lock, list[str]]:
@@ -31,9 +33,9 @@ def merge(base: Lock, ours: Lock, theirs: Lock, read: Reader, write: Writer) -> 
     base, ours, theirs
         Contents of the three versions of ``dvc.lock``.
     read
-        Gives the files of a recorded folder; raises :class:`InputError` where it cannot be had.
+        Gives the files of a recorded folder, or the records; raises :class:`InputError` where they cannot be had.
     write
-        Stores a folder's list of files and returns its object.
+        Stores them and returns what ``dvc.lock`` says of the object.
     """
     merged, notes = {}, []
     stages = [version.get("stages") or {} for version in (base, ours, theirs)]
@@ -56,22 +58,25 @@ def merge(base: Lock, ours: Lock, theirs: Lock, read: Reader, write: Writer) -> 
 def _merged_outs(
     before: Lock, mine: Lock, other: Lock, read: Reader, write: Writer, notes: list[str], name: str
 ) -> list[Lock]:
-    """Outs of a stage that both sides changed: folders file by file, single files from our side."""
+    """Outs of a stage that both sides changed: folders file by file, records one by one, other files from our side."""
     bases, others = ({out["path"]: out for out in stage.get("outs", [])} for stage in (before, other))
     outs = []
     for out in mine.get("outs", []):
         path = out["path"]
         objects = [version.get(path, {}).get("md5", "") for version in (bases, others)]
-        if out["md5"].endswith(".dir") and objects[1].endswith(".dir") and objects[1] not in (out["md5"], objects[0]):
+        if _joinable(path, out["md5"]) and _joinable(path, objects[1]) and objects[1] not in (out["md5"], objects[0]):
             try:
-                trees = [read(each) if each.endswith(".dir") else {} for each in (objects[0], out["md5"], objects[1])]
+                trees = [read(each) if _joinable(path, each) else {} for each in (objects[0], out["md5"], objects[1])]
             except InputError as error:
                 notes.append(f"{name}: {path} stays as on our side, what the other has made is made again: {error}")
             else:
-                files = merged_tree(*trees)
-                out = {"path": path, "hash": "md5", "md5": write(files), "nfiles": len(files)}
+                out = {"path": path, "hash": "md5"} | write(merged_tree(*trees), path)
         outs.append(out)
     return outs
+
+
+def _joinable(path: str, name: str) -> bool:
+    return name.endswith(".dir") or (path == PACK and name != "")
 
 
 def merged_tree(base: Tree, ours: Tree, theirs: Tree) -> Tree:
@@ -86,7 +91,7 @@ def merged_tree(base: Tree, ours: Tree, theirs: Tree) -> Tree:
     merged = {}
     for path in sorted({*ours, *theirs}):
         changed_by_them = theirs.get(path) != base.get(path) and ours.get(path) == base.get(path)
-        # a folder below is one run; files at the top are Snakemake's records, each for itself
+        # a folder below is one run; names without a folder are Snakemake's records, each for itself
         together = Path(path).parent in conflicts - {Path()}
         chosen = (theirs if changed_by_them and not together else ours).get(path)
         if chosen is not None:
@@ -98,21 +103,25 @@ class Objects:
     """Recorded folders: from DVC's cache, or else from its remote."""
 
     def __init__(self, root: Path) -> None:
-        from dvc.exceptions import NotDvcRepoError
+        from dvc.exceptions import DvcException, NotDvcRepoError
         from dvc.repo import Repo
 
         try:
             self.repo = Repo(str(root))
         except NotDvcRepoError as error:
             raise InputError(f"{root.absolute()}: no checkout that DVC records; run it in one") from error
+        except (DvcException, sqlite3.Error) as error:
+            raise refusal(error) from error
         self.cache = self.repo.cache.local
 
     def read(self, name: str) -> Tree:
-        """Files of a recorded folder by path."""
+        """Files of a recorded folder by path, or Snakemake's records in their pack."""
         path = Path(self.cache.oid_to_path(name))
         content = path.read_bytes() if path.is_file() else self._fetched(name)
-        if f"{hashlib.md5(content).hexdigest()}.dir" != name:  # noqa: S324 - DVC's own names
+        if hashlib.md5(content).hexdigest() != name.removesuffix(".dir"):  # noqa: S324 - DVC's own names
             raise InputError(f"object {name} is damaged; remove it from {path} or the remote and push it again")
+        if not name.endswith(".dir"):
+            return read_pack(content, f"object {name}")
         return {entry["relpath"]: entry["md5"] for entry in json.loads(content)}
 
     def _fetched(self, name: str) -> bytes:
@@ -126,13 +135,15 @@ class Objects:
             ) from None
         return content
 
-    def write(self, files: Tree) -> str:
-        """Store a folder's list of files as DVC does."""
-        content = json.dumps([{"md5": files[path], "relpath": path} for path in sorted(files)], sort_keys=True)
-        name = f"{hashlib.md5(content.encode()).hexdigest()}.dir"  # noqa: S324 - DVC's own names
+    def write(self, files: Tree, out: str) -> Lock:
+        """Store a folder's list of files as DVC does, or records; return the entries of the out in ``dvc.lock``."""
+        listed = [{"md5": files[path], "relpath": path} for path in sorted(files)]
+        content = pack_of(files) if out == PACK else json.dumps(listed, sort_keys=True).encode()
+        name = hashlib.md5(content).hexdigest() + ("" if out == PACK else ".dir")  # noqa: S324 - DVC's own names
         if not (path := Path(self.cache.oid_to_path(name))).is_file():
-            write_text(path, content)
-        return name
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(content)
+        return {"md5": name} | ({"size": len(content)} if out == PACK else {"nfiles": len(files)})
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,10 +98,16 @@ def recording(root: Path) -> Iterator[Record]:
         raise refusal(error) from error
 
 
-def refusal(error: DvcException) -> InputError:
-    """What DVC refuses, in one line."""
+def refusal(error: DvcException | sqlite3.Error) -> InputError:
+    """What DVC refuses, in one line; or that the databases are damaged in which it keeps what it found out before."""
+    from dvc.dirs import site_cache_dir
     from dvc.lock import LockError
 
+    if isinstance(error, sqlite3.Error):
+        return InputError(
+            f"DVC's notes on files, under {site_cache_dir()}: {error}; when no DVC is at work, delete that folder: DVC "
+            "writes them anew"
+        )
     if isinstance(error, LockError):
         return InputError("another DVC is at work in this checkout: when it has ended, the same command again")
     return InputError(f"DVC: {' '.join(str(error).split())}")
@@ -197,6 +204,7 @@ class Record:
 def _hash(dep: Dependency, params: dict[str, Any], known: dict[str, Any]) -> None:
     """Give an input its hash, or a set of parameters their values; what is `known` by its path is not read again."""
     from dvc.dependency import ParamsDependency
+    from dvc.dependency.base import DependencyDoesNotExistError
 
     if isinstance(dep, ParamsDependency):
         values = {key: found[0] for key in dep.params if (found := _found(params, key))}
@@ -207,7 +215,12 @@ def _hash(dep: Dependency, params: dict[str, Any], known: dict[str, Any]) -> Non
     elif (same := known.get(dep.fs_path)) is not None:
         dep.hash_info, dep.meta = same.hash_info, same.meta
     else:
-        dep.save()
+        try:
+            dep.save()
+        except DependencyDoesNotExistError:
+            if not dep.hash_info:
+                raise
+            # A colleague's source: what was made of it is here, and Snakemake plans nothing anew. Its record stays.
         known[dep.fs_path] = dep
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -77,7 +78,7 @@ def answering(name: str, remote: dict[str, Any], write: bool) -> Iterator[None]:
     """
     try:
         yield
-    except InputError:
+    except (InputError, sqlite3.Error):  # DVC's own databases, here
         raise
     except Exception as error:
         probe(name, remote, write)  # says so where it is gone by now

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -16,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core import step
 from pipeline.core.files import PARTIAL
-from pipeline.core.yaml_files import read_yaml
 from pipeline.errors import InputError
 from pipeline.workflow.merge_lock import Objects
 from pipeline.workflow.record import held_back, read_lock, recording, refusal, refused_by_a_disk, say
+from pipeline.workflow.records import FOLDER, outs_of, replaced, stages_of, sync
 from pipeline.workflow.remote import answering, probe
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def whole(root: Path) -> None:
 def commit(root: Path) -> None:
     """Record what Snakemake has made, if the runs are as planned and nothing is left to do."""
     refuse_links(root)
+    sync(root)
     with _planning(root) as nothing_to_do:
         whole(root)
         try:
@@ -164,7 +166,7 @@ def _planning(root: Path) -> Iterator[Callable[[], None]]:
 def refuse_links(root: Path) -> None:
     """Refuse a cache that DVC shares with the working tree by links.
 
-    Snakemake writes its records in place, and through a link into the cache's object.
+    What a program writes in place goes through a link into the cache's object.
 
     Raises
     ------
@@ -176,8 +178,8 @@ def refuse_links(root: Path) -> None:
     kinds = DvcConfig(dvc_dir=str(root / ".dvc"))["cache"].get("type") or []
     if links := [kind for kind in kinds if kind in ("hardlink", "symlink")]:
         raise InputError(
-            f"DVC's cache.type is {', '.join(kinds)}: through a {links[0]} Snakemake's records would be written into "
-            "the cache itself; 'dvc config --local cache.type reflink,copy', then 'dvc checkout --relink'"
+            f"DVC's cache.type is {', '.join(kinds)}: through a {links[0]} what a program writes in place would "
+            "go into the cache itself; 'dvc config --local cache.type reflink,copy', then 'dvc checkout --relink'"
         )
 
 
@@ -278,8 +280,14 @@ def pull(root: Path) -> None:
     name, remote = default_remote(root)
     probe(name, remote, write=False)
     kept, recorded = kept_back(root), [out["path"] for out in recorded_outs(root)]
+    if FOLDER in recorded:
+        raise InputError(
+            f"{root / 'dvc.lock'}: has Snakemake's records file by file, as an older Kronflow wrote it: 'git checkout' "
+            "that revision to pull what it records; or who has the results runs 'snakemake recorded' and 'make commit'"
+        )
     # without names DVC goes through all outs once, with names once for each
-    _fetch(root, name, remote, [path for path in recorded if path not in kept] if kept else None)
+    with replaced(root):
+        _fetch(root, name, remote, [path for path in recorded if path not in kept] if kept else None)
     if kept:
         print(
             f"{len(kept)} files or folders are not shared, by the licence of their data set (push: false): "
@@ -302,21 +310,23 @@ def _tensors(kept: set[str]) -> str:
 
 def kept_back(root: Path) -> set[str]:
     """Outs that DVC records and does not send."""
-    stages = _stages(root)
-    outs = [out for stage in stages.values() for out in stage.get("outs", []) if isinstance(out, dict)]
-    return {path for out in outs for path, options in out.items() if options.get("push") is False}
+    return {path for path, options in outs_of(root).items() if options.get("push") is False}
+
+
+def own_sources(root: Path) -> set[str]:
+    """Files of somebody's own that data sets are made of, as ``dvc.yaml`` names them."""
+    from pipeline.config import load_config
+
+    entries = load_config(root / "params.yaml").datasets.values()
+    listed = {path for entry in entries for paths in entry.sources_on_disk().values() for path in paths}
+    return listed & {dep for stage in stages_of(root).values() for dep in stage.get("deps", [])}
 
 
 def recorded_outs(root: Path) -> list[dict[str, Any]]:
     """Outs, with `path` and `md5`, that stand in ``dvc.lock`` and are still of a stage."""
-    stages = _stages(root)
+    stages = stages_of(root)
     locked = read_lock(root / "dvc.lock").get("stages") or {}
     return [out for name, stage in locked.items() if name in stages for out in stage.get("outs", [])]
-
-
-def _stages(root: Path) -> dict[str, Any]:
-    path = root / "dvc.yaml"
-    return (read_yaml(path).get("stages") or {}) if path.is_file() else {}
 
 
 def _fetch(root: Path, name: str, remote: dict[str, Any], paths: list[str] | None) -> None:
@@ -366,10 +376,13 @@ def status(root: Path) -> None:
     name, remote = default_remote(root)
     repo = Repo(str(root))
     outs = [out["path"] for out in recorded_outs(root)]
-    changed, kept = differing(repo.status(), kept_back(root))
+    own = own_sources(root)
+    changed, absent_here = differing(repo.status(), kept_back(root) | own)
     _tell("here: differs from the record", changed, "'snakemake', then 'make commit'; or 'make pull'")
-    gone = [path for path in kept if not (root / path).exists()]
-    _tell("not here, not shared by the licence of its data set", gone, "'snakemake' makes it from its source")
+    gone = [path for path in absent_here if not (root / path).exists()]
+    kept = [path for path in gone if path not in own]
+    _tell("not here, not shared by the licence of its data set", kept, "'snakemake' makes it from its source")
+    _tell("not here, a colleague's source", own & set(gone), "nothing is made again; what was made of it is shared")
     _tell("git: dvc.lock is not committed", _git(root, "status", "--porcelain", "--", "dvc.lock"), "'git commit'")
     _tell("git: commits that are only here", _git(root, "log", "--oneline", "@{upstream}.."), "'git push'")
     _tell("git: commits that are not here", _git(root, "log", "--oneline", "..@{upstream}"), "'git pull', 'make pull'")
@@ -442,7 +455,7 @@ def main(argv: list[str] | None = None) -> None:
 
     try:
         ACTIONS[options.action](options.params.parent)
-    except DvcException as error:
+    except (DvcException, sqlite3.Error) as error:
         raise refusal(error) from error
 
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pipeline.workflow.closure import code_files, code_paths
+from pipeline.workflow.records import PACK
 
 if TYPE_CHECKING:
     from pipeline.config import Config, Run
 
-RECORDS = ".snakemake/metadata"
 HEAD = """\
 # DVC records what Snakemake makes: every command is a Snakemake target, so that there is one definition of a job.
 # Written by `python -m pipeline.config --use {name}` (or `make experiment NAME={name}`) from params.yaml and from
@@ -137,4 +137,4 @@ def _ends(config: Config, name: str, runs: list[Run]) -> dict[str, dict[str, Any
 
 def _records(names: Sequence[str], runs: list[Run]) -> dict[str, Any]:
     """Snakemake's records of all that was made: the last stage, so that they are complete."""
-    return _stage("recorded", [*(f"results/{name}/report.html" for name in names), *_cells(runs)], [RECORDS])
+    return _stage("recorded", [*(f"results/{name}/report.html" for name in names), *_cells(runs)], [PACK])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -62,7 +63,13 @@ def changes(target: str | None, root: Path) -> list[Change]:
             problems.append(error)
         else:
             return [change for job in _in_order(inner.dag) for change in _of_job(job, inner)]
-    raise InputError(f"{target or 'the default target'}: {' '.join(str(problems[0]).split()) or 'cannot be planned'}")
+    raise InputError(f"{target or 'the default target'}: {_said(str(problems[0])) or 'cannot be planned'}")
+
+
+def _said(text: str) -> str:
+    """What Snakemake says, in one line; what an input function refuses, without where in which code that was."""
+    found = re.search(r"WorkflowError:\s+(.*?)\s+Wildcards:", text, re.DOTALL)
+    return " ".join((found[1] if found else text).split())
 
 
 def _in_order(dag: Any) -> list[Any]:

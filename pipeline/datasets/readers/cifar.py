@@ -1,14 +1,16 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): channel x row x column x image, from either published archive.
 
-The Python archives hold pickles. They are read by an unpickler that knows no class but inert stand-ins for
-the four names that occur in them, so that nothing in a file can run code; the arrays are made afterwards
-from plain bytes.
+The binary archives are the ones that ``params.yaml`` names: they are plain records. The Python archives hold pickles.
+Who has one of those has it read by an unpickler that knows no class but inert stand-ins for the four names that occur
+in them, once every operation was looked at, so that nothing in a file can run code or take memory out of proportion to
+it; the arrays are made afterwards from plain bytes.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -34,7 +36,7 @@ PICKLED_LABELS = {10: ["labels"], 100: ["coarse_labels", "fine_labels"]}
 
 
 def read(files: Files) -> RawTensor:
-    """Read ``cifar-10-python.tar.gz``, ``cifar-100-python.tar.gz`` or one of the ``-binary`` archives.
+    """Read ``cifar-10-binary.tar.gz``, ``cifar-100-binary.tar.gz`` or one of the ``-python`` archives.
 
     Training images come first. The label file of CIFAR-100 has the fine class as ``label`` and ``coarse``.
     """
@@ -86,18 +88,34 @@ def _decode_binary(name: str, content: bytes, classes: int) -> tuple[Array, Arra
 
 def _decode_pickle(name: str, content: bytes, classes: int) -> tuple[Array, Array]:
     try:
+        _check_operations(content)
         batch = _PlainUnpickler(io.BytesIO(content), encoding="bytes").load()
         pixels = batch[b"data"].to_numpy()
-        labels = np.array([batch[key.encode()] for key in PICKLED_LABELS[classes]])
+        labels = np.array([_flat(batch[key.encode()]) for key in PICKLED_LABELS[classes]])
     except InputError:
         raise
     except Exception as error:  # a broken pickle can raise anything
         raise InputError(f"{name}: not a batch of CIFAR-{classes} ({type(error).__name__}: {error})") from error
     if pixels.ndim != 2 or pixels.shape[1] != PIXELS or labels.shape != (len(PICKLED_LABELS[classes]), len(pixels)):
         raise InputError(f"{name}: images of {pixels.shape} with labels of {labels.shape}")
-    if labels.dtype.kind not in "iu":
-        raise InputError(f"{name}: labels are no whole numbers")
     return pixels.reshape(-1, *IMAGE), _checked(name, labels.T, classes)
+
+
+def _check_operations(content: bytes) -> None:
+    """Look at a pickle without running it: each operation is whole, and no place in its memo is beyond its size.
+
+    Python's unpickler makes room for a memo of any size, and for strings of any length, on the word of a few bytes.
+    """
+    for operation, argument, _ in pickletools.genops(content):
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) < len(content):
+            raise ValueError(f"a memo of {int(argument or 0):,} in {len(content):,} bytes")
+
+
+def _flat(labels: Any) -> list[int]:
+    """A list of whole numbers, not of lists that hold each other."""
+    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+        raise ValueError("labels that are no list of whole numbers")
+    return labels
 
 
 def _checked(name: str, labels: Array, classes: int) -> Array:
