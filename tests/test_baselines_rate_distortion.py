@@ -235,3 +235,13 @@ def test_bits_of_cells_add_up_to_those_of_the_pairs_that_they_share() -> None:
     assert np.all(stored > found) and stored[13] - found[13] > stored[0] - found[0]
     alone = CellBits(X, orders=False).of(np.array([13]))
     assert alone[13] >= alone[14]  # a cell is not counted for itself
+
+
+def test_a_code_that_is_much_shorter_than_the_usual_one_leaves_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    X = weighted(9, (60, 80))
+    length = exact.quick_length
+    plain = RateDistortion(max_bytes=300.0, orders=True).fit(X)
+    monkeypatch.setattr("pipeline.baselines.rate_distortion.quick_length", lambda *given: 2 * length(*given))
+    again = RateDistortion(max_bytes=300.0, orders=True).fit(X)
+    assert 240 <= again.size()["bytes_with_order"] <= 308
+    assert again.error(X)["error"] <= 1.3 * plain.error(X)["error"]

@@ -30,6 +30,10 @@ JUMP_STEPS = 5  # of the bisection on either side of it
 AIM = 0.99  # what the next price aims at
 LEAST_FACTOR = 1.3  # between two prices while no code is known on one side of the limit
 GROUP = 3.0  # patterns occur a multiple of so many times the cells that a bit is worth
+FULL = 0.8  # a code of less than this share of its limit leaves room
+FILLINGS = 3  # tries to use that room
+MOST_RAISED = 4.0  # times the limit, at once
+AIM_AGAIN = 0.97  # of the limit, in these tries
 ROUNDING = 1e-16  # of the squared norm; errors below it are none
 STEP_BYTES = 8  # of the step, which limits do not count
 STEP_OF_PRICE = 2.9  # sqrt(6 / ln 2): the step at which a bit more a value lowers the error by the price
@@ -106,21 +110,49 @@ class RateDistortion(ExactCells):
         if X.order == 2 and not self.orders and len(np.unique(X.values)) == 1:
             choosers.insert(0, by_patterns(X))
         if self.max_error is not None:
-            found = [self._within_error(X, chooser) for chooser in choosers]
-            found.sort(key=lambda each: each[0])
+            self._keep(min((self._within_error(X, chooser) for chooser in choosers), key=lambda each: each[0])[1])
         else:
             limit = max(1.0, AUTOMATIC_BITS * X.nnz / 8) if self.max_bytes is None else self.max_bytes
-            found = [self._within_bytes(X, chooser, limit) for chooser in choosers]
-            found.sort(key=lambda each: (each[0] > limit, each[1].error))
-        choice = found[0][1]
+            self._fill(X, choosers, limit)
+        self._record(self._squared_error(X), kept=len(self.cells_.values), step=self.levels_.step, coded=self._prices)
+
+    def _keep(self, choice: Choice) -> int:
+        """Hold the cells by the shortest code; its length."""
         self.levels_ = choice.levels
         self._store(choice.coords, choice.values)
-        self._record(self._squared_error(X), kept=len(choice.values), step=choice.levels.step, coded=self._prices)
+        return self._coded_bytes(self.labelled_.bytes if self.orders else self.free_bytes_, choice)
+
+    def _fill(self, X: SparseTensor, choosers: list[Chooser], limit: float) -> None:
+        """Hold the cells of least error whose code is within the limit.
+
+        Lengths of large codes are taken from one that is mostly the shortest. Where another one is much shorter, so
+        that room is left, cells are chosen for a limit raised accordingly.
+        """
+        aim, best = limit, None
+        for _ in range(FILLINGS):
+            found = [self._within_bytes(X, chooser, aim) for chooser in choosers]
+            choice = min(found, key=lambda each: (each[0] > aim, each[1].error))[1]
+            length = self._keep(choice)
+            held = choice
+            if best is None or (length <= limit and choice.error < best.error):
+                best = choice
+            if FULL * limit <= length <= limit or choice.error == 0 or not self._in_time():
+                break
+            if length > limit and aim <= limit:
+                break  # no code is as short
+            aim *= AIM_AGAIN * min(limit / length, MOST_RAISED)
+        if held is not best and best is not None:
+            self._keep(best)
 
     def _length(self, choice: Choice) -> int:
         """Bytes of the code that counts, at most."""
         length = quick_length(choice.coords, choice.values, self.inner_shape_, self.orders)
         self._prices += 1
+        return self._coded_bytes(length, choice)
+
+    @staticmethod
+    def _coded_bytes(length: int, choice: Choice) -> int:
+        """What limits count: a code's length, and the levels beside the step."""
         return length + choice.levels.table.nbytes - STEP_BYTES
 
     def _in_time(self) -> bool:
