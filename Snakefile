@@ -39,6 +39,7 @@ from pipeline.reporting.targets import (
     QUERY_TIMES,
     TARGETS,
     expectation,
+    measured_seconds,
     measures_of,
     measures_of_experiment,
     runs_of,
@@ -524,8 +525,25 @@ for name in sorted(WANTED.keys() & set(sys.argv[1:])):
         raise WorkflowError(f"{name}: {TARGETS[name].what}: no run here measures it")
     if "--target-jobs" not in sys.argv:
         todo = [run for run in runs if not Path(run.folder, "metrics.json").exists()]
-        hours = (CONFIG.experiments[plan].hours or 0) * len(runs) / len(RUNS[plan])
-        print(f"{name}:", expectation(hours, runs, len(todo)), file=sys.stderr)
+        further = sum(
+            not Path(file).exists() for file in measures if not file.endswith(".html")
+        )
+        hours = CONFIG.experiments[plan].hours
+        usual = 2 * 3600 * hours / len(RUNS[plan]) if hours else None
+        known = (
+            measured_seconds(Path("evidence/tables/runs.csv"))
+            if plan == EVIDENCE
+            else {}
+        )
+        print(
+            f"{name}:", expectation(runs, todo, further, known, usual), file=sys.stderr
+        )
+        if name in TARGETS:
+            print(
+                f"{name}: all that was published needs {TARGETS[name].needs};"
+                " RESULTS.md says what is not at hand",
+                file=sys.stderr,
+            )
 
 for name, (plan, runs, measures) in WANTED.items():
 

@@ -132,6 +132,12 @@ def test_whoever_watches_a_layer_sees_it_called_and_counted(called: list[nn.Modu
     assert set(called) == set(seen) == set(layers)
     for handle in handles:
         handle.remove()
+    for register in ("forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"):
+        called.clear()
+        handle = getattr(nn.modules.module, f"register_module_{register}")(lambda *_: None)
+        network(x)
+        handle.remove()
+        assert set(called) == set(layers)
     called.clear()
     for layer in layers:
         observe_inputs(layer)
@@ -155,17 +161,38 @@ def test_a_network_joined_in_training_is_the_kind_it_was() -> None:
     assert isinstance(network.mlp[:2], nn.Sequential)
 
 
-def test_a_layers_way_is_found_before_it_goes_with_others(
+def test_a_layer_that_stands_in_two_places_has_the_gradients_of_both() -> None:
+    network = nn.Sequential(nn.Linear(16, 16), nn.ReLU())
+    network.append(network[0])
+    convert(network, {"*": Rule((4, 4))}, path="fused")
+    plain = copy.deepcopy(network)
+    plain[0].path = "dense"
+    x, seconds = torch.randn(5, 16, requires_grad=True), []
+    for own in (network, plain):
+        first = torch.autograd.grad(own(x).square().sum(), [x, *own.parameters()], create_graph=True)
+        again = torch.autograd.grad(own(x).square().sum(), [x, *own.parameters()])
+        seconds.append([*first, *again, *torch.autograd.grad(sum(g.square().sum() for g in first), own.parameters())])
+    for left, right in zip(*seconds, strict=True):
+        scale = float(right.detach().abs().max())
+        torch.testing.assert_close(left / scale, right / scale, rtol=1e-3, atol=1e-4)
+
+
+def test_a_first_call_that_measures_may_be_checkpointed(
     called: list[nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(functional, "_measured", {})
     monkeypatch.setattr(functional, "WORTH_MEASURING", 0)
-    monkeypatch.setattr(functional, "measure", lambda *_: {"fused": 1.0, "dense": 2.0})
+    measured: list[tuple[int, ...]] = []
+    monkeypatch.setattr(
+        functional, "measure", lambda x, *_: (measured.append(tuple(x.shape)), {"fused": 1.0, "dense": 2.0})[1]
+    )
     network = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8))
     convert(network, {"*": Rule((2, 2))})
-    first, again = network(torch.ones(5, 8)), network(torch.ones(5, 8))
-    assert called == [network[0], network[2]]
-    close(first, again)
+    x = torch.ones(5, 8, requires_grad=True)
+    checkpoint(network, x, use_reentrant=False).sum().backward()
+    assert called == []
+    assert measured == [(5, 8), (5, 12)]
+    close(x.grad, torch.autograd.grad(network(x).sum(), x)[0])
 
 
 def test_gelu_and_its_slope_are_exact_to_single_precision() -> None:

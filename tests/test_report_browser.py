@@ -96,6 +96,12 @@ def test_fits_a_phone_with_readable_figures(browser: Browser, folder: Path) -> N
     )
     assert len(sizes) > 50
     assert min(sizes) >= 11
+    outside = browser.run(
+        "[...document.querySelectorAll('.drawing svg text')].filter((t) => { const r = t.closest('svg')"
+        ".getBoundingClientRect(), q = t.getBoundingClientRect(); return q.width && (q.right > r.right + 4 ||"
+        " q.left < r.left - 2); }).map((t) => t.textContent)"
+    )
+    assert outside == []
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -158,6 +164,19 @@ def test_a_switch_changes_all_figures_and_the_address(live: Browser, control: st
     live.run(f"(() => {{ const arrived = {arrived}; location.hash = {fragment!r}; return arrived; }})()")
     assert drawing(live, name) == after
     assert live.complaints == []
+
+
+def test_a_damaged_address_is_read_as_far_as_it_makes_sense(browser: Browser, folder: Path) -> None:
+    browser.look()
+    browser.open(folder / "report.html")
+    plain = browser.run("document.getElementById('chosen').textContent")
+    wrong = "100%&zoom:x=a&data=nowhere&goal=both&limit=much&sort:runs=99u&page:runs=-4&e=none&x=none&a=77&off=toString"
+    browser.open(folder / "report.html", f"#{wrong}")
+    assert browser.complaints == []
+    values = "['error', 'axes', 'choose-data', 'choose-goal'].map((id) => document.getElementById(id).value)"
+    assert browser.run(values) == ["relative", "auto", "flights", "bytes"]
+    browser.open(folder / "report.html", "#e=none&limit=-1")
+    assert browser.run("document.getElementById('chosen').textContent") == plain
 
 
 def test_the_accounting_is_that_of_all_comparisons(live: Browser) -> None:

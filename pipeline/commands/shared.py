@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ class SharedRuns:
         folder = Path(repository)
         if folder.is_dir() and not (folder / ".dvc").is_dir() and not _is_bare(folder):
             raise InputError(f"{self.address}: the folder is no checkout that DVC records (no .dvc in it)")
+        if revision and folder.is_dir():
+            complete(folder, revision)
         with clear_errors(self.address, "the repository"):
             self.files = DVCFileSystem(repository, rev=revision)
             found = self.files.find(str(ROOT))
@@ -154,6 +157,41 @@ def split_address(address: str) -> tuple[str, str | None]:
     if not repository or not revision:
         raise InputError(f"{masked(address)}: write REPO or REPO@REV")
     return repository, revision
+
+
+def complete(folder: Path, revision: str) -> None:
+    """Fetch what a partial clone lacks of a revision: DVC reads Git's objects by itself and waits for ever.
+
+    Raises
+    ------
+    InputError
+        The repository that it was cloned from does not give them.
+    """
+    setting = _git(folder, "config", "--get-regexp", r"^remote\..*\.promisor$").stdout
+    if not setting:
+        return
+    remote = setting.split()[0].removeprefix("remote.").removesuffix(".promisor")
+    ask = ("-c", "fetch.negotiationAlgorithm=noop", "fetch", "--no-tags", "--no-write-fetch-head", "--filter=blob:none")
+    fetched: list[str] = []
+    # DVC takes a branch of the remote, too; first folders are missing, then what is in them
+    while missing := _missing(folder, revision) or _missing(folder, f"{remote}/{revision}"):
+        done = _git(folder, *ask, "--stdin", remote, given="".join(f"{name}\n" for name in missing))
+        if done.returncode or missing == fetched:
+            raise InputError(
+                f"{folder}@{revision}: a partial clone that lacks {len(missing)} objects of this revision, and "
+                f"'{remote}' does not give them; is it there, may you read it? {' '.join(masked(done.stderr).split())}"
+            )
+        fetched = missing
+
+
+def _missing(folder: Path, revision: str) -> list[str]:
+    """Objects of a revision that are not here; none where it is unknown, which DVC says."""
+    listed = _git(folder, "rev-list", "--objects", "--no-walk", "--missing=print", "--end-of-options", revision).stdout
+    return [line[1:] for line in listed.splitlines() if line.startswith("?")]
+
+
+def _git(folder: Path, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=folder, check=False, capture_output=True, text=True, input=given)
 
 
 def _is_bare(folder: Path) -> bool:

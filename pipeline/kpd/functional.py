@@ -17,9 +17,10 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -143,9 +144,9 @@ def as_array(tensor: Tensor) -> Any:
     return tensor.numpy()
 
 
-def _factors(scaled: Tensor, B: Tensor, bias: Tensor | None = None) -> fused.Factors:
+def _factors(scaled: Tensor, B: Tensor) -> fused.Factors:
     """A layer's own memory, as the kernels take it."""
-    return fused.factors(as_array(scaled), as_array(B), *(() if bias is None else (as_array(bias),)))
+    return fused.factors(as_array(scaled), as_array(B))
 
 
 @torch.library.custom_op("kronflow::kpd", mutates_args=(), device_types="cpu")
@@ -201,13 +202,51 @@ def _fused_backward_flops(
     return 2 * x[0] * r * m2 * n1 * (n2 + m1 + m1 + n2 + (n2 if needs_dx else 0))
 
 
-Parts = tuple[Tensor, Tensor, Tensor | None]  # of a layer in training: scaled (r, m1, n1), B (r, m2, n2), bias (m,)
+class Parts(NamedTuple):
+    """What a layer in training is made of; scaled is S * A_i on the support, B_i is V_i, of unit norm if `on_sphere`.
+
+    Attributes
+    ----------
+    S
+        (m1, n1), or None: S = 1.
+    A
+        (r, m1, n1).
+    V
+        (r, m2, n2).
+    bias
+        (m,), or None.
+    support
+        (m1, n1) bool: blocks outside of it are zero; None: all are inside.
+    on_sphere
+        Whether V_i is divided by its Frobenius norm.
+    """
+
+    S: Tensor | None
+    A: Tensor
+    V: Tensor
+    bias: Tensor | None
+    support: Tensor | None = None
+    on_sphere: bool = False
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Scaled, (r, m1, n1), and B, (r, m2, n2)."""
+        scaled = self.A if self.S is None else self.A * self.S
+        if self.support is not None:
+            scaled = scaled.masked_fill(~self.support, 0.0)
+        return scaled, (unit_norm(self.V) if self.on_sphere else self.V)
+
+
+def unit_norm(V: Tensor) -> Tensor:
+    """V_i / ||V_i||_F for (.., r, m2, n2)."""
+    norms: Tensor = torch.linalg.vector_norm(V, dim=(-2, -1), keepdim=True)
+    return V / norms.clamp_min(torch.finfo(V.dtype).tiny)
 
 
 class _Unwatched(torch.autograd.Function):
     """Layers by this project's kernels, of which torch's dispatcher is not told; nothing but the inputs is kept.
 
-    Arguments of a subclass: x (N, n), what it is called with besides, and then :data:`Parts` of each layer.
+    Arguments of a subclass: x (N, n); whether :data:`Parts` are on the sphere, for each layer, and what the subclass is
+    called with besides; the tensors of the layers' parts.
     """
 
     @staticmethod
@@ -222,61 +261,98 @@ class _Unwatched(torch.autograd.Function):
         """By a kernel: those of x and of each layer."""
         raise NotImplementedError
 
+    @staticmethod
+    def keep(ctx: Any, x: Tensor, how: Any, tensors: tuple[Tensor | None, ...]) -> list[fused.Factors]:
+        """Save what the backward needs; what the kernels need of the layers."""
+        ctx.how = how
+        ctx.save_for_backward(x, *tensors)
+        ctx.own = [_factors_of(own) for own in _layers(tensors, how)]
+        return [own for own, _ in ctx.own]
+
     @classmethod
     def differentiate(cls, ctx: Any, dys: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
         """The gradients of all arguments."""
-        needs_dx, _, *needed = ctx.needs_input_grad
-        x, *saved = ctx.saved_tensors
-        layers = _threes(saved, ctx.has_bias)
+        x, *tensors = ctx.saved_tensors
         if torch.is_grad_enabled() or not all(is_unwatched(dy) for dy in dys):  # to be differentiated again
-            return cls._by_torch(ctx, x, layers, dys)
-        own = [_factors(*layer) for layer in layers]
-        dx, gradients = cls.gradients(
-            [as_array(dy) for dy in dys], as_array(x), ctx.how, own, torch.get_num_threads(), needs_dx
-        )
-        found = [torch.from_numpy(array) for layer in gradients for array in layer]
+            return cls._by_torch(ctx, x, tensors, dys)
+        needs_dx, _, *needed = ctx.needs_input_grad
+        arrays, own, threads = [as_array(dy) for dy in dys], [own for own, _ in ctx.own], torch.get_num_threads()
+        dx, gradients = cls.gradients(arrays, as_array(x), ctx.how, own, threads, needs_dx)
+        found: list[Tensor | None] = []
+        for part, (factors, outside), gradient in zip(_layers(tensors, ctx.how), ctx.own, gradients, strict=True):
+            found += _gradients_of(part, factors, outside, gradient)
         kept = [grad if wanted else None for grad, wanted in zip(found, needed, strict=True)]
         return torch.from_numpy(dx) if needs_dx else None, None, *kept
 
     @classmethod
-    def _by_torch(cls, ctx: Any, x: Tensor, layers: list[Parts], dys: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
-        given = (x, None, *(tensor for layer in layers for tensor in layer))
-        wanted = [own for own, needs in zip(given, ctx.needs_input_grad, strict=True) if needs and own is not None]
+    def _by_torch(
+        cls, ctx: Any, x: Tensor, tensors: Sequence[Tensor | None], dys: tuple[Tensor, ...]
+    ) -> tuple[Tensor | None, ...]:
         create_graph = torch.is_grad_enabled()
         with torch.enable_grad():
-            ys = cls.plain(x, ctx.how, layers)
+            # a layer that stands in two places has its gradient in each
+            own = [None if tensor is None else tensor.view_as(tensor) for tensor in (x, None, *tensors)]
+            ys = cls.plain(cast("Tensor", own[0]), ctx.how, _layers(own[2:], ctx.how))
+        wanted = [each for each, needs in zip(own, ctx.needs_input_grad, strict=True) if needs and each is not None]
         found = iter(torch.autograd.grad(ys, wanted, dys, create_graph=create_graph))
         return tuple(next(found) if needs else None for needs in ctx.needs_input_grad)
 
 
-def _keep_unwatched(ctx: Any, x: Tensor, how: Any, tensors: tuple[Tensor | None, ...]) -> list[fused.Factors]:
-    """Save what the backward needs; what the kernels need of the layers."""
-    ctx.how, ctx.has_bias = how, [bias is not None for bias in tensors[2::3]]
-    ctx.save_for_backward(x, *(tensor for tensor in tensors if tensor is not None))
-    saved = [tensor for tensor in tensors if tensor is not None]
-    return [_factors(*layer) for layer in _threes(saved, ctx.has_bias)]
+TENSORS = 5  # of a layer's parts
 
 
-def _threes(tensors: list[Tensor], has_bias: list[bool]) -> list[Parts]:
-    own = iter(tensors)
-    return [(next(own), next(own), next(own) if has else None) for has in has_bias]
+def _layers(tensors: Sequence[Tensor | None], how: Any) -> list[Parts]:
+    parts = [tensors[first : first + TENSORS] for first in range(0, len(tensors), TENSORS)]
+    return [Parts(*cast("Any", (*own, on_sphere))) for own, on_sphere in zip(parts, how[0], strict=True)]
+
+
+def _factors_of(parts: Parts) -> tuple[fused.Factors, Any]:
+    """What the kernels need of a layer, and where it has no blocks."""
+    A, V = as_array(parts.A), as_array(parts.V)
+    scaled = A if parts.S is None else A * as_array(parts.S)
+    outside = None if parts.support is None else ~as_array(parts.support)
+    if outside is not None:
+        scaled = np.where(outside, np.float32(0.0), scaled)
+    B = V / _norms(V) if parts.on_sphere else V
+    return fused.factors(scaled, B, *(() if parts.bias is None else (as_array(parts.bias),))), outside
+
+
+def _norms(V: Any) -> Any:
+    return np.maximum(np.sqrt(np.einsum("rjk,rjk->r", V, V)), np.finfo(np.float32).tiny)[:, None, None]
+
+
+def _gradients_of(
+    parts: Parts, factors: fused.Factors, outside: Any, gradients: fused.Gradients
+) -> tuple[Tensor | None, ...]:
+    """Those of the tensors of a layer's parts from those of scaled, B and the bias."""
+    scaled, B, bias = gradients
+    if outside is not None:
+        scaled = np.where(outside, np.float32(0.0), scaled)
+    if parts.on_sphere:
+        along = np.einsum("rjk,rjk->r", factors.B, B)[:, None, None]
+        B = (B - factors.B * along) / _norms(as_array(parts.V))
+    dA, dS = scaled, None
+    if parts.S is not None:
+        dA, dS = scaled * as_array(parts.S), torch.from_numpy((scaled * as_array(parts.A)).sum(axis=0))
+    d_bias = None if parts.bias is None else torch.from_numpy(bias)
+    return dS, torch.from_numpy(np.ascontiguousarray(dA)), torch.from_numpy(B), d_bias, None
 
 
 class _SideBySide(_Unwatched):
     """(N, m) of each layer."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, how: None, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        own = _keep_unwatched(ctx, x, how, tensors)
+    def forward(ctx: Any, x: Tensor, how: Any, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        own = _Unwatched.keep(ctx, x, how, tensors)
         return tuple(map(torch.from_numpy, fused.forward(as_array(x), own, torch.get_num_threads())))
 
     @staticmethod
-    def plain(x: Tensor, how: None, layers: list[Parts]) -> tuple[Tensor, ...]:
-        return tuple(_by_inner(x, *layer) for layer in layers)
+    def plain(x: Tensor, how: Any, layers: list[Parts]) -> tuple[Tensor, ...]:
+        return tuple(_by_inner(x, layer) for layer in layers)
 
     @staticmethod
     def gradients(
-        dys: list[Any], x: Any, how: None, layers: list[Any], threads: int, needs_dx: bool
+        dys: list[Any], x: Any, how: Any, layers: list[Any], threads: int, needs_dx: bool
     ) -> tuple[Any, list[fused.Gradients]]:
         return fused.backward(dys, x, layers, threads, needs_dx)
 
@@ -286,45 +362,48 @@ class _SideBySide(_Unwatched):
 
 
 class _OneAfterTheOther(_Unwatched):
-    """(N, m) of the second of two layers with GELU (`how` being true) or ReLU between them."""
+    """(N, m) of the second of two layers with GELU (the second of `how` being true) or ReLU between them."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, how: bool, *tensors: Tensor | None) -> Tensor:
-        first, second = _keep_unwatched(ctx, x, how, tensors)
-        return torch.from_numpy(fused.forward_both(as_array(x), first, second, how, torch.get_num_threads()))
+    def forward(ctx: Any, x: Tensor, how: Any, *tensors: Tensor | None) -> Tensor:
+        first, second = _Unwatched.keep(ctx, x, how, tensors)
+        return torch.from_numpy(fused.forward_both(as_array(x), first, second, how[1], torch.get_num_threads()))
 
     @staticmethod
-    def plain(x: Tensor, how: bool, layers: list[Parts]) -> tuple[Tensor, ...]:
+    def plain(x: Tensor, how: Any, layers: list[Parts]) -> tuple[Tensor, ...]:
         first, second = layers
-        activation = torch.nn.functional.gelu if how else torch.relu
-        return (_by_inner(activation(_by_inner(x, *first)), *second),)
+        activation = torch.nn.functional.gelu if how[1] else torch.relu
+        return (_by_inner(activation(_by_inner(x, first)), second),)
 
     @staticmethod
     def gradients(
-        dys: list[Any], x: Any, how: bool, layers: list[Any], threads: int, needs_dx: bool
+        dys: list[Any], x: Any, how: Any, layers: list[Any], threads: int, needs_dx: bool
     ) -> tuple[Any, list[fused.Gradients]]:
         (dy,), (first, second) = dys, layers
-        return fused.backward_both(dy, x, first, second, how, threads, needs_dx)
+        return fused.backward_both(dy, x, first, second, how[1], threads, needs_dx)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         return _OneAfterTheOther.differentiate(ctx, (dy,))
 
 
-def _by_inner(x: Tensor, scaled: Tensor, B: Tensor, bias: Tensor | None) -> Tensor:
-    y = _Inner.forward(x, scaled, B)
-    return y if bias is None else y + bias
+def _by_inner(x: Tensor, layer: Parts) -> Tensor:
+    y = _Inner.forward(x, *layer.factors())
+    return y if layer.bias is None else y + layer.bias
 
 
-def side_by_side_products(x: Tensor, layers: list[Parts]) -> list[Tensor]:
+def side_by_side_products(x: Tensor, layers: Sequence[Parts]) -> list[Tensor]:
     """(N, n) -> (N, m) of each layer by this project's kernels, x being read once; where nobody watches."""
-    ys: tuple[Tensor, ...] = _SideBySide.apply(x, None, *(tensor for layer in layers for tensor in layer))  # type: ignore[no-untyped-call]
+    how = ([own.on_sphere for own in layers],)
+    tensors = [tensor for own in layers for tensor in own[:TENSORS]]
+    ys: tuple[Tensor, ...] = _SideBySide.apply(x, how, *tensors)  # type: ignore[no-untyped-call]
     return list(ys)
 
 
 def feed_forward_product(x: Tensor, first: Parts, second: Parts, is_gelu: bool) -> Tensor:
     """(N, n) -> (N, m) by two layers with GELU or else ReLU between them; where nobody watches."""
-    y: Tensor = _OneAfterTheOther.apply(x, is_gelu, *first, *second)  # type: ignore[no-untyped-call]
+    how = ([first.on_sphere, second.on_sphere], is_gelu)
+    y: Tensor = _OneAfterTheOther.apply(x, how, *first[:TENSORS], *second[:TENSORS])  # type: ignore[no-untyped-call]
     return y
 
 
@@ -404,7 +483,7 @@ def kpd_product(x: Tensor, scaled: Tensor, B: Tensor, path: str = "auto", bias: 
     if path == "fused" and (x.device.type != "cpu" or x.dtype != torch.float32):
         raise InputError(f"path 'fused' takes float32 on a CPU, not {x.dtype} on {x.device.type}; use auto")
     if path == "fused" and is_unwatched(x):
-        return side_by_side_products(x, [(scaled, B, bias)])[0]
+        return side_by_side_products(x, [Parts(None, scaled, B, bias)])[0]
     y = PATHS[path](x, scaled, B)
     if bias is None:
         return y

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 TILE = 2 * ROWS  # rows done together without transposition
 CHUNKS = 16  # pieces at most that the rows are cut into where sums are made over them ..
-CHUNK_TILES = 4  # .. of at least so many tiles
+CHUNK_TILES = 8  # .. of at least so many tiles
 PARTIAL_BYTES = 1 << 26  # bound of what the pieces' gradients may take together
 
 NO_BIAS = np.empty(0, dtype=np.float32)
@@ -97,7 +97,7 @@ class Factors(NamedTuple):
     def sums(self) -> Factors:
         """Room for the gradients' sums over rows: `outer` in whole panels, a vector for each entry of the bias."""
         shapes = (len(self.outer), self.panels[0] * WIDTH), self.B.shape, (len(self.bias), LANES)
-        return Factors(*(np.zeros(shape, dtype=np.float32) for shape in shapes))
+        return Factors(*_arrays(np.zeros(_places(shapes)[1], dtype=np.float32), shapes))
 
 
 class Gradients(NamedTuple):
@@ -402,16 +402,27 @@ _rooms: deque[Array] = deque()  # that nobody uses now
 @contextmanager
 def _scratch(*shapes: tuple[int, ...]) -> Iterator[list[Array]]:
     """Lend uninitialised arrays, each from a cache line on, in room that is used again and again."""
-    sizes = [-(-math.prod(shape) // LANES) * LANES for shape in shapes]
+    _, size = _places(shapes)
     try:
         room = _rooms.pop()
     except IndexError:
         room = _empty((0,))
-    if len(room) < sum(sizes):
-        room = _empty((sum(sizes),))
-    starts = accumulate(sizes, initial=0)
-    yield [room[start : start + math.prod(shape)].reshape(shape) for start, shape in zip(starts, shapes, strict=False)]
+    if len(room) < size:
+        room = _empty((size,))
+    yield _arrays(room, shapes)
     _rooms.append(room)
+
+
+@lru_cache(1 << 10)
+def _places(shapes: tuple[tuple[int, ...], ...]) -> tuple[list[slice], int]:
+    """Where arrays of these shapes lie in one room, each from a cache line on, and its size."""
+    counts = [math.prod(shape) for shape in shapes]
+    *starts, size = accumulate((-(-count // LANES) * LANES for count in counts), initial=0)
+    return [slice(start, start + count) for start, count in zip(starts, counts, strict=True)], size
+
+
+def _arrays(room: Array, shapes: tuple[tuple[int, ...], ...]) -> list[Array]:
+    return [room[place].reshape(shape) for place, shape in zip(_places(shapes)[0], shapes, strict=True)]
 
 
 def _pieces(threads: int) -> int:

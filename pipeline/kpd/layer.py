@@ -14,7 +14,18 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pipeline.errors import InputError, is_whole, nearest
-from pipeline.kpd.functional import HAS_FUSED, checked_path, kpd_product, kron_weight
+from pipeline.kpd.functional import (
+    HAS_FUSED,
+    Parts,
+    checked_path,
+    choose,
+    decided,
+    is_unwatched,
+    kpd_product,
+    kron_weight,
+    side_by_side_products,
+    unit_norm,
+)
 
 if HAS_FUSED:
     from pipeline.kpd import fused
@@ -25,8 +36,7 @@ class UnitNorm(nn.Module):
 
     def forward(self, V: Tensor) -> Tensor:
         """Divide each term by its norm."""
-        norms: Tensor = torch.linalg.vector_norm(V, dim=(-2, -1), keepdim=True)
-        return V / norms.clamp_min(torch.finfo(V.dtype).tiny)
+        return unit_norm(V)
 
     def right_inverse(self, B: Tensor) -> Tensor:
         """Start from B itself."""
@@ -285,14 +295,35 @@ class KPDLinear(WithDerivedWeight):
         if x.is_nested:
             return map_nested(self.forward, x)
         check_width(x, self.in_features)
+        lower = autocast_type(x.device.type)
+        parts = self.parts(x) if lower is None else None
+        if parts is not None:
+            (y,) = side_by_side_products(x.reshape(-1, self.in_features), [parts])
+            return y.view(*x.shape[:-1], self.out_features)
         scaled: Tensor = self.scaled()
         B: Tensor = self.B
-        lower = autocast_type(x.device.type)
         if lower is not None and x.dtype != torch.float64:  # which autocast leaves alone
             x, scaled, B = x.to(lower), scaled.to(lower), B.to(lower)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         y = kpd_product(x.reshape(-1, self.in_features), scaled, B, self.path, bias)
         return y.view(*x.shape[:-1], self.out_features)
+
+    def parts(self, x: Tensor) -> Parts | None:
+        """What the layer is made of, where this project's kernels map as many rows as those of `x`, untold to torch."""
+        if not is_unwatched(x) or x.shape[-1] == 0:
+            return None
+        is_bound = self.is_bound
+        if is_bound and [type(own) for own in cast("Any", self.parametrizations)["B"]] != [UnitNorm]:
+            return None
+        own = Parts(self.S, self.A, self._stored, self.bias, self.support, is_bound)
+        tensors = [tensor for tensor in own[:4] if tensor is not None]
+        if not all(tensor.is_cpu and tensor.dtype == x.dtype for tensor in tensors):
+            return None
+        rows = x.numel() // x.shape[-1]
+        way = decided(rows, own.A, own.V, self.path)
+        if way is None:  # a checkpoint's second call must go the first one's way
+            way = choose(x.new_ones(rows, self.in_features), own.A, own.V, measured=True)
+        return own if way == "fused" else None
 
     @property
     def is_bound(self) -> bool:

@@ -20,7 +20,6 @@ from pipeline.kpd.functional import (
     HAS_FUSED,
     Parts,
     as_array,
-    decided,
     feed_forward_product,
     is_unwatched,
     side_by_side_products,
@@ -81,13 +80,10 @@ def _parts(x: Tensor, layers: Sequence[nn.Module]) -> list[Parts] | None:
         is_plain = type(layer).forward is KPDLinear.forward and _is_bare(layer)
         if not is_plain or (layer.training and input_squares(layer) is not None):  # which wants to see its inputs
             return None
-        scaled, B, bias = own = layer.scaled(), layer.B, layer.bias
-        rows = x.numel() // x.shape[-1]
-        if any(part is not None and (part.dtype != x.dtype or not part.is_cpu) for part in own):
+        own = layer.parts(x)
+        if own is None:
             return None
-        if decided(rows, scaled, B, layer.path) != "fused":
-            return None
-        found.append((scaled, B, bias))
+        found.append(own)
     return found
 
 
@@ -120,8 +116,7 @@ def _is_bare(layer: nn.Module) -> bool:
     return (
         "forward" not in layer.__dict__
         and not any(hook for name in HEARING for hook in getattr(layer, name).values() if not is_own_hook(hook))
-        and not modules._global_forward_hooks
-        and not modules._global_forward_pre_hooks
+        and not modules._has_any_global_hook()  # type: ignore[no-untyped-call]
     )
 
 

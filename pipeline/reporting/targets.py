@@ -5,15 +5,18 @@ Imports neither pandas nor matplotlib, so that the workflow can list a target's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import csv
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.config import Run
+from pipeline.config import Run, run_name
 from pipeline.methods import METHODS
 
 EVIDENCE = "paper-small"  # the experiment that the targets' runs are taken from
 EVALUATION = "results/evaluations/{dataset}/{method}/{setting}-s{seed}.json"
 QUERY_TIMES = "results/query-times.csv"
+START_SECONDS = 4.0  # of processor time that a run takes beside its fit
 
 
 class Target(NamedTuple):
@@ -133,8 +136,33 @@ def measures_of_experiment(experiment: str, runs: Iterable[Run]) -> list[str]:
     return list(dict.fromkeys(files))
 
 
-def expectation(hours: float, runs: Sequence[Run], missing: int) -> str:
-    """What is about to be run, how long that is expected to take, and how much of it is there, in a line."""
-    share = missing / len(runs) if runs else 0.0
-    time = f"about {hours * share:.1f} hours on two cores" if hours else "no expected time is known"
-    return f"{missing} of {len(runs)} runs are to be made: {time}; stop with Ctrl-C and go on with the same command"
+def measured_seconds(table: Path) -> dict[str, float]:
+    """Processor seconds of runs by name, as ``tables/runs.csv`` of a report has them; none where there is no file."""
+    if not table.is_file():
+        return {}
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        run_name(row["dataset"], row["method"], row["setting"], int(row["seed"])): float(row["cpu_seconds"])
+        for row in rows
+    }
+
+
+def expectation(
+    runs: Sequence[Run], missing: Sequence[Run], measures: int, known: Mapping[str, float], usual: float | None
+) -> str:
+    """What is about to be run and how long that takes on two cores, in a line.
+
+    `measures` counts the files that are to be measured beside the runs' own; `known` are processor seconds of runs by
+    name, `usual` those of any other of the experiment, where that is known.
+    """
+    what = f"{len(missing)} of {len(runs)} runs" if runs else "no run"
+    what += f" and {measures} measurement{'s' * (measures != 1)}" if measures else ""
+    minutes = sum(known.get(run.name, usual or 0.0) + START_SECONDS for run in missing) / 2 / 60
+    time = f"about {minutes:.0f} minutes" if 1 <= minutes < 90 else f"about {minutes / 60:.1f} hours"
+    time = f"{'a minute or less' if minutes < 1 else time} on two cores"
+    unknown = sum(run.name not in known for run in missing) if usual is None else 0
+    if unknown:
+        time = f"{time} for all but {unknown}" if unknown < len(missing) else "how long is not known"
+    after = f": {time}" if missing else ""
+    return f"{what} to be made{after}; stop with Ctrl-C and go on with the same command"

@@ -8,6 +8,9 @@
   const TEXT = 12, SVG = document.querySelector("svg").namespaceURI;
   const start = { a: 0, e: "relative", x: "auto", off: new Set(), zoom: {}, sort: {}, find: {}, page: {}, anchor: "",
     data: (data.cells[0] || {}).d || "", goal: "bytes", limit: "" };
+  // What an address may ask for; of anything else it is as if it were not there.
+  const known = { e: ["relative", "absolute"], x: ["auto", "log", "linear"], goal: ["bytes", "error"],
+    data: data.cells.map((cell) => cell.d) };
   const fresh = () => ({ ...start, off: new Set(), zoom: {}, sort: {}, find: {}, page: {} });
   let state = fresh();
 
@@ -22,7 +25,7 @@
       if (cut < 0) { state.anchor = plain(part); continue; }
       const key = part.slice(0, cut), value = plain(part.slice(cut + 1)), [head, name] = key.split(/:(.*)/s);
       if (key === "a") state.a = Math.min(Math.max(Number(value) || 0, 0), data.accountings.length - 1);
-      else if (key === "e" || key === "x" || key === "data" || key === "goal" || key === "limit") state[key] = value;
+      else if (key === "limit" ? Number(value) >= 0 : known[key] && known[key].includes(value)) state[key] = value;
       else if (key === "off") state.off = new Set(value.split(",").filter((each) => data.methods[each]));
       else if (head === "zoom") { const box = value.split(",").map(Number); if (box.length === 4 && box.every(Number.isFinite)) state.zoom[name] = box; }
       else if (head === "sort" || head === "find") state[head][name] = value;
@@ -240,7 +243,8 @@
         draw(layer, "path", { d: `M${at} ${top}V${bottom}`, style: "stroke: var(--muted); stroke-dasharray: 4 2; opacity: .5" });
         const free = filled.findIndex((end) => end < at), line = free < 0 ? filled.length : free;
         filled[line] = at + 8 + 7 * level.text.length;
-        const label = this.text(svg, at + 3, top + 8 + 14 * line, level.text, "start", { class: "name" });
+        const late = at + 3 + 7 * level.text.length > this.width;
+        const label = this.text(svg, at + (late ? -3 : 3), top + 8 + 14 * line, level.text, late ? "end" : "start", { class: "name" });
         draw(label, "title", {}, `the whole tensor as ${level.text}: ${exact(level.x, "bytes")}`);
       });
       const points = shown.points.filter((p) => on(p) && drawable(p.x, p.y)), best = spec.frontier ? frontier(points) : null;
@@ -381,7 +385,7 @@
       const values = rows.flatMap((row) => [row.x, row.theirs, ...(row.dots || [])]).filter((v) => v !== undefined && v !== null);
       const kind = kindOf(spec.x, values), base = spec.reference ? spec.reference.x : null, name = (row) => row.label || named(row.m, row.s);
       const groups = [...new Set(rows.map((row) => row.q))];
-      const left = Math.min(0.6 * this.width, Math.max(96, ...rows.map((row) => name(row).length * 6.6 + 12)));
+      const left = Math.min(0.6 * this.width, Math.max(96, ...rows.map((row) => name(row).length * 7.1 + 12)));
       this.hiddenPoints = rows.length ? "" : "Nothing is shown of what was compared.";
       this.frame(svg, 70 + rows.length * 19 + groups.length * 24, left, 62, 46);
       const [low, high] = limits(base === null ? values : [base, ...values], kind), room = base === null ? [low, high] : [low < base / 2 ? low : base / 2, Math.max(high, 2 * base)];
