@@ -12,10 +12,10 @@ from typing import Any
 
 from pipeline.core.files import atomic_path, sha256_file
 from pipeline.core.names import plain_name
-from pipeline.core.secrets import masked
 from pipeline.errors import InputError, nearest
 from pipeline.runs.metrics import Metrics, read_metrics
 from pipeline.workflow.record import refusal
+from pipeline.workflow.remote import shown
 
 ROOT = PurePosixPath("results/runs")  # of the runs in a repository
 
@@ -38,7 +38,7 @@ class SharedRuns:
     def __init__(self, address: str) -> None:
         from dvc.api import DVCFileSystem
 
-        self.address = masked(address)
+        self.address = shown(address)
         repository, revision = split_address(address)
         folder = Path(repository)
         if folder.is_dir() and not (folder / ".dvc").is_dir() and not _is_bare(folder):
@@ -123,7 +123,7 @@ def clear_errors(address: str, what: str) -> Iterator[None]:
     try:
         yield
     except RevError as error:
-        raise InputError(f"{address}: {masked(error)}; name a branch, tag or commit after the last @") from error
+        raise InputError(f"{address}: {shown(error)}; name a branch, tag or commit after the last @") from error
     except CloneError as error:
         raise InputError(
             f"{address}: no Git repository can be read there; is the address right, and may you read it?"
@@ -138,7 +138,7 @@ def clear_errors(address: str, what: str) -> Iterator[None]:
     except sqlite3.Error as error:
         raise refusal(error) from error
     except Exception as error:  # each kind of storage has a library with errors of its own
-        raise InputError(f"{address}: {what}: cannot be read ({type(error).__name__}: {masked(error)})") from error
+        raise InputError(f"{address}: {what}: cannot be read ({type(error).__name__}: {shown(error)})") from error
 
 
 def split_address(address: str) -> tuple[str, str | None]:
@@ -155,7 +155,7 @@ def split_address(address: str) -> tuple[str, str | None]:
     if not separator or Path(address).exists() or is_user:
         return address, None
     if not repository or not revision:
-        raise InputError(f"{masked(address)}: write REPO or REPO@REV")
+        raise InputError(f"{shown(address)}: write REPO or REPO@REV")
     return repository, revision
 
 
@@ -179,7 +179,7 @@ def complete(folder: Path, revision: str) -> None:
         if done.returncode or missing == fetched:
             raise InputError(
                 f"{folder}@{revision}: a partial clone that lacks {len(missing)} objects of this revision, and "
-                f"'{remote}' does not give them; is it there, may you read it? {' '.join(masked(done.stderr).split())}"
+                f"'{remote}' does not give them; is it there, may you read it? {' '.join(shown(done.stderr).split())}"
             )
         fetched = missing
 
