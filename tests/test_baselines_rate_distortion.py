@@ -245,3 +245,11 @@ def test_a_code_that_is_much_shorter_than_the_usual_one_leaves_no_room(monkeypat
     again = RateDistortion(max_bytes=300.0, orders=True).fit(X)
     assert 240 <= again.size()["bytes_with_order"] <= 308
     assert again.error(X)["error"] <= 1.3 * plain.error(X)["error"]
+
+
+def test_a_size_is_met_where_most_indices_are_rare() -> None:
+    random = np.random.default_rng(7)
+    columns = np.repeat(np.arange(700), random.integers(1, 9, 700))
+    coords = np.unique(np.stack(((random.pareto(0.8, len(columns)) * 5).astype(int) % 600, columns), axis=1), axis=0)
+    X = SparseTensor(coords, np.ones(len(coords)), (600, 700))
+    assert 450 <= RateDistortion(max_bytes=500.0, orders=True).fit(X).size()["bytes_with_order"] <= 500

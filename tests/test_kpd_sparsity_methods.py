@@ -514,6 +514,18 @@ def test_choice_removes_candidates_one_by_one_for_good(stripes) -> None:
     torch.testing.assert_close(layer(x), trainer.network[1](x))
 
 
+@pytest.mark.parametrize(("steps", "start"), [(10, 0.4), (250, 0.4), (400, 0.25), (1000, 0.2)])
+def test_candidates_of_a_choice_learn_for_50_steps_but_no_longer_than_blocks_can_wait(steps: int, start: float) -> None:
+    method = make("kpd-choice", {"blocks": [[1, 1], [2, 2]]})
+    method.prepare(nn.Sequential(nn.Linear(4, 4)))
+    for step in range(1, steps):
+        method.after_step(step / steps)
+        assert len(method.state_dict()["left"]) == (2 if step / steps < start else 1)
+        if step / steps >= start:
+            break
+    assert method.ramp_start == pytest.approx(start)
+
+
 @pytest.mark.parametrize("planted", [(2, 2), (4, 4), (2, 8)])
 def test_choice_finds_the_planted_block(planted: tuple[int, int]) -> None:
     torch.manual_seed(0)

@@ -92,6 +92,20 @@ def test_a_changed_file_and_parameter_change_their_stages_alone(checkout: Path) 
     assert after["stages"]["fit"] != before["stages"]["fit"] and after["stages"]["gather"] == before["stages"]["gather"]
 
 
+def test_a_source_that_only_a_colleague_has_keeps_its_record(checkout: Path) -> None:
+    (checkout / "data.txt").rename(checkout / "elsewhere.txt")
+    with pytest.raises(InputError, match=r"'data\.txt' does not exist"):
+        record(checkout)
+    (checkout / "elsewhere.txt").rename(checkout / "data.txt")
+    record(checkout)
+    (checkout / "data.txt").unlink()
+    assert not record(checkout)
+    (checkout / "all.txt").write_text("made anew")
+    assert record(checkout)
+    (dep,) = [dep for dep in read_lock(checkout / "dvc.lock")["stages"]["fit"]["deps"] if dep["path"] == "data.txt"]
+    assert dep["size"] == 1
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

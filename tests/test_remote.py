@@ -201,9 +201,11 @@ def test_a_dead_server_is_told_without_a_secret(write: bool) -> None:
         InputError, match=rf"remote 'lab': http://127.0.0.1:{port} cannot be reached \(Connection refused"
     ):
         probe("lab", REMOTE | {"endpointurl": f"http://127.0.0.1:{port}"} | keys("rw"), write)
-    with pytest.raises(InputError, match="cannot be reached") as refused:
-        probe("lab", {"url": f"https://user:{SECRETS['rw']}@127.0.0.1:{port}/x?key={SECRETS['ro']}"}, write)
-    assert not [secret for secret in SECRETS.values() if secret in str(refused.value)]
+    for url in (f"https://user:{SECRETS['rw']}@127.0.0.1:{port}/x?key={SECRETS['ro']}",
+                f"ssh://user:{SECRETS['rw']}@127.0.0.1:{port}/x"):  # fmt: skip
+        with pytest.raises(InputError, match="cannot be reached") as refused:
+            probe("lab", {"url": url}, write)
+        assert not [secret for secret in SECRETS.values() if secret in str(refused.value)]
 
 
 @pytest.mark.parametrize("url", ["https://[", "https://host:99999999/x"])
@@ -237,6 +239,9 @@ def test_whatever_a_storage_library_raises_is_one_line(tmp_path: Path) -> None:
         answering("disk", gone, write=False),
     ):
         raise StorageError
+    told = r"remote 'disk': gs://b/x: gs is supported, but requires 'dvc-gs' to be installed; install that"
+    with pytest.raises(InputError, match=told), answering("disk", {"url": "gs://b/x"}, write=False):
+        raise ImportError("gs is supported, but requires 'dvc-gs' to be installed")
     told = r"there: the repository: cannot be read \(StorageError"
     with pytest.raises(InputError, match=told), clear_errors("there", "the repository"):
         raise StorageError

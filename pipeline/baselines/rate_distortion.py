@@ -23,6 +23,8 @@ from pipeline.sparse import SparseTensor
 AUTOMATIC_BITS = 0.8  # a non-zero, where no limit is given
 STEPS = 12  # of the bisection of the price
 ERROR_STEPS = 12  # of that which needs no code
+LEAP = 16.0  # times the price, at most at once
+ASIDE = 2  # prices on one side of the limit in a row, after which the middle is taken
 ROUNDS = 5  # of choice and prices of cells
 CLOSE = 0.98  # a code of this share of its limit is large enough
 JUMP = 0.95  # a length or error below this share of its limit comes of levels that changed between two prices
@@ -176,6 +178,7 @@ class RateDistortion(ExactCells):
         least: tuple[float, Choice] | None = None
         low, high = least_price, most_price = _prices(X)
         above = below = 0  # lengths of the codes at these ends, once they are known
+        over, aside = False, 0  # on which side the last price was, and how many before it
         price = X.norm2 / (32 * limit)  # a fourth of what all of it is worth a bit
         for step in range(steps):
             if step and not self._in_time():
@@ -190,13 +193,17 @@ class RateDistortion(ExactCells):
                 best = (length, choice)
             if length <= limit and (choice.error == 0 or length >= CLOSE * limit):
                 break
-            if length > limit:
+            aside = aside + 1 if over == (length > limit) else 0
+            over = length > limit
+            if over:
                 low, above = price, length
             else:
                 high, below = price, length
             if low == least_price or high == most_price or not above > below > 0:
-                steep = (length / limit) ** 2  # only one side is known; codes of few cells have steps
+                steep = min(max((length / limit) ** 2, 1 / LEAP), LEAP)  # only one side is known; codes have steps
                 price *= max(steep, LEAST_FACTOR) if length > limit else min(steep, 1 / LEAST_FACTOR)
+            elif aside >= ASIDE:  # it comes no nearer from one side
+                price, aside = float(np.sqrt(low * high)), 0
             else:  # a power law between the two
                 share = math.log(above / (AIM * limit)) / math.log(above / below)
                 price = low * (high / low) ** min(max(share, 0.1), 0.9)

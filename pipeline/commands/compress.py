@@ -44,7 +44,9 @@ def add(commands: Commands) -> None:
         "--neukron-seconds", type=float, metavar="S", help="likewise: NeuKron's own time (default: what is left then)"
     )
     add_reading(command)
-    command.add_argument("--seed", action=step.WholeNumber, least=0, below=SEEDS, default=0)
+    command.add_argument(
+        "--seed", action=step.WholeNumber, least=0, below=SEEDS, default=0, help="of the random numbers (default: 0)"
+    )
     command.add_argument(
         "--threads", action=step.WholeNumber, least=1, below=step.MOST_THREADS + 1, help="default: all cores"
     )

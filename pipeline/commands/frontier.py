@@ -50,7 +50,9 @@ def add(commands: Commands) -> None:
     command.add_argument("--orders", choices=sorted(ORDERS), default="both", help="which files count (default: both)")
     command.add_argument("--method", action="append", help="a method to try; several times (default: all)")
     command.add_argument("--seconds", type=float, default=60.0, metavar="S", help="of each size's search (default: 60)")
-    command.add_argument("--seed", action=step.WholeNumber, least=0, below=SEEDS, default=0)
+    command.add_argument(
+        "--seed", action=step.WholeNumber, least=0, below=SEEDS, default=0, help="of the random numbers (default: 0)"
+    )
     command.add_argument(
         "--threads", action=step.WholeNumber, least=1, below=step.MOST_THREADS + 1, help="default: all cores"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +12,10 @@ from typing import Any
 
 from pipeline.core.files import atomic_path, sha256_file
 from pipeline.core.names import plain_name
-from pipeline.core.secrets import masked
 from pipeline.errors import InputError, nearest
 from pipeline.runs.metrics import Metrics, read_metrics
 from pipeline.workflow.record import refusal
+from pipeline.workflow.remote import shown
 
 ROOT = PurePosixPath("results/runs")  # of the runs in a repository
 
@@ -37,11 +38,13 @@ class SharedRuns:
     def __init__(self, address: str) -> None:
         from dvc.api import DVCFileSystem
 
-        self.address = masked(address)
+        self.address = shown(address)
         repository, revision = split_address(address)
         folder = Path(repository)
         if folder.is_dir() and not (folder / ".dvc").is_dir() and not _is_bare(folder):
             raise InputError(f"{self.address}: the folder is no checkout that DVC records (no .dvc in it)")
+        if revision and folder.is_dir():
+            complete(folder, revision)
         with clear_errors(self.address, "the repository"):
             self.files = DVCFileSystem(repository, rev=revision)
             found = self.files.find(str(ROOT))
@@ -120,7 +123,7 @@ def clear_errors(address: str, what: str) -> Iterator[None]:
     try:
         yield
     except RevError as error:
-        raise InputError(f"{address}: {masked(error)}; name a branch, tag or commit after the last @") from error
+        raise InputError(f"{address}: {shown(error)}; name a branch, tag or commit after the last @") from error
     except CloneError as error:
         raise InputError(
             f"{address}: no Git repository can be read there; is the address right, and may you read it?"
@@ -135,7 +138,7 @@ def clear_errors(address: str, what: str) -> Iterator[None]:
     except sqlite3.Error as error:
         raise refusal(error) from error
     except Exception as error:  # each kind of storage has a library with errors of its own
-        raise InputError(f"{address}: {what}: cannot be read ({type(error).__name__}: {masked(error)})") from error
+        raise InputError(f"{address}: {what}: cannot be read ({type(error).__name__}: {shown(error)})") from error
 
 
 def split_address(address: str) -> tuple[str, str | None]:
@@ -152,8 +155,43 @@ def split_address(address: str) -> tuple[str, str | None]:
     if not separator or Path(address).exists() or is_user:
         return address, None
     if not repository or not revision:
-        raise InputError(f"{masked(address)}: write REPO or REPO@REV")
+        raise InputError(f"{shown(address)}: write REPO or REPO@REV")
     return repository, revision
+
+
+def complete(folder: Path, revision: str) -> None:
+    """Fetch what a partial clone lacks of a revision: DVC reads Git's objects by itself and waits for ever.
+
+    Raises
+    ------
+    InputError
+        The repository that it was cloned from does not give them.
+    """
+    setting = _git(folder, "config", "--get-regexp", r"^remote\..*\.promisor$").stdout
+    if not setting:
+        return
+    remote = setting.split()[0].removeprefix("remote.").removesuffix(".promisor")
+    ask = ("-c", "fetch.negotiationAlgorithm=noop", "fetch", "--no-tags", "--no-write-fetch-head", "--filter=blob:none")
+    fetched: list[str] = []
+    # DVC takes a branch of the remote, too; first folders are missing, then what is in them
+    while missing := _missing(folder, revision) or _missing(folder, f"{remote}/{revision}"):
+        done = _git(folder, *ask, "--stdin", remote, given="".join(f"{name}\n" for name in missing))
+        if done.returncode or missing == fetched:
+            raise InputError(
+                f"{folder}@{revision}: a partial clone that lacks {len(missing)} objects of this revision, and "
+                f"'{remote}' does not give them; is it there, may you read it? {' '.join(shown(done.stderr).split())}"
+            )
+        fetched = missing
+
+
+def _missing(folder: Path, revision: str) -> list[str]:
+    """Objects of a revision that are not here; none where it is unknown, which DVC says."""
+    listed = _git(folder, "rev-list", "--objects", "--no-walk", "--missing=print", "--end-of-options", revision).stdout
+    return [line[1:] for line in listed.splitlines() if line.startswith("?")]
+
+
+def _git(folder: Path, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=folder, check=False, capture_output=True, text=True, input=given)
 
 
 def _is_bare(folder: Path) -> bool:

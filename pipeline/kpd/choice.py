@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.kpd.layer import KPDLinear, WithDerivedWeight, keep_called, map_nested
+from pipeline.kpd.layer import KPDLinear, WithDerivedWeight, forget_inputs, keep_called, map_nested
 
 
 class BlockChoice(WithDerivedWeight):
@@ -76,6 +76,7 @@ class BlockChoice(WithDerivedWeight):
     def survivor(self) -> KPDLinear:
         """Return the one candidate left as a layer of its own, with the bias."""
         (layer,) = self.layers()
+        forget_inputs(layer)
         layer.free_terms()
         whole = KPDLinear(
             layer.in_features,

@@ -169,10 +169,14 @@ class KPDChoiceSettings(SparseSettings):
         Candidates, at least two, all different; a layer that one of them does not divide stays dense.
     rank
         Terms r of each candidate.
+    score
+        What a block is worth. ``weight``: its norm. ``output``: that with each column weighted by the root mean
+        square of its input. Weights of inputs that are rarely there grow in each of the candidates while none goes.
     """
 
     blocks: tuple[Block, ...] = setting(((2, 2), (2, 4), (2, 8)), at_least=1, least_length=2)
     rank: int = setting(2, at_least=1)
+    score: str = setting("output", choices=("weight", "output"))
 
     def check_settings(self) -> None:
         """Check every setting, and that no candidate is given twice."""

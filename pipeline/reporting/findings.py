@@ -488,7 +488,7 @@ def _network_lines(results: Results, dataset: str) -> list[tuple[str, ...]]:
     gap, halfwidth = (100 * value for value in found.difference(found.dense))
     pair = (dense, own) if gap < 0 else (own, dense)
     told = halfwidth < abs(gap)
-    which = f"{abs(gap):.1f} {PLUS_MINUS} {halfwidth:.1f} points lower" if told else "not shown to differ"
+    which = f"{abs(gap):.2f} {PLUS_MINUS} {halfwidth:.2f} points lower" if told else "not shown to differ"
     return [(dataset, "accuracy", *pair, which), cost]
 
 

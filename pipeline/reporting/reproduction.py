@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from pipeline.methods import METHODS
 from pipeline.reporting.figures import scaling_laws, share_of_zeros
 from pipeline.reporting.literature import METHOD_NAMES, published
 from pipeline.reporting.results import Results
@@ -164,6 +165,8 @@ def _line(
     if not verdict:
         known = not math.isnan(theirs)
         verdict = judge(ours, halfwidth, theirs, stderr, lower_is_better=better) if known else ALONE
+    if len(values) == 1 and METHODS[method].stochastic and verdict in ("reproduced", "better", "differs"):
+        verdict = "undecided"  # another draw might say otherwise
     if len(values) == 1:
         why = "; ".join(filter(None, [why, "one run"]))
     own = tuple(float(value) for value in values)
@@ -215,7 +218,7 @@ def _sizes(target: str, results: Results) -> Iterator[Line]:
             why = f"the same settings take {with_prefix(size, 'B')}, theirs {with_prefix(known, 'B')}"
             verdict = _of_both(interval(errors)[0], float(row["error"]), size < known)
         stderr = float(row["error_stderr"])
-        yield _line(target, case, "error", errors, float(row["error"]), stderr, why=why, verdict=verdict)
+        yield _line(target, case, "error", errors, float(row["error"]), stderr, why=why, verdict=verdict, method=method)
     for place, left in table.drop(index=met).groupby(["dataset", "method"], sort=False):
         best = left.sort_values("error").iloc[0].to_dict()
         case = ", ".join(map(str, place)) + (f", most accurate of {len(left)} more" if len(left) > 1 else "")

@@ -341,7 +341,16 @@ class Compressor(Configured, ABC):
             temporary.write_bytes(self.artifact(orders))
 
     def artifact(self, orders: bool = True, labels: bool = True) -> bytes:
-        """Content of the artifact, as :meth:`save` writes it; without `labels` for accountings."""
+        """Content of the artifact, as :meth:`save` writes it; without `labels` for accountings.
+
+        Without `orders` it is never longer than with them: where to leave them out saves nothing, they are there.
+        """
+        content = self._artifact(orders, labels)
+        if orders or not self.own_indices_:
+            return content
+        return min(content, self._artifact(True, labels), key=len)
+
+    def _artifact(self, orders: bool, labels: bool) -> bytes:
         from pipeline.runs.artifact import artifact_bytes
 
         tensors, content = self._contents(orders)

@@ -96,8 +96,9 @@ def read_runs(root: Path, experiment: str, revision: str | None) -> Runs:
             )
         rows = pq.read_table(root / path).to_pylist()
     else:
-        from pipeline.commands.shared import clear_errors
+        from pipeline.commands.shared import clear_errors, complete
 
+        complete(root, revision)
         with clear_errors(f"{root}@{revision}", path):
             from dvc.api import DVCFileSystem
 

@@ -204,6 +204,7 @@ class Record:
 def _hash(dep: Dependency, params: dict[str, Any], known: dict[str, Any]) -> None:
     """Give an input its hash, or a set of parameters their values; what is `known` by its path is not read again."""
     from dvc.dependency import ParamsDependency
+    from dvc.dependency.base import DependencyDoesNotExistError
 
     if isinstance(dep, ParamsDependency):
         values = {key: found[0] for key in dep.params if (found := _found(params, key))}
@@ -214,7 +215,12 @@ def _hash(dep: Dependency, params: dict[str, Any], known: dict[str, Any]) -> Non
     elif (same := known.get(dep.fs_path)) is not None:
         dep.hash_info, dep.meta = same.hash_info, same.meta
     else:
-        dep.save()
+        try:
+            dep.save()
+        except DependencyDoesNotExistError:
+            if not dep.hash_info:
+                raise
+            # A colleague's source: what was made of it is here, and Snakemake plans nothing anew. Its record stays.
         known[dep.fs_path] = dep
 
 

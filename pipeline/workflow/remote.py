@@ -6,6 +6,7 @@ DVC itself tries for a long time and then says little. No message names a key: o
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sqlite3
 import threading
@@ -32,6 +33,16 @@ WRONG = {
 }
 ABSENT = {"404", "NoSuchBucket"}
 SERVER_ERROR = 500
+PASSWORD = re.compile(r"(://[^\s/@:'\"]*):[^\s/@'\"]+@")
+
+
+def shown(text: object) -> str:
+    """Text for people: addresses of any kind without their passwords, those of the web without the user too.
+
+    >>> shown("ssh://ann:secret@host/x, https://ann:secret@host/y")
+    'ssh://ann:***@host/x, https://***@host/y'
+    """
+    return PASSWORD.sub(r"\1:***@", masked(text))
 
 
 def probe(name: str, remote: dict[str, Any], write: bool) -> None:
@@ -80,10 +91,14 @@ def answering(name: str, remote: dict[str, Any], write: bool) -> Iterator[None]:
         yield
     except (InputError, sqlite3.Error):  # DVC's own databases, here
         raise
+    except ImportError as error:
+        raise InputError(
+            f"remote '{name}': {shown(remote['url'])}: {error}; install that, or name another remote"
+        ) from error
     except Exception as error:
         probe(name, remote, write)  # says so where it is gone by now
         raise InputError(
-            f"remote '{name}': {masked(str(remote['url']))} was reached and then not ({type(error).__name__}); the "
+            f"remote '{name}': {shown(str(remote['url']))} was reached and then not ({type(error).__name__}); the "
             "same command goes on where it stopped"
         ) from error
 
@@ -95,7 +110,7 @@ def _questions(name: str, remote: dict[str, Any], write: bool) -> list[Callable[
         port, scheme = _port(address), urlsplit(url).scheme
     except ValueError as error:
         raise InputError(
-            f"remote '{name}': {masked(address)}: no address ({error}); correct it with 'dvc remote modify {name} ..'"
+            f"remote '{name}': {shown(address)}: no address ({error}); correct it with 'dvc remote modify {name} ..'"
         ) from None
     questions: list[Callable[[], None]] = []
     if port is not None:
@@ -121,7 +136,7 @@ def _connect(name: str, remote: dict[str, Any], host: str, port: int) -> None:
 
 
 def _unreachable(name: str, remote: dict[str, Any], reason: str) -> str:
-    address = masked(str(remote.get("endpointurl") or remote["url"]))
+    address = shown(str(remote.get("endpointurl") or remote["url"]))
     return (
         f"remote '{name}': {address} cannot be reached ({reason}); is the address right ('dvc remote list'), the "
         "server up, the network there?"
@@ -203,13 +218,13 @@ def _ask_s3(name: str, remote: dict[str, Any], write: bool, client: Any) -> None
             if code not in REFUSED:
                 raise InputError(_refused(name, remote, bucket, code)) from None
             raise InputError(
-                f"remote '{name}': {masked(str(remote['url']))}: your credentials may read and not write; 'make pull' "
+                f"remote '{name}': {shown(str(remote['url']))}: your credentials may read and not write; 'make pull' "
                 "works, for 'make push' ask who owns it for credentials that may write"
             ) from None
 
 
 def _refused(name: str, remote: dict[str, Any], bucket: str, code: str) -> str:
-    where = masked(str(remote["url"]))
+    where = shown(str(remote["url"]))
     if code in WRONG:
         return _credentials(name, f"{where} does not know them ({code})", "access_key_id", "secret_access_key")
     if code in REFUSED:

@@ -313,6 +313,15 @@ def kept_back(root: Path) -> set[str]:
     return {path for path, options in outs_of(root).items() if options.get("push") is False}
 
 
+def own_sources(root: Path) -> set[str]:
+    """Files of somebody's own that data sets are made of, as ``dvc.yaml`` names them."""
+    from pipeline.config import load_config
+
+    entries = load_config(root / "params.yaml").datasets.values()
+    listed = {path for entry in entries for paths in entry.sources_on_disk().values() for path in paths}
+    return listed & {dep for stage in stages_of(root).values() for dep in stage.get("deps", [])}
+
+
 def recorded_outs(root: Path) -> list[dict[str, Any]]:
     """Outs, with `path` and `md5`, that stand in ``dvc.lock`` and are still of a stage."""
     stages = stages_of(root)
@@ -367,10 +376,13 @@ def status(root: Path) -> None:
     name, remote = default_remote(root)
     repo = Repo(str(root))
     outs = [out["path"] for out in recorded_outs(root)]
-    changed, kept = differing(repo.status(), kept_back(root))
+    own = own_sources(root)
+    changed, absent_here = differing(repo.status(), kept_back(root) | own)
     _tell("here: differs from the record", changed, "'snakemake', then 'make commit'; or 'make pull'")
-    gone = [path for path in kept if not (root / path).exists()]
-    _tell("not here, not shared by the licence of its data set", gone, "'snakemake' makes it from its source")
+    gone = [path for path in absent_here if not (root / path).exists()]
+    kept = [path for path in gone if path not in own]
+    _tell("not here, not shared by the licence of its data set", kept, "'snakemake' makes it from its source")
+    _tell("not here, a colleague's source", own & set(gone), "nothing is made again; what was made of it is shared")
     _tell("git: dvc.lock is not committed", _git(root, "status", "--porcelain", "--", "dvc.lock"), "'git commit'")
     _tell("git: commits that are only here", _git(root, "log", "--oneline", "@{upstream}.."), "'git push'")
     _tell("git: commits that are not here", _git(root, "log", "--oneline", "..@{upstream}"), "'git pull', 'make pull'")
