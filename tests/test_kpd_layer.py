@@ -338,9 +338,9 @@ def test_fused_path_gives_the_same_bits_on_every_run_and_any_number_of_threads(t
     layer = fused.factors(scaled, B, rng.standard_normal(24).astype(np.float32))
 
     def computed(threads: int) -> list[np.ndarray]:
-        dx, gradients = fused.backward([dy, dy], x, [layer, layer], threads, True)
+        dx, gradients = fused.backward([dy] * 3, x, [layer] * 3, threads, True)
         both, of_both = fused.backward_both(dy, x, layer, layer, True, threads, True)
-        ys = fused.forward(x, [layer, layer], threads), fused.forward_both(x, layer, layer, True, threads)
+        ys = fused.forward(x, [layer] * 3, threads), fused.forward_both(x, layer, layer, True, threads)
         return [*ys[0], ys[1], dx, both, *(array for own in (*gradients, *of_both) for array in own)]
 
     for left, right, single in zip(computed(threads), computed(threads), computed(1), strict=True):

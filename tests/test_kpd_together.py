@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import pickle
+import sys
 from collections.abc import Iterator
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +19,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.kpd import KPDLinear, Rule, activation, convert, functional
+from pipeline.kpd import KPDLinear, Rule, activation, convert, deploy, functional
 from pipeline.kpd.blocks import block_layers
 from pipeline.kpd.layer import observe_inputs
+from pipeline.kpd.networks import build
 
 pytestmark = pytest.mark.filterwarnings("ignore:layer .* costs")
 
@@ -175,6 +180,53 @@ def test_a_layer_that_stands_in_two_places_has_the_gradients_of_both() -> None:
     for left, right in zip(*seconds, strict=True):
         scale = float(right.detach().abs().max())
         torch.testing.assert_close(left / scale, right / scale, rtol=1e-3, atol=1e-4)
+
+
+class Mlp(nn.Module):
+    """What timm's has, where timm is not installed."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1, self.act, self.fc2 = nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+        self.drop1, self.norm, self.drop2 = nn.Dropout(0.0), nn.Identity(), nn.Dropout(0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.drop2(self.fc2(self.norm(self.drop1(self.act(self.fc1(x))))))
+        return y
+
+
+Mlp.__module__ = "timm.layers.mlp"
+
+
+@pytest.mark.parametrize("is_real", [True, False])
+def test_timms_feed_forward_part_goes_together_in_training_deployed_and_from_a_pickle(
+    is_real: bool, called: list[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_real:
+        if importlib.util.find_spec("timm") is None:
+            pytest.skip("the extra 'vit' is not installed")
+        build("vit-tiny", (32, 32, 3), 10)  # which makes timm importable beside any build of torchvision
+        network = nn.Sequential(importlib.import_module("timm.layers.mlp").Mlp(16, 32))
+    else:
+        for name in ("timm", "timm.layers", "timm.layers.mlp"):
+            monkeypatch.setitem(sys.modules, name, SimpleNamespace(Mlp=Mlp))
+        network = nn.Sequential(Mlp(16, 32))
+    convert(network, {"*": Rule((4, 4))}, path="fused")
+    plain = copy.deepcopy(network)
+    for layer in block_layers(plain).values():
+        layer.path = "dense"
+    x = torch.randn(40, 16, requires_grad=True)
+    expected = gradients(plain, x, torch.ones(40, 16))
+    del called[:]
+    for own in (network, copy.deepcopy(network), pickle.loads(pickle.dumps(network))):  # noqa: S301  # our own
+        for got, true in zip(gradients(own, x, torch.ones(40, 16)), expected, strict=True):
+            close(got, true)
+    deployed = deploy(network, x.detach(), form="factored").network
+    with torch.no_grad():
+        for own in (deployed, pickle.loads(pickle.dumps(deployed))):  # noqa: S301
+            close(own(x), plain.eval()(x))
+    assert called == [layer for _ in range(2) for layer in block_layers(plain).values()]
+    assert type(network[0]).__name__ == "Mlp"
 
 
 def test_a_first_call_that_measures_may_be_checkpointed(

@@ -19,11 +19,11 @@ LEAST_BITS = 0.5
 class CellBits:
     """The bits of each cell, were it told beside those that are kept.
 
-    A set of n cells drawn alike takes -log2(n P(cell)) bits for each, P as of the others. In tensors
-    P(i_1) P(i_2 | i_1) P(i_3 | i_1, i_2) .. backs off: an index given others is the mean over these of interpolated
+    A set of n cells drawn alike takes -log2(n P(cell)) bits for each. In tensors P is as of the others:
+    P(i_1) P(i_2 | i_1) P(i_3 | i_1, i_2) .. backs off, an index given others is the mean over these of interpolated
     Kneser-Ney estimates from pairs of modes, and P the mean over sequences of modes. In matrices, where each pair is a
-    cell of its own, P is the product of the indices' frequencies. An index that is stored costs its number, which its
-    cells share.
+    cell of its own, P is the product of the indices' frequencies, the cell counted: of few cells it chooses better ones
+    than P of the others alone. An index that is stored costs its number, which its cells share.
 
     References
     ----------
@@ -42,20 +42,18 @@ class CellBits:
                 self.pairs[one, other] = np.stack(np.divmod(distinct, self.sizes[other])), number
 
     def of(self, kept: Integers) -> Reals:
-        """(nnz,) bits, given the numbers of the cells that are kept; each cell is not counted for itself."""
+        """(nnz,) bits, given the numbers of the cells that are kept."""
         mine = np.zeros(len(self.index[0]))
-        mine[kept] = 1.0
-        degrees = [
-            np.bincount(index[kept], minlength=size)[index] - mine
-            for index, size in zip(self.index, self.sizes, strict=True)
-        ]
-        plain = [
-            (degree + 0.5) / (len(kept) + 0.5 * size + 1.0) for degree, size in zip(degrees, self.sizes, strict=True)
-        ]
+        if self.pairs:
+            mine[kept] = 1.0
+        pairs = list(zip(self.index, self.sizes, strict=True))
+        degrees = [np.bincount(index[kept], minlength=size)[index] - mine for index, size in pairs]
+        total = [len(kept) + 1.0 + (0.5 * size if self.pairs else 0.0) for size in self.sizes]
+        plain = [(degree + 0.5) / each for degree, each in zip(degrees, total, strict=True)]
         found = -np.log2(self._chance(kept, mine, degrees, plain) * (len(kept) + 1.0))
         if self.orders:
             for degree, size in zip(degrees, self.shape, strict=True):
-                found += np.log2(size) / (degree + 1.0)
+                found += np.log2(size) / (degree + (1.0 if self.pairs else 0.5))
         return np.maximum(found, LEAST_BITS)
 
     def _chance(self, kept: Integers, mine: Reals, degrees: list[Reals], plain: list[Reals]) -> Reals:

@@ -94,9 +94,10 @@ class Factors(NamedTuple):
         """Shape of B_i x of a tile with the place in it first, in panels of WIDTH."""
         return -(-self.outer.shape[1] // WIDTH), self.B.shape[1] * WIDTH, WIDTH
 
-    def sums(self) -> Factors:
-        """Room for the gradients' sums over rows: `outer` in whole panels, a vector for each entry of the bias."""
-        shapes = (len(self.outer), self.panels[0] * WIDTH), self.B.shape, (len(self.bias), LANES)
+    def sums(self, chunks: int) -> Factors:
+        """Room for each chunk's sums of gradients: `outer` in whole panels, a vector for each entry of the bias."""
+        own = (len(self.outer), self.panels[0] * WIDTH), self.B.shape, (len(self.bias), LANES)
+        shapes = tuple((chunks, *shape) for shape in own)
         return Factors(*_arrays(np.zeros(_places(shapes)[1], dtype=np.float32), shapes))
 
 
@@ -156,15 +157,15 @@ def backward(
         *(shape for parts in zip(*of_each, strict=True) for shape in parts),
     )
     count = len(layers)
+    edges, sums = _sums(len(x), layers)
 
-    def rows(start: int, stop: int) -> tuple[Factors, ...]:
-        sums = tuple(layer.sums() for layer in layers)
+    def rows(start: int, stop: int) -> None:
         with _scratch(*shapes) as (xt, dxt, *own):
             parts = (tuple(own[:count]), tuple(own[count : 2 * count]), tuple(own[2 * count :]))
-            _backward_rows(tuple(dys), x, tuple(layers), dx, sums, start, stop, xt, dxt, *parts)
-        return sums
+            _backward_rows(tuple(dys), x, tuple(layers), dx, sums, edges, start, stop, xt, dxt, *parts)
 
-    return dx, _added(layers, share(len(x), threads, _chunks(len(x), layers), rows))
+    share(len(x), threads, _calls(edges, threads), rows)
+    return dx, _added(layers, sums)
 
 
 def forward_both(x: Array, first: Factors, second: Factors, is_gelu: bool, threads: int) -> Array:
@@ -196,32 +197,36 @@ def backward_both(
         second.between, second.panels, (second.outputs, WIDTH), (x.shape[1], WIDTH),
     )  # fmt: skip
 
-    def rows(start: int, stop: int) -> tuple[Factors, ...]:
-        sums = first.sums(), second.sums()
+    edges, sums = _sums(len(x), (first, second))
+
+    def rows(start: int, stop: int) -> None:
         with _scratch(*shapes) as arrays:
-            _backward_both_rows(dy, x, first, second, is_gelu, dx, *sums, start, stop, *arrays)
-        return sums
+            _backward_both_rows(dy, x, first, second, is_gelu, dx, *sums, edges, start, stop, *arrays)
 
-    layers = (first, second)
-    return dx, _added(layers, share(len(x), threads, _chunks(len(x), layers), rows))
+    share(len(x), threads, _calls(edges, threads), rows)
+    return dx, _added((first, second), sums)
 
 
-def _chunks(rows: int, layers: Sequence[Factors]) -> int:
-    """Pieces for rows over which gradients are summed: as their room allows, whatever the threads."""
+def _sums(rows: int, layers: Sequence[Factors]) -> tuple[Places, tuple[Factors, ...]]:
+    """Where the chunks begin and end over which gradients are summed, whatever the threads, and room for their sums."""
     room = sum(FLOAT * len(layer.outer) * layer.panels[0] * WIDTH for layer in layers)
-    return min(max(4, min(CHUNKS, PARTIAL_BYTES // room)), -(-rows // (CHUNK_TILES * WIDTH)))
+    chunks = min(max(4, min(CHUNKS, PARTIAL_BYTES // room)), -(-rows // (CHUNK_TILES * WIDTH)))
+    edges = _edges(rows, chunks)
+    return np.array(edges), tuple(layer.sums(len(edges) - 1) for layer in layers)
 
 
-def _added(layers: Sequence[Factors], chunks: list[tuple[Factors, ...]]) -> list[Gradients]:
+def _calls(edges: Places, threads: int) -> int:
+    """Shares that chunks are handed out in: one a chunk, or all at once to a single thread."""
+    return 1 if threads == 1 else len(edges) - 1
+
+
+def _added(layers: Sequence[Factors], sums: tuple[Factors, ...]) -> list[Gradients]:
     """The gradients of the layers from the sums of all chunks."""
     gradients = []
-    for layer, (total, *others) in zip(layers, zip(*chunks, strict=True), strict=True):
-        for own, *parts in zip(total, *others, strict=True):
-            for part in parts:
-                own += part
+    for layer, own in zip(layers, sums, strict=True):
         (m1, K), r = layer.outer.shape, len(layer.B)
-        scaled = total.outer[:, :K].reshape(m1, r, K // r).transpose(1, 0, 2)
-        gradients.append(Gradients(scaled, total.B, total.bias.sum(axis=1)))
+        scaled = own.outer.sum(axis=0)[:, :K].reshape(m1, r, K // r).transpose(1, 0, 2)
+        gradients.append(Gradients(scaled, own.B.sum(axis=0), own.bias.sum(axis=0).sum(axis=1)))
     return gradients
 
 
@@ -435,12 +440,17 @@ def share(rows: int, threads: int, chunks: int, work: Callable[[int, int], T]) -
 
     An exception of the first share that fails is raised here.
     """
-    tiles = -(-rows // WIDTH)
-    count = max(1, min(chunks, tiles))
-    edges = [min(rows, WIDTH * (tiles * part // count)) for part in range(count + 1)]
-    workers = min(threads, count)
+    edges = _edges(rows, chunks)
+    workers = min(threads, len(edges) - 1)
     run = map if workers == 1 else _pool(workers, os.getpid()).map
     return list(run(work, edges[:-1], edges[1:]))
+
+
+def _edges(rows: int, chunks: int) -> list[int]:
+    """Where up to so many shares of the rows begin and end."""
+    tiles = -(-rows // WIDTH)
+    count = max(1, min(chunks, tiles))
+    return [min(rows, WIDTH * (tiles * part // count)) for part in range(count + 1)]
 
 
 @cache
@@ -596,15 +606,24 @@ def _input_gradient(z, layer, dxt, add):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _backward_rows(dys, x, layers, dx, sums, start, stop, xt, dxt, dyts, zs, z_rows):  # type: ignore[no-untyped-def]
-    """Add the gradients that rows start..stop give; fill those rows of dx unless it is empty; from xt on scratch."""
+def _backward_rows(  # type: ignore[no-untyped-def]
+    dys, x, layers, dx, sums, edges, start, stop, xt, dxt, dyts, zs, z_rows
+):
+    """Add the gradients that rows start..stop give to their chunks' sums; fill those rows of dx unless it is empty.
+
+    From xt on scratch.
+    """
+    chunk = 0
     for first in range(start, stop, WIDTH):
         rows = min(WIDTH, stop - first)
+        while edges[chunk + 1] <= first:
+            chunk += 1
         _to_lanes(x, first, rows, xt)
         for i in range(len(layers)):
             _to_lanes(dys[i], first, rows, dyts[i])
             _inner_products(xt, layers[i].B, zs[i])
-            _layer_gradients(dyts[i], xt, zs[i], layers[i], sums[i], z_rows[i])
+            own = (sums[i].outer[chunk], sums[i].B[chunk], sums[i].bias[chunk])
+            _layer_gradients(dyts[i], xt, zs[i], layers[i], own, z_rows[i])
             if len(dx) > 0:
                 _input_gradient(zs[i], layers[i], dxt, i > 0)
         if len(dx) > 0:
@@ -613,12 +632,17 @@ def _backward_rows(dys, x, layers, dx, sums, start, stop, xt, dxt, dyts, zs, z_r
 
 @compiled
 def _backward_both_rows(  # type: ignore[no-untyped-def]
-    dy, x, one, two, is_gelu, dx, sums, sums_two, start, stop, xt, z, z_rows, hidden, slopes, dht, z_two, z_rows_two,
-    dyt, dxt,
+    dy, x, one, two, is_gelu, dx, sums, sums_two, edges, start, stop, xt, z, z_rows, hidden, slopes, dht, z_two,
+    z_rows_two, dyt, dxt,
 ):  # fmt: skip
     """As :func:`_backward_rows` for two layers with an activation between them; from xt on scratch."""
+    chunk = 0
     for first in range(start, stop, WIDTH):
         rows = min(WIDTH, stop - first)
+        while edges[chunk + 1] <= first:
+            chunk += 1
+        own = (sums.outer[chunk], sums.B[chunk], sums.bias[chunk])
+        own_two = (sums_two.outer[chunk], sums_two.B[chunk], sums_two.bias[chunk])
         _to_lanes(x, first, rows, xt)
         _to_lanes(dy, first, rows, dyt)
         _layer(xt, one, z, hidden)
@@ -627,12 +651,12 @@ def _backward_both_rows(  # type: ignore[no-untyped-def]
         else:
             relu_and_slope(hidden.reshape(-1), slopes.reshape(-1))
         _inner_products(hidden, two.B, z_two)
-        _layer_gradients(dyt, hidden, z_two, two, sums_two, z_rows_two)
+        _layer_gradients(dyt, hidden, z_two, two, own_two, z_rows_two)
         _input_gradient(z_two, two, dht, 0)
         for f in range(len(dht)):
             for t in range(WIDTH):
                 dht[f, t] *= slopes[f, t]
-        _layer_gradients(dht, xt, z, one, sums, z_rows)
+        _layer_gradients(dht, xt, z, one, own, z_rows)
         if len(dx) > 0:
             _input_gradient(z, one, dxt, 0)
             _from_lanes(dxt, dx, first, rows)

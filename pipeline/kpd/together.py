@@ -167,6 +167,16 @@ class _Mlp(nn.Module):
         result: Tensor = super().forward(x) if y is None else own.drop2(y)
         return result
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By the class that timm knows, since this one is made when it is needed."""
+        return _blank, (type(self).__bases__[1],), self.__getstate__()  # type: ignore[no-untyped-call]
+
+
+def _blank(kind: type[nn.Module]) -> nn.Module:
+    """A module of what stands for `kind`, without its parts."""
+    joined = cast("type[nn.Module]", _joined(cast("Any", kind)))
+    return joined.__new__(joined)
+
 
 def _end_of_chain(parts: Sequence[nn.Module], first: int) -> int:
     """Where a chain that starts with the layer at `first` ends; there itself where none does."""
