@@ -253,3 +253,11 @@ def test_a_size_is_met_where_most_indices_are_rare() -> None:
     coords = np.unique(np.stack(((random.pareto(0.8, len(columns)) * 5).astype(int) % 600, columns), axis=1), axis=0)
     X = SparseTensor(coords, np.ones(len(coords)), (600, 700))
     assert 450 <= RateDistortion(max_bytes=500.0, orders=True).fit(X).size()["bytes_with_order"] <= 500
+
+
+def test_what_is_compiled_on_the_way_does_not_count_as_time_of_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = itertools.count(0.0, 1e6)  # every look finds a million seconds more
+    monkeypatch.setattr("pipeline.baselines.base.compiling_seconds", lambda: next(compiled))
+    RateDistortion(max_bytes=200.0).fit(weighted(7))  # kernels
+    model = RateDistortion(max_bytes=200.0, max_seconds=1e-9).fit(weighted(7))
+    assert model.history_[0]["coded"] == RateDistortion(max_bytes=200.0).fit(weighted(7)).history_[0]["coded"] > 1

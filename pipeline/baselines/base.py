@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pipeline.errors import is_whole
 from pipeline.runs.compressor import Compressor, Progress, clipped_error
-from pipeline.runs.times import Times
+from pipeline.runs.times import Times, compiling_seconds
 from pipeline.sparse import SparseTensor
 
 Reals = npt.NDArray[np.float64]
@@ -52,7 +52,7 @@ class Baseline(Compressor):
         self.times_ = Times()
         with self.times_.setting_up():
             self.warm_up(inner.order)
-        self._started = time.perf_counter()
+        self._started, self._compiled = time.perf_counter(), compiling_seconds()
         with self.times_.fitting():
             self._fit(inner)
         self._progress = None
@@ -67,6 +67,10 @@ class Baseline(Compressor):
 
     @abstractmethod
     def _squared_error(self, X: SparseTensor) -> float: ...
+
+    def _fitted_for(self) -> float:
+        """Seconds since the fit began, less what was compiled on the way, once; what a limit of time counts."""
+        return time.perf_counter() - self._started - (compiling_seconds() - self._compiled)
 
     def _record(self, error: float, **more: float) -> None:
         """Append a sweep to the history; `seconds` counts from the start of the fit."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -92,7 +91,7 @@ class Hybrid(Baseline):
             self._record(split.error, share=split.share, code_bytes=split.bytes)
             if len(self.history_) == len(FIRST_SHARES) and self.share is None:
                 shares.append(BESIDE[best.share])
-            if self.max_seconds and time.perf_counter() - self._started > self.max_seconds:
+            if self.max_seconds and self._fitted_for() > self.max_seconds:
                 break
         assert best is not None  # noqa: S101 - there is at least one share
         self.model_, self.cells_ = best.model, best.cells

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any, ClassVar
 
 import numpy as np
@@ -81,7 +80,7 @@ class QuantisedFactors(Kruskal):
 
     def _in_time(self) -> bool:
         """Whether another step may be tried; without one that meets the size, the coarsest is taken."""
-        return self.max_seconds is None or time.perf_counter() - self._started < self.max_seconds
+        return self.max_seconds is None or self._fitted_for() < self.max_seconds
 
     def _shares(self) -> list[Reals]:
         """Factors in units of the whole tensor's error: each entry times the norms of its term's other factors."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
@@ -159,7 +158,7 @@ class RateDistortion(ExactCells):
 
     def _in_time(self) -> bool:
         """Whether another price may be tried."""
-        return self.max_seconds is None or time.perf_counter() - self._started < self.max_seconds
+        return self.max_seconds is None or self._fitted_for() < self.max_seconds
 
     def _within_bytes(self, X: SparseTensor, chooser: Chooser, limit: float) -> tuple[float, Choice]:
         """The least error of a code within the limit; the shortest code where none is."""

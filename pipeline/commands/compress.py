@@ -171,7 +171,7 @@ def _report(model: Compressor, X: SparseTensor, error: float, path: Path, orders
 
 def _compiling() -> str:
     """How much of a command's time went into compiling, where that is worth a word."""
-    from pipeline.commands.search import compiling_seconds
+    from pipeline.runs.times import compiling_seconds
 
     seconds = compiling_seconds()
     return f", {seconds:.1f} of them for compiling kernels, once" if seconds >= 0.1 else ""

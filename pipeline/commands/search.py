@@ -23,6 +23,7 @@ from pipeline.methods import COMPRESSORS, METHODS
 from pipeline.runs import progress
 from pipeline.runs.compressor import Compressor, negative_share, order_bytes
 from pipeline.runs.frame import Frame
+from pipeline.runs.times import compiling_seconds
 from pipeline.sparse import SparseTensor
 
 CLOSE = 0.92  # a file of this share of the limit is large enough
@@ -449,12 +450,6 @@ class _Hunt:
         """Of the wall's clock for one of the search's own, so far."""
         counted = self._clock() - self._started
         return (time.perf_counter() - self._wall_started) / counted if counted > 0 else 1.0
-
-
-def compiling_seconds() -> float:
-    """Seconds that this process has spent on compiling kernels."""
-    module = sys.modules.get("pipeline.kernels.compiling")
-    return module.seconds() if module else 0.0
 
 
 def file_bytes(model: Compressor, orders: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,3 +57,9 @@ class Times:
         started = time.perf_counter()
         yield
         self.order_seconds = (self.order_seconds or 0.0) + time.perf_counter() - started
+
+
+def compiling_seconds() -> float:
+    """Seconds that this process has spent on compiling kernels."""
+    module = sys.modules.get("pipeline.kernels.compiling")
+    return module.seconds() if module else 0.0
