@@ -17,7 +17,7 @@ import yaml
 
 from pipeline.config import load_config
 from pipeline.errors import InputError
-from pipeline.workflow.share import check_whole, commit, kept_back, pull, refuse_links
+from pipeline.workflow.share import check_whole, commit, kept_back, pull, refuse_exchanged_sources, refuse_links
 from tests.checkout import CLICKS, ENVIRONMENT, TINY, change, copy_checkout, dry_run_jobs, make, run, write_clicks
 
 OTHER = """\
@@ -99,6 +99,22 @@ def test_an_edited_source_of_ones_own_is_seen_and_a_lost_one_is_not_needed(copy:
     assert "clicks.csv" in run(copy, "dvc", "status", "download-clicks")
     refused = make(copy, "commit", status=2)
     assert "not up to date" in refused
+
+
+def test_a_source_exchanged_for_an_older_file_is_not_recorded(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(f"experiment: tiny\nexperiments:\n{TINY}datasets:\n{CLICKS}")
+    write_clicks(tmp_path)
+    source, copy = tmp_path / "clicks.csv", tmp_path / "data/raw/clicks/clicks.csv"
+    refuse_exchanged_sources(tmp_path)  # nothing is made yet
+    copy.parent.mkdir(parents=True)
+    shutil.copy(source, copy)
+    refuse_exchanged_sources(tmp_path)
+    source.write_text("user,item,clicks\nu1,i1,2\n")
+    os.utime(source, (0, 0))
+    with pytest.raises(InputError, match=r"clicks\.csv: is not what .*, and no newer, .*; 'touch .*clicks\.csv', then"):
+        refuse_exchanged_sources(tmp_path)
+    source.unlink()
+    refuse_exchanged_sources(tmp_path)  # a colleague's
 
 
 def test_why_and_diff_name_what_changed(copy: Path) -> None:

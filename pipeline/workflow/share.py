@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core import step
-from pipeline.core.files import PARTIAL
+from pipeline.core.files import PARTIAL, sha256_file
 from pipeline.errors import InputError
 from pipeline.workflow.merge_lock import Objects
 from pipeline.workflow.record import held_back, read_lock, recording, refusal, refused_by_a_disk, say
@@ -132,11 +132,34 @@ def commit(root: Path) -> None:
         try:
             with recording(root) as record:
                 nothing_to_do()
+                refuse_exchanged_sources(root)
                 record.write()
         except InputError:
             nothing_to_do()  # first of all where what is missing is still to be made
             raise
     print("recorded in dvc.lock; 'git commit' it, then 'make push'")
+
+
+def refuse_exchanged_sources(root: Path) -> None:
+    """Refuse a source of one's own whose copy under ``data/raw`` is another: Snakemake looks at newer files only.
+
+    Raises
+    ------
+    InputError
+        A source was exchanged for a file with an older time, as ``cp -p`` and ``rsync -a`` do.
+    """
+    from pipeline.config import load_config
+
+    config = load_config(root / "params.yaml")
+    for dataset in {run.dataset.partition(".f")[0] for run in config.recorded_runs()}:
+        for name, paths in config.datasets[dataset].sources_on_disk().items():
+            source = next((root / path for path in paths if (root / path).is_file()), None)
+            copy = root / "data/raw" / dataset / name
+            if source and copy.is_file() and sha256_file(source) != sha256_file(copy):
+                raise InputError(
+                    f"{source}: is not what {copy} was copied from, and no newer, so that Snakemake does not see it; "
+                    f"'touch {source}', then 'snakemake'"
+                )
 
 
 @contextmanager
