@@ -399,8 +399,8 @@ def status(root: Path) -> None:
     name, remote = default_remote(root)
     repo = Repo(str(root))
     outs = [out["path"] for out in recorded_outs(root)]
-    own = own_sources(root)
-    changed, absent_here = differing(repo.status(), kept_back(root) | own)
+    found, own = repo.status(), own_sources(root)
+    changed, absent_here = differing(found, kept_back(root) | own)
     _tell("here: differs from the record", changed, "'snakemake', then 'make commit'; or 'make pull'")
     gone = [path for path in absent_here if not (root / path).exists()]
     kept = [path for path in gone if path not in own]
