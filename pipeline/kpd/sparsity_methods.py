@@ -2,7 +2,7 @@
 
 All have one shape. A method is its settings, declared in :mod:`pipeline.kpd.settings`; ``prepare`` swaps layers,
 ``parameter_groups`` says what decays, ``before_step`` may take the optimiser's place, ``after_step`` runs
-after every step, and from ``ramp_end`` of training on the support is fixed at exactly the wanted number of
+after every step, and from ``RAMP_END`` of training on the support is fixed at exactly the wanted number of
 zero blocks, so that only fine-tuning follows.
 """
 
@@ -203,7 +203,6 @@ class BlockMethod(BlockSettings, Swapping):
     """Base of the methods that zero whole blocks of every linear layer."""
 
     ramp_start: ClassVar[float] = RAMP_START
-    ramp_end: ClassVar[float] = RAMP_END
     kind: ClassVar[type[nn.Module]] = BlockLinear
 
     def __init__(self, **given: Any) -> None:
@@ -241,14 +240,14 @@ class BlockMethod(BlockSettings, Swapping):
 
     def after_step(self, progress: float) -> None:
         """Bring the blocks closer to the target; keep a frozen support's zeros."""
-        if not self._is_frozen and progress >= self.ramp_end:
+        if not self._is_frozen and progress >= RAMP_END:
             self.freeze()
         if self._is_frozen:
             for layer in self._layers:
                 layer.set_support(layer.support)
         elif progress > self.ramp_start:
             wanted = {
-                index: wanted_count(target, progress, self.ramp_start, self.ramp_end)
+                index: wanted_count(target, progress, self.ramp_start)
                 for index, target in enumerate(self.targets())
                 if target > 0
             }
@@ -499,7 +498,7 @@ class Permuted(BlockMethod):
 
     def after_step(self, progress: float) -> None:
         """Find the order anew when it is time."""
-        due = int((progress - self.ramp_start) / (self.ramp_end - self.ramp_start) * ORDERS)
+        due = int((progress - self.ramp_start) / (RAMP_END - self.ramp_start) * ORDERS)
         if self.permutation == "learned" and progress > self.ramp_start and self._orders <= due < ORDERS:
             self._orders = due + 1
             for layer, target in zip(self._layers, self.targets(), strict=True):
@@ -788,13 +787,13 @@ def target_count(share: float, blocks: int) -> int:
     return min(round(share * blocks), blocks - 1)
 
 
-def wanted_count(target: int, progress: float, start: float = RAMP_START, end: float = RAMP_END) -> int:
+def wanted_count(target: int, progress: float, start: float = RAMP_START) -> int:
     """Return how many blocks the cubic ramp wants to be zero at a share `progress` of training.
 
     >>> [wanted_count(100, progress) for progress in (0.1, 0.35, 0.6, 1.0)]
     [0, 87, 100, 100]
     """
-    done = min(1.0, max(0.0, (progress - start) / (end - start)))
+    done = min(1.0, max(0.0, (progress - start) / (RAMP_END - start)))
     return int(target * (1.0 - (1.0 - done) ** 3))
 
 
