@@ -38,6 +38,7 @@ CURVE_POINTS = 400  # a curve with more epochs is thinned to about so many
 CURVE_DRAWN = 100  # and drawn with about so many points,
 MOST_DRAWN, FEWEST_DRAWN = 1_000, 15  # of all curves of a figure together, and of each at least
 WIDE = 390.0  # points; for figures that stand two in a row
+ROUNDED_SHARE = 1e-12  # of an error, at most: a difference of two sums
 COSTS = [
     ("train_parameters", "parameters in training"),
     ("inference_parameters", "parameters at inference"),
@@ -357,9 +358,10 @@ def error_values(dataset: str, kept: dict[tuple[str, str], dict[str, Any]]) -> D
 
 
 def share_of_zeros(content: dict[str, Any]) -> float:
-    """Of a setting's error, the part in the zero cells."""
+    """Of a setting's error, the part in the zero cells; 0 where that is no more than rounding."""
     whole = math.fsum(one["error"] for one in content["values"])
-    return content["values"][0]["error"] / whole if whole else 0.0
+    share = content["values"][0]["error"] / whole if whole else 0.0
+    return float(share) if share > ROUNDED_SHARE else 0.0
 
 
 def singular_values(dataset: str, kept: dict[tuple[str, str], dict[str, Any]]) -> Drawing:
