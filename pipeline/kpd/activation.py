@@ -42,10 +42,14 @@ def _as_float(_, bits):  # type: ignore[no-untyped-def]
 
 @contracted
 def _erf(u):  # type: ignore[no-untyped-def]
+    u = u if u < ERF_IS_ONE else ERF_IS_ONE
+    u = u if u > -ERF_IS_ONE else -ERF_IS_ONE
     s = u * u
     above = ((((P5 * s + P4) * s + P3) * s + P2) * s + P1) * s + P0
     below = ((((Q5 * s + Q4) * s + Q3) * s + Q2) * s + Q1) * s + ONE
-    return u * above / below
+    erf = u * above / below
+    erf = erf if u < ERF_IS_ONE else ONE
+    return erf if u > -ERF_IS_ONE else -ONE
 
 
 @contracted
@@ -53,12 +57,7 @@ def gelu(values):  # type: ignore[no-untyped-def]
     """Each v becomes v (1 + erf(v / sqrt 2)) / 2."""
     for i in range(len(values)):
         v = values[i]
-        u = v * ROOT_HALF
-        u = u if u < ERF_IS_ONE else ERF_IS_ONE
-        u = u if u > -ERF_IS_ONE else -ERF_IS_ONE
-        erf = _erf(u)
-        erf = erf if u < ERF_IS_ONE else ONE
-        erf = erf if u > -ERF_IS_ONE else -ONE
+        erf = _erf(v * ROOT_HALF)
         values[i] = HALF * v * (ONE + erf)
 
 
@@ -69,11 +68,7 @@ def gelu_and_slope(values, slopes):  # type: ignore[no-untyped-def]
         v = values[i]
         u = v * ROOT_HALF
         squared = u * u
-        u = u if u < ERF_IS_ONE else ERF_IS_ONE
-        u = u if u > -ERF_IS_ONE else -ERF_IS_ONE
         erf = _erf(u)
-        erf = erf if u < ERF_IS_ONE else ONE
-        erf = erf if u > -ERF_IS_ONE else -ONE
         power = (squared if squared < FLAT else FLAT) * -LOG2_E
         whole = (power + TO_WHOLE) - TO_WHOLE
         f = power - whole
