@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import importlib
 import inspect
@@ -165,6 +166,23 @@ def test_the_page_of_settings_is_what_the_code_declares(root: Path) -> None:
     page = (root / "docs" / "settings.md").read_text(encoding="utf-8")
     assert page == settings_page(), "old; write it anew with: python -m pipeline.methods > docs/settings.md"
     assert all(f"## {name}\n" in page for name in METHODS)
+
+
+def test_every_argument_of_every_command_is_explained(root: Path) -> None:
+    calls = [
+        (file, call)
+        for file in (root / "pipeline").rglob("*.py")
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "add_argument"
+    ]
+    bare = [
+        f"{file.relative_to(root)}:{call.lineno}"
+        for file, call in calls
+        if "help" not in {word.arg for word in call.keywords}
+        and "'version'" not in ast.unparse(call)
+        and not ast.unparse(call).startswith("early.")  # a first look at arguments; its help is never shown
+    ]
+    assert len(calls) > 100 and not bare
 
 
 @pytest.mark.parametrize("step_name", ["fit_baseline", "train_kpd", "train_neukron"])

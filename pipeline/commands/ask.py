@@ -29,7 +29,7 @@ def add(commands: Commands) -> None:
         commands, "query", _run, "Approximate single cells, by the labels or the indices of the tensor."
     )
     command.epilog = EXAMPLES
-    command.add_argument("artifact", type=Path)
+    command.add_argument("artifact", type=Path, help="an artifact, for example model.safetensors")
     command.add_argument("cell", nargs="*", help="one label for each mode, or where it has none an index from 0")
     command.add_argument(
         "--index",

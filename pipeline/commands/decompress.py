@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
     command = add_command(
         commands, "decompress", _run, "Write a block of cells, or the largest among given cells, as a sparse tensor."
     )
-    command.add_argument("artifact", type=Path)
+    command.add_argument("artifact", type=Path, help="an artifact, for example model.safetensors")
     command.add_argument("output", type=Path, help=f"file to write; its ending tells how: {', '.join(ENDINGS)}")
     command.add_argument("--block", help="ranges of every mode, for example 0:10,5:25 (default: everything)")
     command.add_argument("--top", action=step.WholeNumber, least=1, help="keep only so many largest values")

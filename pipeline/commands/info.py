@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def add(commands: Commands) -> None:
     """Add the command."""
     command = add_command(commands, "info", _run, "Say what an artifact or a Parquet sparse tensor holds.")
-    command.add_argument("file", type=Path)
+    command.add_argument("file", type=Path, help="an artifact, or a tensor as a Parquet file")
     command.add_argument("--json", action="store_true", help="for programs")
 
 

@@ -25,7 +25,9 @@ def add_run_arguments(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("folder", type=Path, help="receives model.safetensors, metrics.json and history.parquet")
     arguments.add_argument("--dataset", help="its name in metrics.json (default: the tensor's file name)")
     arguments.add_argument("--setting", default="custom", help="the setting's name in metrics.json")
-    arguments.add_argument("--seed", action=WholeNumber, least=0, below=SEEDS, default=0)
+    arguments.add_argument(
+        "--seed", action=WholeNumber, least=0, below=SEEDS, default=0, help="of all random numbers (default: 0)"
+    )
     arguments.add_argument(
         "--threads", action=WholeNumber, least=1, below=MOST_THREADS + 1, default=1, help="threads to use (default: 1)"
     )

@@ -466,7 +466,7 @@ def main(argv: list[str] | None = None) -> None:
         "pull and compare with the remote, which has to answer first.",
         EXAMPLE,
     )
-    arguments.add_argument("action", choices=ACTIONS)
+    arguments.add_argument("action", choices=ACTIONS, help="what to do with it")
     arguments.add_argument(
         "--params", type=Path, default=Path("params.yaml"), help="the configuration (default: params.yaml)"
     )
