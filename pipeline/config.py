@@ -49,6 +49,7 @@ class NeuKronGroup(Section):
 class Scaling(Section):
     datasets: list[str] = []
     fractions: list[Fraction] = []
+    settings: list[str] = []  # of NeuKron on the samples; none: all that it has on the whole
 
 
 def _named(settings: Any) -> Any:
@@ -92,8 +93,11 @@ class Experiment(Section):
     settings: Grid
 
     def settings_of(self, dataset: str, method: str) -> dict[str, dict[str, Any]]:
-        """Settings by name of `method` on `dataset`; a sample has those of what it is a sample of."""
-        return self.settings.get(dataset.partition(".f")[0], {}).get(method, {})
+        """Settings by name of `method` on `dataset`; a sample has those of what it is a sample of, or some of them."""
+        whole, _, fraction = dataset.partition(".f")
+        found = self.settings.get(whole, {}).get(method, {})
+        chosen = (fraction and self.scaling.settings) or found
+        return {name: values for name, values in found.items() if name in chosen}
 
 
 class Config(Section):
@@ -285,6 +289,12 @@ def _group_problems(config: Config, plan: Experiment, key: str) -> Iterator[tupl
         ("tensor_baselines", plan.tensor_baselines.datasets, plan.tensor_baselines.methods, _of_any_order()),
         ("networks", plan.networks.datasets, plan.networks.methods, NETWORKS),
     ]
+    for dataset, setting in itertools.product(plan.scaling.datasets, plan.scaling.settings):
+        if setting not in (having := plan.settings_of(dataset, "neukron")):
+            yield (
+                f"{key}.scaling.settings",
+                f"'{setting}' is no setting of neukron on '{dataset}'{nearest(setting, having)}",
+            )
     for group, datasets, methods, allowed in groups:
         for dataset in datasets:
             if dataset not in config.datasets:

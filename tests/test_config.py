@@ -60,6 +60,7 @@ def params(root: Path, tmp_path: Path) -> Path:
         ("sample_seed: 0", "sample_seed: 0\nsample_seed: 1", r"params.yaml:\d+: .*'sample_seed' is given twice"),
         ("        t-svd: {", "        t-sdv: {", r"method 't-sdv' does not exist; did you mean 't-svd'"),
         ("columns: [259, 324, ", "columns: [259, ", r"email.cur: .*equally long \(values of rows: 5, columns: 4\)"),
+        ("settings: [h10p3]}", "settings: [h10p4]}", r"scaling.settings: 'h10p4' is no setting.*did you mean 'h10p3'"),
         ("sample_seed: 0", "sample_seed: [", r"params.yaml:\d+: no valid YAML"),
     ],
 )
@@ -87,6 +88,14 @@ def test_a_setting_may_not_mean_two_things(params: Path) -> None:
     params.write_text(yaml.safe_dump(content))
     with pytest.raises(InputError, match=r"neukron.h5: means something else"):
         load_config(params)
+
+
+def test_samples_have_all_settings_of_the_whole_or_those_named(root: Path) -> None:
+    plan = load_config(root / "params.yaml").experiments["paper-small"]
+    assert set(plan.settings_of("threads", "neukron")) == {"h10e200", "h10p3"}
+    assert set(plan.settings_of("threads.f0.5", "neukron")) == {"h10p3"}
+    plan.scaling.settings = []
+    assert set(plan.settings_of("threads.f0.5", "neukron")) == {"h10e200", "h10p3"}
 
 
 def test_both_yaml_dialects_read_the_same(root: Path) -> None:
