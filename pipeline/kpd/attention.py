@@ -91,7 +91,7 @@ class Attention(nn.Module):
         """
         if isinstance(query, Proxy):
             options = (key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
-            return as_node(self, query, key, value, *options)  # type: ignore[no-any-return]
+            return as_node(self, query, key, value, *options)
         if is_causal and attn_mask is None:
             raise InputError("is_causal=True: it is a hint about attn_mask, give that too")
         if query.is_nested:
