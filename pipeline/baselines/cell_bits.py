@@ -20,11 +20,11 @@ class CellBits:
     """The bits of each cell, were it told beside those that are kept.
 
     A set of n cells drawn alike takes -log2(n P(cell)) bits for each. There are two estimates of P, neither of which
-    always chooses better cells. *Counted*, it is the product of the indices' frequencies, the cell among them. Otherwise
-    it is as of the others: in tensors P(i_1) P(i_2 | i_1) P(i_3 | i_1, i_2) .. backs off, an index given others is the
-    mean over these of interpolated Kneser-Ney estimates from pairs of modes, and P the mean over sequences of modes; in
-    matrices, where each pair is a cell of its own, the product of frequencies. An index that is stored costs its
-    number, which its cells share.
+    always chooses better cells. *Counted*, it is the product of the indices' frequencies, the cell among them.
+    Otherwise it is as of the others: in tensors P(i_1) P(i_2 | i_1) P(i_3 | i_1, i_2) .. backs off, an index given
+    others is the mean over these of interpolated Kneser-Ney estimates from pairs of modes, and P the mean over
+    sequences of modes; in matrices, where each pair is a cell of its own, the product of frequencies. An index that
+    is stored costs its number, which its cells share.
 
     References
     ----------

@@ -58,9 +58,9 @@ class RateDistortion(ExactCells):
     Several ways to choose are tried, and the best one is kept. *Cells*: a cell stays if it lowers the squared error by
     more than price x bits, where its bits follow from how often its indices, pairs of them and its value occur among
     the cells that stay, by either of two estimates (:mod:`pipeline.baselines.cell_bits`); values are rounded to a few
-    levels and multiples of a step, of least squared error + price x bits (:mod:`pipeline.baselines.levels`). *Patterns*, for binary matrices in
-    free orders: columns take one of few patterns, :mod:`pipeline.baselines.patterns`. Cells and prices are chosen in
-    turn, the price by bisection on the length of the real code; where lengths or errors jump, since values fall into
+    levels and multiples of a step, of least squared error + price x bits (:mod:`pipeline.baselines.levels`).
+    *Patterns*, for binary matrices in free orders: columns take one of few patterns
+    (:mod:`pipeline.baselines.patterns`). Cells and prices are chosen in
     other levels, the levels on either side are kept and the price of cells alone is sought. In the end all codes of
     :class:`~pipeline.baselines.lossless.Lossless` are tried. ``history_`` says how many choices were coded.
 
