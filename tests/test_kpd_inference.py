@@ -470,6 +470,8 @@ def test_networks_of_several_inputs_are_deployed_from_a_tuple_or_a_mapping() -> 
         deployed, taken = deploy(network, inputs)
         assert list(taken) == ["first", "second"]
         torch.testing.assert_close(deployed(**given), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="images: an empty batch"):
+        deploy(network, (torch.randn(0, 16), given["shift"]))
     with pytest.raises(InputError, match="the weight is made of"):
         FORMS["block-rows"](network.first).weight.zero_()
 
