@@ -169,6 +169,11 @@ def _line(
         verdict = "undecided"  # another draw might say otherwise
     if len(values) == 1:
         why = "; ".join(filter(None, [why, "one run"]))
+    elif verdict == "undecided":
+        wide = (
+            f"{PLUS_MINUS} {significant(100 * halfwidth / abs(theirs), 2)} % of {len(values)} seeds is too wide to tell"
+        )
+        why = "; ".join(filter(None, [why, wide]))
     own = tuple(float(value) for value in values)
     return Line(target, case, quantity, theirs, stderr, ours, halfwidth, len(own), verdict, why, method, own)
 
@@ -217,6 +222,8 @@ def _sizes(target: str, results: Results) -> Iterator[Line]:
         if method != "neukron" and abs(size - known) > NEAR * known:
             why = f"the same settings take {with_prefix(size, 'B')}, theirs {with_prefix(known, 'B')}"
             verdict = _of_both(interval(errors)[0], float(row["error"]), size < known)
+        elif method != "neukron":
+            why = f"at the published bytes within {100 * NEAR:.0f} %"
         stderr = float(row["error_stderr"])
         yield _line(target, case, "error", errors, float(row["error"]), stderr, why=why, verdict=verdict, method=method)
     for place, left in table.drop(index=met).groupby(["dataset", "method"], sort=False):
@@ -511,8 +518,8 @@ def verdicts(board: pd.DataFrame) -> str:
     return ", ".join(f"{name} {count}" for name, count in board["verdict"].value_counts().items())
 
 
-def markdown(results: Results | None, experiment: str = EVIDENCE) -> str:
-    """``RESULTS.md``: the scoreboard, what it was made on and with which commands."""
+def markdown(results: Results | None, experiment: str = EVIDENCE, lock: str | None = None) -> str:
+    """``RESULTS.md``: the scoreboard, what it was made on and with which commands; `lock` records the runs' bits."""
     board = scoreboard(results)
     lines = [
         "# Results",
@@ -527,7 +534,7 @@ def markdown(results: Results | None, experiment: str = EVIDENCE) -> str:
         "another machine or kind of epoch, or better in bytes and worse in error; *ours alone*: nothing "
         "published, or not read off; *not at hand*: not run.",
         "",
-        *_circumstances(results, experiment),
+        *_circumstances(results, experiment, lock),
         "",
         *_by_target(board),
         "",
@@ -558,7 +565,7 @@ def _by_target(board: pd.DataFrame) -> list[str]:
     ]
 
 
-def _circumstances(results: Results | None, experiment: str) -> list[str]:
+def _circumstances(results: Results | None, experiment: str, lock: str | None) -> list[str]:
     if results is None:
         return [f"Nothing of experiment `{experiment}` has been run yet: `snakemake {experiment}` makes it."]
     runs = results.runs
@@ -574,10 +581,22 @@ def _circumstances(results: Results | None, experiment: str) -> list[str]:
         f"time, threads each: {threads}; {_commits(runs)}.",
         "",
         f"All of it: `snakemake {experiment}`; one target: `snakemake TARGET`; one run: the report's table of runs. "
-        "Summary, tables and main figures: `evidence/`, by `make evidence`. A `dvc.lock` names one code for all "
-        f"runs, so that runs of several commits have none; to get yours: `make experiment NAME={experiment}`, "
-        f"`snakemake {experiment}`, `make commit`.",
+        f"Summary, tables and main figures: `evidence/`, by `make evidence`. {_recorded(experiment, lock, machines)}",
     ]
+
+
+def _recorded(experiment: str, lock: str | None, machines: list[str]) -> str:
+    """How to see whether a rerun has the same bits, or how to get a record of them."""
+    if lock is None:
+        return (
+            "A `dvc.lock` names one code for all runs, so that runs of several commits have none; to get yours: "
+            f"`make experiment NAME={experiment}`, `snakemake {experiment}`, `make commit`."
+        )
+    return (
+        f"`{lock}` records code, settings, data and every model's hash: after `snakemake {experiment}`, "
+        f"`make diff LOCK={lock}` says which of your models have the same bits. They hold per processor model "
+        f"({'; '.join(machines)} here) and version of the libraries (`evidence/tables/runs.csv`)."
+    )
 
 
 def _commits(runs: pd.DataFrame) -> str:
