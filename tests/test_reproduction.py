@@ -108,6 +108,13 @@ def test_every_target_has_runs_or_measures_of_its_own(config: Config) -> None:
         runs = config.runs(target.experiment)
         assert runs_of(name, runs) or measures_of(name, runs), name
     assert config.experiments[EVIDENCE].hours
+    # full batches whose epochs are timed fit nothing, and epochs of mini-batches say nothing of all non-zeros
+    runs = [run for run in config.runs(EVIDENCE) if run.dataset.startswith("threads") and run.method == "neukron"]
+    for name in ("fig6", "fig15", "table5"):
+        assert {run.setting for run in runs_of(name, runs)} == {"h10p3"}, name
+        assert len({run.dataset for run in runs_of(name, runs)}) == 6, name
+    for name in ("fig3", "fig5", "fig7", "fig8", "fig9", "fig12"):
+        assert {run.setting for run in runs_of(name, runs)} == {"h10e200"}, name
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from pipeline.methods import METHODS
 from pipeline.reporting.figures import scaling_laws, share_of_zeros
 from pipeline.reporting.literature import METHOD_NAMES, published
-from pipeline.reporting.results import Results
+from pipeline.reporting.results import Results, places_of
 from pipeline.reporting.statistics import FEWEST_SIZES, fit_power_law, over_seeds
 from pipeline.reporting.style import PLUS_MINUS, duration, look, point_name, significant, with_prefix
 from pipeline.reporting.targets import EVIDENCE, TARGETS, runs_of
@@ -338,9 +338,7 @@ def _epoch_times(target: str, results: Results) -> Iterator[Line]:
         known = _entry(table, dataset, "hidden") == hidden
         theirs = _entry(table, dataset, "seconds_per_epoch") if known else math.nan
         values = [float(value) for value in runs["seconds_per_epoch"]]
-        why = (
-            f"{runs['machine'].iloc[0]}, {runs['threads'].iloc[0]} thread; theirs four GPUs" if known else _epochs(runs)
-        )
+        why = f"{_places(runs)}; theirs four GPUs" if known else _epochs(runs)
         verdict = "not comparable" if known else ""
         met += [dataset] if known else []
         yield _line(target, f"{dataset}, {setting}", "seconds an epoch", values, theirs, why=why, verdict=verdict)
@@ -348,6 +346,13 @@ def _epoch_times(target: str, results: Results) -> Iterator[Line]:
         line = (target, f"{left['dataset']}, h{left['hidden']:.0f}", "seconds an epoch")
         seconds = (left["seconds_per_epoch"], left["stderr"])
         yield _absent(line, seconds, results, left["dataset"], "neukron", hidden=int(left["hidden"]))
+
+
+def _places(runs: pd.DataFrame) -> str:
+    """Machines and threads that times are of."""
+    found = dict.fromkeys(f"{row['machine']}, {row['threads']} thread" + "s" * (row["threads"] != 1)
+                          for row in runs.to_dict("records"))  # fmt: skip
+    return "; ".join(found)
 
 
 def _parts(target: str, results: Results) -> Iterator[Line]:
@@ -382,9 +387,10 @@ def widths(results: Results) -> pd.DataFrame:
 
 def _widths(target: str, results: Results) -> Iterator[Line]:
     """Exponent of an epoch's time in the width of the model."""
+    alike = places_of(chosen(results, target)) <= 1
     for dataset, own in widths(results).groupby("dataset", sort=False):
         law = fit_power_law(own["hidden"].tolist(), own["seconds_per_epoch"].tolist())
-        if law:
+        if law and alike:
             why = f"{law.sizes} widths" + ("" if law.sizes >= FEWEST_SIZES else ": too few to tell")
             yield Line(target, str(dataset), "exponent of the width", math.nan, math.nan, law.slope, law.halfwidth,
                        law.sizes, ALONE, why)  # fmt: skip
@@ -481,7 +487,7 @@ def _flops(target: str, results: Results) -> Iterator[Line]:
         flops = [float(a) / float(b) for a, b in zip(runs["train_flops"], runs["dense_train_flops"], strict=True)]
         times = [float(a) / float(b) for a, b in zip(runs["step_seconds"], runs["dense_step_seconds"], strict=True)]
         yield _line(target, case, "FLOPs of a training step over dense", flops, why=why)
-        yield _line(target, case, "time of a training step over dense", times, why=f"{runs['machine'].iloc[0]}")
+        yield _line(target, case, "time of a training step over dense", times, why=_places(runs))
 
 
 Maker = Callable[[Results], Iterator[Line]]
