@@ -12,12 +12,10 @@ any number of threads.
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
@@ -39,7 +37,7 @@ from pipeline.kernels.vector import (
     spread,
     transpose_squares,
 )
-from pipeline.kpd import activation
+from pipeline.kpd import activation, team
 from pipeline.kpd.activation import ONE, gelu, gelu_and_slope, relu, relu_and_slope
 
 compiled = cached(activation)
@@ -441,9 +439,7 @@ def share(rows: int, threads: int, chunks: int, work: Callable[[int, int], T]) -
     An exception of the first share that fails is raised here.
     """
     edges = _edges(rows, chunks)
-    workers = min(threads, len(edges) - 1)
-    run = map if workers == 1 else _pool(workers, os.getpid()).map
-    return list(run(work, edges[:-1], edges[1:]))
+    return team.each(lambda part: work(edges[part], edges[part + 1]), len(edges) - 1, threads)
 
 
 def _edges(rows: int, chunks: int) -> list[int]:
@@ -451,12 +447,6 @@ def _edges(rows: int, chunks: int) -> list[int]:
     tiles = -(-rows // WIDTH)
     count = max(1, min(chunks, tiles))
     return [min(rows, WIDTH * (tiles * part // count)) for part in range(count + 1)]
-
-
-@cache
-def _pool(workers: int, process: int) -> ThreadPoolExecutor:
-    """Threads that are kept for the next call; a forked process has none of its parent's and gets its own."""
-    return ThreadPoolExecutor(workers)
 
 
 @compiled
