@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import subprocess
 import sys
@@ -106,7 +107,7 @@ def test_what_many_columns_share_stays_and_what_one_has_goes() -> None:
 
 def test_a_higher_price_keeps_fewer_cells() -> None:
     X = weighted(5)
-    choose = ByCells(X, orders=False)
+    choose = ByCells(X, orders=False, counted=False)
     kept = [len(choose(price).values) for price in (0.0, 1.0, 30.0, 1000.0)]
     assert kept[0] == X.nnz and kept == sorted(kept, reverse=True) and kept[-1] < X.nnz / 2
 
@@ -145,7 +146,7 @@ def test_two_limits_are_refused() -> None:
 
 def test_at_a_price_that_no_cell_is_worth_one_is_left() -> None:
     for X in (groups(6), weighted(6)):
-        choice = ByCells(X, orders=True)(X.norm2)
+        choice = ByCells(X, orders=True, counted=False)(X.norm2)
         assert len(choice.values) == 1 and choice.error == pytest.approx(X.norm2 - X.values.max() ** 2, rel=1e-9)
 
 
@@ -229,11 +230,11 @@ def test_levels_on_either_side_of_a_jump_fill_the_gap_between_two_prices() -> No
 def test_bits_of_cells_add_up_to_those_of_the_pairs_that_they_share() -> None:
     often = [[0, 0, third] for third in range(12)]
     X = SparseTensor([*often, [1, 1, 1], [2, 2, 2], [3, 0, 3], [3, 4, 9]], np.ones(16), (5, 5, 12))
-    found = CellBits(X, orders=False).of(np.arange(16))
+    found = CellBits(X, orders=False, counted=False).of(np.arange(16))
     assert found[:12].max() < found[12:].min()  # all of a pair that is known beside a pair that is not
-    stored = CellBits(X, orders=True).of(np.arange(16))
+    stored = CellBits(X, orders=True, counted=False).of(np.arange(16))
     assert np.all(stored > found) and stored[13] - found[13] > stored[0] - found[0]
-    alone = CellBits(X, orders=False).of(np.array([13]))
+    alone = CellBits(X, orders=False, counted=False).of(np.array([13]))
     assert alone[13] >= alone[14]  # a cell is not counted for itself
 
 
@@ -261,3 +262,17 @@ def test_what_is_compiled_on_the_way_does_not_count_as_time_of_a_fit(monkeypatch
     RateDistortion(max_bytes=200.0).fit(weighted(7))  # kernels
     model = RateDistortion(max_bytes=200.0, max_seconds=1e-9).fit(weighted(7))
     assert model.history_[0]["coded"] == RateDistortion(max_bytes=200.0).fit(weighted(7)).history_[0]["coded"] > 1
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 10)])
+def test_of_the_two_estimates_of_bits_the_one_with_the_shorter_code_is_taken(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    X = weighted(10, shape)
+    best = RateDistortion(max_error=0.3, orders=True).fit(X).size()["bytes_with_order"]
+    alone = []
+    for counted in (False, True):
+        only = functools.partial(lambda chosen, X, orders, _: CellBits(X, orders, chosen), counted)
+        monkeypatch.setattr("pipeline.baselines.rate_distortion.CellBits", only)
+        alone.append(RateDistortion(max_error=0.3, orders=True).fit(X).size()["bytes_with_order"])
+    assert best == min(alone)

@@ -168,6 +168,10 @@ def test_what_is_loaded_or_written_is_computed(name: str, numba: bool, monkeypat
         torch.testing.assert_close(twin(x), other.bias.expand(5, 64))
         torch.testing.assert_close(form(x), other.to_dense()(x), rtol=1e-4, atol=1e-5)
 
+        narrow = {key: value if value.is_floating_point() else value.int() for key, value in form.state_dict().items()}
+        twin.load_state_dict(narrow, assign=True)
+        torch.testing.assert_close(twin(x), other.to_dense()(x), rtol=1e-4, atol=1e-5)
+
         form.double().bias.add_(1)
         torch.testing.assert_close(form(x.double()).float(), other.to_dense()(x) + 1, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(form.float()(x), other.to_dense()(x) + 1, rtol=1e-4, atol=1e-5)
@@ -208,6 +212,7 @@ def test_traced_exported_and_compiled_networks_compute_the_same(name: str, tmp_p
             "export": program.module(),
             "an exported file": torch.export.load(tmp_path / "program.pt2").module(),
             "compile": torch.compile(twin, backend="aot_eager", fullgraph=True),
+            "fx": torch.fx.symbolic_trace(twin),
         }
         for way, run in ways.items():
             torch.testing.assert_close(
@@ -465,6 +470,8 @@ def test_networks_of_several_inputs_are_deployed_from_a_tuple_or_a_mapping() -> 
         deployed, taken = deploy(network, inputs)
         assert list(taken) == ["first", "second"]
         torch.testing.assert_close(deployed(**given), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="images: an empty batch"):
+        deploy(network, (torch.randn(0, 16), given["shift"]))
     with pytest.raises(InputError, match="the weight is made of"):
         FORMS["block-rows"](network.first).weight.zero_()
 

@@ -55,12 +55,12 @@ Chooser = Callable[[float], Choice]  # from the price of a bit
 class RateDistortion(ExactCells):
     """The cells that lower the error by more than their bits cost, at a price that meets a size or an error.
 
-    Two ways to choose are tried, and the better one is kept. *Cells*: a cell stays if it lowers the squared error by
+    Several ways to choose are tried, and the best one is kept. *Cells*: a cell stays if it lowers the squared error by
     more than price x bits, where its bits follow from how often its indices, pairs of them and its value occur among
-    the other cells that stay (:mod:`pipeline.baselines.cell_bits`); values are rounded to a few levels and multiples of
-    a step, of least squared error + price x bits (:mod:`pipeline.baselines.levels`). *Patterns*, for binary matrices in
-    free orders: columns take one of few patterns, :mod:`pipeline.baselines.patterns`. Cells and prices are chosen in
-    turn, the price by bisection on the length of the real code; where lengths or errors jump, since values fall into
+    the cells that stay, by either of two estimates (:mod:`pipeline.baselines.cell_bits`); values are rounded to a few
+    levels and multiples of a step, of least squared error + price x bits (:mod:`pipeline.baselines.levels`).
+    *Patterns*, for binary matrices in free orders: columns take one of few patterns
+    (:mod:`pipeline.baselines.patterns`). Cells and prices are chosen in
     other levels, the levels on either side are kept and the price of cells alone is sought. In the end all codes of
     :class:`~pipeline.baselines.lossless.Lossless` are tried. ``history_`` says how many choices were coded.
 
@@ -107,11 +107,12 @@ class RateDistortion(ExactCells):
         if self.max_bytes is not None and self.max_error is not None:
             raise InputError("rate-distortion: max_bytes and max_error are given; give one of them")
         self._prices = 0
-        choosers: list[Chooser] = [ByCells(X, self.orders)]
+        choosers: list[Chooser] = [ByCells(X, self.orders, counted) for counted in (X.order == 2, X.order != 2)]
         if X.order == 2 and not self.orders and len(np.unique(X.values)) == 1:
             choosers.insert(0, by_patterns(X))
         if self.max_error is not None:
-            self._keep(min((self._within_error(X, chooser) for chooser in choosers), key=lambda each: each[0])[1])
+            found = [self._within_error(X, each) for each in choosers if each is choosers[0] or self._in_time()]
+            self._keep(min(found, key=lambda each: each[0])[1])
         else:
             limit = max(1.0, AUTOMATIC_BITS * X.nnz / 8) if self.max_bytes is None else self.max_bytes
             self._fill(X, choosers, limit)
@@ -131,7 +132,7 @@ class RateDistortion(ExactCells):
         """
         aim, best = limit, None
         for _ in range(FILLINGS):
-            found = [self._within_bytes(X, chooser, aim) for chooser in choosers]
+            found = [self._within_bytes(X, each, aim) for each in choosers if each is choosers[0] or self._in_time()]
             choice = min(found, key=lambda each: (each[0] > aim, each[1].error))[1]
             length = self._keep(choice)
             held = choice
@@ -286,8 +287,8 @@ class ByCells:
         Whether values are rounded at a price.
     """
 
-    def __init__(self, X: SparseTensor, orders: bool) -> None:
-        self.X, self.sizes, self.bits = X, np.abs(X.values), CellBits(X, orders)
+    def __init__(self, X: SparseTensor, orders: bool, counted: bool) -> None:
+        self.X, self.sizes, self.bits = X, np.abs(X.values), CellBits(X, orders, counted)
         self.whole = bool(np.all(X.values == np.rint(X.values)))
         self.leveled = len(np.unique(self.sizes)) > 1
 

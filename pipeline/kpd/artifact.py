@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputError, nearest
-from pipeline.kpd.blocks import BlockLayer, called
+from pipeline.kpd.blocks import BlockLayer, called, logits_of
 from pipeline.kpd.inference import dense_twin
 from pipeline.kpd.networks import build
 from pipeline.kpd.packing import WEIGHTS, coded, dense_reals, fill, parts
@@ -226,7 +226,7 @@ def _accuracy(network: nn.Module, pairs: list[Any]) -> float:
     """Share of labels that are the largest of their logits (.., classes), in evaluation."""
     was_training = network.training
     network.eval()
-    right = [called(network, inputs).argmax(dim=-1) == labels for inputs, labels in pairs]
+    right = [logits_of(called(network, inputs)).argmax(dim=-1) == labels for inputs, labels in pairs]
     network.train(was_training)
     return float(torch.cat([own.flatten() for own in right]).double().mean())
 
