@@ -404,14 +404,16 @@ def judged(speedup: float, wanted: float | None) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Run everything, write both files and print the table."""
     arguments = step.parser(__doc__)
-    arguments.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    arguments.add_argument("--repeats", type=int, default=9)
-    arguments.add_argument("--device", default="cpu")
+    arguments.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="of torch and our kernels; default: %(default)s"
+    )
+    arguments.add_argument("--repeats", type=int, default=9, help="measurements of each row; default: %(default)s")
+    arguments.add_argument("--device", default="cpu", help="cpu or cuda; default: %(default)s")
     arguments.add_argument(
         "--clock", choices=list(CLOCKS), default="wall", help="cpu: for one thread on a busy machine"
     )
     arguments.add_argument("--only", choices=["networks"], help="whole networks alone, a table of its own")
-    arguments.add_argument("--output", type=Path, default=RESULTS)
+    arguments.add_argument("--output", type=Path, default=RESULTS, help="folder of the tables; default: %(default)s")
     options = arguments.parse_args(argv)
     import torch
 

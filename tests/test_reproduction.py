@@ -108,6 +108,13 @@ def test_every_target_has_runs_or_measures_of_its_own(config: Config) -> None:
         runs = config.runs(target.experiment)
         assert runs_of(name, runs) or measures_of(name, runs), name
     assert config.experiments[EVIDENCE].hours
+    # full batches whose epochs are timed fit nothing, and epochs of mini-batches say nothing of all non-zeros
+    runs = [run for run in config.runs(EVIDENCE) if run.dataset.startswith("threads") and run.method == "neukron"]
+    for name in ("fig6", "fig15", "table5"):
+        assert {run.setting for run in runs_of(name, runs)} == {"h10p3"}, name
+        assert len({run.dataset for run in runs_of(name, runs)}) == 6, name
+    for name in ("fig3", "fig5", "fig7", "fig8", "fig9", "fig12"):
+        assert {run.setting for run in runs_of(name, runs)} == {"h10e200"}, name
 
 
 @pytest.mark.parametrize(
@@ -160,6 +167,11 @@ def test_neukron_is_met_by_its_width_on_the_padded_grid_over_seeds(config: Confi
     assert "300 epochs of the fast schedule" in line["why"]
     [line] = lines(results_of(config, rows), "fig12")
     assert line["verdict"] == "not comparable"  # an epoch of another kind
+    spread = [
+        made(run, 1.0, error_padded=error) for run, error in zip(runs, [55_000.0, 59_300.0, 63_600.0], strict=True)
+    ]
+    [line] = lines(results_of(config, spread), "fig3")
+    assert line["verdict"] == "undecided" and line["why"].endswith("; ± 18 % of 3 seeds is too wide to tell")
 
 
 def test_ablation_is_relative_to_the_whole_of_the_same_seed(config: Config) -> None:
@@ -283,12 +295,16 @@ def test_higher_is_better_for_an_accuracy() -> None:
 def test_results_are_written_from_the_runs_and_say_what_was_not_run(config: Config, tmp_path: Path, root: Path) -> None:
     [run] = email(config, "t-svd", "rank10")
     text = markdown(results_of(config, [made(run, 77_600.0, error_padded=math.nan, bytes=2_154_000)]))
-    assert "| fig3 | email, T-SVD rank10 | error | 77,600 | 77,600 | 1 | reproduced | one run |" in text
+    told = "77,600 | 77,600 | 1 | reproduced | at the published bytes within 5 %; one run |"
+    assert f"| fig3 | email, T-SVD rank10 | error | {told}" in text
     assert re.search(r"\| kpd-vit \| .* not at hand \| needs CIFAR-100", text)
     assert f"1 of {len(config.runs(EVIDENCE))} runs" in text
     assert "A processor, 2 cores" in text
     assert "; commit `0123456789ab`: T-SVD 1." in text
     assert f"`make experiment NAME={EVIDENCE}`" in text
+    recorded = markdown(results_of(config, [made(run, 77_600.0)]), EVIDENCE, "evidence/dvc.lock")
+    assert "`make diff LOCK=evidence/dvc.lock` says which of your models have the same bits" in recorded
+    assert "A processor, 2 cores here" in recorded and "of several commits" not in recorded
     assert "nan" not in text
     target = tmp_path / "RESULTS.md"
     report.main(
