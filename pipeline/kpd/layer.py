@@ -600,7 +600,9 @@ def _observe(layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) ->
     x = x.detach()
     rows = torch.cat(x.unbind()) if x.is_nested else x.reshape(-1, x.shape[-1])
     kept = cast("Tensor", input_squares(layer))
-    squares = rows.to(kept.dtype).square().mean(dim=0)
+    squares = rows.to(torch.promote_types(kept.dtype, torch.float32)).square().mean(dim=0)
+    # a batch without rows, or whose loss a loop will find not finite and leave out, says nothing
+    squares = squares.where(squares.isfinite(), kept).clamp_max(torch.finfo(kept.dtype).max).to(kept.dtype)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(squares)  # all choose the same blocks
         squares /= torch.distributed.get_world_size()
