@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import partial
 from pathlib import Path
 
@@ -619,6 +620,45 @@ def test_int8_rounds_each_row_by_its_own_scale_and_accuracy_is_measured_again(me
     assert half.accuracy > 0.9
 
 
+class Masked(Own):
+    """With what decoders keep beside their weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.full((3, 3), -math.inf).triu(1))
+        self.register_buffer("lowest", torch.full((2, 3), torch.finfo(torch.float32).min))
+        self.register_buffer("odd", torch.tensor(math.nan))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + self.mask[1] + self.lowest[0].clamp_min(-1.0)
+
+
+@pytest.mark.parametrize("weights", ["as they are", "float16", "int8"])
+def test_masks_are_saved_exactly_and_weights_that_are_not_finite_are_not(weights: str, tmp_path: Path) -> None:
+    network, path = Masked(), tmp_path / "own.safetensors"
+    network.load_state_dict(final().state_dict(), strict=False)
+    convert(network, {"body.0": Rule((4, 4))})
+    network.eval()
+    save(network, path, weights)
+    again = load(path, Masked)
+    for name, buffer in network.named_buffers():
+        tolerance = {"rtol": 1e-3, "atol": 1e-3} if name.startswith("body") else {"rtol": 0, "atol": 0}
+        torch.testing.assert_close(again.get_buffer(name), buffer, equal_nan=True, **tolerance)
+    x = torch.randn(4, 32)
+    torch.testing.assert_close(again(x), network(x), rtol=0.1, atol=0.1)
+    tensors, metadata = read_artifact(path)
+    write_artifact(path, "kpd", tensors | {"mask/odd": np.full((3, 3), 4, np.uint8)}, metadata)
+    with pytest.raises(InputError, match="'mask/odd' has 4, which stands for no number"):
+        load(path, Masked)
+    with torch.no_grad():
+        network.head.weight[0, 0] = math.nan
+    with pytest.raises(InputError, match=r"'head\.weight' has a number that is not finite; nothing was saved"):
+        save(network, tmp_path / "other.safetensors", weights)
+    assert not (tmp_path / "other.safetensors").exists()
+    with pytest.raises(InputError, match="model_factory: a Masked; give what makes the network"):
+        load(path, network)
+
+
 def test_files_of_deployed_networks_are_refused_where_they_do_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "own.safetensors"
     deploy(final(), torch.randn(5, 32), form="block-rows").save(path, weights="int8")
@@ -694,6 +734,6 @@ def test_exported_networks_run_elsewhere_with_equal_outputs(name: str, form: str
 
 def test_an_onnx_model_names_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
-    with pytest.raises(InputError, match=r"pip install 'kronflow\[onnx\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[onnx\]' in Kronflow's folder"):
         export_onnx(nn.Sequential(KPDLinear(8, 4, (2, 2))), torch.ones(2, 8), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())

@@ -405,7 +405,8 @@ def swap_layers(
             continue
         if keep_weights and not bool(torch.isfinite(linear.weight).all()):
             raise InputError(f"layer '{name}': its weight is not finite; start afresh with keep_weights=False")
-        new = make(linear, rule)
+        with linear.weight.device:  # whatever the default is
+            new = make(linear, rule)
         fit_error = _take_over(linear, new, keep_weights)
         own = sum(parameter.numel() for parameter in new.parameters())
         places[name] = made[id(layer)] = placed = _placed(layer, new)
