@@ -161,6 +161,23 @@ def test_codes_with_mixing_weights_of_16_bits_are_still_read() -> None:
     assert SparseTensor(np.stack([orders[mode][coords[:, mode]] for mode in range(2)], axis=1), values, X.shape) == X
 
 
+def test_of_two_kinds_of_names_and_of_weights_the_shorter_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    twice, once = [], []
+    for seed in range(12):
+        X = skewed(seed, most=400)
+        monkeypatch.setattr(unlabelled, "TRIED_TWICE", 1 << 18)
+        twice += [packed(X)[0], unlabelled.pack_kept(X.coords, X.values, X.shape) or b""]
+        monkeypatch.setattr(unlabelled, "TRIED_TWICE", 0)
+        once += [packed(X)[0], unlabelled.pack_kept(X.coords, X.values, X.shape) or b""]
+        assert SparseTensor(*exact.decode(twice[-1])) == SparseTensor(*exact.decode(once[-1])) == X
+        ranks = [SparseTensor(*exact.decode(codes[-2])).nnz for codes in (twice, once)]
+        assert ranks == [X.nnz, X.nnz]
+    assert all(len(mine) <= len(other) for mine, other in zip(twice, once, strict=True))
+    assert {code[:1] for code in twice} > {code[:1] for code in once}
+    steady = unlabelled.STEADY_CODE, unlabelled.STEADY_LISTED
+    assert {unlabelled.RANKED_KEPT} < {code[:1] for code in twice if code[:1] in (unlabelled.RANKED_KEPT, *steady)}
+
+
 @pytest.mark.usefixtures("alike")
 @given(st.binary(max_size=60), st.integers(0, 60))
 @settings(deadline=None, max_examples=100)
