@@ -83,8 +83,8 @@ status: tools ## what differs between here, the record and the remote, and whose
 why: tools ## make why TARGET=..: what changed that makes snakemake run it again, from what to what
 	@python -m pipeline.workflow.why $(TARGET)
 
-diff: tools ## make diff REV=HEAD~1: metrics of that revision beside those here, the runs that differ
-	@python -m pipeline.workflow.diff $(or $(REV),HEAD)
+diff: tools ## make diff REV=HEAD~1: metrics of that revision beside those here; LOCK=evidence/dvc.lock: bits of the models
+	@python -m pipeline.workflow.diff $(if $(LOCK),--lock $(LOCK),$(or $(REV),HEAD))
 
 slurm-lab: tools ## two virtual Slurm nodes on this machine; make slurm-lab-stop ends them
 	python -m tests.slurm_lab start build/slurm-lab
@@ -100,11 +100,12 @@ SHOWN = size-error-equal-* size-error-with-orders-* error-epochs-email* accuracy
   error-values-email* singular-values-email* scaling* query-times* ablation* sequence-models* training-time* \
   synthetic-fitness* epoch-width* epoch-parts* gamma*
 evidence: tools ## write RESULTS.md and evidence/ from results/paper-small, which 'snakemake paper-small' made
-	python -m pipeline.report --experiment paper-small --results RESULTS.md
 	rm -rf evidence && mkdir -p evidence/tables evidence/figures
 	cp results/paper-small/summary.json results/paper-small/headlines.txt evidence
 	cp results/paper-small/tables/*.csv evidence/tables
 	cp $(SHOWN:%=results/paper-small/figures/%.svg) evidence/figures
+	test ! -e dvc.lock || python -m pipeline.workflow.bits --experiment paper-small evidence/dvc.lock || echo "evidence/ goes without a dvc.lock"
+	python -m pipeline.report --experiment paper-small --results RESULTS.md $$(test ! -e evidence/dvc.lock || echo --lock evidence/dvc.lock)
 
 lock: ## resolve pyproject.toml anew and write requirements.lock
 	$(PYTHON) -m venv --clear build/lock

@@ -14,7 +14,9 @@ FOLDER = Path(__file__).parent
 def main(argv: list[str] | None = None) -> None:
     arguments = step.parser(__doc__)
     names = sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
-    arguments.add_argument("--only", nargs="+", choices=names, default=names)
+    arguments.add_argument(
+        "--only", nargs="+", choices=names, default=names, help="benchmarks to run; all if not given"
+    )
     arguments.add_argument("--device", default="cpu", help="cpu or cuda; passed to the benchmarks that know devices")
     options = arguments.parse_args(argv)
     for name in options.only:

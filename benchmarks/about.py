@@ -72,9 +72,14 @@ def by_data_set(
         Markdown of the table, and what is to be read with it, of everything that is stored.
     """
     parser = step.parser(about.split("\n")[0])
-    parser.add_argument("--tensors", type=Path, default=Path("data/tensors"))
     parser.add_argument(
-        "--datasets", nargs="*", default=["flights", "flights-month", "kjv-3gram", "kjv-4gram", "email", "threads"]
+        "--tensors", type=Path, default=Path("data/tensors"), help="folder of the tensors; default: %(default)s"
+    )
+    parser.add_argument(
+        "--datasets",
+        nargs="*",
+        default=["flights", "flights-month", "kjv-3gram", "kjv-4gram", "email", "threads"],
+        help="those to measure; default: %(default)s",
     )
     options = parser.parse_args(argv)
     step.limit_threads(1)

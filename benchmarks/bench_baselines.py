@@ -412,8 +412,10 @@ def main(argv: list[str] | None = None) -> None:
     """Run the parts asked for and write the results."""
     parser = step.parser(__doc__)
     groups = sorted({part.group for part in PARTS.values()})
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--tensors", type=Path, default=ROOT / "data" / "tensors")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each fit; default: %(default)s")
+    parser.add_argument(
+        "--tensors", type=Path, default=ROOT / "data" / "tensors", help="folder of the tensors; default: %(default)s"
+    )
     parser.add_argument("--published", type=Path, help="CSV with published sizes and errors")
     parser.add_argument(
         "--parts", nargs="*", choices=[*groups, *PARTS], help="groups or single parts; all if not given"

@@ -237,7 +237,9 @@ PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
 
 def main(argv: list[str] | None = None) -> None:
     parser = step.parser(__doc__)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="tables to make; all if not given"
+    )
     parser.add_argument("--lines", type=int, default=ENRON_LINES, help="of enron's file; default: %(default)s")
     parser.add_argument("--nonzeros", type=int, default=TWITCH_NONZEROS, help="of twitch's file; default: %(default)s")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "kronflow-bench", help="for files")

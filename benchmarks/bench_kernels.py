@@ -107,7 +107,7 @@ def table(results: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Measure, write both files and print the table."""
     arguments = step.parser(__doc__)
-    arguments.add_argument("--repeats", type=int, default=41)
+    arguments.add_argument("--repeats", type=int, default=41, help="measurements of each product; default: %(default)s")
     options = arguments.parse_args(argv)
     how = about.circumstances(repeats=options.repeats)
     results = {"about": how, "products": products(options.repeats)}

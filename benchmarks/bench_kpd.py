@@ -309,8 +309,9 @@ def table(results: dict[str, Any]) -> str:
         f"`python -m benchmarks.bench_kpd --threads {machine['threads']} --repeats {machine['repeats']}"
         f" --clock {machine['clock']}{' --only networks' if machine['only'] else ''}`: "
         f"{machine['processor']}, {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, "
-        f"load {machine['load']:.1f} at the start. Medians of {machine['repeats']} calls taken in turn "
-        f"by the {machine['clock']} clock; speed-up is nn.Linear's time by ours, so that below 1 KPD loses.",
+        f"load {machine['load']:.1f} at the start, {machine['priority']} priority; kernels run on "
+        f"{machine['kernels_on']}. Medians of {machine['repeats']} calls taken in turn by the {machine['clock']} "
+        "clock; speed-up is nn.Linear's time by ours, so that below 1 KPD loses.",
         "",
     ]
     if results["training"]:
@@ -404,14 +405,16 @@ def judged(speedup: float, wanted: float | None) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Run everything, write both files and print the table."""
     arguments = step.parser(__doc__)
-    arguments.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    arguments.add_argument("--repeats", type=int, default=9)
-    arguments.add_argument("--device", default="cpu")
+    arguments.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="of torch and our kernels; default: %(default)s"
+    )
+    arguments.add_argument("--repeats", type=int, default=9, help="measurements of each row; default: %(default)s")
+    arguments.add_argument("--device", default="cpu", help="cpu or cuda; default: %(default)s")
     arguments.add_argument(
         "--clock", choices=list(CLOCKS), default="wall", help="cpu: for one thread on a busy machine"
     )
     arguments.add_argument("--only", choices=["networks"], help="whole networks alone, a table of its own")
-    arguments.add_argument("--output", type=Path, default=RESULTS)
+    arguments.add_argument("--output", type=Path, default=RESULTS, help="folder of the tables; default: %(default)s")
     options = arguments.parse_args(argv)
     import torch
 
@@ -423,6 +426,8 @@ def main(argv: list[str] | None = None) -> None:
             "threads": options.threads,
             "torch": torch.__version__,
             "load": os.getloadavg()[0],
+            "priority": priority(),
+            "kernels_on": threads_of_kernels(),
             "repeats": options.repeats,
             "clock": options.clock,
             "only": options.only,
@@ -456,6 +461,23 @@ def main(argv: list[str] | None = None) -> None:
         results["steps"].append(row)
         write(results, options)
     print(table(results))
+
+
+def threads_of_kernels() -> str:
+    """Whose threads compute the ways of this project's own."""
+    from pipeline.kpd.functional import HAS_FUSED
+
+    if not HAS_FUSED:
+        return "none, since Numba is missing"
+    from pipeline.kpd import team
+
+    return "torch's own threads" if team.is_of_torch() else "a pool of threads"
+
+
+def priority() -> str:
+    """Whether other work can take the cores meanwhile; ``chrt -r 1 python ..`` keeps it off."""
+    is_real_time = hasattr(os, "SCHED_RR") and os.sched_getscheduler(0) in (os.SCHED_RR, os.SCHED_FIFO)
+    return "real-time" if is_real_time else "usual"
 
 
 def write(results: dict[str, Any], options: argparse.Namespace) -> None:

@@ -219,10 +219,14 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     arguments = step.parser(__doc__)
-    arguments.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
-    arguments.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    arguments.add_argument("--device", default="cpu")
-    arguments.add_argument("--tensors", type=Path, default=TENSORS)
+    arguments.add_argument(
+        "--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="parts to measure; all if not given"
+    )
+    arguments.add_argument(
+        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each fit; default: %(default)s"
+    )
+    arguments.add_argument("--device", default="cpu", help="cpu or cuda; default: %(default)s")
+    arguments.add_argument("--tensors", type=Path, default=TENSORS, help="folder of the tensors; default: %(default)s")
     options = arguments.parse_args(argv)
     torch.set_num_threads(options.threads)
     names = ("email", "flights", "kjv-3gram", "kjv-4gram", "threads")

@@ -96,7 +96,7 @@ def table(results: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Measure, write both files and print the table."""
     arguments = step.parser(__doc__)
-    arguments.add_argument("--rounds", type=int, default=7)
+    arguments.add_argument("--rounds", type=int, default=7, help="how often each command is run; default: %(default)s")
     options = arguments.parse_args(argv)
     about.write("start", {"about": about.circumstances(rounds=options.rounds), "rows": measured(options.rounds)}, table)
 

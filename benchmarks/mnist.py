@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> None:
     """Write both files and print the table."""
     arguments = step.parser(__doc__)
     arguments.add_argument("--root", type=Path, default=ROOT, help="checkout that holds results/runs/")
-    arguments.add_argument("--output", type=Path, default=RESULTS)
+    arguments.add_argument("--output", type=Path, default=RESULTS, help="folder of the tables; default: %(default)s")
     options = arguments.parse_args(argv)
     rows = read_runs(options.root)
     if not rows:

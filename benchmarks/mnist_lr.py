@@ -89,11 +89,13 @@ def table(results: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> None:
     """Search, write both files and print the table."""
     arguments = step.parser(__doc__)
-    arguments.add_argument("--tensors", type=Path, default=ROOT / "data" / "tensors")
+    arguments.add_argument(
+        "--tensors", type=Path, default=ROOT / "data" / "tensors", help="folder of the tensors; default: %(default)s"
+    )
     arguments.add_argument("--network", choices=["linear", "lenet5"], help="only this one, added to earlier results")
     arguments.add_argument("--epochs", type=int, help="shorter runs, for a trial")
-    arguments.add_argument("--threads", type=int, default=1)
-    arguments.add_argument("--output", type=Path, default=RESULTS)
+    arguments.add_argument("--threads", type=int, default=1, help="of each training; default: %(default)s")
+    arguments.add_argument("--output", type=Path, default=RESULTS, help="folder of the tables; default: %(default)s")
     options = arguments.parse_args(argv)
     import torch
 

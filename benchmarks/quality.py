@@ -115,12 +115,18 @@ def summarise() -> None:
 def main(argv: list[str] | None = None) -> None:
     arguments = step.parser(__doc__)
     arguments.add_argument("tensor", type=Path, nargs="?", help="without one, table and figure are made anew")
-    arguments.add_argument("--hidden", type=int, default=30)
-    arguments.add_argument("--minutes", type=float, default=60.0)
+    arguments.add_argument("--hidden", type=int, default=30, help="width of NeuKron; default: %(default)s")
+    arguments.add_argument(
+        "--minutes", type=float, default=60.0, help="time of the fit by the clock; default: %(default)s"
+    )
     arguments.add_argument("--until", type=float, default=0.0, help="stop when the padded error is at most this")
-    arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    arguments.add_argument("--clock", choices=CLOCKS, default="wall")
+    arguments.add_argument("--seed", type=int, default=0, help="of the fit; default: %(default)s")
+    arguments.add_argument(
+        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="of the fit; default: %(default)s"
+    )
+    arguments.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="what minutes are counted by; default: %(default)s"
+    )
     options = arguments.parse_args(argv)
     if options.tensor is None:
         summarise()

@@ -58,14 +58,21 @@ def report(folder: Path, experiment: str, params: str | Path, runs_dir: Path) ->
     write_json(folder / CRATE, crate(results, folder, runs_dir, root, [file for file in written if file != CRATE]))
 
 
-def write_results(path: Path, folder: Path, experiment: str, params: str | Path, runs_dir: Path) -> None:
-    """Write the scoreboard of both publications as Markdown; of what was not run it says so."""
+def write_results(
+    path: Path, folder: Path, experiment: str, params: str | Path, runs_dir: Path, lock: Path | None = None
+) -> None:
+    """Write the scoreboard of both publications as Markdown; of what was not run it says so.
+
+    `lock` is what :mod:`pipeline.workflow.bits` wrote of these runs.
+    """
+    if lock is not None and not lock.is_file():
+        raise InputError(f"--lock {lock}: no such file; 'make evidence' writes it from dvc.lock")
     from pipeline.reporting.reproduction import markdown
     from pipeline.reporting.results import load_results
 
     there = (folder / "metrics.parquet").is_file()
     results = load_results(folder, experiment, load_config(params), runs_dir) if there else None
-    write_text(path, markdown(results, experiment))
+    write_text(path, markdown(results, experiment, lock.as_posix() if lock else None))
 
 
 def print_headlines(folder: Path) -> None:
@@ -86,14 +93,19 @@ def main(argv: list[str] | None = None) -> None:
         "  python -m pipeline.report --headlines results/demo",
     )
     arguments.add_argument("folder", type=Path, nargs="?", help="holds metrics.parquet (default: results/EXPERIMENT)")
-    arguments.add_argument("--experiment", help="default: the one that params.yaml names")
+    arguments.add_argument("--experiment", help="of params.yaml (default: the one that it names)")
     arguments.add_argument("--params", default="params.yaml", help="the configuration (default: params.yaml)")
-    arguments.add_argument("--runs-dir", type=Path, default=Path("results/runs"), help="default: results/runs")
+    arguments.add_argument(
+        "--runs-dir", type=Path, default=Path("results/runs"), help="holds the runs (default: results/runs)"
+    )
     arguments.add_argument(
         "--headlines", action="store_true", help="print the report's path and its most telling lines, make nothing"
     )
     arguments.add_argument(
         "--results", type=Path, metavar="FILE", help="write only the scoreboard of both publications, as Markdown"
+    )
+    arguments.add_argument(
+        "--lock", type=Path, metavar="FILE", help="with --results: the record of these runs' bits, for it to name"
     )
     options = arguments.parse_args(argv)
     if options.headlines and options.folder:
@@ -104,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.headlines:
         print_headlines(folder)
     elif options.results:
-        write_results(options.results, folder, experiment, options.params, options.runs_dir)
+        write_results(options.results, folder, experiment, options.params, options.runs_dir, options.lock)
     else:
         report(folder, experiment, options.params, options.runs_dir)
 

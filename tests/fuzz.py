@@ -252,8 +252,8 @@ def all_targets() -> list[Target]:
 def main(argv: list[str] | None = None) -> int:
     """Ask damaged files for some time, print the table, and return how many ended in what is wrong."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--seconds", type=float, default=60.0)
-    arguments.add_argument("--seed", type=int, default=SEED)
+    arguments.add_argument("--seconds", type=float, default=60.0, help="time for all targets; default: %(default)s")
+    arguments.add_argument("--seed", type=int, default=SEED, help="of the damage; default: %(default)s")
     arguments.add_argument("--files", type=int, default=10**9, help="most damaged files of a target")
     arguments.add_argument("--only", default="", help="boundaries or files whose name has this text")
     options = arguments.parse_args(argv)

@@ -111,9 +111,9 @@ CASES: dict[str, tuple[list[str], str]] = {
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
     arguments = step.parser(__doc__)
-    arguments.add_argument("--times", type=int, default=20)
-    arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--only", choices=CASES)
+    arguments.add_argument("--times", type=int, default=20, help="kills of each case; default: %(default)s")
+    arguments.add_argument("--seed", type=int, default=0, help="of the moments; default: %(default)s")
+    arguments.add_argument("--only", choices=CASES, help="this case alone; all if not given")
     options = arguments.parse_args(argv)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "checkout"

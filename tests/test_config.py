@@ -177,10 +177,11 @@ def test_the_page_of_settings_is_what_the_code_declares(root: Path) -> None:
     assert all(f"## {name}\n" in page for name in METHODS)
 
 
-def test_every_argument_of_every_command_is_explained(root: Path) -> None:
+def test_every_argument_of_every_command_and_benchmark_is_explained(root: Path) -> None:
     calls = [
         (file, call)
-        for file in (root / "pipeline").rglob("*.py")
+        for folder in ("pipeline", "benchmarks", "tests")
+        for file in (root / folder).rglob("*.py")
         for call in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "add_argument"
     ]

@@ -149,7 +149,12 @@ WRONG = {  # the command -> words of its one line
     "config --experiment nope": "experiment 'nope' is not in params.yaml",
     "workflow.resources m.mtx": "holds no run",
     "workflow.merge_lock a b c": "no checkout that DVC records",
-    "workflow.diff --upload-pack=x": "the following arguments are required: revision",
+    "workflow.diff --upload-pack=x": "unrecognized arguments: --upload-pack=x",
+    "workflow.diff": "name a revision, or a lock by --lock",
+    "workflow.diff HEAD --lock m.mtx": "name a revision, or a lock by --lock",
+    "workflow.diff --lock nope": "nope: ",
+    "workflow.diff --lock m.mtx": "m.mtx:1: no valid YAML",
+    "workflow.bits o.lock": "no such file",
     "workflow.share status --params c.csv": "DVC knows params.yaml of a checkout",
     "methods x": "unrecognized arguments: x",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import load_config
 from pipeline.errors import InputError
-from pipeline.kpd import KPDLinear, Rule, Sparsifier, convert
+from pipeline.kpd import KPDLinear, Rule, Sparsifier, convert, plan
 from pipeline.kpd.blocks import BlockLinear, block_layers
 from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.choice import BlockChoice
@@ -89,8 +90,28 @@ def test_a_weight_shared_with_another_layer_stays_and_is_reported() -> None:
     report = convert(network, {"*": Rule((2, 2))})
     assert report.swapped == ["2"]
     assert "its weight is shared with another layer" in str(report)
-    with pytest.raises(InputError, match=r"rule for '\*': \(2, 2\) is no Rule"):
-        convert(network, {"*": (2, 2)})
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ({"*": (2, 2)}, r"rule for '\*': \(2, 2\) is no Rule"),
+        ({0: Rule((2, 2))}, "0 is no pattern of names; give '0'"),
+        (Rule((2, 2)), "a Rule is no mapping"),
+        ({"0": Rule((2, 2)), "2": Rule((2, 2), rank=0)}, "rank 0: needs a whole number of terms"),
+        ({"0": Rule((2, 2)), "2": Rule((2, 2), 5, "group")}, "at most 4 orthonormal terms"),
+        ({"*": Rule((2, 2))}, "layer '2': its weight is not finite"),
+    ],
+)
+def test_what_cannot_be_converted_leaves_the_network_as_it_was(rules: object, words: str) -> None:
+    network = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    with torch.no_grad():
+        network[2].weight[1, 2] = math.inf
+    with pytest.raises(InputError, match=words):
+        convert(network, rules, keep_weights="finite" in words)
+    assert [type(layer) for layer in network] == [nn.Linear, nn.ReLU, nn.Linear]
+    with pytest.raises(InputError, match="8 -> 8 is not finite"):
+        plan(network, error=0.5)
 
 
 def test_a_linear_layer_alone_is_refused_with_the_remedy() -> None:
@@ -323,6 +344,15 @@ def test_the_dense_twin_teaches() -> None:
         sparsifier.step(optimizer)
     sparsifier.finish()
     assert float(sparsifier.distillation(model(x), x).detach()) < before / 3
+    held = type("Output", (), {"logits": outputs})
+    for own in ({"logits": outputs}, (outputs, None), held):
+        torch.testing.assert_close(sparsifier.distillation(own, x, 3.0), by_hand)
+    torch.testing.assert_close(sparsifier.distillation(outputs[0], x[0]), sparsifier.distillation(outputs[:1], x[:1]))
+    for temperature in (0, -1.0, math.nan):
+        with pytest.raises(InputError, match="needs a number above 0"):
+            sparsifier.distillation(outputs, x, temperature)
+    with pytest.raises(InputError, match="a dict is no tensor of logits and holds none"):
+        sparsifier.distillation({"loss": outputs}, x)
     with pytest.raises(InputError, match="no teacher: make the Sparsifier with distil=True"):
         Sparsifier(small(), block=(2, 2), total_steps=1).distillation(outputs, x)
 
@@ -391,6 +421,19 @@ def test_a_sparsifier_takes_numpys_numbers() -> None:
     assert Sparsifier(small(), **given).method.block == (2, 2)
 
 
+@pytest.mark.parametrize("name", ["kpd", "magnitude"])
+def test_a_batch_that_says_nothing_leaves_the_scores_by_outputs_as_they_are(name: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    sparsifier = Sparsifier(model, name, block=(2, 2), score="output", total_steps=5)
+    for x in (torch.full((3, 4), 2.0), torch.ones(0, 4), torch.tensor([[1.0, math.nan, math.inf, 2.0]])):
+        model(x)
+    torch.testing.assert_close(model[0].input_squares, torch.tensor([0.24, 0.2, 0.2, 0.39]))
+    for _ in range(5):  # as a loop does that leaves out what is not finite
+        sparsifier.step()
+    sparsifier.finish()
+    assert int(model[0].zero_blocks().sum()) == 2
+
+
 @pytest.mark.filterwarnings("ignore:layer .* costs")
 @pytest.mark.parametrize("name", ["kpd", "group-lasso", "magnitude", "rigl"])
 def test_lbfgs_without_a_line_search_trains_while_blocks_go(name: str) -> None:
@@ -409,6 +452,8 @@ def test_lbfgs_without_a_line_search_trains_while_blocks_go(name: str) -> None:
     for _ in range(40):
         optimizer.step(closure)
         sparsifier.step(optimizer)
+    if name == "kpd":  # whose support is fixed: no number changed after the step
+        assert optimizer.state[next(model.parameters())]["n_iter"] > 4
     sparsifier.finish()
     assert float(closure().detach()) < 0.1  # 1e14 with the curvature of weights that blocks were taken out of
 

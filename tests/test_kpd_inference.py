@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import partial
 from pathlib import Path
 
@@ -168,6 +169,10 @@ def test_what_is_loaded_or_written_is_computed(name: str, numba: bool, monkeypat
         torch.testing.assert_close(twin(x), other.bias.expand(5, 64))
         torch.testing.assert_close(form(x), other.to_dense()(x), rtol=1e-4, atol=1e-5)
 
+        narrow = {key: value if value.is_floating_point() else value.int() for key, value in form.state_dict().items()}
+        twin.load_state_dict(narrow, assign=True)
+        torch.testing.assert_close(twin(x), other.to_dense()(x), rtol=1e-4, atol=1e-5)
+
         form.double().bias.add_(1)
         torch.testing.assert_close(form(x.double()).float(), other.to_dense()(x) + 1, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(form.float()(x), other.to_dense()(x) + 1, rtol=1e-4, atol=1e-5)
@@ -208,6 +213,7 @@ def test_traced_exported_and_compiled_networks_compute_the_same(name: str, tmp_p
             "export": program.module(),
             "an exported file": torch.export.load(tmp_path / "program.pt2").module(),
             "compile": torch.compile(twin, backend="aot_eager", fullgraph=True),
+            "fx": torch.fx.symbolic_trace(twin),
         }
         for way, run in ways.items():
             torch.testing.assert_close(
@@ -465,6 +471,8 @@ def test_networks_of_several_inputs_are_deployed_from_a_tuple_or_a_mapping() -> 
         deployed, taken = deploy(network, inputs)
         assert list(taken) == ["first", "second"]
         torch.testing.assert_close(deployed(**given), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="images: an empty batch"):
+        deploy(network, (torch.randn(0, 16), given["shift"]))
     with pytest.raises(InputError, match="the weight is made of"):
         FORMS["block-rows"](network.first).weight.zero_()
 
@@ -612,6 +620,45 @@ def test_int8_rounds_each_row_by_its_own_scale_and_accuracy_is_measured_again(me
     assert half.accuracy > 0.9
 
 
+class Masked(Own):
+    """With what decoders keep beside their weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.full((3, 3), -math.inf).triu(1))
+        self.register_buffer("lowest", torch.full((2, 3), torch.finfo(torch.float32).min))
+        self.register_buffer("odd", torch.tensor(math.nan))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + self.mask[1] + self.lowest[0].clamp_min(-1.0)
+
+
+@pytest.mark.parametrize("weights", ["as they are", "float16", "int8"])
+def test_masks_are_saved_exactly_and_weights_that_are_not_finite_are_not(weights: str, tmp_path: Path) -> None:
+    network, path = Masked(), tmp_path / "own.safetensors"
+    network.load_state_dict(final().state_dict(), strict=False)
+    convert(network, {"body.0": Rule((4, 4))})
+    network.eval()
+    save(network, path, weights)
+    again = load(path, Masked)
+    for name, buffer in network.named_buffers():
+        tolerance = {"rtol": 1e-3, "atol": 1e-3} if name.startswith("body") else {"rtol": 0, "atol": 0}
+        torch.testing.assert_close(again.get_buffer(name), buffer, equal_nan=True, **tolerance)
+    x = torch.randn(4, 32)
+    torch.testing.assert_close(again(x), network(x), rtol=0.1, atol=0.1)
+    tensors, metadata = read_artifact(path)
+    write_artifact(path, "kpd", tensors | {"mask/odd": np.full((3, 3), 4, np.uint8)}, metadata)
+    with pytest.raises(InputError, match="'mask/odd' has 4, which stands for no number"):
+        load(path, Masked)
+    with torch.no_grad():
+        network.head.weight[0, 0] = math.nan
+    with pytest.raises(InputError, match=r"'head\.weight' has a number that is not finite; nothing was saved"):
+        save(network, tmp_path / "other.safetensors", weights)
+    assert not (tmp_path / "other.safetensors").exists()
+    with pytest.raises(InputError, match="model_factory: a Masked; give what makes the network"):
+        load(path, network)
+
+
 def test_files_of_deployed_networks_are_refused_where_they_do_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "own.safetensors"
     deploy(final(), torch.randn(5, 32), form="block-rows").save(path, weights="int8")
@@ -687,6 +734,6 @@ def test_exported_networks_run_elsewhere_with_equal_outputs(name: str, form: str
 
 def test_an_onnx_model_names_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
-    with pytest.raises(InputError, match=r"pip install 'kronflow\[onnx\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[onnx\]' in Kronflow's folder"):
         export_onnx(nn.Sequential(KPDLinear(8, 4, (2, 2))), torch.ones(2, 8), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())

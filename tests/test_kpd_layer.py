@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-import multiprocessing
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -346,45 +342,6 @@ def test_fused_path_gives_the_same_bits_on_every_run_and_any_number_of_threads(t
     for left, right, single in zip(computed(threads), computed(threads), computed(1), strict=True):
         assert np.array_equal(left, right)
         assert np.array_equal(left, single)
-
-
-def test_rows_are_shared_once_by_several_threads_in_turn_and_at_once() -> None:
-    barrier = threading.Barrier(2)
-
-    def meet(start: int, stop: int) -> tuple[int, int, int]:
-        barrier.wait(30)  # passes only if two threads are at work
-        return start, stop, threading.get_ident()
-
-    results = fused.share(3 * fused.WIDTH + 1, 2, 4, meet)
-    edges = [0, fused.WIDTH, 2 * fused.WIDTH, 3 * fused.WIDTH, 3 * fused.WIDTH + 1]
-    assert [(start, stop) for start, stop, _ in results] == list(pairwise(edges))
-    assert len({thread for *_, thread in results}) == 2
-
-    with ThreadPoolExecutor(2) as callers:
-        shares = callers.map(lambda rows: fused.share(rows, 2, 50, lambda start, stop: stop - start), (1000, 2001))
-    assert [sum(share) for share in shares] == [1000, 2001]
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_an_error_in_a_share_is_not_swallowed(threads: int) -> None:
-    def work(start: int, stop: int) -> int:
-        if start:
-            raise ValueError("in a helper")
-        return stop
-
-    with pytest.raises(ValueError, match="in a helper"):
-        fused.share(3 * fused.WIDTH, threads, 3, work)
-
-
-def test_a_forked_process_shares_rows_among_threads_of_its_own() -> None:
-    def work() -> None:
-        assert sum(fused.share(3 * fused.WIDTH, 2, 3, lambda start, stop: stop - start)) == 3 * fused.WIDTH
-
-    work()
-    child = multiprocessing.get_context("fork").Process(target=work)
-    child.start()
-    child.join(60)
-    assert child.exitcode == 0
 
 
 def test_empty_batches_pass() -> None:

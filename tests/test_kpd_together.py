@@ -19,7 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.kpd import KPDLinear, Rule, activation, convert, deploy, functional
+from pipeline.errors import InputError
+from pipeline.kpd import KPDLinear, Rule, Sparsifier, activation, convert, deploy, functional
 from pipeline.kpd.blocks import block_layers
 from pipeline.kpd.layer import observe_inputs
 from pipeline.kpd.networks import build
@@ -164,6 +165,45 @@ def test_a_network_joined_in_training_is_the_kind_it_was() -> None:
     }
     assert "_Encoder" not in shown
     assert isinstance(network.mlp[:2], nn.Sequential)
+
+
+@pytest.mark.parametrize("method", ["kpd", "kpd-choice", "magnitude", "btt"])
+def test_layers_and_their_holders_are_traced_by_fx_as_torchs_own_are(method: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(2, 32, 3), nn.Flatten(2), Block("gelu"), nn.Linear(36, 8))
+    network[2].register_forward_pre_hook(lambda _, given: (given[0].transpose(1, 2),))
+    network[2].register_forward_hook(lambda _, __, y: y.transpose(1, 2))
+    block = {"blocks": [(4, 4), (2, 2)]} if method == "kpd-choice" else {"block": (4, 4) if method != "btt" else (4, 2)}
+    score = {} if method == "btt" else {"score": "output"}  # whose hook sees what is traced, too
+    Sparsifier(network, method, **block, **score, convolutions=True, total_steps=9)
+    x = torch.randn(3, 2, 8, 8)
+    traced = torch.fx.symbolic_trace(network)
+    kinds = {type(traced.get_submodule(node.target)) for node in traced.graph.nodes if node.op == "call_module"}
+    assert type(network[2].encoder) in kinds
+    close(traced(x), network(x))
+    grown = [torch.autograd.grad(own(x).square().sum(), list(network.parameters())) for own in (traced, network)]
+    for left, right in zip(*grown, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-3 * float(right.abs().max()) + 1e-6)
+    again = copy.deepcopy(network[2].decoder)  # by what pickle would write
+    assert type(again) is type(network[2].decoder)
+
+
+def test_attention_is_traced_by_fx_with_its_arguments_and_a_layer_alone_is_not() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 2)
+
+        def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+            y, weights = self.attention(x, x, x, key_padding_mask=padding, average_attn_weights=False)
+            return y.sum() + weights.square().sum()
+
+    network = Masked()
+    convert(network, {"*": Rule((4, 4))})
+    x, padding = torch.randn(5, 3, 16), torch.arange(5).expand(3, 5) > 2
+    close(torch.fx.symbolic_trace(network)(x, padding), network(x, padding))
+    with pytest.raises(InputError, match=r"put it into a torch.nn.Sequential"):
+        torch.fx.symbolic_trace(network.attention.q_proj)
 
 
 def test_a_layer_that_stands_in_two_places_has_the_gradients_of_both() -> None:

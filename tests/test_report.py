@@ -26,8 +26,10 @@ from pipeline.config import Run, load_config, setting_arguments
 from pipeline.core.step import parse_settings
 from pipeline.errors import InputError
 from pipeline.methods import METHODS
+from pipeline.reporting.figures import scaling, scaling_laws
 from pipeline.reporting.findings import Comparison, compare, compare_networks
 from pipeline.reporting.outputs import ACCOUNTINGS, report_files
+from pipeline.reporting.results import Results, load_results
 from pipeline.reporting.style import dash
 from pipeline.runs.metrics import write_metrics
 from pipeline.runs.record import params_digest, write_history
@@ -432,6 +434,29 @@ def test_scaling_figure_finds_the_slope(folder: Path) -> None:
     assert len(tooltips(folder, "scaling")) == 6
 
 
+def test_only_times_of_one_setting_and_one_place_have_a_slope(root: Path, tmp_path: Path) -> None:
+    nothing: dict[str, Any] = {"datasets": [], "methods": []}
+    edit = {"neukron": {"datasets": ["kjv-4gram"]}, "matrix_baselines": nothing, "tensor_baselines": nothing,
+            "networks": nothing,
+            "scaling": {"datasets": ["kjv-4gram"], "fractions": [0.25, 0.5], "settings": ["h8"]}}  # fmt: skip
+    params = write_params(root, tmp_path, edit)
+    runs = write_runs(params, tmp_path / "runs")
+    assert {run.setting for run in runs} == {"h8", "h16"}
+    names = ["--experiment", "demo", "--params", str(params), "--runs-dir", str(tmp_path / "runs")]
+
+    def results() -> Results:
+        aggregate.main([str(tmp_path / "demo"), *names])
+        return load_results(tmp_path / "demo", "demo", load_config(params), tmp_path / "runs")
+
+    assert set(results().scaling["setting"]) == {"h8"}  # h16 was fitted to the whole alone
+    assert list(scaling_laws(results())) == [("kjv-4gram", "h8")]
+    assert "several machines" not in scaling(results()).caption
+    path = next(tmp_path.glob("runs/kjv-4gram.f0.5/neukron/h8-s0/metrics.json"))
+    path.write_text(path.read_text().replace("A processor", "Another"))
+    assert not scaling_laws(results())
+    assert "Times of several machines, devices or numbers of threads have no slope." in scaling(results()).caption
+
+
 def test_samples_are_only_in_the_scaling_figure(folder: Path) -> None:
     for name in ("compression", "smallest"):
         assert not pd.read_csv(folder / "tables" / f"{name}.csv")["dataset"].str.contains(".f", regex=False).any()
@@ -694,12 +719,18 @@ def cells_of(*rows: tuple[str, str, float, float]) -> pd.DataFrame:
     """Cells of one data set: method, setting, bytes in every accounting, relative error."""
     columns = {item.column: [row[2] for row in rows] for item in ACCOUNTINGS}
     names = {"dataset": "d", "method": [row[0] for row in rows], "setting": [row[1] for row in rows]}
-    return pd.DataFrame(names | columns | {"relative_error": [row[3] for row in rows]})
+    seeds = {"relative_error": [row[3] for row in rows], "relative_error_stderr": math.nan, "seeds": 1}
+    return pd.DataFrame(names | columns | seeds)
 
 
-def outcomes(*rivals: tuple[str, str, float, float]) -> tuple[Comparison, Comparison]:
-    """NeuKron with 100 bytes and an error of 0.5 beside rivals: at its error, at its bytes."""
-    found = SimpleNamespace(compression=cells_of(("neukron", "h", 100, 0.5), *rivals))
+def outcomes(
+    *rivals: tuple[str, str, float, float], stderr: dict[str, float] | None = None
+) -> tuple[Comparison, Comparison]:
+    """NeuKron with 100 bytes and an error of 0.5 beside rivals: at its error, at its bytes; `stderr` of three seeds."""
+    cells = cells_of(("neukron", "h", 100, 0.5), *rivals)
+    for method, value in (stderr or {}).items():
+        cells.loc[cells["method"] == method, ["relative_error_stderr", "seeds"]] = (value, 3)
+    found = SimpleNamespace(compression=cells)
     at_error, at_bytes = (compare(found, "d", measure)[0] for measure in ("error", "bytes"))  # type: ignore[arg-type]
     return at_error, at_bytes
 
@@ -733,6 +764,30 @@ def test_a_verdict_is_what_the_runs_prove(
     assert [item.verdict for item in found] == [at_error, at_bytes]
     for item in found:
         assert item.wins == (item.outcome == "win")
+
+
+@pytest.mark.parametrize(
+    ("rival", "stderr", "at_bytes"),
+    [
+        (("cp", "a", 90, 0.45), {"neukron": 0.02}, "no difference shown"),  # 0.5 +- 0.086
+        (("cp", "a", 90, 0.40), {"neukron": 0.02}, "at least 1.2x higher error"),
+        (("cp", "a", 90, 0.40), {"neukron": 0.02, "cp": 0.04}, "no difference shown"),
+        (("cp", "a", 99, 0.55), {"neukron": 0.02}, "no difference shown"),
+        (("cp", "a", 99, 0.60), {"neukron": 0.02}, "at least 1.2x lower error"),
+        (("lossless", "default", 90, 0.0), {"neukron": 0.2}, "higher error: the other is exact"),
+        (("cp", "a", 90, 0.45), {"cp": 0.2}, "at least 1.1x higher error"),  # one run of NeuKron, which the page says
+    ],
+)
+def test_errors_that_the_seeds_do_not_tell_apart_are_no_difference(
+    rival: tuple[str, str, float, float], stderr: dict[str, float], at_bytes: str
+) -> None:
+    assert outcomes(rival, stderr=stderr)[1].verdict == at_bytes
+
+
+def test_a_win_holds_wherever_in_its_interval_the_error_is() -> None:
+    rivals = (("cp", "a", 200, 0.55), ("cp", "b", 900, 0.4))
+    assert outcomes(*rivals, stderr={"neukron": 0.01})[0].verdict == "at least 2.0x smaller"  # 0.5 +- 0.043
+    assert outcomes(*rivals, stderr={"neukron": 0.02})[0].verdict == "not comparable"  # cp a may be as accurate
 
 
 def test_what_is_not_comparable_says_how_to_make_it_so() -> None:

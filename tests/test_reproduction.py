@@ -52,7 +52,7 @@ def made(run: Run, error: float, **more: Any) -> dict[str, Any]:
         "seconds_per_epoch": 0.2, "setup_seconds": 1.0, "order_seconds": 2.0, "model_seconds": 57.0, "threads": 1,
         "machine": "A processor", "cores": 2, "commit": "0123456789ab", "date": "2026-01-02T03:04:05Z",
         "error_low": math.nan, "error_high": math.nan, "file_bytes": 9, "parameters": 1, "cpu_seconds": 60.0,
-        "peak_rss_bytes": 1,
+        "peak_rss_bytes": 1, "device": "cpu",
     }  # fmt: skip
     return row | more
 
@@ -108,6 +108,16 @@ def test_every_target_has_runs_or_measures_of_its_own(config: Config) -> None:
         runs = config.runs(target.experiment)
         assert runs_of(name, runs) or measures_of(name, runs), name
     assert config.experiments[EVIDENCE].hours
+    plans = [run for name in config.experiments for run in config.runs(name)]
+    assert {run.settings["network"] for run in runs_of("kpd-vit", plans)} == {"vit-tiny", "vit-base", "swin-tiny"}
+    assert {run.settings["network"] for run in runs_of("kpd-linear", plans)} == {"linear", "mlp"}
+    # full batches whose epochs are timed fit nothing, and epochs of mini-batches say nothing of all non-zeros
+    runs = [run for run in config.runs(EVIDENCE) if run.dataset.startswith("threads") and run.method == "neukron"]
+    for name in ("fig6", "fig15", "table5"):
+        assert {run.setting for run in runs_of(name, runs)} == {"h10p3"}, name
+        assert len({run.dataset for run in runs_of(name, runs)}) == 6, name
+    for name in ("fig3", "fig5", "fig7", "fig8", "fig9", "fig12"):
+        assert {run.setting for run in runs_of(name, runs)} == {"h10e200"}, name
 
 
 @pytest.mark.parametrize(
@@ -160,6 +170,11 @@ def test_neukron_is_met_by_its_width_on_the_padded_grid_over_seeds(config: Confi
     assert "300 epochs of the fast schedule" in line["why"]
     [line] = lines(results_of(config, rows), "fig12")
     assert line["verdict"] == "not comparable"  # an epoch of another kind
+    spread = [
+        made(run, 1.0, error_padded=error) for run, error in zip(runs, [55_000.0, 59_300.0, 63_600.0], strict=True)
+    ]
+    [line] = lines(results_of(config, spread), "fig3")
+    assert line["verdict"] == "undecided" and line["why"].endswith("; ± 18 % of 3 seeds is too wide to tell")
 
 
 def test_ablation_is_relative_to_the_whole_of_the_same_seed(config: Config) -> None:
@@ -191,6 +206,10 @@ def test_a_target_of_all_data_sets_has_a_figure_of_the_scoreboards_numbers(confi
     widths = drawings["epoch-width"].data
     assert widths["hidden"].tolist() == [10, 20]
     assert "slope 1.00" in drawings["epoch-width"].alt
+    rows[-1] |= {"threads": 4}
+    mixed = {drawing.name: drawing for drawing in published_figures(results_of(config, rows))}["epoch-width"]
+    assert "slope" not in mixed.alt and "several machines" in mixed.caption
+    assert not lines(results_of(config, rows), "fig14")
     other = dataclasses.replace(results_of(config, rows), experiment="paper")
     assert not list(published_figures(other))
 
@@ -283,12 +302,16 @@ def test_higher_is_better_for_an_accuracy() -> None:
 def test_results_are_written_from_the_runs_and_say_what_was_not_run(config: Config, tmp_path: Path, root: Path) -> None:
     [run] = email(config, "t-svd", "rank10")
     text = markdown(results_of(config, [made(run, 77_600.0, error_padded=math.nan, bytes=2_154_000)]))
-    assert "| fig3 | email, T-SVD rank10 | error | 77,600 | 77,600 | 1 | reproduced | one run |" in text
+    told = "77,600 | 77,600 | 1 | reproduced | at the published bytes within 5 %; one run |"
+    assert f"| fig3 | email, T-SVD rank10 | error | {told}" in text
     assert re.search(r"\| kpd-vit \| .* not at hand \| needs CIFAR-100", text)
     assert f"1 of {len(config.runs(EVIDENCE))} runs" in text
     assert "A processor, 2 cores" in text
     assert "; commit `0123456789ab`: T-SVD 1." in text
     assert f"`make experiment NAME={EVIDENCE}`" in text
+    recorded = markdown(results_of(config, [made(run, 77_600.0)]), EVIDENCE, "evidence/dvc.lock")
+    assert "`make diff LOCK=evidence/dvc.lock` says which of your models have the same bits" in recorded
+    assert "A processor, 2 cores here" in recorded and "of several commits" not in recorded
     assert "nan" not in text
     target = tmp_path / "RESULTS.md"
     report.main(

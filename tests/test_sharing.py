@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.commands.shared import SharedRuns
 from pipeline.config import load_config
 from pipeline.errors import InputError
+from pipeline.workflow import bits, diff
 from pipeline.workflow.share import check_whole, commit, kept_back, pull, refuse_exchanged_sources, refuse_links
 from tests.checkout import CLICKS, ENVIRONMENT, TINY, change, copy_checkout, dry_run_jobs, make, run, write_clicks
 
@@ -135,6 +137,45 @@ def test_why_and_diff_name_what_changed(copy: Path) -> None:
     assert "No rule to produce nonsense" in make(copy, "why", "TARGET=nonsense", status=2)
 
 
+def test_a_rerun_is_compared_bit_by_bit_with_what_a_lock_records(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(copy)
+    record = ["--experiment", "tiny", "evidence/dvc.lock"]
+
+    def compared() -> str:
+        diff.main(["--lock", "evidence/dvc.lock"])
+        return capsys.readouterr().out
+
+    bits.main(record)
+    told = make(copy, "diff", "LOCK=evidence/dvc.lock")
+    assert told == compared() == (
+        "evidence/dvc.lock: 2 models. Here: 2 with the same bits, 0 that differ, 0 missing.\n"
+    )  # fmt: skip
+    before = (copy / "evidence/dvc.lock").read_bytes()
+    stage = yaml.safe_load(before)["stages"]["fit_baseline-clicks-truncation"]
+    model = copy / "results/runs/clicks/truncation/k10-s0/model.safetensors"
+    digest = hashlib.md5(model.read_bytes()).hexdigest()  # noqa: S324 - DVC's own names
+    assert stage["outs"][0]["files"] == [{"relpath": "k10-s0/model.safetensors", "md5": digest}]  # not the other's k50
+    # a rerun has other times, which are no difference
+    change(model.with_name("metrics.json"), '"seconds": ', '"seconds": 1')
+    assert "2 with the same bits" in compared()
+    with model.open("ab") as file:
+        file.write(b"x")
+    (copy / "results/runs/clicks/t-svd/r1-s0/model.safetensors").unlink()
+    told = compared()
+    assert "Here: 0 with the same bits, 1 that differ, 1 missing." in told and "missing: clicks/t-svd 1" in told
+    assert "| `clicks/truncation/k10-s0` | nothing |" in told
+    # and what is no longer as dvc.lock records it has no record to publish
+    with pytest.raises(InputError, match="results/runs/clicks/t-svd here is not what it records"):
+        bits.main(record)
+    change(copy / "params.yaml", "{k10: {keep: 0.1}}", "{k10: {keep: 0.2}}")
+    with (copy / "pipeline/baselines/truncation.py").open("a") as file:
+        file.write("# changed\n")
+    assert "| `clicks/truncation/k10-s0` | settings, code |" in compared()
+    assert (copy / "evidence/dvc.lock").read_bytes() == before
+
+
 def test_a_lost_run_of_the_other_experiment_and_exchanged_ones_are_not_recorded(copy: Path) -> None:
     cell = copy / "results/runs/clicks/truncation"
     for old, new in (("k10-s0", "x"), ("k50-s0", "k10-s0"), ("x", "k50-s0")):
@@ -217,6 +258,16 @@ def test_damaged_and_lost_objects_are_named(copy: Path, tmp_path: Path) -> None:
     assert "results/runs/clicks/truncation" in plain
     assert not (tmp_path / "pulled" / model).exists()
     stored.unlink()
+    for place, kind in ((stored.mkdir, "folder"), (lambda: stored.symlink_to("/dev/zero"), "device")):
+        place()  # read as an object, a device never ends
+        for ask in (
+            pull,
+            lambda root: SharedRuns(str(root)).pull("clicks/truncation/k10-s0", tmp_path / "m.safetensors"),
+        ):
+            with pytest.raises(InputError, match=f"{digest[2:]}: a {kind} in the place of an object; remove it there"):
+                ask(tmp_path / "pulled")
+        stored.rmdir() if kind == "folder" else stored.unlink()
+    assert not (tmp_path / "m.safetensors").exists()
     for folder in (".dvc/cache", "results"):
         shutil.rmtree(tmp_path / "pulled" / folder)
     refused = make(tmp_path / "pulled", "pull", status=2)

@@ -19,23 +19,24 @@ LEAST_BITS = 0.5
 class CellBits:
     """The bits of each cell, were it told beside those that are kept.
 
-    A set of n cells drawn alike takes -log2(n P(cell)) bits for each. In tensors P is as of the others:
-    P(i_1) P(i_2 | i_1) P(i_3 | i_1, i_2) .. backs off, an index given others is the mean over these of interpolated
-    Kneser-Ney estimates from pairs of modes, and P the mean over sequences of modes. In matrices, where each pair is a
-    cell of its own, P is the product of the indices' frequencies, the cell counted: of few cells it chooses better ones
-    than P of the others alone. An index that is stored costs its number, which its cells share.
+    A set of n cells drawn alike takes -log2(n P(cell)) bits for each. There are two estimates of P, neither of which
+    always chooses better cells. *Counted*, it is the product of the indices' frequencies, the cell among them.
+    Otherwise it is as of the others: in tensors P(i_1) P(i_2 | i_1) P(i_3 | i_1, i_2) .. backs off, an index given
+    others is the mean over these of interpolated Kneser-Ney estimates from pairs of modes, and P the mean over
+    sequences of modes; in matrices, where each pair is a cell of its own, the product of frequencies. An index that
+    is stored costs its number, which its cells share.
 
     References
     ----------
     Chen and Goodman, An empirical study of smoothing techniques, 1999, section 2.7.
     """
 
-    def __init__(self, X: SparseTensor, orders: bool) -> None:
-        self.shape, self.orders, self.order = X.shape, orders, X.order
+    def __init__(self, X: SparseTensor, orders: bool, counted: bool) -> None:
+        self.shape, self.orders, self.order, self.counted = X.shape, orders, X.order, counted
         self.index = [np.unique(X.coords[:, mode], return_inverse=True)[1] for mode in range(X.order)]
         self.sizes = [int(index.max()) + 1 for index in self.index]
         self.pairs: dict[tuple[int, int], tuple[Integers, Integers]] = {}  # a pair's two indices; each cell's pair
-        if 2 < X.order <= PAIRED:
+        if not counted and 2 < X.order <= PAIRED:
             for one, other in itertools.combinations(range(X.order), 2):
                 key = self.index[one] * self.sizes[other] + self.index[other]
                 distinct, number = np.unique(key, return_inverse=True)
@@ -44,16 +45,16 @@ class CellBits:
     def of(self, kept: Integers) -> Reals:
         """(nnz,) bits, given the numbers of the cells that are kept."""
         mine = np.zeros(len(self.index[0]))
-        if self.pairs:
+        if not self.counted:
             mine[kept] = 1.0
         pairs = list(zip(self.index, self.sizes, strict=True))
         degrees = [np.bincount(index[kept], minlength=size)[index] - mine for index, size in pairs]
-        total = [len(kept) + 1.0 + (0.5 * size if self.pairs else 0.0) for size in self.sizes]
+        total = [len(kept) + 1.0 + (0.0 if self.counted else 0.5 * size) for size in self.sizes]
         plain = [(degree + 0.5) / each for degree, each in zip(degrees, total, strict=True)]
         found = -np.log2(self._chance(kept, mine, degrees, plain) * (len(kept) + 1.0))
         if self.orders:
             for degree, size in zip(degrees, self.shape, strict=True):
-                found += np.log2(size) / (degree + (1.0 if self.pairs else 0.5))
+                found += np.log2(size) / (degree + (0.5 if self.counted else 1.0))
         return np.maximum(found, LEAST_BITS)
 
     def _chance(self, kept: Integers, mine: Reals, degrees: list[Reals], plain: list[Reals]) -> Reals:

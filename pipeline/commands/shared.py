@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,7 +15,7 @@ from pipeline.core.names import plain_name
 from pipeline.errors import InputError, nearest
 from pipeline.runs.metrics import Metrics, read_metrics
 from pipeline.workflow.record import refusal
-from pipeline.workflow.remote import shown
+from pipeline.workflow.remote import refuse_what_is_no_file, shown
 
 ROOT = PurePosixPath("results/runs")  # of the runs in a repository
 
@@ -47,6 +47,8 @@ class SharedRuns:
             complete(folder, revision)
         with clear_errors(self.address, "the repository"):
             self.files = DVCFileSystem(repository, rev=revision)
+            outs = self.files.repo.index.outs if (folder / ".dvc").is_dir() or revision else []
+            self._refuse_strange(str(out.hash_info.value) for out in outs if out.hash_info)
             found = self.files.find(str(ROOT))
         self.names = sorted(str(PurePosixPath(path).parent.relative_to(ROOT)) for path in found
                             if path.endswith("/metrics.json"))  # fmt: skip
@@ -104,8 +106,18 @@ class SharedRuns:
             raise InputError(f"{self.address}: {name}: no experiment of its params.yaml plans this run: it has no card")
         return card(run, metrics.model_dump(mode="json"), config.entry_of(run.dataset))
 
+    def _refuse_strange(self, names: Iterable[str]) -> None:
+        """Refuse what is no file in the place of objects, here or on the remote."""
+        from dvc.config import NoRemoteError
+
+        names, repo = list(names), self.files.repo
+        refuse_what_is_no_file(repo.cache.local, names)
+        with suppress(NoRemoteError):
+            refuse_what_is_no_file(repo.cloud.get_remote_odb(command="pull"), names)
+
     def _fetch(self, path: str, to: Path) -> None:
         with clear_errors(self.address, path):
+            self._refuse_strange(digest for digest in [self.files.info(path).get("md5")] if digest)
             try:
                 self.files.get_file(path, str(to))
             except FileNotFoundError as error:

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from pipeline.errors import InputError, nearest
-from pipeline.kpd.blocks import BlockLayer, called
+from pipeline.kpd.blocks import BlockLayer, called, logits_of
 from pipeline.kpd.inference import dense_twin
 from pipeline.kpd.networks import build
-from pipeline.kpd.packing import WEIGHTS, coded, dense_reals, fill, parts
+from pipeline.kpd.packing import WEIGHTS, buffer_names, coded, dense_reals, fill, parts
 from pipeline.kpd.settings import NETWORKS
 from pipeline.kpd.together import join
 from pipeline.runs.artifact import read_artifact, write_artifact
@@ -186,7 +186,8 @@ def save(network: nn.Module | Deployed, path: str | Path, weights: str = "as the
         A safetensors file with a digest of its content.
     weights
         ``as they are``; ``float16``: rounded to half of the bytes; ``int8``: matrices in whole numbers from -127 to
-        127, with a factor for each row (of factors: for each row of blocks and term), the rest as float16.
+        127, with a factor for each row (of factors: for each row of blocks and term), the rest as float16. Buffers that
+        float16 cannot hold stay as they are.
     data
         Inputs and labels (a pair, or an iterable of pairs such as a DataLoader): what the accuracy is measured on,
         before and as the file gives the network back.
@@ -199,7 +200,8 @@ def save(network: nn.Module | Deployed, path: str | Path, weights: str = "as the
     Raises
     ------
     InputError
-        A type of numbers that safetensors and NumPy do not share, or a number that float16 cannot hold.
+        A type of numbers that safetensors and NumPy do not share, a weight that is not finite or, outside buffers, too
+        large for float16.
     """
     if weights not in WEIGHTS:
         raise InputError(f"weights '{weights}' is unknown{nearest(weights, WEIGHTS)}")
@@ -209,7 +211,10 @@ def save(network: nn.Module | Deployed, path: str | Path, weights: str = "as the
         tensors, layers = parts(whole, forms)
     except TypeError as error:
         raise InputError(f"the network has numbers that a file cannot hold ({error}); bring it to float32") from error
-    tensors = coded(tensors, layers, weights)
+    for name, array in tensors.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise InputError(f"array '{name}' has a number that is not finite; nothing was saved")
+    tensors = coded(tensors, layers, weights, buffer_names(whole))
     metadata = {"network": OWN, "layers": layers}
     reals = dense_reals(whole)
     write_artifact(path, "kpd", tensors, metadata)
@@ -226,7 +231,7 @@ def _accuracy(network: nn.Module, pairs: list[Any]) -> float:
     """Share of labels that are the largest of their logits (.., classes), in evaluation."""
     was_training = network.training
     network.eval()
-    right = [called(network, inputs).argmax(dim=-1) == labels for inputs, labels in pairs]
+    right = [logits_of(called(network, inputs)).argmax(dim=-1) == labels for inputs, labels in pairs]
     network.train(was_training)
     return float(torch.cat([own.flatten() for own in right]).double().mean())
 
@@ -246,8 +251,12 @@ def load(path: str | Path, model_factory: Callable[[], nn.Module]) -> nn.Module:
     Raises
     ------
     InputError
-        The file is damaged or no network of one's own, or does not fit the network made.
+        The file is damaged or no network of one's own, or does not fit the network made; nothing that makes one.
     """
+    if isinstance(model_factory, nn.Module) or not callable(model_factory):
+        raise InputError(
+            f"model_factory: a {type(model_factory).__name__}; give what makes the network, such as its class"
+        )
     tensors, metadata = read_artifact(path)
     if metadata.get("network") != OWN or not isinstance(metadata.get("layers"), dict):
         raise InputError(f"{path}: holds no network of one's own; pipeline.load opens what Kronflow's steps wrote")

@@ -6,9 +6,11 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn import functional
 
 from pipeline.errors import InputError
+from pipeline.kpd.layer import as_node
 from pipeline.kpd.together import side_by_side
 
 
@@ -87,6 +89,9 @@ class Attention(nn.Module):
 
         A nested tensor, which :class:`torch.nn.TransformerEncoder` makes of padded sequences, attends to itself.
         """
+        if isinstance(query, Proxy):
+            options = (key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
+            return as_node(self, query, key, value, *options)
         if is_causal and attn_mask is None:
             raise InputError("is_causal=True: it is a hint about attn_mask, give that too")
         if query.is_nested:

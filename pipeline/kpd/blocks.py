@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import InputError
 from pipeline.kpd.layer import KPDLinear, checked_block, input_squares, kept_shares, take_after
 
 
@@ -183,6 +184,19 @@ def called(network: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return network(**inputs)
     return network(*inputs) if isinstance(inputs, tuple | list) else network(inputs)
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """The logits among what a network gives: a tensor, the first of a tuple, or what is called ``logits``."""
+    if isinstance(outputs, Mapping):
+        logits = outputs.get("logits")
+    elif hasattr(outputs, "logits"):
+        logits = outputs.logits
+    else:
+        logits = outputs[0] if isinstance(outputs, tuple | list) and outputs else outputs
+    if not isinstance(logits, Tensor):
+        raise InputError(f"outputs: a {type(outputs).__name__} is no tensor of logits and holds none by that name")
+    return logits
 
 
 @torch.no_grad()

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from pipeline.errors import InputError, is_whole
 from pipeline.kpd.layer import (
     WithDerivedWeight,
+    as_node,
     check_width,
     checked_block,
     keep_called,
@@ -122,6 +124,8 @@ class BTTLinear(WithDerivedWeight):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n) to (..., m)."""
+        if isinstance(x, Proxy):
+            return as_node(self, x)
         if x.is_nested:
             return map_nested(self.forward, x)
         check_width(x, self.in_features)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
-from pipeline.kpd.layer import KPDLinear, WithDerivedWeight, forget_inputs, keep_called, map_nested
+from pipeline.kpd.layer import KPDLinear, WithDerivedWeight, as_node, forget_inputs, keep_called, map_nested
 
 
 class BlockChoice(WithDerivedWeight):
@@ -54,6 +55,8 @@ class BlockChoice(WithDerivedWeight):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add up what the candidates give."""
+        if isinstance(x, Proxy):
+            return as_node(self, x)
         if x.is_nested:
             return map_nested(self.forward, x)
         outputs = [layer(x) for layer in self.candidates.children()]

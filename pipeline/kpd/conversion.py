@@ -331,6 +331,17 @@ def _placed(old: nn.Module, new: nn.Module) -> nn.Module:
     return patches
 
 
+def _check_rules(rules: Mapping[str, Rule | None]) -> None:
+    """Refuse what is no set of rules."""
+    if not isinstance(rules, Mapping):
+        raise InputError(f'rules: a {type(rules).__name__} is no mapping, for example {{"*": Rule(block=(2, 4))}}')
+    for pattern, rule in rules.items():
+        if not isinstance(pattern, str):
+            raise InputError(f"rules: {pattern!r} is no pattern of names; give '{pattern}', in quotes")
+        if not isinstance(rule, Rule | None):
+            raise InputError(f"rule for '{pattern}': {rule!r} is no Rule, for example Rule(block=(2, 4))")
+
+
 def _cost(placed: nn.Module, share: float) -> float:
     """Multiply-adds beside dense of a layer that holds a `share` of the dense one's parameters."""
     if isinstance(placed, PatchConv2d):
@@ -358,9 +369,8 @@ def swap_layers(
     """
     swaps: list[Swap] = []
     made: dict[int, nn.Module] = {}  # a layer that stands in several places stays one layer
-    for pattern, rule in rules.items():
-        if not isinstance(rule, Rule | None):
-            raise InputError(f"rule for '{pattern}': {rule!r} is no Rule, for example Rule(block=(2, 4))")
+    places: dict[str, nn.Module] = {}  # filled once all are made
+    _check_rules(rules)
     attentions = _open_attentions(module, rules)
     holders = _holders(module)
     owned = {id(own.out_proj) for own in module.modules() if isinstance(own, nn.MultiheadAttention)}
@@ -374,7 +384,7 @@ def swap_layers(
         if rule is None or not name or isinstance(layer, KPDLinear | BlockLinear | BTTLinear):
             continue
         if id(layer) in made:
-            module.set_submodule(name, made[id(layer)])
+            places[name] = made[id(layer)]
             continue
         problem = _obstacle(layer, id(layer) in owned, convolutions)
         if problem is None and not _is_linear(layer) and not isinstance(layer, nn.Conv2d):
@@ -393,12 +403,16 @@ def swap_layers(
         except InputError as error:
             swaps.append(Swap(*size, str(error), dense, dense, 1.0))
             continue
-        new = make(linear, rule)
+        if keep_weights and not bool(torch.isfinite(linear.weight).all()):
+            raise InputError(f"layer '{name}': its weight is not finite; start afresh with keep_weights=False")
+        with linear.weight.device:  # whatever the default is
+            new = make(linear, rule)
         fit_error = _take_over(linear, new, keep_weights)
         own = sum(parameter.numel() for parameter in new.parameters())
-        made[id(layer)] = placed = _placed(layer, new)
-        module.set_submodule(name, placed)
+        places[name] = made[id(layer)] = placed = _placed(layer, new)
         swaps.append(Swap(*size, None, own, dense, _cost(placed, own / dense), fit_error))
+    for name, placed in places.items():
+        module.set_submodule(name, placed)
     report = Report(tuple(swaps))
     if len(report.swapped) < at_least:
         reasons = "; ".join(f"layer '{swap.name}': {swap.problem}" for swap in swaps)

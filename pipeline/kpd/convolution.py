@@ -6,10 +6,11 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn import functional
 
 from pipeline.errors import InputError
-from pipeline.kpd.layer import WithDerivedWeight
+from pipeline.kpd.layer import WithDerivedWeight, as_node
 
 
 class PatchConv2d(nn.Module):
@@ -46,6 +47,8 @@ class PatchConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, rows, columns) or one image without N -> the same of outputs."""
+        if isinstance(x, Proxy):
+            return as_node(self, x)
         if x.dim() == 3:
             y: Tensor = self(x.unsqueeze(0)).squeeze(0)
             return y

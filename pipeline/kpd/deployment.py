@@ -105,7 +105,7 @@ def deploy(network: nn.Module, images: Any, form: str = "auto") -> Deployed:
     Raises
     ------
     InputError
-        An unknown form, or one that a layer does not have.
+        An unknown form, or one that a layer does not have; an empty batch.
     """
     if form != "auto" and form not in FORMS:
         raise InputError(f"form '{form}' is unknown{nearest(form, ['auto', *FORMS])}")
@@ -113,7 +113,10 @@ def deploy(network: nn.Module, images: Any, form: str = "auto") -> Deployed:
     layers = block_layers(twin)
     if form != "auto":
         return _in_forms(twin, layers, dict.fromkeys(layers, form))
-    taken = fastest_forms(layers, layer_inputs(twin, layers, images))
+    inputs = layer_inputs(twin, layers, images)
+    if inputs and not any(x.numel() for x in inputs.values()):
+        raise InputError("images: an empty batch, on which no form can be measured; give a typical one")
+    taken = fastest_forms(layers, inputs)
     plain = _in_forms(copy.deepcopy(twin), layers, dict.fromkeys(layers, "dense"))
     if set(taken.values()) <= {"dense"}:
         return plain

@@ -4,22 +4,20 @@ A tile of WIDTH rows is transposed once, goes through both products inside the c
 back, so that the only traffic to memory is the layer's input and output. The backward makes B_i x anew
 from the input instead of keeping it: a step stores no more activations than a dense layer does.
 
-Threads take chunks of tiles from one list as they become free, so that one held up by other work delays
-nobody. The chunks depend on the sizes alone and sums over them are made in their order: the same bits for
-any number of threads.
+Threads draw tiles, or where sums are made over the rows chunks of some, as they become free, so that one held up
+by other work delays nobody. The chunks depend on the sizes alone and sums over them are made in their order: the
+same bits for any number of threads.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import accumulate
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,18 +37,18 @@ from pipeline.kernels.vector import (
     spread,
     transpose_squares,
 )
-from pipeline.kpd import activation
+from pipeline.kpd import activation, team
 from pipeline.kpd.activation import ONE, gelu, gelu_and_slope, relu, relu_and_slope
+from pipeline.kpd.team import drawn, on_threads
 
-compiled = cached(activation)
+compiled = cached(activation, team)
 
 Array = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int64]
-T = TypeVar("T")
 
 TILE = 2 * ROWS  # rows done together without transposition
 CHUNKS = 16  # pieces at most that the rows are cut into where sums are made over them ..
-CHUNK_TILES = 8  # .. of at least so many tiles
+CHUNK_TILES = 3  # .. of at least so many tiles
 PARTIAL_BYTES = 1 << 26  # bound of what the pieces' gradients may take together
 
 NO_BIAS = np.empty(0, dtype=np.float32)
@@ -94,11 +92,10 @@ class Factors(NamedTuple):
         """Shape of B_i x of a tile with the place in it first, in panels of WIDTH."""
         return -(-self.outer.shape[1] // WIDTH), self.B.shape[1] * WIDTH, WIDTH
 
-    def sums(self, chunks: int) -> Factors:
-        """Room for each chunk's sums of gradients: `outer` in whole panels, a vector for each entry of the bias."""
-        own = (len(self.outer), self.panels[0] * WIDTH), self.B.shape, (len(self.bias), LANES)
-        shapes = tuple((chunks, *shape) for shape in own)
-        return Factors(*_arrays(np.zeros(_places(shapes)[1], dtype=np.float32), shapes))
+    @property
+    def sums(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of a chunk's sums of gradients: `outer` in whole panels, `B`, the bias."""
+        return (len(self.outer), self.panels[0] * WIDTH), self.B.shape, self.bias.shape
 
 
 class Gradients(NamedTuple):
@@ -131,13 +128,10 @@ def forward(x: Array, layers: Sequence[Factors], threads: int) -> list[Array]:
     ys = [_empty((len(x), layer.outputs)) for layer in layers]
 
     shapes = ((x.shape[1], WIDTH), *(own.between for own in layers), *((own.outputs, WIDTH) for own in layers))
-    count = len(layers)
-
-    def rows(start: int, stop: int) -> None:
-        with _scratch(*shapes) as (xt, *own):
-            _forward_rows(x, tuple(layers), tuple(ys), start, stop, xt, tuple(own[:count]), tuple(own[count:]))
-
-    share(len(x), threads, _pieces(threads), rows)
+    count, shares = len(layers), _tiles(x)
+    with _scratch(min(threads, shares), *shapes) as (xt, *own):
+        parts = tuple(own[:count]), tuple(own[count:])
+        team.run(_forward, shares, threads, x, tuple(layers), tuple(ys), xt, *parts)
     return ys
 
 
@@ -150,22 +144,18 @@ def backward(
     """
     dx = _empty(x.shape if needs_dx else (0, x.shape[1]))
 
-    of_each = [((own.outputs, WIDTH), own.between, own.panels) for own in layers]
+    of_each = [((own.outputs, WIDTH), own.between, own.panels, (len(own.bias), LANES)) for own in layers]
     shapes = (
         (x.shape[1], WIDTH),
         (x.shape[1], WIDTH),
         *(shape for parts in zip(*of_each, strict=True) for shape in parts),
     )
-    count = len(layers)
-    edges, sums = _sums(len(x), layers)
-
-    def rows(start: int, stop: int) -> None:
-        with _scratch(*shapes) as (xt, dxt, *own):
-            parts = (tuple(own[:count]), tuple(own[count : 2 * count]), tuple(own[2 * count :]))
-            _backward_rows(tuple(dys), x, tuple(layers), dx, sums, edges, start, stop, xt, dxt, *parts)
-
-    share(len(x), threads, _calls(edges, threads), rows)
-    return dx, _added(layers, sums)
+    count, edges = len(layers), _chunks(len(x), layers)
+    shares = len(edges) - 1
+    with _scratch(min(threads, shares), *shapes) as (xt, dxt, *own), _sums(shares, layers) as sums:
+        parts = [tuple(own[first : first + count]) for first in range(0, len(own), count)]
+        team.run(_backward, shares, threads, tuple(dys), x, tuple(layers), dx, sums, edges, xt, dxt, *parts)
+        return dx, _added(layers, sums)
 
 
 def forward_both(x: Array, first: Factors, second: Factors, is_gelu: bool, threads: int) -> Array:
@@ -178,11 +168,9 @@ def forward_both(x: Array, first: Factors, second: Factors, is_gelu: bool, threa
         (x.shape[1], WIDTH), first.between, (second.features, WIDTH), second.between, (second.outputs, WIDTH)
     )  # fmt: skip
 
-    def rows(start: int, stop: int) -> None:
-        with _scratch(*shapes) as arrays:
-            _forward_both_rows(x, first, second, is_gelu, y, start, stop, *arrays)
-
-    share(len(x), threads, _pieces(threads), rows)
+    shares = _tiles(x)
+    with _scratch(min(threads, shares), *shapes) as arrays:
+        team.run(_forward_both, shares, threads, x, first, second, is_gelu, y, *arrays)
     return y
 
 
@@ -194,30 +182,30 @@ def backward_both(
     width = second.features
     shapes = (
         (x.shape[1], WIDTH), first.between, first.panels, (width, WIDTH), (width, WIDTH), (width, WIDTH),
-        second.between, second.panels, (second.outputs, WIDTH), (x.shape[1], WIDTH),
+        second.between, second.panels, (second.outputs, WIDTH), (x.shape[1], WIDTH), (len(first.bias), LANES),
+        (len(second.bias), LANES),
     )  # fmt: skip
-
-    edges, sums = _sums(len(x), (first, second))
-
-    def rows(start: int, stop: int) -> None:
-        with _scratch(*shapes) as arrays:
-            _backward_both_rows(dy, x, first, second, is_gelu, dx, *sums, edges, start, stop, *arrays)
-
-    share(len(x), threads, _calls(edges, threads), rows)
-    return dx, _added((first, second), sums)
+    layers = first, second
+    edges = _chunks(len(x), layers)
+    shares = len(edges) - 1
+    with _scratch(min(threads, shares), *shapes) as arrays, _sums(shares, layers) as sums:
+        team.run(_backward_both, shares, threads, dy, x, first, second, is_gelu, dx, *sums, edges, *arrays)
+        return dx, _added(layers, sums)
 
 
-def _sums(rows: int, layers: Sequence[Factors]) -> tuple[Places, tuple[Factors, ...]]:
-    """Where the chunks begin and end over which gradients are summed, whatever the threads, and room for their sums."""
+def _chunks(rows: int, layers: Sequence[Factors]) -> Places:
+    """Where the chunks begin and end over which gradients are summed, whatever the threads."""
+    tiles = -(-rows // WIDTH)
     room = sum(FLOAT * len(layer.outer) * layer.panels[0] * WIDTH for layer in layers)
-    chunks = min(max(4, min(CHUNKS, PARTIAL_BYTES // room)), -(-rows // (CHUNK_TILES * WIDTH)))
-    edges = _edges(rows, chunks)
-    return np.array(edges), tuple(layer.sums(len(edges) - 1) for layer in layers)
+    count = max(1, min(max(4, min(CHUNKS, PARTIAL_BYTES // room)), -(-tiles // CHUNK_TILES)))
+    return np.minimum(rows, WIDTH * (tiles * np.arange(count + 1) // count))
 
 
-def _calls(edges: Places, threads: int) -> int:
-    """Shares that chunks are handed out in: one a chunk, or all at once to a single thread."""
-    return 1 if threads == 1 else len(edges) - 1
+@contextmanager
+def _sums(chunks: int, layers: Sequence[Factors]) -> Iterator[tuple[Factors, ...]]:
+    """Lend room for each chunk's sums, uninitialised."""
+    with _scratch(chunks, *(shape for layer in layers for shape in layer.sums)) as arrays:
+        yield tuple(Factors(*arrays[first : first + 3]) for first in range(0, len(arrays), 3))
 
 
 def _added(layers: Sequence[Factors], sums: tuple[Factors, ...]) -> list[Gradients]:
@@ -226,7 +214,7 @@ def _added(layers: Sequence[Factors], sums: tuple[Factors, ...]) -> list[Gradien
     for layer, own in zip(layers, sums, strict=True):
         (m1, K), r = layer.outer.shape, len(layer.B)
         scaled = own.outer.sum(axis=0)[:, :K].reshape(m1, r, K // r).transpose(1, 0, 2)
-        gradients.append(Gradients(scaled, own.B.sum(axis=0), own.bias.sum(axis=0).sum(axis=1)))
+        gradients.append(Gradients(scaled, own.B.sum(axis=0), own.bias.sum(axis=0)))
     return gradients
 
 
@@ -280,13 +268,9 @@ def products(x: Array, layers: Sequence[Operands], outputs: Sequence[Array], thr
     for layer in layers:
         layer.check(x.shape[1])
     size = max(layer.room(x.shape[1]) for layer in layers)
-    own, ys = tuple(layers), tuple(outputs)
-
-    def rows(start: int, stop: int) -> None:
-        with _scratch((size,)) as (room,):
-            _products(x, own, ys, room, start, stop)
-
-    share(len(x), threads, _pieces(threads), rows)
+    shares = _tiles(x)
+    with _scratch(min(threads, shares), (size,)) as rooms:
+        team.run(_products, shares, threads, x, tuple(layers), tuple(outputs), *rooms)
 
 
 def feed_forward(x: Array, first: Operands, second: Operands, y: Array, is_gelu: bool, threads: int) -> None:
@@ -299,11 +283,9 @@ def feed_forward(x: Array, first: Operands, second: Operands, y: Array, is_gelu:
     second.check(width)
     size = max(first.room(x.shape[1]), second.room(width))
 
-    def rows(start: int, stop: int) -> None:
-        with _scratch((WIDTH, width), (size,)) as (between, room):
-            _feed_forward(x, first, second, y, is_gelu, between, room, start, stop)
-
-    share(len(x), threads, _pieces(threads), rows)
+    shares = _tiles(x)
+    with _scratch(min(threads, shares), (WIDTH, width), (size,)) as rooms:
+        team.run(_feed_forward, shares, threads, x, first, second, y, is_gelu, *rooms)
 
 
 @compiled
@@ -405,8 +387,9 @@ _rooms: deque[Array] = deque()  # that nobody uses now
 
 
 @contextmanager
-def _scratch(*shapes: tuple[int, ...]) -> Iterator[list[Array]]:
-    """Lend uninitialised arrays, each from a cache line on, in room that is used again and again."""
+def _scratch(count: int, *shapes: tuple[int, ...]) -> Iterator[list[Array]]:
+    """Lend `count` uninitialised arrays of each shape as one, from a cache line on, in room that is used again."""
+    shapes = tuple((max(1, count), *shape) for shape in shapes)
     _, size = _places(shapes)
     try:
         room = _rooms.pop()
@@ -430,33 +413,9 @@ def _arrays(room: Array, shapes: tuple[tuple[int, ...], ...]) -> list[Array]:
     return [room[place].reshape(shape) for place, shape in zip(_places(shapes)[0], shapes, strict=True)]
 
 
-def _pieces(threads: int) -> int:
-    """Pieces for rows that do not depend on each other: two a thread, so that a late one delays little."""
-    return 1 if threads == 1 else 2 * threads
-
-
-def share(rows: int, threads: int, chunks: int, work: Callable[[int, int], T]) -> list[T]:
-    """Call `work(start, stop)` on up to `chunks` shares of the rows, whole tiles each; what it returned, in order.
-
-    An exception of the first share that fails is raised here.
-    """
-    edges = _edges(rows, chunks)
-    workers = min(threads, len(edges) - 1)
-    run = map if workers == 1 else _pool(workers, os.getpid()).map
-    return list(run(work, edges[:-1], edges[1:]))
-
-
-def _edges(rows: int, chunks: int) -> list[int]:
-    """Where up to so many shares of the rows begin and end."""
-    tiles = -(-rows // WIDTH)
-    count = max(1, min(chunks, tiles))
-    return [min(rows, WIDTH * (tiles * part // count)) for part in range(count + 1)]
-
-
-@cache
-def _pool(workers: int, process: int) -> ThreadPoolExecutor:
-    """Threads that are kept for the next call; a forked process has none of its parent's and gets its own."""
-    return ThreadPoolExecutor(workers)
+def _tiles(x: Array) -> int:
+    """In how many tiles the rows go."""
+    return -(-len(x) // WIDTH)
 
 
 @compiled
@@ -522,21 +481,36 @@ def _layer(xt, layer, z, yt):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _forward_rows(x, layers, ys, start, stop, xt, zs, yts):  # type: ignore[no-untyped-def]
-    """Rows start..stop of the ys; the last three are scratch."""
-    for first in range(start, stop, WIDTH):
-        rows = min(WIDTH, stop - first)
-        _to_lanes(x, first, rows, xt)
+def _forward_tiles(turns, x, layers, ys, xts, zs, yts):  # type: ignore[no-untyped-def]
+    """Tiles of the ys as they are drawn; the last three are scratch."""
+    first = WIDTH * drawn(turns, 0)
+    if first < len(x):
+        me = drawn(turns, 1)
+    while first < len(x):
+        rows = min(WIDTH, len(x) - first)
+        _to_lanes(x, first, rows, xts[me])
         for i in range(len(layers)):
-            _layer(xt, layers[i], zs[i], yts[i])
-            _from_lanes(yts[i], ys[i], first, rows)
+            _layer(xts[me], layers[i], zs[i][me], yts[i][me])
+            _from_lanes(yts[i][me], ys[i], first, rows)
+        first = WIDTH * drawn(turns, 0)
 
 
 @compiled
-def _forward_both_rows(x, one, two, is_gelu, y, start, stop, xt, z, hidden, z_two, yt):  # type: ignore[no-untyped-def]
-    """Rows start..stop of y; from xt on scratch."""
-    for first in range(start, stop, WIDTH):
-        rows = min(WIDTH, stop - first)
+def _forward(parallel, threads, *arguments):  # type: ignore[no-untyped-def]
+    return on_threads(_forward_tiles, arguments, parallel, threads)
+
+
+@compiled
+def _forward_both_tiles(  # type: ignore[no-untyped-def]
+    turns, x, one, two, is_gelu, y, xts, zs, hiddens, zs_two, yts
+):
+    """Tiles of y as they are drawn; from xts on scratch."""
+    first = WIDTH * drawn(turns, 0)
+    if first < len(x):
+        me = drawn(turns, 1)
+        xt, z, hidden, z_two, yt = xts[me], zs[me], hiddens[me], zs_two[me], yts[me]
+    while first < len(x):
+        rows = min(WIDTH, len(x) - first)
         _to_lanes(x, first, rows, xt)
         _layer(xt, one, z, hidden)
         if is_gelu:
@@ -545,6 +519,12 @@ def _forward_both_rows(x, one, two, is_gelu, y, start, stop, xt, z, hidden, z_tw
             relu(hidden.reshape(-1))
         _layer(hidden, two, z_two, yt)
         _from_lanes(yt, y, first, rows)
+        first = WIDTH * drawn(turns, 0)
+
+
+@compiled
+def _forward_both(parallel, threads, *arguments):  # type: ignore[no-untyped-def]
+    return on_threads(_forward_both_tiles, arguments, parallel, threads)
 
 
 @compiled
@@ -565,6 +545,23 @@ def _add_outer_gradient(dyt, z, z_rows, d_outer):  # type: ignore[no-untyped-def
         source = z_rows.ctypes.data + FLOAT * panel * m2 * WIDTH * WIDTH
         target = d_outer.ctypes.data + FLOAT * first
         product(dyt.ctypes.data, m2 * WIDTH, 1, source, WIDTH, target, lanes, m1, m2 * WIDTH, 1)
+
+
+@compiled
+def _begin_sums(sums, chunk, lanes):  # type: ignore[no-untyped-def]
+    """A chunk's sums for a layer, at zero; those of the bias are made in `lanes`."""
+    own = (sums.outer[chunk], sums.B[chunk], lanes)
+    own[0][:] = np.float32(0.0)
+    own[1][:] = np.float32(0.0)
+    lanes[:] = np.float32(0.0)
+    return own
+
+
+@compiled
+def _end_sums(sums, chunk, lanes):  # type: ignore[no-untyped-def]
+    """Add up the lanes of the bias."""
+    for f in range(len(lanes)):
+        sums.bias[chunk, f] = lanes[f].sum()
 
 
 @compiled
@@ -606,60 +603,84 @@ def _input_gradient(z, layer, dxt, add):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _backward_rows(  # type: ignore[no-untyped-def]
-    dys, x, layers, dx, sums, edges, start, stop, xt, dxt, dyts, zs, z_rows
+def _backward_chunks(  # type: ignore[no-untyped-def]
+    turns, dys, x, layers, dx, sums, edges, xts, dxts, dyts, zs, z_rows, lanes
 ):
-    """Add the gradients that rows start..stop give to their chunks' sums; fill those rows of dx unless it is empty.
+    """Add the gradients of chunks, as they are drawn, to their sums; fill those rows of dx unless it is empty.
 
-    From xt on scratch.
+    From xts on scratch.
     """
-    chunk = 0
-    for first in range(start, stop, WIDTH):
-        rows = min(WIDTH, stop - first)
-        while edges[chunk + 1] <= first:
-            chunk += 1
-        _to_lanes(x, first, rows, xt)
+    chunk = drawn(turns, 0)
+    if chunk < len(edges) - 1:
+        me = drawn(turns, 1)
+        xt, dxt = xts[me], dxts[me]
+    while chunk < len(edges) - 1:
         for i in range(len(layers)):
-            _to_lanes(dys[i], first, rows, dyts[i])
-            _inner_products(xt, layers[i].B, zs[i])
-            own = (sums[i].outer[chunk], sums[i].B[chunk], sums[i].bias[chunk])
-            _layer_gradients(dyts[i], xt, zs[i], layers[i], own, z_rows[i])
+            _begin_sums(sums[i], chunk, lanes[i][me])
+        for first in range(edges[chunk], edges[chunk + 1], WIDTH):
+            rows = min(WIDTH, len(x) - first)
+            _to_lanes(x, first, rows, xt)
+            for i in range(len(layers)):
+                dyt, z = dyts[i][me], zs[i][me]
+                _to_lanes(dys[i], first, rows, dyt)
+                _inner_products(xt, layers[i].B, z)
+                own = (sums[i].outer[chunk], sums[i].B[chunk], lanes[i][me])
+                _layer_gradients(dyt, xt, z, layers[i], own, z_rows[i][me])
+                if len(dx) > 0:
+                    _input_gradient(z, layers[i], dxt, i > 0)
             if len(dx) > 0:
-                _input_gradient(zs[i], layers[i], dxt, i > 0)
-        if len(dx) > 0:
-            _from_lanes(dxt, dx, first, rows)
+                _from_lanes(dxt, dx, first, rows)
+        for i in range(len(layers)):
+            _end_sums(sums[i], chunk, lanes[i][me])
+        chunk = drawn(turns, 0)
 
 
 @compiled
-def _backward_both_rows(  # type: ignore[no-untyped-def]
-    dy, x, one, two, is_gelu, dx, sums, sums_two, edges, start, stop, xt, z, z_rows, hidden, slopes, dht, z_two,
-    z_rows_two, dyt, dxt,
+def _backward(parallel, threads, *arguments):  # type: ignore[no-untyped-def]
+    return on_threads(_backward_chunks, arguments, parallel, threads)
+
+
+@compiled
+def _backward_both_chunks(  # type: ignore[no-untyped-def]
+    turns, dy, x, one, two, is_gelu, dx, sums, sums_two, edges, xts, zs, all_z_rows, hiddens, all_slopes, dhts, zs_two,
+    all_z_rows_two, dyts, dxts, all_lanes, all_lanes_two,
 ):  # fmt: skip
-    """As :func:`_backward_rows` for two layers with an activation between them; from xt on scratch."""
-    chunk = 0
-    for first in range(start, stop, WIDTH):
-        rows = min(WIDTH, stop - first)
-        while edges[chunk + 1] <= first:
-            chunk += 1
-        own = (sums.outer[chunk], sums.B[chunk], sums.bias[chunk])
-        own_two = (sums_two.outer[chunk], sums_two.B[chunk], sums_two.bias[chunk])
-        _to_lanes(x, first, rows, xt)
-        _to_lanes(dy, first, rows, dyt)
-        _layer(xt, one, z, hidden)
-        if is_gelu:
-            gelu_and_slope(hidden.reshape(-1), slopes.reshape(-1))
-        else:
-            relu_and_slope(hidden.reshape(-1), slopes.reshape(-1))
-        _inner_products(hidden, two.B, z_two)
-        _layer_gradients(dyt, hidden, z_two, two, own_two, z_rows_two)
-        _input_gradient(z_two, two, dht, 0)
-        for f in range(len(dht)):
-            for t in range(WIDTH):
-                dht[f, t] *= slopes[f, t]
-        _layer_gradients(dht, xt, z, one, own, z_rows)
-        if len(dx) > 0:
-            _input_gradient(z, one, dxt, 0)
-            _from_lanes(dxt, dx, first, rows)
+    """As :func:`_backward_chunks` for two layers with an activation between them; from xts on scratch."""
+    chunk = drawn(turns, 0)
+    if chunk < len(edges) - 1:
+        me = drawn(turns, 1)
+        xt, z, z_rows, hidden, slopes = xts[me], zs[me], all_z_rows[me], hiddens[me], all_slopes[me]
+        dht, z_two, z_rows_two, dyt, dxt = dhts[me], zs_two[me], all_z_rows_two[me], dyts[me], dxts[me]
+    while chunk < len(edges) - 1:
+        own = _begin_sums(sums, chunk, all_lanes[me])
+        own_two = _begin_sums(sums_two, chunk, all_lanes_two[me])
+        for first in range(edges[chunk], edges[chunk + 1], WIDTH):
+            rows = min(WIDTH, len(x) - first)
+            _to_lanes(x, first, rows, xt)
+            _to_lanes(dy, first, rows, dyt)
+            _layer(xt, one, z, hidden)
+            if is_gelu:
+                gelu_and_slope(hidden.reshape(-1), slopes.reshape(-1))
+            else:
+                relu_and_slope(hidden.reshape(-1), slopes.reshape(-1))
+            _inner_products(hidden, two.B, z_two)
+            _layer_gradients(dyt, hidden, z_two, two, own_two, z_rows_two)
+            _input_gradient(z_two, two, dht, 0)
+            for f in range(len(dht)):
+                for t in range(WIDTH):
+                    dht[f, t] *= slopes[f, t]
+            _layer_gradients(dht, xt, z, one, own, z_rows)
+            if len(dx) > 0:
+                _input_gradient(z, one, dxt, 0)
+                _from_lanes(dxt, dx, first, rows)
+        _end_sums(sums, chunk, all_lanes[me])
+        _end_sums(sums_two, chunk, all_lanes_two[me])
+        chunk = drawn(turns, 0)
+
+
+@compiled
+def _backward_both(parallel, threads, *arguments):  # type: ignore[no-untyped-def]
+    return on_threads(_backward_both_chunks, arguments, parallel, threads)
 
 
 @compiled
@@ -704,22 +725,34 @@ def _tile(x, layer, plan, room, y):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _products(x, layers, outputs, room, start, stop):  # type: ignore[no-untyped-def]
-    """Rows start..stop of :func:`products`; `room` is scratch."""
-    plans = [_plan(layer, x.shape[1]) for layer in layers]
-    for first in range(start, stop, WIDTH):
-        last = min(first + WIDTH, stop)
+def _products_tiles(turns, x, layers, outputs, rooms):  # type: ignore[no-untyped-def]
+    """Tiles of :func:`products` as they are drawn; `rooms` are scratch."""
+    first = WIDTH * drawn(turns, 0)
+    if first < len(x):
+        me = drawn(turns, 1)
+        plans = [_plan(layer, x.shape[1]) for layer in layers]
+    while first < len(x):
+        last = min(first + WIDTH, len(x))
         for i in range(len(layers)):
-            _tile(x[first:last], layers[i], plans[i], room, outputs[i][first:last])
+            _tile(x[first:last], layers[i], plans[i], rooms[me], outputs[i][first:last])
+        first = WIDTH * drawn(turns, 0)
 
 
 @compiled
-def _feed_forward(x, first, second, y, is_gelu, between, room, start, stop):  # type: ignore[no-untyped-def]
-    """Rows start..stop of :func:`feed_forward`; `between` and `room` are scratch."""
-    width = between.shape[1]
-    first_plan, second_plan = _plan(first, x.shape[1]), _plan(second, width)
-    for low in range(start, stop, WIDTH):
-        high = min(low + WIDTH, stop)
+def _products(parallel, threads, *arguments):  # type: ignore[no-untyped-def]
+    return on_threads(_products_tiles, arguments, parallel, threads)
+
+
+@compiled
+def _feed_forward_tiles(turns, x, first, second, y, is_gelu, betweens, rooms):  # type: ignore[no-untyped-def]
+    """Tiles of :func:`feed_forward` as they are drawn; the last two are scratch."""
+    low = WIDTH * drawn(turns, 0)
+    if low < len(x):
+        me = drawn(turns, 1)
+        between, room = betweens[me], rooms[me]
+        first_plan, second_plan = _plan(first, x.shape[1]), _plan(second, between.shape[1])
+    while low < len(x):
+        high = min(low + WIDTH, len(x))
         hidden = between[: high - low]
         _tile(x[low:high], first, first_plan, room, hidden)
         if is_gelu:
@@ -727,6 +760,12 @@ def _feed_forward(x, first, second, y, is_gelu, between, room, start, stop):  # 
         else:
             relu(hidden.reshape(-1))
         _tile(hidden, second, second_plan, room, y[low:high])
+        low = WIDTH * drawn(turns, 0)
+
+
+@compiled
+def _feed_forward(parallel, threads, *arguments):  # type: ignore[no-untyped-def]
+    return on_threads(_feed_forward_tiles, arguments, parallel, threads)
 
 
 @compiled

@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn import functional
 from torch.utils.flop_counter import register_flop_formula
 
@@ -39,6 +40,7 @@ from pipeline.kpd.functional import (
 from pipeline.kpd.layer import (
     KPDLinear,
     WithDerivedWeight,
+    as_node,
     autocast_type,
     check_width,
     keep_called,
@@ -96,6 +98,8 @@ class InferenceLayer(WithDerivedWeight):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n) to (..., m); under autocast in the layer's own type, and then lowered."""
+        if isinstance(x, Proxy):
+            return as_node(self, x)
         if x.is_nested:
             return map_nested(self.forward, x)
         check_width(x, self.in_features)
@@ -273,6 +277,7 @@ def lacks_sparse(x: Tensor) -> bool:
 
 def operands(B: Tensor, values: Tensor, columns: Tensor, starts: Tensor, bias: Tensor) -> fused.Operands:
     """The buffers' own memory, as the kernels take it."""
+    columns, starts = columns.long(), starts.long()  # a state may have brought others
     return fused.Operands(
         as_array(B), as_array(values).reshape(-1), as_array(columns), as_array(starts), as_array(bias)
     )

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.utils import parametrize
 
 from pipeline.errors import InputError, is_whole, nearest
@@ -292,6 +293,8 @@ class KPDLinear(WithDerivedWeight):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., n) to (..., m)."""
+        if isinstance(x, Proxy):
+            return as_node(self, x)
         if x.is_nested:
             return map_nested(self.forward, x)
         check_width(x, self.in_features)
@@ -591,12 +594,15 @@ def input_squares(layer: nn.Module) -> Tensor | None:
 
 @torch.no_grad()
 def _observe(layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-    if not layer.training:
+    x = next(iter((*given, *named.values())))
+    if not layer.training or isinstance(x, Proxy):
         return
-    x = next(iter((*given, *named.values()))).detach()
+    x = x.detach()
     rows = torch.cat(x.unbind()) if x.is_nested else x.reshape(-1, x.shape[-1])
     kept = cast("Tensor", input_squares(layer))
-    squares = rows.to(kept.dtype).square().mean(dim=0)
+    squares = rows.to(torch.promote_types(kept.dtype, torch.float32)).square().mean(dim=0)
+    # a batch without rows, or whose loss a loop will find not finite and leave out, says nothing
+    squares = squares.where(squares.isfinite(), kept).clamp_max(torch.finfo(kept.dtype).max).to(kept.dtype)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(squares)  # all choose the same blocks
         squares /= torch.distributed.get_world_size()
@@ -648,6 +654,17 @@ def keep_called(layer: nn.Module) -> None:
 
 def _called(_: nn.Module, __: tuple[Any, ...]) -> None:
     """Do nothing; at module level, so that the layer can be copied and pickled."""
+
+
+def as_node(layer: nn.Module, *given: Any, **named: Any) -> Any:
+    """Record a call by :func:`torch.fx.symbolic_trace` as one node, as that of a layer of torch's own."""
+    tracer = next(own.tracer for own in (*given, *named.values()) if isinstance(own, Proxy))
+    name = tracer.path_of_module(layer)  # type: ignore[attr-defined]
+    if not name:
+        raise InputError(
+            f"a {type(layer).__name__} alone has no name to trace it by; put it into a torch.nn.Sequential"
+        )
+    return tracer.create_proxy("call_module", name, given, named)
 
 
 def map_nested(of_rows: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ def _timm(model: str, pixels: int) -> Callable[[Sequence[int], int], nn.Module]:
             import timm
         except (ImportError, RuntimeError) as error:
             raise InputError(
-                f"network '{model}' needs timm and torchvision ({error}): pip install 'kronflow[vit]'"
+                f"network '{model}' needs timm and torchvision ({error}): pip install -e '.[vit]' in Kronflow's folder"
             ) from error
         channels = Channels(image_shape, pixels)
         network: nn.Module = timm.create_model(

@@ -25,6 +25,8 @@ WEIGHTS = ("as they are", "float16", "int8")
 LARGEST_SIDE = 1 << 24  # of a grid of blocks
 STEPS = 127  # of an int8 on each side of zero
 SCALE = "/scale"  # after the name of an int8 array: the name of its rows' factors
+ODD = "/odd"  # after the name of a buffer: the name of what says which of its numbers are among these
+NOT_FINITE = np.array([0.0, math.inf, -math.inf, math.nan])  # masks hold them; 0: a finite one
 
 
 def parts(
@@ -33,8 +35,10 @@ def parts(
     """Arrays of a network, zero blocks left out, and how each block-sparse layer was: block, rank, variant, form.
 
     A layer in one of `forms`, given by its name, is kept as the layer it was made of, as long as that still makes the
-    same form; else as the blocks or factors it has now.
+    same form; else as the blocks or factors it has now. Where a buffer has numbers that are not finite it holds zeros,
+    and another array says which they are.
     """
+    buffers = buffer_names(network)
     tensors: Arrays = {}
     layers: dict[str, dict[str, Any]] = {}
     skipped = set()  # all names of the layers
@@ -61,8 +65,24 @@ def parts(
             layers[name]["form"] = form
     for key, value in network.state_dict().items():
         if not any(key.startswith(prefix) for prefix in skipped):
-            tensors[key] = value.cpu().numpy()
+            array = value.cpu().numpy()
+            tensors[key] = array
+            if key in buffers and array.dtype.kind == "f" and not np.isfinite(array).all():
+                tests = (array == math.inf, array == -math.inf, np.isnan(array))
+                odd = np.select(tests, [np.uint8(kind) for kind in (1, 2, 3)], np.uint8(0))
+                tensors |= {key: np.where(odd == 0, array, array.dtype.type(0)), key + ODD: odd}
     return tensors, layers
+
+
+def buffer_names(network: nn.Module) -> set[str]:
+    """Of all that is no parameter nor of a block-sparse layer, in every place where it stands."""
+    return {
+        _joined(place, name)
+        for module, places in _places(network).items()
+        if not isinstance(module, BlockLayer | InferenceLayer)
+        for name, _ in module.named_buffers(recurse=False)
+        for place in places
+    }
 
 
 def fill(network: nn.Module, contents: Contents) -> nn.Module:
@@ -105,13 +125,16 @@ def dense_reals(network: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in dense_twin(network).state_dict().values())
 
 
-def coded(tensors: Arrays, layers: Mapping[str, dict[str, Any]], weights: str) -> Arrays:
-    """The arrays of :func:`parts` in the way `weights` asks for, one of :data:`WEIGHTS`."""
+def coded(tensors: Arrays, layers: Mapping[str, dict[str, Any]], weights: str, buffers: set[str]) -> Arrays:
+    """The arrays of :func:`parts` in the way `weights` asks for, one of :data:`WEIGHTS`.
+
+    `buffers`, which are masks and statistics, become float16 at most, and stay where that cannot hold them.
+    """
     if weights == "as they are":
         return tensors
     result: Arrays = {}
     for name, array in tensors.items():
-        is_matrix = array.ndim > 1 and name.rpartition(".")[2] != "B"
+        is_matrix = array.ndim > 1 and name.rpartition(".")[2] != "B" and name not in buffers
         if array.dtype.kind != "f":
             result[name] = array
         elif weights == "int8" and is_matrix and array.size:
@@ -121,15 +144,17 @@ def coded(tensors: Arrays, layers: Mapping[str, dict[str, Any]], weights: str) -
         else:
             with np.errstate(over="ignore"):
                 result[name] = array.astype(np.float16)
+            if name in buffers and not np.isfinite(result[name]).all():
+                result[name] = array
             if not np.isfinite(result[name]).all():
                 raise InputError(f"array '{name}' has numbers that float16 cannot hold; save it as it is")
     return result
 
 
 def _decoded(contents: Contents, layers: Mapping[str, dict[str, Any]]) -> Arrays:
-    """Undo int8 of :func:`coded`."""
+    """Undo int8 of :func:`coded`, and give buffers their numbers that are not finite."""
     tensors = contents.tensors
-    result = {name: array for name, array in tensors.items() if not name.endswith(SCALE)}
+    result = {name: array for name, array in tensors.items() if not name.endswith((SCALE, ODD))}
     for name, array in result.items():
         if name + SCALE in tensors:
             contents.array(name, "i")
@@ -137,6 +162,11 @@ def _decoded(contents: Contents, layers: Mapping[str, dict[str, Any]]) -> Arrays
             scale = contents.array(name + SCALE, "f", (rows,)).astype(np.float32)
             flat = array.reshape(len(of_row), -1) * scale[of_row][:, None]
             result[name] = flat.reshape(array.shape).astype(np.float32)
+        if name + ODD in tensors:
+            odd = contents.array(name + ODD, "u", array.shape)
+            if odd.size and int(odd.max()) >= len(NOT_FINITE):
+                raise InputError(f"array '{name + ODD}' has {int(odd.max())}, which stands for no number")
+            result[name] = np.where(odd == 0, array, NOT_FINITE[odd].astype(array.dtype))
     return result
 
 

@@ -177,6 +177,8 @@ def _options(layer: nn.Linear, blocks: Sequence[tuple[int, int]]) -> list[Choice
     """Dense, and every block with every rank that takes fewer bytes."""
     weight = layer.weight
     size = weight.element_size()
+    if not bool(torch.isfinite(weight).all()):
+        raise InputError(f"the weight of a layer of {layer.in_features} -> {layer.out_features} is not finite")
     options = [Choice(None, 0.0, weight.numel() * size, 1.0)]
     for block in blocks:
         try:

@@ -41,7 +41,9 @@ def export_onnx(network: nn.Module, images: Tensor, path: str | Path) -> None:
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise InputError(f"an ONNX model needs onnx and onnxscript ({error}): pip install 'kronflow[onnx]'") from error
+        raise InputError(
+            f"an ONNX model needs onnx and onnxscript ({error}): pip install -e '.[onnx]' in Kronflow's folder"
+        ) from error
     content = io.BytesIO()
     with _layers_called():
         model: Any = torch.onnx.export(_program(network, images), dynamo=True, external_data=False, verbose=False)

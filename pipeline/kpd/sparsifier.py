@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +14,10 @@ from torch.nn import functional
 
 from pipeline.core.settings import settings_of
 from pipeline.errors import InputError, is_whole
-from pipeline.kpd.blocks import BlockLinear, called
+from pipeline.kpd.blocks import BlockLinear, called, logits_of
 from pipeline.kpd.btt import BTTLinear
 from pipeline.kpd.layer import KPDLinear
-from pipeline.kpd.sparsity_methods import BlockMethod, Dense, make
+from pipeline.kpd.sparsity_methods import Dense, make
 from pipeline.runs.checkpoint import UNFIT, check_like
 
 KNOWN_RATES = ("lr", "weight_decay")  # settings of a training loop that methods use
@@ -141,7 +142,7 @@ class Sparsifier:
                 )
         return self.method.parameter_groups(self.model)
 
-    def distillation(self, outputs: Tensor, inputs: Any, temperature: float = 2.0) -> Tensor:
+    def distillation(self, outputs: Any, inputs: Any, temperature: float = 2.0) -> Tensor:
         """Return how far logits are from the teacher's, to be added to the loss.
 
         T^2 times the Kullback-Leibler divergence of softmax(outputs / T) from the teacher's, mean over the rows
@@ -150,23 +151,28 @@ class Sparsifier:
         Parameters
         ----------
         outputs
-            (.., classes), of the model for `inputs`.
+            (.., classes), of the model for `inputs`; or what holds them as ``logits``.
         inputs
             What the teacher is called with: a tensor, a tuple of arguments or a mapping of named ones.
         temperature
-            T.
+            T, above 0.
 
         Raises
         ------
         InputError
-            The sparsifier was made without ``distil=True``.
+            The sparsifier was made without ``distil=True``, or there is no such temperature.
         """
         if self.teacher is None:
             raise InputError("no teacher: make the Sparsifier with distil=True, before the model's layers are swapped")
+        if not 0 < temperature < math.inf:
+            raise InputError(f"temperature={temperature}: needs a number above 0, for example 2")
         with torch.no_grad():
-            wanted = functional.log_softmax(called(self.teacher, inputs) / temperature, dim=-1)
-        own = functional.log_softmax(outputs / temperature, dim=-1).flatten(0, -2)
-        divergence = functional.kl_div(own, wanted.flatten(0, -2), reduction="batchmean", log_target=True)
+            taught = logits_of(called(self.teacher, inputs))
+        own, wanted = (
+            functional.log_softmax(logits.reshape(-1, logits.shape[-1]) / temperature, dim=-1)
+            for logits in (logits_of(outputs), taught)
+        )
+        divergence = functional.kl_div(own, wanted, reduction="batchmean", log_target=True)
         return divergence * temperature**2
 
     def before_step(self, optimizer: torch.optim.Optimizer | None = None) -> bool:
@@ -200,8 +206,10 @@ class Sparsifier:
         """
         self.before_step(optimizer)
         self._takes_place = None
+        held: list[Tensor] = optimizer.param_groups[0]["params"] if isinstance(optimizer, torch.optim.LBFGS) else []
+        before = [own.detach().clone() for own in held]
         self.method.after_step(self.progress)
-        if isinstance(optimizer, torch.optim.LBFGS) and isinstance(self.method, BlockMethod):
+        if optimizer is not None and any(not torch.equal(*own) for own in zip(before, held, strict=True)):
             optimizer.state.clear()
 
     def finish(self) -> None:

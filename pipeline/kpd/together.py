@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -123,20 +123,37 @@ def _is_bare(layer: nn.Module) -> bool:
 class _Named(nn.Module):
     """Shows under the name of the class it stands for."""
 
+    _stands_for: ClassVar[type[nn.Module]]
+
     def _get_name(self) -> str:
-        return type(self).__mro__[2].__name__
+        return self._stands_for.__name__
 
 
-class _Encoder(_Named, nn.TransformerEncoderLayer):
+class _AsOne(_Named):
+    """Also for :func:`torch.fx.symbolic_trace`, which takes what is defined in torch.nn as a whole."""
+
+    def __init_subclass__(cls) -> None:
+        cls.__module__ = cls._stands_for.__module__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By the class of torch's, under whose module this one is not found."""
+        return _blank, (self._stands_for,), self.__getstate__()  # type: ignore[no-untyped-call]
+
+
+class _Encoder(_AsOne, nn.TransformerEncoderLayer):
     """torch's, with its feed-forward part at once."""
+
+    _stands_for = nn.TransformerEncoderLayer
 
     def _ff_block(self, x: Tensor) -> Tensor:
         y = one_after_the_other(x, (self.linear1, self.activation, self.dropout, self.linear2))
         return super()._ff_block(x) if y is None else self.dropout2(y)
 
 
-class _Decoder(_Named, nn.TransformerDecoderLayer):
+class _Decoder(_AsOne, nn.TransformerDecoderLayer):
     """torch's, with its feed-forward part at once."""
+
+    _stands_for = nn.TransformerDecoderLayer
 
     def _ff_block(self, x: Tensor) -> Tensor:
         y = one_after_the_other(x, (self.linear1, self.activation, self.dropout, self.linear2))
@@ -145,6 +162,8 @@ class _Decoder(_Named, nn.TransformerDecoderLayer):
 
 class _Sequential(_Named, nn.Sequential):
     """torch's, two layers of this package with an activation between them at once."""
+
+    _stands_for = nn.Sequential
 
     def forward(self, x: Any) -> Any:
         """Call what does not go together."""

@@ -747,6 +747,9 @@ def accuracy_epochs(results: Results, dataset: str) -> Drawing:
     )
 
 
+MIXED = " Times of several machines, devices or numbers of threads have no slope."
+
+
 def scaling(results: Results) -> Drawing:
     """Seconds an epoch against non-zeros on logarithmic axes, with the fitted slope."""
     data = results.scaling[
@@ -762,7 +765,8 @@ def scaling(results: Results) -> Drawing:
         "Uniform samples of the non-zeros and all of them"
         + (", slopes with 95 % intervals" if laws else "")
         + ". A slope of 1 is cost linear in the non-zeros; "
-        + f"fewer than {FEWEST_SIZES} sizes are too few to tell. {_schedules(results)}",
+        + f"fewer than {FEWEST_SIZES} sizes are too few to tell. {_schedules(results)}"
+        + (MIXED if (results.scaling["places"] > 1).any() else ""),
     )
 
 
@@ -814,10 +818,11 @@ def growth(
 
 def _schedules(results: Results) -> str:
     """What an epoch of the scaling runs is: by the schedule of their plans."""
+    drawn = set(zip(results.scaling["dataset"], results.scaling["setting"], strict=True))
     kinds = {
         run.settings.get("schedule", "")
         for run in results.planned
-        if run.method == "neukron" and run.dataset in set(results.scaling["dataset"])
+        if run.method == "neukron" and (run.dataset, run.setting) in drawn
     }
     parts = []
     if "fast" in kinds:
@@ -828,10 +833,14 @@ def _schedules(results: Results) -> str:
 
 
 def scaling_laws(results: Results) -> dict[tuple[str, str], PowerLaw]:
-    """Seconds an epoch as a power of the non-zeros, by data set and setting; those with one size are left out."""
+    """Seconds an epoch as a power of the non-zeros, by data set and setting.
+
+    Left out are those of one size, and those whose times are of several machines, devices or numbers of threads.
+    """
     laws = {
         (str(base), str(setting)): fit_power_law(points["nnz"].tolist(), points["seconds_per_epoch"].tolist())
         for (base, setting), points in results.scaling.groupby(["base", "setting"], sort=False)
+        if (points["places"] == 1).all()
     }
     return {key: law for key, law in laws.items() if law}
 

@@ -33,7 +33,8 @@ class Comparison:
     At its error the bytes are compared of what is as accurate, at its bytes the errors of what is as small. What a
     method would need there lies between two of its own runs: `upper` is the best that was run and meets NeuKron's
     `measure`, `lower` is from its run beyond it. NeuKron has lost where a rival's `upper` is below its own number,
-    and has won only where every rival's `lower` is above it; else the runs cannot tell.
+    and has won only where every rival's `lower` is above it; else the runs cannot tell. Errors that the seeds' 95 %
+    interval (`spread`) does not tell apart are no difference.
     """
 
     accounting: Accounting
@@ -45,6 +46,7 @@ class Comparison:
     lowest: float  # what no rival can be below
     open_methods: tuple[str, ...]  # rivals of which no run is beyond
     rivals: int  # settings of other methods that were run
+    spread: float = 0.0  # half the interval of a difference of errors, as far as there are seeds; 0 of bytes
 
     @property
     def judged(self) -> bool:
@@ -71,11 +73,11 @@ class Comparison:
         """The outcome in a word."""
         if not self.judged:
             return "none"
+        if self.ratio == 1 or (self.rival_value > 0 and abs(self.rival_value - self.own_value) <= self.spread):
+            return "tie"
         if self.ratio < 1:
             return "loss"
-        if self.ratio == 1:
-            return "tie"
-        return "win" if not self.open_methods and self.lowest > self.own_value else "open"
+        return "win" if not self.open_methods and self.lowest - self.own_value > self.spread else "open"
 
     @property
     def verdict(self) -> str:
@@ -84,7 +86,8 @@ class Comparison:
         if outcome == "none":
             return "no rival run"
         if outcome == "tie":
-            return f"same {'size' if self.measure == 'error' else 'error'}"
+            same = f"same {'size' if self.measure == 'error' else 'error'}"
+            return same if self.ratio == 1 else "no difference shown"
         if outcome == "loss":
             factor = 1 / self.ratio if self.ratio else math.inf
             return f"at least {times(factor)}x {worse}" if math.isfinite(factor) else f"{worse}: the other is exact"
@@ -132,26 +135,42 @@ def _compared(accounting: Accounting, measure: Measure, own: Record, rivals: pd.
     value, given = columns if measure == "error" else columns[::-1]
     meeting = rivals[rivals[given] <= own[given]].sort_values([value, given])
     lowest, open_methods = math.inf, []
+    # what a rival needs for an error is known from its runs that are surely no better, wherever in its interval ours is
+    unsure = _halfwidth(own) if measure == "error" else 0.0
     for method, runs in rivals.groupby("method", sort=False):
         kind = METHODS[str(method)].load()
         if kind.settings_within.__func__ is Compressor.settings_within.__func__:  # type: ignore[attr-defined]
             continue  # it has this one size, whatever is wanted
-        beyond = float(runs[runs[given] >= own[given] * (1 - NEAR)][value].max())
+        beyond = float(runs[runs[given] >= own[given] * (1 - NEAR) + unsure][value].max())
         lowest = min(lowest, beyond) if math.isfinite(beyond) else lowest
         if not beyond > own[value]:
             open_methods.append(str(method))
     rival = None if meeting.empty else meeting.iloc[0].to_dict()
     best = math.inf if rival is None else float(rival[value])
     found = min(lowest, best)
-    return Comparison(accounting, measure, own, float(own[value]), rival, best, found, tuple(open_methods), len(rivals))
+    spread = welch_halfwidth(_seeds(own), _seeds(rival) if rival else (0.0, 2)) if own["seeds"] > 1 else 0.0
+    return Comparison(
+        accounting, measure, own, float(own[value]), rival, best, found, tuple(open_methods), len(rivals),
+        spread if measure == "bytes" else 0.0,
+    )  # fmt: skip
+
+
+def _halfwidth(own: Record) -> float:
+    """Half the 95 % interval of a relative error over its seeds; 0 of a single run, which the page names as such."""
+    return welch_halfwidth(_seeds(own), (0.0, 2))
+
+
+def _seeds(cell: Record) -> tuple[float, int]:
+    """Standard error of the relative error and number of seeds; a single run counts as exact."""
+    several = cell["seeds"] > 1
+    return (float(cell["relative_error_stderr"]), int(cell["seeds"])) if several else (0.0, 2)
 
 
 def own_spread(own: Record) -> str:
     """Half the 95 % interval of NeuKron's error over seeds, or that there is none."""
     if own["seeds"] == 1:
         return " (one run)"
-    half = welch_halfwidth((float(own["relative_error_stderr"]), own["seeds"]), (0.0, own["seeds"]))
-    return f" {PLUS_MINUS} {significant(half, 2)} (95 % of {own['seeds']} seeds)"
+    return f" {PLUS_MINUS} {significant(_halfwidth(own), 2)} (95 % of {own['seeds']} seeds)"
 
 
 def beyond(results: Results, dataset: str) -> list[str]:
@@ -276,7 +295,7 @@ def _size_sentences(compared: dict[str, dict[Measure, list[Comparison]]]) -> lis
             if "loss" in by:
                 parts.append(f"another {losing} on {_every(by['loss'], list(compared))}")
             if "tie" in by:
-                parts.append(f"they are equal on {_every(by['tie'], list(compared))}")
+                parts.append(f"no difference is shown on {_every(by['tie'], list(compared))}")
             if "open" in by:
                 parts.append(f"no setting was run near enough to tell on {_every(by['open'], list(compared))}")
             texts.setdefault("; ".join(parts), []).append(accounting.name)

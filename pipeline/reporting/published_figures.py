@@ -11,10 +11,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from pipeline.reporting.drawing import Drawing
-from pipeline.reporting.figures import growth
+from pipeline.reporting.figures import MIXED, growth
 from pipeline.reporting.outputs import TARGET_FIGURES
 from pipeline.reporting.reproduction import chosen, target_lines, widths
-from pipeline.reporting.results import Results, base_of
+from pipeline.reporting.results import Results, base_of, places_of
 from pipeline.reporting.rows import Form, dot_rows
 from pipeline.reporting.statistics import PowerLaw, fit_power_law, over_seeds
 from pipeline.reporting.targets import EVIDENCE, TARGETS
@@ -79,9 +79,9 @@ def _widths(results: Results, name: str) -> Drawing:
     """Seconds an epoch by the width of the model."""
     data = widths(results)
     data = data.assign(base=data["dataset"], setting="by width")
-    caption = "Widths of the LSTM on the same data, slopes with 95 % intervals. The matrix products of a step grow "
-    caption += "with the square of the width, all else with the width itself."
-    return _growth(name, "fig14", data, ("hidden", "width of the model"), caption)
+    caption = "Widths of the LSTM on the same data. The matrix products of a step grow with the square of the width, "
+    caption += "all else with the width itself."
+    return _growth(name, "fig14", data, ("hidden", "width of the model"), caption, chosen(results, "fig14"))
 
 
 def _parts(results: Results, name: str) -> Drawing:
@@ -100,16 +100,26 @@ def _parts(results: Results, name: str) -> Drawing:
         for part, what in parts.items()
     ]
     data = pd.concat(frames).sort_values(["setting", "nnz"], kind="stable")
-    caption = "Time of a fit over its epochs: of the model, and of the orders, whose first choice is in it. "
-    caption += "Slopes with 95 % intervals."
-    return _growth(name, "fig15", data, ("nnz", "non-zeros"), caption)
+    caption = "Time of a fit over its epochs: of the model, and of the orders, whose first choice is in it."
+    return _growth(name, "fig15", data, ("nnz", "non-zeros"), caption, runs)
 
 
-def _growth(name: str, target: str, data: pd.DataFrame, x: tuple[str, str], caption: str) -> Drawing:
+def _growth(
+    name: str, target: str, data: pd.DataFrame, x: tuple[str, str], caption: str, runs: pd.DataFrame
+) -> Drawing:
+    """A figure of an epoch's times; `runs` are those that they are of."""
     columns = ["base", "dataset", "method", "setting", "seeds", x[0], "seconds_per_epoch", "seconds_per_epoch_stderr"]
     laws: dict[tuple[str, str], PowerLaw] = {}
+    alike = places_of(runs) <= 1
     for (base, setting), points in data.groupby(["base", "setting"], sort=False):
         law = fit_power_law(points[x[0]].tolist(), points["seconds_per_epoch"].tolist())
-        if law:
+        if law and alike:
             laws[str(base), str(setting)] = law
-    return growth(name, f"{target}: {TARGETS[target].what}", data[columns].reset_index(drop=True), x, laws, caption)
+    return growth(
+        name,
+        f"{target}: {TARGETS[target].what}",
+        data[columns].reset_index(drop=True),
+        x,
+        laws,
+        caption + ("" if alike else MIXED) + (" Slopes with 95 % intervals." if laws else ""),
+    )

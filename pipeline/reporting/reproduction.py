@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from pipeline.methods import METHODS
 from pipeline.reporting.figures import scaling_laws, share_of_zeros
 from pipeline.reporting.literature import METHOD_NAMES, published
-from pipeline.reporting.results import Results
+from pipeline.reporting.results import Results, places_of
 from pipeline.reporting.statistics import FEWEST_SIZES, fit_power_law, over_seeds
 from pipeline.reporting.style import PLUS_MINUS, duration, look, point_name, significant, with_prefix
 from pipeline.reporting.targets import EVIDENCE, TARGETS, runs_of
@@ -169,6 +169,11 @@ def _line(
         verdict = "undecided"  # another draw might say otherwise
     if len(values) == 1:
         why = "; ".join(filter(None, [why, "one run"]))
+    elif verdict == "undecided":
+        wide = (
+            f"{PLUS_MINUS} {significant(100 * halfwidth / abs(theirs), 2)} % of {len(values)} seeds is too wide to tell"
+        )
+        why = "; ".join(filter(None, [why, wide]))
     own = tuple(float(value) for value in values)
     return Line(target, case, quantity, theirs, stderr, ours, halfwidth, len(own), verdict, why, method, own)
 
@@ -217,6 +222,8 @@ def _sizes(target: str, results: Results) -> Iterator[Line]:
         if method != "neukron" and abs(size - known) > NEAR * known:
             why = f"the same settings take {with_prefix(size, 'B')}, theirs {with_prefix(known, 'B')}"
             verdict = _of_both(interval(errors)[0], float(row["error"]), size < known)
+        elif method != "neukron":
+            why = f"at the published bytes within {100 * NEAR:.0f} %"
         stderr = float(row["error_stderr"])
         yield _line(target, case, "error", errors, float(row["error"]), stderr, why=why, verdict=verdict, method=method)
     for place, left in table.drop(index=met).groupby(["dataset", "method"], sort=False):
@@ -331,9 +338,7 @@ def _epoch_times(target: str, results: Results) -> Iterator[Line]:
         known = _entry(table, dataset, "hidden") == hidden
         theirs = _entry(table, dataset, "seconds_per_epoch") if known else math.nan
         values = [float(value) for value in runs["seconds_per_epoch"]]
-        why = (
-            f"{runs['machine'].iloc[0]}, {runs['threads'].iloc[0]} thread; theirs four GPUs" if known else _epochs(runs)
-        )
+        why = f"{_places(runs)}; theirs four GPUs" if known else _epochs(runs)
         verdict = "not comparable" if known else ""
         met += [dataset] if known else []
         yield _line(target, f"{dataset}, {setting}", "seconds an epoch", values, theirs, why=why, verdict=verdict)
@@ -341,6 +346,13 @@ def _epoch_times(target: str, results: Results) -> Iterator[Line]:
         line = (target, f"{left['dataset']}, h{left['hidden']:.0f}", "seconds an epoch")
         seconds = (left["seconds_per_epoch"], left["stderr"])
         yield _absent(line, seconds, results, left["dataset"], "neukron", hidden=int(left["hidden"]))
+
+
+def _places(runs: pd.DataFrame) -> str:
+    """Machines and threads that times are of."""
+    found = dict.fromkeys(f"{row['machine']}, {row['threads']} thread" + "s" * (row["threads"] != 1)
+                          for row in runs.to_dict("records"))  # fmt: skip
+    return "; ".join(found)
 
 
 def _parts(target: str, results: Results) -> Iterator[Line]:
@@ -375,9 +387,10 @@ def widths(results: Results) -> pd.DataFrame:
 
 def _widths(target: str, results: Results) -> Iterator[Line]:
     """Exponent of an epoch's time in the width of the model."""
+    alike = places_of(chosen(results, target)) <= 1
     for dataset, own in widths(results).groupby("dataset", sort=False):
         law = fit_power_law(own["hidden"].tolist(), own["seconds_per_epoch"].tolist())
-        if law:
+        if law and alike:
             why = f"{law.sizes} widths" + ("" if law.sizes >= FEWEST_SIZES else ": too few to tell")
             yield Line(target, str(dataset), "exponent of the width", math.nan, math.nan, law.slope, law.halfwidth,
                        law.sizes, ALONE, why)  # fmt: skip
@@ -439,7 +452,8 @@ def _networks(target: str, results: Results) -> Iterator[Line]:
     for dataset, method, setting, runs in _groups(results, target):
         case = f"{dataset}, {point_name(method, setting)}"
         sparsity = f"{100 * runs['block_sparsity'].mean():.1f} % zero blocks, "
-        sparsity += f"{runs['train_parameters'].mean():,.0f} trained parameters"
+        sparsity += f"{runs['train_parameters'].mean():,.0f} trained parameters, "
+        sparsity += f"{with_prefix(runs['train_flops'].astype(float).mean(), 'FLOP')} a training step"
         yield _line(target, case, "accuracy", [float(v) for v in runs["accuracy"]], better=False, why=sparsity)
 
 
@@ -470,11 +484,12 @@ def _flops(target: str, results: Results) -> Iterator[Line]:
         if method == "dense":
             continue
         case = f"{dataset}, {point_name(method, setting)}"
-        why = "the published counts leave every KPD layer out; these are of all layers"
+        why = "by formula, which tests hold to torch's counter; the published counts leave every KPD layer out, these "
+        why += "are of all layers"
         flops = [float(a) / float(b) for a, b in zip(runs["train_flops"], runs["dense_train_flops"], strict=True)]
         times = [float(a) / float(b) for a, b in zip(runs["step_seconds"], runs["dense_step_seconds"], strict=True)]
         yield _line(target, case, "FLOPs of a training step over dense", flops, why=why)
-        yield _line(target, case, "time of a training step over dense", times, why=f"{runs['machine'].iloc[0]}")
+        yield _line(target, case, "time of a training step over dense", times, why=_places(runs))
 
 
 Maker = Callable[[Results], Iterator[Line]]
@@ -511,8 +526,8 @@ def verdicts(board: pd.DataFrame) -> str:
     return ", ".join(f"{name} {count}" for name, count in board["verdict"].value_counts().items())
 
 
-def markdown(results: Results | None, experiment: str = EVIDENCE) -> str:
-    """``RESULTS.md``: the scoreboard, what it was made on and with which commands."""
+def markdown(results: Results | None, experiment: str = EVIDENCE, lock: str | None = None) -> str:
+    """``RESULTS.md``: the scoreboard, what it was made on and with which commands; `lock` records the runs' bits."""
     board = scoreboard(results)
     lines = [
         "# Results",
@@ -527,7 +542,7 @@ def markdown(results: Results | None, experiment: str = EVIDENCE) -> str:
         "another machine or kind of epoch, or better in bytes and worse in error; *ours alone*: nothing "
         "published, or not read off; *not at hand*: not run.",
         "",
-        *_circumstances(results, experiment),
+        *_circumstances(results, experiment, lock),
         "",
         *_by_target(board),
         "",
@@ -558,7 +573,7 @@ def _by_target(board: pd.DataFrame) -> list[str]:
     ]
 
 
-def _circumstances(results: Results | None, experiment: str) -> list[str]:
+def _circumstances(results: Results | None, experiment: str, lock: str | None) -> list[str]:
     if results is None:
         return [f"Nothing of experiment `{experiment}` has been run yet: `snakemake {experiment}` makes it."]
     runs = results.runs
@@ -574,10 +589,22 @@ def _circumstances(results: Results | None, experiment: str) -> list[str]:
         f"time, threads each: {threads}; {_commits(runs)}.",
         "",
         f"All of it: `snakemake {experiment}`; one target: `snakemake TARGET`; one run: the report's table of runs. "
-        "Summary, tables and main figures: `evidence/`, by `make evidence`. A `dvc.lock` names one code for all "
-        f"runs, so that runs of several commits have none; to get yours: `make experiment NAME={experiment}`, "
-        f"`snakemake {experiment}`, `make commit`.",
+        f"Summary, tables and main figures: `evidence/`, by `make evidence`. {_recorded(experiment, lock, machines)}",
     ]
+
+
+def _recorded(experiment: str, lock: str | None, machines: list[str]) -> str:
+    """How to see whether a rerun has the same bits, or how to get a record of them."""
+    if lock is None:
+        return (
+            "A `dvc.lock` names one code for all runs, so that runs of several commits have none; to get yours: "
+            f"`make experiment NAME={experiment}`, `snakemake {experiment}`, `make commit`."
+        )
+    return (
+        f"`{lock}` records code, settings, data and every model's hash: after `snakemake {experiment}`, "
+        f"`make diff LOCK={lock}` says which of your models have the same bits. They hold per processor model "
+        f"({'; '.join(machines)} here) and version of the libraries (`evidence/tables/runs.csv`)."
+    )
 
 
 def _commits(runs: pd.DataFrame) -> str:

@@ -95,12 +95,19 @@ class Results:
 
     @cached_property
     def scaling(self) -> pd.DataFrame:
-        """Seconds an epoch against non-zeros: the samples and their whole data set, one row a size and setting."""
+        """Seconds an epoch against non-zeros: the samples and their whole data set, one row a size and setting.
+
+        Settings are those that some sample was fitted with. ``places`` counts the machines, numbers of threads and
+        devices that a setting's times are of: those of several say nothing of the non-zeros.
+        """
         runs = self.runs[(self.runs["kind"] == "compression") & (self.runs["method"] == "neukron")]
-        sampled = {base_of(name) for name in runs["dataset"] if is_sample(name)}
-        runs = runs[np.asarray([base_of(name) in sampled for name in runs["dataset"]], dtype=bool)]
-        means = over_seeds(runs, ["nnz", "seconds_per_epoch"])
+        keys = [(base_of(name), setting) for name, setting in zip(runs["dataset"], runs["setting"], strict=True)]
+        sampled = {key for key, name in zip(keys, runs["dataset"], strict=True) if is_sample(name)}
+        of = pd.Series(keys, index=runs.index, dtype=object)
+        places = {key: places_of(runs[of == key]) for key in sampled}
+        means = over_seeds(runs[np.asarray([key in sampled for key in keys], dtype=bool)], ["nnz", "seconds_per_epoch"])
         means.insert(0, "base", [base_of(name) for name in means["dataset"]])
+        means["places"] = [places[key] for key in zip(means["base"], means["setting"], strict=True)]
         return means.sort_values(["base", "setting", "nnz"], kind="stable").reset_index(drop=True)
 
     @cached_property
@@ -134,6 +141,11 @@ class Results:
         wanted = np.asarray([is_sample(name) == samples for name in self.runs["dataset"]], dtype=bool)
         frame: pd.DataFrame = self.runs[(self.runs["kind"] == kind).to_numpy() & wanted]
         return frame
+
+
+def places_of(runs: pd.DataFrame) -> int:
+    """How many machines, numbers of threads and devices the times of these runs are of."""
+    return len(runs[["machine", "threads", "device"]].drop_duplicates())
 
 
 def is_sample(dataset: str) -> bool:

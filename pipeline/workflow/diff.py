@@ -1,4 +1,4 @@
-"""Metrics of an experiment at two revisions side by side: the runs that differ, came or went."""
+"""What differs: metrics of an experiment at two revisions, or the models here from those that a lock records."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ DIGESTS = {"params_sha256": "settings", "data_sha256": "data", "model_sha256": "
 EXAMPLE = """examples:
   python -m pipeline.workflow.diff HEAD~1
   python -m pipeline.workflow.diff v1.0 --to HEAD --experiment smoke --json diff.json
+  python -m pipeline.workflow.diff --lock evidence/dvc.lock
 """
 
 Runs = dict[str, dict[str, Any]]  # run -> its row of metrics.parquet
@@ -116,15 +117,37 @@ def read_runs(root: Path, experiment: str, revision: str | None) -> Runs:
 def main(argv: list[str] | None = None) -> None:
     """Command line of this module."""
     arguments = step.parser(
-        "Compare the metrics of an experiment at a revision with those here or at another one; times do not count.",
+        "Compare the metrics of an experiment at a revision with those here or at another one; times do not count. Or "
+        "compare the bits of the models here with those that a lock records.",
         EXAMPLE,
     )
-    arguments.add_argument("revision", help="a commit, branch or tag: the side before")
+    arguments.add_argument("revision", nargs="?", help="a commit, branch or tag: the side before")
+    arguments.add_argument(
+        "--lock", type=Path, help="instead: which models here have the bits that this file, of 'make evidence', records"
+    )
     arguments.add_argument("--to", help="the side after (default: what lies here)")
-    arguments.add_argument("--experiment", help="default: the one that params.yaml names")
+    arguments.add_argument("--experiment", help="of params.yaml (default: the one that it names)")
     arguments.add_argument("--markdown", type=Path, help="write the table to this file, too")
     arguments.add_argument("--json", type=Path, help="write the entries to this file")
     options: argparse.Namespace = arguments.parse_args(argv)
+    if (options.lock is None) == (options.revision is None):
+        arguments.error("name a revision, or a lock by --lock")
+    if options.lock:
+        _print_bits(options)
+    else:
+        _print_metrics(options)
+
+
+def _print_bits(options: argparse.Namespace) -> None:
+    from pipeline.workflow.bits import compared, told
+
+    if options.to or options.experiment:
+        raise InputError("--lock: compares with what lies here; --to and --experiment are of revisions")
+    states = compared(options.lock, Path.cwd())
+    _write(options, told(states, str(options.lock)), {"lock": str(options.lock), "runs": states})
+
+
+def _print_metrics(options: argparse.Namespace) -> None:
     experiment = options.experiment
     if experiment is None:
         from pipeline.config import load_config
@@ -135,12 +158,16 @@ def main(argv: list[str] | None = None) -> None:
     after = read_runs(root, experiment, options.to)
     entries = compare(before, after)
     shown = markdown(entries, options.revision, options.to or "here", len({*before, *after}))
+    sides = {"experiment": experiment, "before": options.revision, "after": options.to or "here"}
+    _write(options, shown, sides | {"runs": entries})
+
+
+def _write(options: argparse.Namespace, shown: str, content: dict[str, Any]) -> None:
     print(shown, end="")
     if options.markdown:
         write_text(options.markdown, shown)
     if options.json:
-        write_json(options.json, {"experiment": experiment, "before": options.revision, "after": options.to or "here",
-                                  "runs": entries})  # fmt: skip
+        write_json(options.json, content)
 
 
 if __name__ == "__main__":

@@ -207,7 +207,7 @@ def _hash(dep: Dependency, params: dict[str, Any], known: dict[str, Any]) -> Non
     from dvc.dependency.base import DependencyDoesNotExistError
 
     if isinstance(dep, ParamsDependency):
-        values = {key: found[0] for key in dep.params if (found := _found(params, key))}
+        values = {key: found[0] for key in dep.params if (found := value_at(params, key))}
         if dep.def_path == dep.DEFAULT_PARAMS_FILE and len(values) == len(dep.params) > 0:
             dep.fill_values(values)
         else:
@@ -224,7 +224,7 @@ def _hash(dep: Dependency, params: dict[str, Any], known: dict[str, Any]) -> Non
         known[dep.fs_path] = dep
 
 
-def _found(content: Any, key: str) -> list[Any]:
+def value_at(content: Any, key: str) -> list[Any]:
     """The value at a key with dots, in a list; none where there is none."""
     for part in key.split("."):
         if not isinstance(content, dict) or part not in content:

@@ -46,25 +46,26 @@ def sync(root: Path = Path()) -> None:
     if not (folder.is_dir() or pack.is_file()) or not os.access(pack.parent, os.W_OK):
         return  # nothing is made yet, or the tree may only be read
     with _alone(folder):
-        digest = _digest(pack)
+        digest, names = _digest(pack), _names(folder)
         mark = _mark(folder)
-        if digest and mark == [digest, _state(folder)]:
+        if digest and mark == [digest, _state(folder, names)]:
             return
         packed = read_pack(pack.read_bytes(), pack) if digest else {}
         if digest != mark[0]:
             _unpack(packed, folder)
+            names = sorted({*names, *packed})
         # a record is ASCII; of one that a disk has damaged every byte is kept, and Snakemake passes it over
         outs = tuple(f"{out}/" for out in outs_of(root))
         records = {
             name: (folder / name).read_text("utf-8", "surrogateescape")
-            for name in _names(folder)
+            for name in names
             if not outs or f"{_output(name)}/".startswith(outs)
         }
         if records != packed:
             with atomic_path(pack) as temporary:
                 temporary.write_bytes(pack_of(records))
         with naming(folder / MARK):
-            (folder / MARK).write_text(f"{_digest(pack)} {_state(folder)}")
+            (folder / MARK).write_text(f"{_digest(pack)} {_state(folder, names)}")
 
 
 @contextmanager
@@ -160,9 +161,9 @@ def _names(folder: Path) -> list[str]:
     return sorted(name for name in found if NAME.fullmatch(name))
 
 
-def _state(folder: Path) -> str:
-    """Changes when a record does."""
-    files = [(name, (folder / name).stat()) for name in _names(folder)]
+def _state(folder: Path, names: list[str]) -> str:
+    """Changes when one of these records does, and with their names."""
+    files = [(name, (folder / name).stat()) for name in names]
     return hashlib.sha256(repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]).encode()).hexdigest()
 
 

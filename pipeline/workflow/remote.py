@@ -9,8 +9,9 @@ import os
 import re
 import socket
 import sqlite3
+import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ WRONG = {
 }
 ABSENT = {"404", "NoSuchBucket"}
 SERVER_ERROR = 500
+REPLACE = "remove it there; who made it runs 'make push' again"
 PASSWORD = re.compile(r"(://[^\s/@:'\"]*):[^\s/@'\"]+@")
 
 
@@ -101,6 +103,33 @@ def answering(name: str, remote: dict[str, Any], write: bool) -> Iterator[None]:
             f"remote '{name}': {shown(str(remote['url']))} was reached and then not ({type(error).__name__}); the "
             "same command goes on where it stopped"
         ) from error
+
+
+def refuse_what_is_no_file(storage: Any, names: Iterable[str]) -> None:
+    """Refuse objects of a folder's `storage` (DVC's) that are no files: a pipe or a device is read without an end.
+
+    Raises
+    ------
+    InputError
+        In the place of an object is a folder, a device, a pipe or a link to one of them, or a link to itself.
+    """
+    if storage.fs.protocol != "local":
+        return
+    for name in names:
+        path = Path(storage.oid_to_path(name))
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
+            continue  # said where it is asked for
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}; {REPLACE}") from error
+        if not stat.S_ISREG(mode):
+            raise InputError(f"{path}: a {_kind(mode)} in the place of an object; {REPLACE}")
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+    return kinds.get(stat.S_IFMT(mode), "device")
 
 
 def _questions(name: str, remote: dict[str, Any], write: bool) -> list[Callable[[], None]]:

@@ -21,7 +21,7 @@ from pipeline.errors import InputError
 from pipeline.workflow.merge_lock import Objects
 from pipeline.workflow.record import held_back, read_lock, recording, refusal, refused_by_a_disk, say
 from pipeline.workflow.records import FOLDER, outs_of, replaced, stages_of, sync
-from pipeline.workflow.remote import answering, probe
+from pipeline.workflow.remote import answering, probe, refuse_what_is_no_file
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -283,6 +283,16 @@ class Places:
             self.remote.add(self.cache.oid_to_path(name), self.cache.fs, name)
 
 
+def refuse_strange_objects(root: Path) -> None:
+    """Refuse what lies on a folder's remote in the place of objects and is no file."""
+    remote = Objects(root).repo.cloud.get_remote_odb(command="pull")
+    refuse_what_is_no_file(
+        remote, [out["md5"] for out in recorded_outs(root)]
+    )  # lists of folders, before they are read
+    places = Places(root)
+    refuse_what_is_no_file(remote, places.paths)
+
+
 def _send_lost(root: Path) -> None:
     """Send again what the remote had and has no more; refuse where some of it is not here either."""
     places = Places(root)
@@ -308,6 +318,7 @@ def pull(root: Path) -> None:
             f"{root / 'dvc.lock'}: has Snakemake's records file by file, as an older Kronflow wrote it: 'git checkout' "
             "that revision to pull what it records; or who has the results runs 'snakemake recorded' and 'make commit'"
         )
+    refuse_strange_objects(root)
     # without names DVC goes through all outs once, with names once for each
     with replaced(root):
         _fetch(root, name, remote, [path for path in recorded if path not in kept] if kept else None)
