@@ -309,8 +309,9 @@ def table(results: dict[str, Any]) -> str:
         f"`python -m benchmarks.bench_kpd --threads {machine['threads']} --repeats {machine['repeats']}"
         f" --clock {machine['clock']}{' --only networks' if machine['only'] else ''}`: "
         f"{machine['processor']}, {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, "
-        f"load {machine['load']:.1f} at the start. Medians of {machine['repeats']} calls taken in turn "
-        f"by the {machine['clock']} clock; speed-up is nn.Linear's time by ours, so that below 1 KPD loses.",
+        f"load {machine['load']:.1f} at the start, {machine['priority']} priority; kernels run on "
+        f"{machine['kernels_on']}. Medians of {machine['repeats']} calls taken in turn by the {machine['clock']} "
+        "clock; speed-up is nn.Linear's time by ours, so that below 1 KPD loses.",
         "",
     ]
     if results["training"]:
@@ -425,6 +426,8 @@ def main(argv: list[str] | None = None) -> None:
             "threads": options.threads,
             "torch": torch.__version__,
             "load": os.getloadavg()[0],
+            "priority": priority(),
+            "kernels_on": threads_of_kernels(),
             "repeats": options.repeats,
             "clock": options.clock,
             "only": options.only,
@@ -458,6 +461,23 @@ def main(argv: list[str] | None = None) -> None:
         results["steps"].append(row)
         write(results, options)
     print(table(results))
+
+
+def threads_of_kernels() -> str:
+    """Whose threads compute the ways of this project's own."""
+    from pipeline.kpd.functional import HAS_FUSED
+
+    if not HAS_FUSED:
+        return "none, since Numba is missing"
+    from pipeline.kpd import team
+
+    return "torch's own threads" if team.is_of_torch() else "a pool of threads"
+
+
+def priority() -> str:
+    """Whether other work can take the cores meanwhile; ``chrt -r 1 python ..`` keeps it off."""
+    is_real_time = hasattr(os, "SCHED_RR") and os.sched_getscheduler(0) in (os.SCHED_RR, os.SCHED_FIFO)
+    return "real-time" if is_real_time else "usual"
 
 
 def write(results: dict[str, Any], options: argparse.Namespace) -> None:

@@ -192,9 +192,11 @@ def main(argv: list[str] | None = None) -> None:
         epilog="example:\n  python -m pipeline.aggregate results/demo --experiment demo",
     )
     arguments.add_argument("folder", type=Path, nargs="?", help="where to write (default: results/EXPERIMENT)")
-    arguments.add_argument("--experiment", help="default: the one that params.yaml names")
+    arguments.add_argument("--experiment", help="of params.yaml (default: the one that it names)")
     arguments.add_argument("--params", default="params.yaml", help="the configuration (default: params.yaml)")
-    arguments.add_argument("--runs-dir", type=Path, default=Path("results/runs"), help="default: results/runs")
+    arguments.add_argument(
+        "--runs-dir", type=Path, default=Path("results/runs"), help="holds the runs (default: results/runs)"
+    )
     arguments.add_argument("--partial", action="store_true", help="go on without the runs that are missing")
     options = arguments.parse_args(argv)
     config = load_config(options.params)

@@ -55,8 +55,10 @@ def main(argv: list[str] | None = None) -> None:
         "example: python -m pipeline.mirror ../mirror",
     )
     arguments.add_argument("mirror", type=Path, help="folder to fill")
-    arguments.add_argument("--raw", type=Path, default=Path("data/raw"), help="default: data/raw")
-    arguments.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
+    arguments.add_argument("--raw", type=Path, default=Path("data/raw"), help="what was fetched (default: data/raw)")
+    arguments.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="the configuration (default: params.yaml)"
+    )
     options = arguments.parse_args(argv)
     count = pack(options.params, options.raw, options.mirror)
     print(f"{count} files in {options.mirror}; use it with KRONFLOW_MIRROR={options.mirror}", file=sys.stderr)

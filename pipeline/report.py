@@ -93,9 +93,11 @@ def main(argv: list[str] | None = None) -> None:
         "  python -m pipeline.report --headlines results/demo",
     )
     arguments.add_argument("folder", type=Path, nargs="?", help="holds metrics.parquet (default: results/EXPERIMENT)")
-    arguments.add_argument("--experiment", help="default: the one that params.yaml names")
+    arguments.add_argument("--experiment", help="of params.yaml (default: the one that it names)")
     arguments.add_argument("--params", default="params.yaml", help="the configuration (default: params.yaml)")
-    arguments.add_argument("--runs-dir", type=Path, default=Path("results/runs"), help="default: results/runs")
+    arguments.add_argument(
+        "--runs-dir", type=Path, default=Path("results/runs"), help="holds the runs (default: results/runs)"
+    )
     arguments.add_argument(
         "--headlines", action="store_true", help="print the report's path and its most telling lines, make nothing"
     )

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.baselines import levels, patterns
+import pipeline
+from pipeline.baselines import fill, levels, patterns
 from pipeline.baselines.cell_bits import CellBits
 from pipeline.baselines.coding import exact, gaps, repeated, unlabelled
 from pipeline.baselines.levels import Levels
@@ -276,3 +277,57 @@ def test_of_the_two_estimates_of_bits_the_one_with_the_shorter_code_is_taken(
         monkeypatch.setattr("pipeline.baselines.rate_distortion.CellBits", only)
         alone.append(RateDistortion(max_error=0.3, orders=True).fit(X).size()["bytes_with_order"])
     assert best == min(alone)
+
+
+def monthly() -> SparseTensor:
+    """Counts of ten months for 72 x 40 pairs, half of which have a rate."""
+    random = np.random.default_rng(0)
+    rates = np.where(random.random((72, 40)) < 0.5, random.gamma(2.0, 0.8, (72, 40)), 0.0)
+    return SparseTensor.from_dense(random.poisson(rates, (10, 72, 40)))
+
+
+@pytest.fixture(scope="module")
+def filled() -> RateDistortion:
+    return RateDistortion(max_error=0.15, orders=True).fit(monthly())
+
+
+def test_what_is_not_told_beside_told_cells_is_filled_with_its_mean(filled: RateDistortion, tmp_path: Path) -> None:
+    X = monthly()
+    assert filled.fill_ is not None and filled.fill_.mode == 0
+    dense, cells = X.to_dense(), np.argwhere(np.ones(X.shape))
+    answers = filled.predict(cells).reshape(X.shape)
+    told = np.zeros(X.shape, dtype=bool)
+    told[tuple(filled.cells_.coords.T)] = True
+    means = np.unique(answers[~told & (answers != 0)])
+    assert len(means) > 1
+    for mean in means:
+        group = ~told & (answers == mean)
+        assert abs(dense[group].mean() - mean) <= filled.fill_.unit
+        assert len(np.unique(np.frexp(told.sum(axis=0))[1][np.any(group, axis=0)])) == 1  # as many told of each pair
+    assert np.isclose(filled.error(X)["error"], np.sum((dense - answers) ** 2), rtol=1e-12)
+    coords, values = filled.held_cells()
+    again = np.zeros(X.shape)
+    again[tuple(coords.T)] = values
+    assert np.array_equal(again, answers) and len(coords) == np.count_nonzero(answers)
+    filled.save(tmp_path / "m.safetensors")
+    loaded = pipeline.load(tmp_path / "m.safetensors")
+    assert np.array_equal(loaded.predict(cells), filled.predict(cells)) and loaded.size() == filled.size()
+    other = SparseTensor([[0, 0, 0], [9, 11, 39]], [3.0, -1.0], X.shape)  # another tensor's error
+    assert np.isclose(loaded.error(other)["error"], np.sum((other.to_dense() - answers) ** 2), rtol=1e-12)
+
+
+def test_a_fill_is_worth_its_bytes_and_is_left_out_where_it_is_not(filled: RateDistortion) -> None:
+    X = monthly()
+    kept = np.flatnonzero(X.values > 1)
+    found = fill.best(X, kept, 1e-3, range(3))
+    assert found is not None and found.fill.mode == 0
+    assert fill.best(X, kept, found.gain, range(3)) is None
+    signed = SparseTensor(X.coords, np.where(X.coords[:, 1] < 36, X.values, -X.values), X.shape)
+    assert fill.best(signed, kept, 1e-1, [0]) is None  # means of values that cancel are worth nothing
+
+
+@pytest.mark.parametrize("told", [[3, 0.5], [0, 0.0], [0, -1.0], [-1, 0.5], [0], "0", [True, 0.5], [0, "1"], [1, 0.5]])
+def test_a_damaged_fill_is_refused(filled: RateDistortion, told: object) -> None:
+    tensors, content = filled._contents(True)
+    with pytest.raises(InputError, match="fill"):
+        RateDistortion.from_artifact(tensors, content | {"fill": told})

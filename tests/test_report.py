@@ -784,6 +784,12 @@ def test_errors_that_the_seeds_do_not_tell_apart_are_no_difference(
     assert outcomes(rival, stderr=stderr)[1].verdict == at_bytes
 
 
+def test_a_win_holds_wherever_in_its_interval_the_error_is() -> None:
+    rivals = (("cp", "a", 200, 0.55), ("cp", "b", 900, 0.4))
+    assert outcomes(*rivals, stderr={"neukron": 0.01})[0].verdict == "at least 2.0x smaller"  # 0.5 +- 0.043
+    assert outcomes(*rivals, stderr={"neukron": 0.02})[0].verdict == "not comparable"  # cp a may be as accurate
+
+
 def test_what_is_not_comparable_says_how_to_make_it_so() -> None:
     at_error, at_bytes = outcomes(("cp", "a", 900, 0.1))
     assert at_error.remedy.startswith("No setting of CP was run near enough at an error of 0.500;")

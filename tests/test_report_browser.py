@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,6 +176,10 @@ def test_a_damaged_address_is_read_as_far_as_it_makes_sense(browser: Browser, fo
     assert browser.complaints == []
     values = "['error', 'axes', 'choose-data', 'choose-goal'].map((id) => document.getElementById(id).value)"
     assert browser.run(values) == ["relative", "auto", "flights", "bytes"]
+    for limits in ("1,1,1,1", "9,1,0,1", "-5,0,0,1", "1e-320,1e308,0,1e308", "1,2,3,3"):
+        browser.open(folder / "report.html", f"#limit=0x10&zoom:{SIZES}={limits}")
+        assert browser.run(f"document.querySelector('[data-figure={SIZES}] [aria-label^=Reset]').disabled"), limits
+        assert browser.complaints == []
     browser.open(folder / "report.html", "#e=none&limit=-1")
     assert browser.run("document.getElementById('chosen').textContent") == plain
 
@@ -212,6 +217,11 @@ def test_zoom_by_mouse_and_by_button_and_back(live: Browser) -> None:
     assert live.run(button.format("Reset") + ".disabled")
     live.run(button.format('"Zoom in"') + ".click()")
     assert drawing(live, SIZES) != before
+    for way in ("Zoom out", "Zoom in"):  # as far as numbers go, and no further
+        live.run(f"for (let i = 0; i < 90; i++) {button.format(json.dumps(way))}.click()")
+        assert "NaN" not in drawing(live, SIZES) and "Infinity" not in drawing(live, SIZES)
+    live.run(button.format("Reset") + ".click()")
+    assert drawing(live, SIZES) == before and live.complaints == []
 
 
 def test_points_say_their_exact_values_on_focus_and_arrows_walk_through_them(live: Browser, folder: Path) -> None:
@@ -241,6 +251,12 @@ def test_tables_sort_and_filter(live: Browser) -> None:
     live.run(f"{TABLE}.querySelectorAll('.sort')[2].click()")
     assert live.run(column) == sorted(rising, reverse=True)
     assert live.run(f"{TABLE}.querySelectorAll('th')[2].ariaSort") == "descending"
+    board = "document.querySelector('[data-table=reproduction]')"
+    published = f"[...{board}.querySelectorAll('tbody tr')].map((r) => r.cells[3].textContent.trim())"
+    for _ in ("ascending", "descending"):  # what is not known is last either way
+        live.run(f"{board}.querySelectorAll('.sort')[3].click()")
+        blank = [text in ("", "\N{EN DASH}") for text in live.run(published)]
+        assert any(blank) and not all(blank) and blank == sorted(blank)
     live.run(
         f"(() => {{ const box = {TABLE}.previousElementSibling.querySelector('input'); box.value = 't-svd r4';"
         " box.dispatchEvent(new Event('input')); })()"
@@ -312,6 +328,9 @@ def test_figures_and_tables_go_with_the_page_as_data(live: Browser, folder: Path
     head, *rows = table.strip().splitlines()
     assert head.startswith("method,setting,seed,")
     assert sorted(row.split(",")[3] for row in rows) == sorted(str(int(value)) for value in own["bytes"])
+    link = "document.querySelector('[data-table=reproduction]').previousElementSibling.querySelector('a')"
+    live.run(f"{link}.dispatchEvent(new Event('focus'))")
+    assert "target%20figure%20or%20table%2Ccase%2Cquantity" in live.run(f"{link}.href")
 
 
 @pytest.mark.parametrize("width", [688, 710], ids=["A4", "Letter"])

@@ -52,7 +52,7 @@ def made(run: Run, error: float, **more: Any) -> dict[str, Any]:
         "seconds_per_epoch": 0.2, "setup_seconds": 1.0, "order_seconds": 2.0, "model_seconds": 57.0, "threads": 1,
         "machine": "A processor", "cores": 2, "commit": "0123456789ab", "date": "2026-01-02T03:04:05Z",
         "error_low": math.nan, "error_high": math.nan, "file_bytes": 9, "parameters": 1, "cpu_seconds": 60.0,
-        "peak_rss_bytes": 1,
+        "peak_rss_bytes": 1, "device": "cpu",
     }  # fmt: skip
     return row | more
 
@@ -108,6 +108,9 @@ def test_every_target_has_runs_or_measures_of_its_own(config: Config) -> None:
         runs = config.runs(target.experiment)
         assert runs_of(name, runs) or measures_of(name, runs), name
     assert config.experiments[EVIDENCE].hours
+    plans = [run for name in config.experiments for run in config.runs(name)]
+    assert {run.settings["network"] for run in runs_of("kpd-vit", plans)} == {"vit-tiny", "vit-base", "swin-tiny"}
+    assert {run.settings["network"] for run in runs_of("kpd-linear", plans)} == {"linear", "mlp"}
     # full batches whose epochs are timed fit nothing, and epochs of mini-batches say nothing of all non-zeros
     runs = [run for run in config.runs(EVIDENCE) if run.dataset.startswith("threads") and run.method == "neukron"]
     for name in ("fig6", "fig15", "table5"):
@@ -203,6 +206,10 @@ def test_a_target_of_all_data_sets_has_a_figure_of_the_scoreboards_numbers(confi
     widths = drawings["epoch-width"].data
     assert widths["hidden"].tolist() == [10, 20]
     assert "slope 1.00" in drawings["epoch-width"].alt
+    rows[-1] |= {"threads": 4}
+    mixed = {drawing.name: drawing for drawing in published_figures(results_of(config, rows))}["epoch-width"]
+    assert "slope" not in mixed.alt and "several machines" in mixed.caption
+    assert not lines(results_of(config, rows), "fig14")
     other = dataclasses.replace(results_of(config, rows), experiment="paper")
     assert not list(published_figures(other))
 

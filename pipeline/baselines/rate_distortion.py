@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from pipeline.baselines import levels, patterns
+from pipeline.baselines import fill, levels, patterns
 from pipeline.baselines.base import Integers, Reals
 from pipeline.baselines.cell_bits import CellBits
 from pipeline.baselines.coding import gaps
 from pipeline.baselines.coding.exact import ExactCells, quick_length
+from pipeline.baselines.fill import Fill, Groups
 from pipeline.baselines.levels import Levels
 from pipeline.core.settings import setting
-from pipeline.errors import InputError
+from pipeline.errors import InputError, is_whole
 from pipeline.runs.contents import Contents
 from pipeline.sparse import SparseTensor
 
@@ -41,12 +42,13 @@ STEP_OF_PRICE = 2.9  # sqrt(6 / ln 2): the step at which a bit more a value lowe
 
 
 class Choice(NamedTuple):
-    """Cells to code: coordinates, whole numbers of `levels` (or plain values, at step 1), and the squared error."""
+    """Cells to code: coordinates, whole numbers of `levels` (or plain values, at step 1), squared error, the rest."""
 
     coords: Integers
     values: Reals
     levels: Levels
     error: float
+    fill: Fill | None = None
 
 
 Chooser = Callable[[float], Choice]  # from the price of a bit
@@ -92,6 +94,8 @@ class RateDistortion(ExactCells):
     max_seconds: float | None = setting(None, above=0, is_setting=False)
 
     levels_: Levels
+    fill_: Fill | None = None  # of the cells that are not held
+    _groups: Groups  # its groups
 
     @classmethod
     def settings_within(cls, X: SparseTensor, size: float, orders: bool) -> dict[str, Any] | None:
@@ -115,16 +119,23 @@ class RateDistortion(ExactCells):
             self._keep(min(found, key=lambda each: each[0])[1])
         else:
             limit = max(1.0, AUTOMATIC_BITS * X.nnz / 8) if self.max_bytes is None else self.max_bytes
-            self._fill(X, choosers, limit)
+            self._within(X, choosers, limit)
         self._record(self._squared_error(X), kept=len(self.cells_.values), step=self.levels_.step, coded=self._prices)
 
     def _keep(self, choice: Choice) -> int:
         """Hold the cells by the shortest code; its length."""
         self.levels_ = choice.levels
         self._store(choice.coords, choice.values)
+        self._take(choice.fill)
         return self._coded_bytes(self.labelled_.bytes if self.orders else self.free_bytes_, choice)
 
-    def _fill(self, X: SparseTensor, choosers: list[Chooser], limit: float) -> None:
+    def _take(self, chosen: Fill | None) -> None:
+        """Fill cells that are not held."""
+        self.fill_ = chosen
+        if chosen is not None:
+            self._groups = Groups(self.cells_.coords, self.inner_shape_, chosen.mode)
+
+    def _within(self, X: SparseTensor, choosers: list[Chooser], limit: float) -> None:
         """Hold the cells of least error whose code is within the limit.
 
         Lengths of large codes are taken from one that is mostly the shortest. Where another one is much shorter, so
@@ -154,8 +165,8 @@ class RateDistortion(ExactCells):
 
     @staticmethod
     def _coded_bytes(length: int, choice: Choice) -> int:
-        """What limits count: a code's length, and the levels beside the step."""
-        return length + choice.levels.table.nbytes - STEP_BYTES
+        """What limits count: a code's length, the levels beside the step, and the table of what is filled in."""
+        return length + choice.levels.table.nbytes - STEP_BYTES + _fill_bytes(choice.fill)
 
     def _in_time(self) -> bool:
         """Whether another price may be tried."""
@@ -240,27 +251,50 @@ class RateDistortion(ExactCells):
         return best, (low, high)
 
     def _predict(self, index: Integers) -> Reals:
-        return self.levels_.values(super()._predict(index))
+        numbers, place = self.cells_.look_up(index)
+        return self.levels_.values(numbers) + self._filled(index, place)
+
+    def _filled(self, index: Integers, place: Integers) -> Reals:
+        """Values of cells that are not held, of place -1."""
+        if self.fill_ is None:
+            return np.zeros(len(index))
+        return np.where(place < 0, np.append(self.fill_.means, 0.0)[self._groups.of(index)], 0.0)
 
     def held_cells(self) -> tuple[Integers, Reals]:
-        """The cells that were coded: all that are not zero."""
-        return self.frame_.outward(self.cells_.coords, self.levels_.values(self.cells_.values))
+        """The cells that were coded or filled in: all that are not zero."""
+        coords, values = self.cells_.coords, self.levels_.values(self.cells_.values)
+        if self.fill_ is not None:
+            more = self._groups.listed(self.fill_.means != 0)
+            more = more[self.cells_.look_up(more)[1] < 0]
+            coords = np.concatenate((coords, more))
+            values = np.append(values, self.fill_.means[self._groups.of(more)])
+        return self.frame_.outward(coords, values)
 
     def _squared_error(self, X: SparseTensor) -> float:
         numbers, place = self.cells_.look_up(X.coords)
-        filled = np.ones(len(self.cells_.values), dtype=bool)
-        filled[place[place >= 0]] = False
-        more = np.sum(self.levels_.values(self.cells_.values[filled]) ** 2)
-        return float(np.sum((X.values - self.levels_.values(numbers)) ** 2) + more)
+        unmatched = np.ones(len(self.cells_.values), dtype=bool)
+        unmatched[place[place >= 0]] = False
+        more = np.sum(self.levels_.values(self.cells_.values[unmatched]) ** 2)
+        filled = self._filled(X.coords, place)
+        if self.fill_ is not None:
+            cells = self._groups.cells()
+            cells -= np.bincount(self._groups.of(self.cells_.coords), minlength=len(cells))
+            more += max(0.0, float(np.sum(self.fill_.means**2 * cells) - np.sum(filled**2)))
+        return float(np.sum((X.values - self.levels_.values(numbers) - filled) ** 2) + more)
 
     def _size(self) -> dict[str, int]:
-        """The code, and where values are rounded the step and levels, 8 bytes each."""
+        """The code, where values are rounded the step and levels, 8 bytes each, and the table of what is filled in."""
         table = self.levels_.table
-        more = 0 if len(table) == 1 and table[0] == 1.0 else table.nbytes
+        more = (0 if len(table) == 1 and table[0] == 1.0 else table.nbytes) + _fill_bytes(self.fill_)
         return {key: length + more for key, length in super()._size().items()}
 
     def _contents(self, orders: bool) -> tuple[dict[str, Any], dict[str, Any]]:
         tensors, content = super()._contents(orders)
+        if self.fill_ is not None:
+            tensors, content = (
+                tensors | {"fill": self.fill_.table},
+                content | {"fill": [self.fill_.mode, self.fill_.unit]},
+            )
         return tensors | {"step": self.levels_.table}, content
 
     @classmethod
@@ -270,7 +304,26 @@ class RateDistortion(ExactCells):
             model.levels_ = Levels.from_table(contents.reals("step", (None,)))
         except ValueError as error:
             raise InputError(str(error)) from error
+        if "fill" in contents.tensors:
+            model._take(model._stored_fill(contents))
         return model
+
+    def _stored_fill(self, contents: Contents) -> Fill:
+        """Of an artifact."""
+        told = contents.entry("fill")
+        mode, unit = told if isinstance(told, list) and len(told) == 2 else (-1, 0.0)
+        if not is_whole(mode, 0) or mode >= len(self.shape_) or not isinstance(unit, float) or not 0 < unit < np.inf:
+            raise InputError(f"fill={str(told)[:60]}: needs a mode and a unit above 0")
+        if not Groups.able(self.shape_):
+            raise InputError(f"fill of a tensor of shape {self.shape_}")
+        groups = Groups(self.cells_.coords, self.shape_, mode)
+        found = Fill(mode, unit, contents.array("fill", "i", groups.dims).astype(np.int8))
+        contents.permitted(8 * (len(self.shape_) + 1) * float(groups.cells() @ (found.means != 0)), "cells filled in")
+        return found
+
+
+def _fill_bytes(chosen: Fill | None) -> int:
+    return 0 if chosen is None else chosen.table.nbytes
 
 
 def _prices(X: SparseTensor) -> tuple[float, float]:
@@ -303,22 +356,31 @@ class ByCells:
             return Choice(X.coords, X.values, Levels(), 0.0)
         found, numbers = self._rounded(np.arange(X.nnz), price if levels_price is None else levels_price)
         kept = np.flatnonzero(numbers)
+        modes: Sequence[int] = range(X.order)
+        untold = X.values  # errors of cells, were they not told
         for _ in range(ROUNDS):
             errors = (X.values - found.values(numbers)) ** 2
-            worth = X.values**2 - errors - price * (self.bits.of(kept) + levels.bits(numbers, kept))
+            worth = untold**2 - errors - price * (self.bits.of(kept) + levels.bits(numbers, kept))
             chosen = np.flatnonzero((worth > 0) & (numbers != 0))
             if np.array_equal(chosen, kept) or len(chosen) == 0:
                 kept = chosen
                 break
             kept = chosen
             found, numbers = self._rounded(kept, price if levels_price is None else levels_price)
+            filled = fill.best(X, kept, price, modes)
+            modes = [] if filled is None else [filled.fill.mode]
+            untold = X.values if filled is None else X.values - filled.values
         kept = kept[numbers[kept] != 0]
         if len(kept) == 0:  # the last cell left, told as it is
             kept = np.array([int(np.argmax(self.sizes))])
             return Choice(X.coords[kept], X.values[kept], Levels(), float(np.sum(np.delete(X.values, kept) ** 2)))
         told = np.zeros(X.nnz)
         told[kept] = found.values(numbers[kept])
-        return Choice(X.coords[kept], numbers[kept], found, float(np.sum((X.values - told) ** 2)))
+        error = float(np.sum((X.values - told) ** 2))
+        filled = fill.best(X, kept, price, modes)
+        if filled is None:
+            return Choice(X.coords[kept], numbers[kept], found, error)
+        return Choice(X.coords[kept], numbers[kept], found, max(0.0, error - filled.gain), filled.fill)
 
     def _rounded(self, kept: Integers, price: float) -> tuple[Levels, Reals]:
         """Levels for the cells that are kept, and all cells' numbers."""

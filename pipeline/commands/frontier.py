@@ -54,7 +54,11 @@ def add(commands: Commands) -> None:
         "--seed", action=step.WholeNumber, least=0, below=SEEDS, default=0, help="of the random numbers (default: 0)"
     )
     command.add_argument(
-        "--threads", action=step.WholeNumber, least=1, below=step.MOST_THREADS + 1, help="default: all cores"
+        "--threads",
+        action=step.WholeNumber,
+        least=1,
+        below=step.MOST_THREADS + 1,
+        help="of each fit (default: all cores)",
     )
     add_reading(command)
 

@@ -135,11 +135,13 @@ def _compared(accounting: Accounting, measure: Measure, own: Record, rivals: pd.
     value, given = columns if measure == "error" else columns[::-1]
     meeting = rivals[rivals[given] <= own[given]].sort_values([value, given])
     lowest, open_methods = math.inf, []
+    # what a rival needs for an error is known from its runs that are surely no better, wherever in its interval ours is
+    unsure = _halfwidth(own) if measure == "error" else 0.0
     for method, runs in rivals.groupby("method", sort=False):
         kind = METHODS[str(method)].load()
         if kind.settings_within.__func__ is Compressor.settings_within.__func__:  # type: ignore[attr-defined]
             continue  # it has this one size, whatever is wanted
-        beyond = float(runs[runs[given] >= own[given] * (1 - NEAR)][value].max())
+        beyond = float(runs[runs[given] >= own[given] * (1 - NEAR) + unsure][value].max())
         lowest = min(lowest, beyond) if math.isfinite(beyond) else lowest
         if not beyond > own[value]:
             open_methods.append(str(method))
@@ -153,6 +155,11 @@ def _compared(accounting: Accounting, measure: Measure, own: Record, rivals: pd.
     )  # fmt: skip
 
 
+def _halfwidth(own: Record) -> float:
+    """Half the 95 % interval of a relative error over its seeds; 0 of a single run, which the page names as such."""
+    return welch_halfwidth(_seeds(own), (0.0, 2))
+
+
 def _seeds(cell: Record) -> tuple[float, int]:
     """Standard error of the relative error and number of seeds; a single run counts as exact."""
     several = cell["seeds"] > 1
@@ -163,8 +170,7 @@ def own_spread(own: Record) -> str:
     """Half the 95 % interval of NeuKron's error over seeds, or that there is none."""
     if own["seeds"] == 1:
         return " (one run)"
-    half = welch_halfwidth((float(own["relative_error_stderr"]), own["seeds"]), (0.0, own["seeds"]))
-    return f" {PLUS_MINUS} {significant(half, 2)} (95 % of {own['seeds']} seeds)"
+    return f" {PLUS_MINUS} {significant(_halfwidth(own), 2)} (95 % of {own['seeds']} seeds)"
 
 
 def beyond(results: Results, dataset: str) -> list[str]:

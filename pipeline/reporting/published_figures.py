@@ -79,8 +79,8 @@ def _widths(results: Results, name: str) -> Drawing:
     """Seconds an epoch by the width of the model."""
     data = widths(results)
     data = data.assign(base=data["dataset"], setting="by width")
-    caption = "Widths of the LSTM on the same data, slopes with 95 % intervals. The matrix products of a step grow "
-    caption += "with the square of the width, all else with the width itself."
+    caption = "Widths of the LSTM on the same data. The matrix products of a step grow with the square of the width, "
+    caption += "all else with the width itself."
     return _growth(name, "fig14", data, ("hidden", "width of the model"), caption, chosen(results, "fig14"))
 
 
@@ -100,8 +100,7 @@ def _parts(results: Results, name: str) -> Drawing:
         for part, what in parts.items()
     ]
     data = pd.concat(frames).sort_values(["setting", "nnz"], kind="stable")
-    caption = "Time of a fit over its epochs: of the model, and of the orders, whose first choice is in it. "
-    caption += "Slopes with 95 % intervals."
+    caption = "Time of a fit over its epochs: of the model, and of the orders, whose first choice is in it."
     return _growth(name, "fig15", data, ("nnz", "non-zeros"), caption, runs)
 
 
@@ -122,5 +121,5 @@ def _growth(
         data[columns].reset_index(drop=True),
         x,
         laws,
-        caption + (MIXED if not alike else ""),
+        caption + ("" if alike else MIXED) + (" Slopes with 95 % intervals." if laws else ""),
     )

@@ -91,11 +91,15 @@ def fit_power_law(x: Sequence[float], y: Sequence[float]) -> PowerLaw | None:
     >>> law = fit_power_law([1, 10, 100, 1000], [2, 21, 190, 2050])
     >>> print(law, law.verdict, sep=": ")
     1.00 \N{PLUS-MINUS SIGN} 0.04: too few sizes to tell
+    >>> law = fit_power_law([1, 10, 100, 1000, 10000], [3, 3, 3, 3, 3])
+    >>> print(law, law.verdict, sep=": ")
+    0.00 \N{PLUS-MINUS SIGN} 0.00: less than linear
     """
     sizes = len(set(x))
     if sizes < 2:
         return None
     line = linregress(np.log(np.asarray(x, dtype=np.float64)), np.log(np.asarray(y, dtype=np.float64)))
     free = len(x) - 2
-    halfwidth = float(student.ppf(0.975, free) * line.stderr) if free > 0 else math.inf
+    stderr = line.stderr if len(set(y)) > 1 else 0.0  # not a number where all y are the same
+    halfwidth = float(student.ppf(0.975, free) * stderr) if free > 0 else math.inf
     return PowerLaw(float(line.slope), math.exp(float(line.intercept)), halfwidth, sizes)

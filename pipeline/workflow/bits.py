@@ -164,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
         epilog="example:\n  python -m pipeline.workflow.bits --experiment paper-small evidence/dvc.lock",
     )
     arguments.add_argument("output", type=Path, help="the file to write")
-    arguments.add_argument("--experiment", help="default: the one that params.yaml names")
+    arguments.add_argument("--experiment", help="of params.yaml (default: the one that it names)")
     options: argparse.Namespace = arguments.parse_args(argv)
     from pipeline.config import load_config
 

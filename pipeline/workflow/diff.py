@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
         "--lock", type=Path, help="instead: which models here have the bits that this file, of 'make evidence', records"
     )
     arguments.add_argument("--to", help="the side after (default: what lies here)")
-    arguments.add_argument("--experiment", help="default: the one that params.yaml names")
+    arguments.add_argument("--experiment", help="of params.yaml (default: the one that it names)")
     arguments.add_argument("--markdown", type=Path, help="write the table to this file, too")
     arguments.add_argument("--json", type=Path, help="write the entries to this file")
     options: argparse.Namespace = arguments.parse_args(argv)

@@ -209,8 +209,12 @@ def main(argv: list[str] | None = None) -> None:
         "Print what runs took in memory and time beside what the cost model predicts and a cluster is asked for.",
         EXAMPLE,
     )
-    arguments.add_argument("results", type=Path, nargs="?", default=Path("results"), help="default: results")
-    arguments.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: params.yaml")
+    arguments.add_argument(
+        "results", type=Path, nargs="?", default=Path("results"), help="folder with runs/ (default: results)"
+    )
+    arguments.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="the configuration (default: params.yaml)"
+    )
     arguments.add_argument(
         "--fit", action="store_true", help=f"fit it anew to the known records and these, {FILE.name}"
     )

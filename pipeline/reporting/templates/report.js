@@ -25,7 +25,7 @@
       if (cut < 0) { state.anchor = plain(part); continue; }
       const key = part.slice(0, cut), value = plain(part.slice(cut + 1)), [head, name] = key.split(/:(.*)/s);
       if (key === "a") state.a = Math.min(Math.max(Number(value) || 0, 0), data.accountings.length - 1);
-      else if (key === "limit" ? Number(value) >= 0 : known[key] && known[key].includes(value)) state[key] = value;
+      else if (key === "limit" ? /^[\d.]+(e[+-]?\d+)?$/i.test(value) && Number(value) >= 0 : known[key] && known[key].includes(value)) state[key] = value;
       else if (key === "off") state.off = new Set(value.split(",").filter((each) => data.methods[each]));
       else if (head === "zoom") { const box = value.split(",").map(Number); if (box.length === 4 && box.every(Number.isFinite)) state.zoom[name] = box; }
       else if (head === "sort" || head === "find") state[head][name] = value;
@@ -123,6 +123,11 @@
     at.kind = kind; at.limits = [low, high];
     return at;
   }
+  // Whether an axis can have these limits: apart as numbers go, and with room for ticks on either side.
+  function sound(kind, [low, high]) {
+    const f = kind === "log" ? Math.log10 : (v) => v, ends = [Math.abs(f(low)), Math.abs(f(high))], most = kind === "log" ? 300 : 1e300;
+    return f(high) - f(low) > 1e-9 * Math.max(...ends) && ends.every((end) => end < most);
+  }
   function ticks(at, most) {
     const [low, high] = at.limits;
     if (at.kind === "log") {
@@ -173,7 +178,8 @@
         const [a, b] = [at(at.limits[0]), at(at.limits[1])], middle = (a + b) / 2, half = ((b - a) / 2) * factor;
         return [at.back(middle - half), at.back(middle + half)];
       };
-      this.zoomTo([...spread(this.x), ...spread(this.y)]);
+      const box = [...spread(this.x), ...spread(this.y)];
+      if (sound(this.x.kind, box.slice(0, 2)) && sound(this.y.kind, box.slice(2))) this.zoomTo(box);
     }
     draw(width = this.holder.clientWidth || 480, tall = 312) {
       this.width = Math.max(260, width);
@@ -223,7 +229,9 @@
       const hasEnds = shown.lines.some((line) => !line.fit);
       this.frame(svg, this.height, 56, hasEnds && this.width > 460 ? 118 : 18, 46);
       this.box.top = 24;
-      const { left, right, top, bottom } = this.box, zoom = state.zoom[this.name];
+      let zoom = state.zoom[this.name];
+      if (zoom && !(sound(kinds.x, zoom.slice(0, 2)) && sound(kinds.y, zoom.slice(2)))) { delete state.zoom[this.name]; zoom = null; }
+      const { left, right, top, bottom } = this.box;
       this.x = scale(kinds.x, zoom ? zoom.slice(0, 2) : limits(everyX, kinds.x), left, right);
       this.y = scale(kinds.y, zoom ? zoom.slice(2) : limits(everyY, kinds.y), bottom, top);
       const drawable = (x, y) => x !== null && y !== null && (kinds.x === "linear" || x > 0) && (kinds.y === "linear" || y > 0);
@@ -478,7 +486,8 @@
       }
       this.bar.append(download("CSV", `${this.name}.csv`, "text/csv", () => this.csv()));
       holder.before(this.bar);
-      this.whole = this.heads.map((head) => head.textContent);
+      const parts = (head) => [...(head.querySelector("button") || head).childNodes].map((part) => part.textContent.trim());
+      this.whole = this.heads.map((head) => parts(head).filter(Boolean).join(" "));
     }
     value(row, column) {
       const cell = row.cells[column], number = cell.dataset.v ?? (/^[\d.,]+$/.test(cell.textContent) ? cell.textContent.replace(/,/g, "") : "");
@@ -490,7 +499,8 @@
       if (!sort) return rows;
       const column = Number(sort.slice(0, -1)), sign = sort.endsWith("u") ? 1 : -1;
       if (!this.heads[column]) return rows;
-      return rows.map((row) => [this.value(row, column), row]).sort(([p], [q]) => sign * (typeof p === typeof q ? (p < q ? -1 : p > q ? 1 : 0) : typeof p === "number" ? -1 : 1)).map(([, row]) => row);
+      const blank = (value) => value === "" || value === "\u2013";  // nothing known: last, whichever way
+      return rows.map((row) => [this.value(row, column), row]).sort(([p], [q]) => blank(p) - blank(q) || sign * (typeof p === typeof q ? (p < q ? -1 : p > q ? 1 : 0) : typeof p === "number" ? -1 : 1)).map(([, row]) => row);
     }
     show() {
       const rows = this.shown(), sort = state.sort[this.name] || "";
