@@ -328,6 +328,9 @@ def test_figures_and_tables_go_with_the_page_as_data(live: Browser, folder: Path
     head, *rows = table.strip().splitlines()
     assert head.startswith("method,setting,seed,")
     assert sorted(row.split(",")[3] for row in rows) == sorted(str(int(value)) for value in own["bytes"])
+    link = "document.querySelector('[data-table=reproduction]').previousElementSibling.querySelector('a')"
+    live.run(f"{link}.dispatchEvent(new Event('focus'))")
+    assert "target%20figure%20or%20table%2Ccase%2Cquantity" in live.run(f"{link}.href")
 
 
 @pytest.mark.parametrize("width", [688, 710], ids=["A4", "Letter"])

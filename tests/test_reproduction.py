@@ -108,6 +108,9 @@ def test_every_target_has_runs_or_measures_of_its_own(config: Config) -> None:
         runs = config.runs(target.experiment)
         assert runs_of(name, runs) or measures_of(name, runs), name
     assert config.experiments[EVIDENCE].hours
+    plans = [run for name in config.experiments for run in config.runs(name)]
+    assert {run.settings["network"] for run in runs_of("kpd-vit", plans)} == {"vit-tiny", "vit-base", "swin-tiny"}
+    assert {run.settings["network"] for run in runs_of("kpd-linear", plans)} == {"linear", "mlp"}
     # full batches whose epochs are timed fit nothing, and epochs of mini-batches say nothing of all non-zeros
     runs = [run for run in config.runs(EVIDENCE) if run.dataset.startswith("threads") and run.method == "neukron"]
     for name in ("fig6", "fig15", "table5"):

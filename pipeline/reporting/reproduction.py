@@ -452,7 +452,8 @@ def _networks(target: str, results: Results) -> Iterator[Line]:
     for dataset, method, setting, runs in _groups(results, target):
         case = f"{dataset}, {point_name(method, setting)}"
         sparsity = f"{100 * runs['block_sparsity'].mean():.1f} % zero blocks, "
-        sparsity += f"{runs['train_parameters'].mean():,.0f} trained parameters"
+        sparsity += f"{runs['train_parameters'].mean():,.0f} trained parameters, "
+        sparsity += f"{with_prefix(runs['train_flops'].astype(float).mean(), 'FLOP')} a training step"
         yield _line(target, case, "accuracy", [float(v) for v in runs["accuracy"]], better=False, why=sparsity)
 
 
@@ -483,7 +484,8 @@ def _flops(target: str, results: Results) -> Iterator[Line]:
         if method == "dense":
             continue
         case = f"{dataset}, {point_name(method, setting)}"
-        why = "the published counts leave every KPD layer out; these are of all layers"
+        why = "by formula, which tests hold to torch's counter; the published counts leave every KPD layer out, these "
+        why += "are of all layers"
         flops = [float(a) / float(b) for a, b in zip(runs["train_flops"], runs["dense_train_flops"], strict=True)]
         times = [float(a) / float(b) for a, b in zip(runs["step_seconds"], runs["dense_step_seconds"], strict=True)]
         yield _line(target, case, "FLOPs of a training step over dense", flops, why=why)

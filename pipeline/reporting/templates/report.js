@@ -486,7 +486,8 @@
       }
       this.bar.append(download("CSV", `${this.name}.csv`, "text/csv", () => this.csv()));
       holder.before(this.bar);
-      this.whole = this.heads.map((head) => head.textContent);
+      const parts = (head) => [...(head.querySelector("button") || head).childNodes].map((part) => part.textContent.trim());
+      this.whole = this.heads.map((head) => parts(head).filter(Boolean).join(" "));
     }
     value(row, column) {
       const cell = row.cells[column], number = cell.dataset.v ?? (/^[\d.,]+$/.test(cell.textContent) ? cell.textContent.replace(/,/g, "") : "");
