@@ -27,6 +27,7 @@ KNOWN: list[tuple[str, dict[str, Any]]] = [
     *(("hybrid", {"share": share}) for share in (0.1, 0.4)),
     ("q-svd", {"rank": 16}),
     ("q-cp", {"rank": 16}),
+    ("light-it", {"rank": 5}),
 ]
 
 

@@ -94,6 +94,8 @@ METHODS: dict[str, Method] = {
         ("q-svd", "baseline", "quantised SVD", "#1f5c99", "#86c5f5", "d",
          "T-SVD with rounded, entropy-coded vectors (matrices)", 2),
         ("q-cp", "baseline", "quantised CP", "#0e6b52", "#63d6b4", "H", "CP with rounded, entropy-coded factors", 2),
+        ("light-it", "baseline", "Light-IT", "#7a4fa3", "#cda9ee", (3, 0, 180),
+         "CP whose factors share a Huffman-coded vocabulary", 7),
         ("elicit", "baseline", "ELiCiT", "#a3384c", "#f2a0ad", "8",
          "a few quantised features an index, cells multilinear in them", 1),
         ("hybrid", "baseline", "hybrid", "#5d6d1e", "#c3d47e", (4, 1, 0),

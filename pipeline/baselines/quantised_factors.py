@@ -69,9 +69,12 @@ class QuantisedFactors(Kruskal):
         else:
             self._meet(X, shares, self.max_bytes)
         self._record(self._squared_error(X), rank=self.rank_, code_bytes=len(self.code_))
-        again = decode(self.code_, self.inner_shape_, self.rank_)
-        if not all(np.array_equal(one, other) for one, other in zip(again, self.factors_, strict=True)):
+        if not all(np.array_equal(one, other) for one, other in zip(self._decoded(), self.factors_, strict=True)):
             raise RuntimeError(f"{self.name}: the code does not give back the factors")
+
+    def _decoded(self) -> list[Reals]:
+        """What the code says."""
+        return [factor.astype(np.float64) for factor in decode(self.code_, self.inner_shape_, self.rank_)]
 
     def _record(self, error: float, **more: float) -> None:
         """Nothing before the factors are rounded: those errors are of a model that is not kept."""
@@ -144,7 +147,7 @@ class QuantisedFactors(Kruskal):
 
     def _take_factors(self, contents: Contents) -> None:
         self.code_ = contents.code("code")
-        self.factors_ = [factor.astype(np.float64) for factor in decode(self.code_, self.shape_, self.rank_)]
+        self.factors_ = self._decoded()
 
 
 def encode(factors: list[Integers]) -> bytes:
