@@ -135,3 +135,21 @@ def test_tensors_of_three_modes_are_refused() -> None:
     X = SparseTensor([[0, 0, 0], [1, 1, 1]], [1.0, 2.0], (2, 2, 2))
     with pytest.raises(InputError, match=r"blocks=true: needs a matrix"):
         Lossless(blocks=True).fit(X)
+
+
+def test_where_rows_stand_tells_which_rows_they_meet() -> None:
+    random = np.random.default_rng(4)
+    columns = np.arange(6000)
+    busy = columns // 375 * 8 + random.integers(0, 8, (2, len(columns)))
+    rows = np.concatenate((busy[0], busy[1], 128 + columns))
+    coords = np.unique(np.stack((rows, np.tile(random.permutation(7000)[:6000], 3)), axis=1), axis=0)
+    X = SparseTensor(coords, np.ones(len(coords)), (128 + len(columns), 7000))
+    code = packed(X)
+    assert code[:1] == blocks.PARTED_CODE
+    assert SparseTensor(*exact.decode(code)) == X
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "PARTS", 1)
+        alike = packed(X)
+    assert alike[:1] == blocks.CODE
+    assert len(code) < 0.95 * len(alike)
+    assert SparseTensor(*exact.decode(alike)) == X

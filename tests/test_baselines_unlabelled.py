@@ -136,10 +136,10 @@ def test_chances_of_counts_are_beta_binomial(number: int, chance: float, concent
 
 
 @pytest.mark.usefixtures("alike")
-def test_another_process_without_a_compiler_writes_the_same_bits() -> None:
+def test_another_process_without_a_compiler_writes_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     program = (
         "import numpy as np; from pipeline.baselines.coding import unlabelled; "
-        f"unlabelled.ALIKE = {unlabelled.ALIKE}; "
+        f"unlabelled.ALIKE, unlabelled.TRIED_TWICE = {unlabelled.ALIKE}, 0; "
         "from tests.test_baselines_unlabelled import skewed, packed; X = skewed(7, 'whole'); code = packed(X)[0]; "
         "places, values, _ = unlabelled.unpack(code); assert len(places) == X.nnz; print(code.hex()); "
         "code = unlabelled.pack_kept(X.coords, X.values, X.shape); print(code.hex()); "
@@ -147,6 +147,7 @@ def test_another_process_without_a_compiler_writes_the_same_bits() -> None:
     )
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONHASHSEED": "3"}
     told = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    monkeypatch.setattr(unlabelled, "TRIED_TWICE", 0)
     X = skewed(7, "whole")
     kept = unlabelled.pack_kept(X.coords, X.values, X.shape)
     assert kept is not None
@@ -159,6 +160,25 @@ def test_codes_with_mixing_weights_of_16_bits_are_still_read() -> None:
     coords, values, _ = exact.decode(COARSE)
     orders = packed(X)[1]
     assert SparseTensor(np.stack([orders[mode][coords[:, mode]] for mode in range(2)], axis=1), values, X.shape) == X
+
+
+def test_of_two_kinds_of_names_and_of_weights_the_shorter_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = set()
+    for seed in range(12):
+        X, lengths = skewed(seed, most=400), []
+        for most in (1 << 18, 0):
+            monkeypatch.setattr(unlabelled, "TRIED_TWICE", most)
+            (free, orders), kept = packed(X), unlabelled.pack_kept(X.coords, X.values, X.shape)
+            assert kept is not None
+            assert SparseTensor(*exact.decode(kept)) == X
+            places, values, _ = exact.decode(free)
+            coords = np.stack([orders[mode][places[:, mode]] for mode in range(2)], axis=1)
+            assert SparseTensor(coords, values, X.shape) == X
+            lengths.append((len(free), len(kept)))
+            kinds |= {free[:1], kept[:1]}
+        assert np.all(np.array(lengths[0]) <= lengths[1])
+    assert unlabelled.RANKED_KEPT in kinds
+    assert kinds & {unlabelled.STEADY_CODE, unlabelled.STEADY_LISTED}
 
 
 @pytest.mark.usefixtures("alike")

@@ -222,7 +222,7 @@ def test_recipe_of_a_transformer_runs_a_step(root: Path, name: str) -> None:
 
 def test_missing_timm_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    with pytest.raises(InputError, match="pip install 'kronflow\\[vit\\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[vit\]' in Kronflow's folder"):
         build("vit-tiny", (32, 32, 3), 100)
 
 

@@ -10,6 +10,7 @@ there, a pool of Python's threads does the same. No thread needs Python's lock w
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,12 +32,14 @@ _body = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t])
 
 
 def _torch_parallel() -> int:
-    """Address of ``GOMP_parallel(body, data, threads, flags)`` as torch calls it; 0 where torch has no OpenMP.
+    """Address of ``GOMP_parallel(body, data, threads, flags)`` as torch calls it; 0 where there is none for this.
 
     As the dynamic linker looks for it: among what the whole process shares, which comes first if a library was
     preloaded, then in what torch's library itself needs. What another package has brought along is not found.
     """
-    if "parallel backend: OpenMP" not in torch.__config__.parallel_info():
+    # forked from one that may have used OpenMP before it was asked for this
+    is_forked = type(multiprocessing.current_process()).__name__ == "ForkProcess"
+    if is_forked or "parallel backend: OpenMP" not in torch.__config__.parallel_info():
         return 0
     for library in (None, str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")):
         try:

@@ -98,14 +98,16 @@ def judge(ours: float, halfwidth: float, theirs: float, stderr: float, *, lower_
 
 
 def scoreboard(results: Results | None) -> pd.DataFrame:
-    """One row a number of each target, in the order of the publications; targets without a run have one row.
+    """One row a number of each target, in the order of the publications.
 
-    Published numbers of a target that has runs, but none beside them, have theirs.
+    A published number without a run of ours has its row too; but elsewhere than in the evidence a target without any
+    run has one row in all.
     """
     rows: list[Line] = []
     for name, target in TARGETS.items():
         made = list(MAKERS[name](results)) if results is not None else []
-        if all(line.verdict == "not at hand" for line in made):
+        evidence = results is not None and results.experiment == EVIDENCE
+        if not made or (not evidence and all(line.verdict == "not at hand" for line in made)):
             why = f"needs {target.needs}; run: snakemake {name}"
             made = [Line(name, target.what, "", math.nan, math.nan, math.nan, math.nan, 0, "not at hand", why)]
         rows += made
@@ -475,7 +477,8 @@ def _vision(target: str, results: Results) -> Iterator[Line]:
         case, share = f"cifar-100, {left['model']}, {left['method']}", float(left["accuracy_percent"]) / 100
         method, network = CIFAR_METHODS[left["method"]], left["model"].lower()
         own = _absent((target, case, "accuracy"), (share, math.nan), results, "cifar-100", method, network=network)
-        yield own if pd.isna(left["note"]) else own._replace(why=f"{own.why}; {left['note']}")
+        notes = [own.why, f"needs {TARGETS[target].needs}", *([] if pd.isna(left["note"]) else [left["note"]])]
+        yield own._replace(why="; ".join(notes))
 
 
 def _flops(target: str, results: Results) -> Iterator[Line]:

@@ -28,10 +28,14 @@ from pipeline.baselines.base import Integers, Reals, Sparse
 from pipeline.baselines.coding import gaps, unlabelled
 
 CODE = b"\x0b"  # first byte of such a code
+PARTED_CODE = b"\x11"  # of one whose rows of few cells are in classes by their place among all rows, too
+CODES = CODE, PARTED_CODE
 CELLS = 4096  # of a block at most, and at least half of it
 MOST_DEPTH = 16  # of halving
 LIGHT = 3  # classes of rows of fewer than 2^3 cells; rows of more may be in groups
 GROUPS = (0, 16, 32)  # how many to try, each in two by number of cells
+PARTS = 8  # of the rows' sequence that such a code tells apart
+MOST_PARTS = 64
 BUSY = 200  # cells of a row of a group's second kind
 DIRECTIONS = 32  # of the spectral clustering
 ROUNDS = 24  # of the groups after it
@@ -81,15 +85,17 @@ class Layout:
         How many; none if the numbers of cells alone are the classes.
     edges
         (blocks + 1,) columns at which the blocks begin, and the end.
+    parts
+        Of the rows' sequence, in which rows of fewer cells are told apart.
     """
 
-    def __init__(self, degree: Integers, group: Integers, groups: int, edges: Integers) -> None:
+    def __init__(self, degree: Integers, group: Integers, groups: int, edges: Integers, parts: int = 1) -> None:
         self.degree, self.edges, self.depth = degree, edges, (len(edges) - 1).bit_length() - 1
-        self.classes = degree_classes(degree)
+        self.classes = row_classes(degree, parts)
         heavy = degree >= 1 << LIGHT
         if groups:
-            self.classes[heavy] = LIGHT + 2 * group + (degree[heavy] >= BUSY)
-        self.count = LIGHT + 2 * groups if groups else int(self.classes.max()) + 1
+            self.classes[heavy] = LIGHT * parts + 2 * group + (degree[heavy] >= BUSY)
+        self.count = LIGHT * parts + 2 * groups if groups else int(self.classes.max()) + 1
         self.open = np.bincount(self.classes, degree, minlength=self.count)
         self.single = np.flatnonzero(degree == 1)
         several = np.flatnonzero(degree > 1)
@@ -113,6 +119,15 @@ def degree_classes(degree: Integers) -> Integers:
     return np.asarray(logarithms[degree])
 
 
+def row_classes(degree: Integers, parts: int) -> Integers:
+    """Classes by numbers of cells; those of fewer than 2^LIGHT cells are each in parts of the rows' sequence."""
+    classes = degree_classes(degree)
+    light = classes < LIGHT
+    classes[light] = classes[light] * parts + np.flatnonzero(light) * parts // len(degree)
+    classes[~light] += LIGHT * (parts - 1)
+    return classes
+
+
 @cache
 def level_values() -> Reals:
     """The counts that levels stand for: 0, 1, .. EXACT, then four a doubling."""
@@ -122,7 +137,7 @@ def level_values() -> Reals:
     return np.array(values)
 
 
-def groups_of(rows: Integers, columns: Integers, degree: Integers, groups: int) -> Integers:
+def groups_of(rows: Integers, columns: Integers, degree: Integers, groups: int, parts: int = 1) -> Integers:
     """Groups of the rows of at least 2^LIGHT cells: rows are alike that meet the same rows more often than others do.
 
     By k-means on the leading singular vectors of the normalised co-occurrence, the first of which is the degree. Then
@@ -154,9 +169,9 @@ def groups_of(rows: Integers, columns: Integers, degree: Integers, groups: int) 
     sizes = np.bincount(columns)
     worth = 1 / np.maximum(sizes - 1, 1)
     everything = sparse.csr_array((np.ones(len(rows)), (columns, rows)), shape=(len(sizes), len(degree)))
-    classes = np.minimum(degree_classes(degree), LIGHT)
+    classes = row_classes(degree, parts)
     for _ in range(ROUNDS):
-        classes[heavy] = LIGHT + labels
+        classes[heavy] = LIGHT * parts + labels
         which = sparse.csr_array((np.ones(len(degree)), (np.arange(len(degree)), classes)))
         met: Reals = (incidence @ (sparse.diags_array(worth) @ (everything @ which))).toarray()
         met[np.arange(len(heavy)), classes[heavy]] -= np.asarray(incidence @ worth)
@@ -290,10 +305,12 @@ def pack(coords: Integers, values: Reals, shape: Sequence[int]) -> bytes:
     top = gaps.top_mode(shape)
     cells = np.lexsort((coords[:, 1 - top], coords[:, top]))
     rows, columns, told = coords[cells, 1 - top], coords[cells, top], values[cells]
-    return min((_pack(rows, columns, told, shape, groups) for groups in GROUPS), key=len)
+    codes = {groups: _pack(rows, columns, told, shape, groups, 1) for groups in GROUPS}
+    best = min(codes, key=lambda groups: len(codes[groups]))
+    return min(codes[best], _pack(rows, columns, told, shape, best, PARTS), key=len)
 
 
-def _pack(rows: Integers, columns: Integers, values: Reals, shape: Sequence[int], groups: int) -> bytes:
+def _pack(rows: Integers, columns: Integers, values: Reals, shape: Sequence[int], groups: int, parts: int) -> bytes:
     from pipeline.baselines.coding import block_loops as loops
 
     top = gaps.top_mode(shape)
@@ -303,8 +320,8 @@ def _pack(rows: Integers, columns: Integers, values: Reals, shape: Sequence[int]
     blocks = 1 << depth
     inner = np.searchsorted(np.cumsum(sizes), len(rows) * np.arange(1, blocks) // blocks)
     edges = np.concatenate(([0], inner, [width]))
-    group = groups_of(rows, columns, degree, groups)
-    layout = Layout(degree, group, groups, edges)
+    group = groups_of(rows, columns, degree, groups, parts)
+    layout = Layout(degree, group, groups, edges, parts)
     by_class = np.lexsort((rows, layout.classes[rows], columns))
     rows, values = rows[by_class], values[by_class]
     counts = np.zeros((loops.LEFTS * loops.POSITIONS * (layout.count + 1), layout.count), dtype=np.int64)
@@ -352,7 +369,10 @@ def _pack(rows: Integers, columns: Integers, values: Reals, shape: Sequence[int]
     streams.append(gaps.write_varints(np.concatenate((np.diff(edges), lengths))))
     squeezed = [gaps.squeeze(stream) for stream in streams]
     plain = [(np.packbits(planes.astype(bool), axis=1).tobytes(), 0), (b"".join(codes), 0)]
-    return gaps.joined(CODE, [*shape, len(rows), depth, groups, kind], constant, squeezed + plain)
+    head = [*shape, len(rows), depth, groups, kind]
+    if parts == 1:
+        return gaps.joined(CODE, head, constant, squeezed + plain)
+    return gaps.joined(PARTED_CODE, [parts, *head], constant, squeezed + plain)
 
 
 def _numbered_values(values: Reals) -> tuple[int, bytes, npt.NDArray[np.uint8], npt.NDArray[Any]]:
@@ -402,7 +422,10 @@ class Reader:
     def _read(self, code: bytes) -> None:
         from pipeline.baselines.coding import block_loops as loops
 
-        head, at = gaps.read_varints(code[:256], 18, 1)
+        places, at = np.ones(1, dtype=np.int64), 1
+        if code[:1] == PARTED_CODE:
+            places, at = gaps.read_varints(code[:16], 1, at)
+        head, at = gaps.read_varints(code[:256], 18, at)
         self.shape, count, depth, groups, self.kind = (int(head[0]), int(head[1])), *map(int, head[2:6])
         self.constant, streams = gaps.read_streams(code, at, self.kind, head[6:-2:2])
         content = np.frombuffer(code, dtype=np.uint8)[len(code) - int(head[-2]) :]
@@ -418,7 +441,8 @@ class Reader:
         self.patterns = np.frombuffer(patterns, dtype="<f8")
         top = gaps.top_mode(self.shape)
         height, width = self.shape[1 - top], self.shape[top]
-        if not (0 <= depth <= MOST_DEPTH and groups in GROUPS and unlabelled.keeps_size(count, self.shape)):
+        known = 0 <= depth <= MOST_DEPTH and groups in GROUPS and 1 <= places[0] <= MOST_PARTS
+        if not known or not unlabelled.keeps_size(count, self.shape):
             raise ValueError("no such model")
         widths, lengths = np.split(gaps.read_varints(layout, -1, 0)[0], [1 << depth])
         if widths.sum() != width or len(lengths) != 2 << depth or lengths.sum() != len(content):
@@ -436,7 +460,7 @@ class Reader:
             group = groups_listed.numbers[group]
         if int(degree.sum()) != count or degree.max() > width or group.max(initial=0) > max(groups - 1, 0):
             raise ValueError("its rows contradict each other")
-        self.layout = Layout(degree, group, groups, np.append(0, np.cumsum(widths)))
+        self.layout = Layout(degree, group, groups, np.append(0, np.cumsum(widths)), int(places[0]))
         values = listed(*parts[3]) if self.kind == LISTED else None
         table = np.frombuffer(levels, dtype=np.uint8)
         contexts = loops.LEFTS * loops.POSITIONS * (self.layout.count + 1)

@@ -153,7 +153,7 @@ class ExactCells(Baseline):
         """Decode the cells and, where orders are stored, move them to the tensor's own indices."""
         labelled = _labelled(contents)
         model = cls()
-        if labelled.code[:1] == blocks.CODE and not labelled.used:
+        if labelled.code[:1] in blocks.CODES and not labelled.used:
             model._reader = blocks.Reader(labelled.code)
             model.shape_ = model._reader.shape
         else:
@@ -324,7 +324,7 @@ def decode(code: bytes) -> gaps.Cells:
     """
     if code[:1] == gaps.KIND:
         return gaps.decode(code)
-    if code[:1] == blocks.CODE:
+    if code[:1] in blocks.CODES:
         return blocks.unpack(code)
     if code[:1] == repeated.CODE:
         return repeated.unpack(code)

@@ -30,7 +30,13 @@ CODE, KEPT = b"\x09", b"\x0a"  # first byte of such a code; of one that keeps th
 LISTED_CODE = b"\x0e"  # of one that lists the numbers of cells that rows have, and how many rows have each
 COARSE_CODE, COARSE_KEPT = b"\x06", b"\x07"  # of the first such codes, whose mixing weights have 16 bits
 NUMBERED_KEPT = b"\x0f"  # of one that keeps the orders and tells the rows' cells by a mixture of contexts
-FREE_CODES, KEPT_CODES = (CODE, LISTED_CODE, COARSE_CODE), (KEPT, NUMBERED_KEPT, COARSE_KEPT)
+RANKED_KEPT = b"\x12"  # as such a one, whose rows are named by falling number of cells
+STEADY_CODE, STEADY_LISTED = b"\x13", b"\x14"  # as CODE and LISTED_CODE, whose weights do not move fast at the start
+FREE_CODES = CODE, LISTED_CODE, STEADY_CODE, STEADY_LISTED, COARSE_CODE
+KEPT_CODES = KEPT, NUMBERED_KEPT, RANKED_KEPT, COARSE_KEPT
+TRIED_TWICE = 1 << 18  # cells of a matrix at most whose second kind of code is tried
+# Speed of the mixing weights: in the end, how much more at the start, and decisions after which that more has halved.
+BRISK, STEADY = (1.5, 32.0, float(1 << 17)), (3.0, 4.0, float(1 << 19))
 FINE = 8  # more bits of the mixing weights
 RAREST = 32  # rows of more cells have names from the start
 ALIKE = 64  # rows of as many cells that make it worth to leave them without a name
@@ -56,6 +62,8 @@ class Model(mixed.Model):
         Where the columns' order is kept: one more than the cells of the largest column.
     fine
         Bits of the mixing weights beyond 16.
+    pace
+        Their speed, BRISK or STEADY.
     """
 
     def __init__(
@@ -68,6 +76,7 @@ class Model(mixed.Model):
         largest: int,
         before: int = 0,
         fine: int = FINE,
+        pace: tuple[float, float, float] = BRISK,
     ) -> None:
         from pipeline.baselines.coding import unlabelled_loops
 
@@ -99,6 +108,7 @@ class Model(mixed.Model):
             np.zeros(total, dtype=np.int64),
             np.zeros(before, dtype=np.int64),
             fine,
+            np.array(pace),
         )
 
     def columns(self, given: Integers, content: Integers, which: Integers, place: Integers, degree: Integers) -> None:
@@ -136,10 +146,21 @@ def least_named(degrees: Integers) -> int:
 def pack(coords: Integers, values: Reals, shape: Sequence[int]) -> tuple[bytes, dict[int, Integers]] | None:
     """Code a matrix; the columns are the larger mode. None where that takes more than 12 bytes a cell and index.
 
+    Weights move fast at the start or, in matrices of up to :data:`TRIED_TWICE` cells, do not, whichever is shorter.
+
     Returns
     -------
     The code, and by mode the orders (position -> index) that it has chosen.
     """
+    paces = (BRISK, STEADY) if len(coords) <= TRIED_TWICE else (BRISK,)
+    codes = [_pack(coords, values, shape, pace) for pace in paces]
+    return min((code for code in codes if code is not None), key=lambda code: len(code[0]), default=None)
+
+
+def _pack(
+    coords: Integers, values: Reals, shape: Sequence[int], pace: tuple[float, float, float]
+) -> tuple[bytes, dict[int, Integers]] | None:
+    """The same with weights of one pace."""
     top = gaps.top_mode(shape)
     degree = np.bincount(coords[:, 1 - top], minlength=shape[1 - top])
     sizes = np.bincount(coords[:, top], minlength=shape[top])
@@ -155,7 +176,7 @@ def pack(coords: Integers, values: Reals, shape: Sequence[int]) -> tuple[bytes, 
     bits = int(np.clip((len(coords) * 24).bit_length(), *SLOTS))
     distinct, times = np.unique(sizes[sizes > 0], return_counts=True)
     room = 1024 + 12 * (len(coords) + len(sizes))
-    model = Model(bits, None, room, *_start(used, limit), int(times.max()))
+    model = Model(bits, None, room, *_start(used, limit), int(times.max()), pace=pace)
     contents, order = [], []
     for size in distinct.tolist():
         members = np.flatnonzero(sizes == size)
@@ -182,9 +203,10 @@ def pack(coords: Integers, values: Reals, shape: Sequence[int]) -> tuple[bytes, 
     layout = np.stack((distinct, times), axis=1).reshape(-1)
     different, rows_each = np.unique(used, return_counts=True)
     listed: Integers = np.concatenate((np.diff(different, prepend=0), rows_each))
+    first_bytes = (CODE, LISTED_CODE) if pace == BRISK else (STEADY_CODE, STEADY_LISTED)
     lists = [
-        (CODE, gaps.squeeze(gaps.write_varints(np.diff(used, prepend=0)))),
-        (LISTED_CODE, gaps.squeeze(gaps.write_varints(listed))),
+        (first_bytes[0], gaps.squeeze(gaps.write_varints(np.diff(used, prepend=0)))),
+        (first_bytes[1], gaps.squeeze(gaps.write_varints(listed))),
     ]
     first, stream = min(lists, key=lambda each: len(each[1][0]))
     streams = [gaps.squeeze(gaps.write_varints(layout)), stream, (code, 0), gaps.squeeze(numbers)]
@@ -193,27 +215,45 @@ def pack(coords: Integers, values: Reals, shape: Sequence[int]) -> tuple[bytes, 
 
 
 def pack_kept(coords: Integers, values: Reals, shape: Sequence[int]) -> bytes | None:
-    """Code a matrix in the orders it has; the columns are the larger mode. None where that takes too much room."""
+    """Code a matrix in the orders it has; the columns are the larger mode. None where that takes too much room.
+
+    Rows have their indices as names or, in matrices of up to :data:`TRIED_TWICE` cells, their ranks by number of
+    cells, whichever is shorter.
+    """
     top = gaps.top_mode(shape)
-    degree = np.bincount(coords[:, 1 - top], minlength=shape[1 - top])
-    sizes = np.bincount(coords[:, top], minlength=shape[top])
     cells = np.lexsort((coords[:, 1 - top], coords[:, top]))
-    rows = coords[cells, 1 - top]
-    bits = int(np.clip((len(coords) * 24).bit_length(), *SLOTS))
-    model = Model(bits, None, 1024 + 12 * (len(coords) + len(sizes)), degree, NONE_FRESH, 1, int(sizes.max()) + 1)
+    told = coords[cells, 1 - top], coords[cells, top], values[cells]
+    codes = [_pack_kept(*told, shape, ranked) for ranked in (False, True) if not ranked or len(cells) <= TRIED_TWICE]
+    return min((code for code in codes if code is not None), key=len, default=None)
+
+
+def _pack_kept(rows: Integers, columns: Integers, values: Reals, shape: Sequence[int], ranked: bool) -> bytes | None:
+    """The same with one kind of names."""
+    top = gaps.top_mode(shape)
+    degree = np.bincount(rows, minlength=shape[1 - top])
+    sizes = np.bincount(columns, minlength=shape[top])
+    order = np.argsort(-degree, kind="stable") if ranked else np.arange(len(degree))
+    names = gaps.positions(order)[rows]
+    by_name = np.lexsort((names, columns))
+    names, values = names[by_name], values[by_name]
+    bits = int(np.clip((len(rows) * 24).bit_length(), *SLOTS))
+    room = 1024 + 12 * (len(rows) + len(sizes))
+    model = Model(bits, None, room, degree[order], NONE_FRESH, 1, int(sizes.max()) + 1)
     model.numbers(2, _size_contexts(len(sizes)), sizes)
-    model.kept(sizes, rows)
-    kind, constant, numbers = gaps.encode_values(values[cells])
+    model.kept(sizes, names)
+    kind, constant, numbers = gaps.encode_values(values)
     if kind == gaps.WHOLE:
         kind, numbers = mixed.MIXED, numbers[:0]
-        model.numbers(1, _value_contexts(rows, coords[cells, top]), gaps.fold(values[cells]))
+        model.numbers(1, _value_contexts(names, columns), gaps.fold(values))
     code = model.finished()
     if code is None:
         return None
     few = int(np.clip((len(degree) * 8).bit_length(), *mixed.SLOTS))
     listing = mixed.Model(few, None, 1024 + 9 * len(degree))
     listing.numbers(1, _size_contexts(len(degree)), degree)
-    lists = [(KEPT, gaps.squeeze(gaps.write_varints(degree))), (NUMBERED_KEPT, (listing.finished() or b"", few))]
+    lists = [(RANKED_KEPT if ranked else NUMBERED_KEPT, (listing.finished() or b"", few))]
+    if not ranked:
+        lists.append((KEPT, gaps.squeeze(gaps.write_varints(degree))))
     first, stream = min((each for each in lists if each[1][0]), key=lambda each: len(each[1][0]))
     return gaps.joined(first, [*shape, bits, kind], constant, [stream, (code, 0), gaps.squeeze(numbers)])
 
@@ -253,7 +293,7 @@ def unpack(code: bytes) -> gaps.Cells:
     constant, streams = gaps.read_streams(code, at, kind, head[5::2])
     layout, _ = gaps.read_varints(gaps.expand(streams[0], int(head[6])), -1, 0)
     told, _ = gaps.read_varints(gaps.expand(streams[1], int(head[8])), -1, 0)
-    if code[:1] == LISTED_CODE:
+    if code[:1] in (LISTED_CODE, STEADY_LISTED):
         different, rows_each = told.reshape(2, -1)
         if rows_each.sum() > max(shape):
             raise ValueError("more rows than there are")
@@ -266,8 +306,8 @@ def unpack(code: bytes) -> gaps.Cells:
         raise ValueError("its sizes and degrees contradict each other")
     if not (SLOTS[0] <= bits <= SLOTS[1] and 1 <= limit <= RAREST + 1 and degrees.min() > 0 and distinct.min() > 0):
         raise ValueError("no such model")
-    fine = 0 if code[:1] == COARSE_CODE else FINE
-    model = Model(bits, streams[2], 0, *_start(degrees, limit), int(times.max()), 0, fine)
+    fine, pace = 0 if code[:1] == COARSE_CODE else FINE, BRISK if code[:1] in (CODE, LISTED_CODE) else STEADY
+    model = Model(bits, streams[2], 0, *_start(degrees, limit), int(times.max()), 0, fine, pace)
     nothing, contents = np.zeros(0, dtype=np.int64), []
     for size, number in zip(distinct.tolist(), times.tolist(), strict=True):
         content = np.zeros((number, size), dtype=np.int64)
@@ -300,7 +340,7 @@ def unpack_kept(code: bytes) -> gaps.Cells:
     shape, bits, kind = (int(head[0]), int(head[1])), int(head[2]), int(head[3])
     constant, streams = gaps.read_streams(code, at, kind, head[4::2])
     top = gaps.top_mode(shape)
-    if code[:1] == NUMBERED_KEPT:
+    if code[:1] in (NUMBERED_KEPT, RANKED_KEPT):
         if not mixed.SLOTS[0] <= int(head[5]) <= mixed.SLOTS[1] or shape[1 - top] > mixed.LARGEST_MODE:
             raise ValueError("no such list")
         degree = np.zeros(shape[1 - top], dtype=np.int64)
@@ -310,12 +350,15 @@ def unpack_kept(code: bytes) -> gaps.Cells:
     count = int(degree.sum())
     if len(degree) != shape[1 - top] or degree.max() > shape[top] or not SLOTS[0] <= bits <= SLOTS[1]:
         raise ValueError("its degrees and its shape contradict each other")
-    fine = 0 if code[:1] == COARSE_KEPT else FINE
-    model = Model(bits, streams[1], 0, degree, NONE_FRESH, 1, shape[1 - top] + 1, fine)
+    order = np.argsort(-degree, kind="stable") if code[:1] == RANKED_KEPT else np.arange(len(degree))
+    fine, pace = (0, STEADY) if code[:1] == COARSE_KEPT else (FINE, BRISK)
+    model = Model(bits, streams[1], 0, degree[order], NONE_FRESH, 1, shape[1 - top] + 1, fine, pace)
     sizes = np.zeros(shape[top], dtype=np.int64)
     model.numbers(2, _size_contexts(len(sizes)), sizes)
     if sizes.max() > shape[1 - top] or int(sizes.sum()) != count:
         raise ValueError("its sizes and degrees contradict each other")
-    rows = model.kept(sizes, np.zeros(0, dtype=np.int64))
+    names = model.kept(sizes, np.zeros(0, dtype=np.int64))
     columns = np.repeat(np.arange(shape[top]), sizes)
-    return _cells(model, shape, rows, columns, kind, constant, gaps.expand(streams[2], int(head[9])))
+    coords, values, _ = _cells(model, shape, names, columns, kind, constant, gaps.expand(streams[2], int(head[9])))
+    coords[:, 1 - top] = order[names]
+    return coords, values, shape

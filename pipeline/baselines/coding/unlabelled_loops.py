@@ -22,9 +22,6 @@ REMEMBERED = 24  # members of the prefix that a new member is noted to have met
 CONTEXTS = 6  # of a member, beside its meetings
 KEPT = 2  # more contexts where the columns' order is kept, the last two inputs
 LIMIT = 250  # of a slot's count
-# Speed of the mixing weights: in the end, how much more at the start, and decisions after which that more has halved.
-FEW, MANY, HALFWAY = 1.5, 32.0, 1 << 17
-COARSE_FEW, COARSE_MANY, COARSE_HALFWAY = 3.0, 4.0, 1 << 19  # of weights whose steps are rounded down
 NAMED_SETS, ONLY_SETS, CLASS_SETS, AGAIN_SETS, SETS = 0, 600, 650, 760, 800  # rows of the mixing weights
 NAMED_TRUST, ONLY_TRUST, CLASS_TRUST, TRUSTS = 40, 0, 20, 80  # rows of the trust in each concentration
 CONCENTRATIONS = (3.0, 40.0, 1000.0)
@@ -50,6 +47,9 @@ class ColumnsCoding(NamedTuple):
         Where the columns' order is kept: a number of names, and the rising names of the column before.
     fine
         Bits of the mixing weights beyond 16; with none, steps are rounded down, as in the first such codes.
+    pace
+        Speed of the mixing weights: in the end, how much more at the start, and decisions after which that more has
+        halved.
     """
 
     coding: Coding
@@ -66,6 +66,7 @@ class ColumnsCoding(NamedTuple):
     spot: Integers
     before: Integers
     fine: int
+    pace: Reals
 
 
 @compiled
@@ -182,11 +183,8 @@ def code_mixed(
     else:
         yes = code_count(state, trust, number, chance, yes)
     state.counters[1] += 1
-    decisions = float(state.counters[1])
-    if state.fine > 0:
-        speed = int(16.0 * (FEW + MANY * HALFWAY / (HALFWAY + decisions)))
-    else:
-        speed = int(16.0 * (COARSE_FEW + COARSE_MANY * COARSE_HALFWAY / (COARSE_HALFWAY + decisions)))
+    least, more, halfway = state.pace
+    speed = int(16.0 * (least + more * halfway / (halfway + float(state.counters[1]))))
     miss = ((yes << 16) // number - chance) * speed * min(number, 4)
     shift = 24 - state.fine
     half = (1 << shift) >> 1 if state.fine > 0 else 0
