@@ -23,6 +23,10 @@ with contextlib.suppress(ImportError):
     # Damaged files are asked in forked children, in which GNU's OpenMP ends the process.
     _numba.config.THREADING_LAYER = "forksafe"
 
+with contextlib.suppress(ImportError):
+    # Its log writes to what is standard output at the first import: in a test, a stream that is closed after it.
+    import dvc.logger  # noqa: F401
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that start programs in checkouts of their own take minutes, and wait: they are begun first."""

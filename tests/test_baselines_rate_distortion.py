@@ -189,14 +189,28 @@ def test_levels_are_the_cheapest_of_all_ways_to_part_the_values(price: float, me
 
     every = [ends for count in range(5) for ends in itertools.combinations(range(1, 5), count)]
     best = min(every, key=cost)
-    found = levels.cheapest(sizes, price, 1.0, whole=True)
+    found = levels.cheapest(sizes, price, 1.0, unit=1.0)
     assert len(found.magnitudes) == len(best) and np.allclose(found.magnitudes, means)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "unit"),
+    [([3.0, 5.0, 1e6], 1.0), ([6.0, 9.0], 3.0), ([0.75, 2.0], 0.25), ([5e-324, 2e-323], 5e-324), ([1.0, 1e-30], 0.0)],
+)
+def test_values_have_a_unit_at_any_scale(sizes: list[float], unit: float) -> None:
+    assert levels.unit_of(np.array(sizes)) == unit
+    assert levels.unit_of(np.ldexp(sizes, 600)) == np.ldexp(unit, 600)
+    assert (
+        levels.multiple_of(3.0, 7.9) == 6.0
+        and levels.multiple_of(3.0, 2.0) == 3.0
+        and levels.multiple_of(0.0, 0.7) == 0.7
+    )
 
 
 def test_levels_come_back_from_their_table_and_values_from_their_numbers() -> None:
     random = np.random.default_rng(3)
     values = random.lognormal(1.0, 1.5, 4000) * random.choice([-1.0, 1.0], 4000)
-    found = levels.cheapest(np.abs(values), 0.5, 2.0, whole=False)
+    found = levels.cheapest(np.abs(values), 0.5, 2.0, unit=0.0)
     numbers = found.numbers(values)
     assert len(found.magnitudes) > 1 and np.all(numbers == np.rint(numbers)) and np.all(np.abs(numbers) >= 1)
     told = Levels.from_table(found.table).values(numbers)

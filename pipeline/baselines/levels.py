@@ -81,11 +81,24 @@ class Levels:
         return cls(float(table[0]), int(start), table[2:])
 
 
-def cheapest(sizes: Reals, price: float, step: float, whole: bool) -> Levels:
+def unit_of(sizes: Reals) -> float:
+    """The largest number of which all are multiples, for (n,) magnitudes; 0 where they have no such one in 53 bits.
+
+    Of values times a power of two it is that times the power, so that the scale of data changes no choice.
+    """
+    parts, exponents = np.frexp(sizes)
+    whole = np.ldexp(parts, 53).astype(np.int64)
+    lowest = int(np.min(exponents - 53 + np.frexp((whole & -whole).astype(np.float64))[1] - 1))
+    if int(np.max(exponents)) - lowest > 53:
+        return 0.0
+    return float(np.ldexp(float(np.gcd.reduce(np.ldexp(sizes, -lowest).astype(np.int64))), lowest))
+
+
+def cheapest(sizes: Reals, price: float, step: float, unit: float) -> Levels:
     """Levels of the least squared error + price x bits, for cells that are kept.
 
     The bits of a level are those of its frequency, and of its own entry in the file. Levels hold neighbouring bins of
-    an eighth of a step, or one whole number, so that the best ones follow by dynamic programming; from some multiple
+    an eighth of a step, or one unit, so that the best ones follow by dynamic programming; from some multiple
     on, plain multiples of the step are cheaper. A level stands for the mean of what it holds.
 
     Parameters
@@ -94,11 +107,10 @@ def cheapest(sizes: Reals, price: float, step: float, whole: bool) -> Levels:
         (n,) magnitudes.
     price
         Squared error that a bit is worth.
-    whole
-        Whether all magnitudes are whole numbers.
+    unit
+        Of which all magnitudes are multiples, or 0.
     """
-    width = step / BINS_A_STEP
-    width = max(1.0, float(np.floor(width))) if whole else width
+    width = multiple_of(unit, step / BINS_A_STEP)
     number = np.rint(np.minimum(sizes / width, MOST_BINS + 1.0)).astype(np.int64)
     head = number <= MOST_BINS
     used, place = np.unique(number[head], return_inverse=True)
@@ -126,6 +138,11 @@ def cheapest(sizes: Reals, price: float, step: float, whole: bool) -> Levels:
     begins = [0, *cuts[:-1]]
     means = (sums[1][cuts] - sums[1][begins]) / (sums[0][cuts] - sums[0][begins])
     return Levels(step, int(np.floor(edges[cuts[-1]] / step)), means, edges[cuts])
+
+
+def multiple_of(unit: float, width: float) -> float:
+    """The largest multiple of a unit up to a width, at least the unit; the width itself where there is no unit."""
+    return max(unit, unit * float(np.floor(width / unit))) if unit else width
 
 
 def _multiples_cost(sizes: Reals, price: float, step: float, start: float, among: int) -> float:

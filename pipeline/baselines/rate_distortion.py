@@ -342,7 +342,7 @@ class ByCells:
 
     def __init__(self, X: SparseTensor, orders: bool, counted: bool) -> None:
         self.X, self.sizes, self.bits = X, np.abs(X.values), CellBits(X, orders, counted)
-        self.whole = bool(np.all(X.values == np.rint(X.values)))
+        self.unit = levels.unit_of(self.sizes)
         self.leveled = len(np.unique(self.sizes)) > 1
 
     def at_levels_of(self, price: float) -> Chooser:
@@ -386,9 +386,8 @@ class ByCells:
         """Levels for the cells that are kept, and all cells' numbers."""
         if not self.leveled:
             return Levels(), self.X.values
-        step = STEP_OF_PRICE * float(np.sqrt(price))
-        step = max(1.0, float(np.floor(step))) if self.whole else step
-        found = levels.cheapest(self.sizes[kept], price, step, self.whole)
+        step = levels.multiple_of(self.unit, STEP_OF_PRICE * float(np.sqrt(price)))
+        found = levels.cheapest(self.sizes[kept], price, step, self.unit)
         return found, found.numbers(self.X.values)
 
 
