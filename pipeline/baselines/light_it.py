@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from pipeline.baselines.base import Integers, Reals, as_stored, stored_type
 from pipeline.baselines.cp import CP
-from pipeline.baselines.kruskal import evaluate
 from pipeline.baselines.mode_views import ModeView
 from pipeline.baselines.quantised_factors import QuantisedFactors
 from pipeline.core.settings import setting
@@ -90,18 +89,6 @@ class LightIT(QuantisedFactors, CP):
         self.code_, self.lengths_ = encode([nearest(words, factor) for factor in factors], len(words))
         return self._size()["bytes"]
 
-    @staticmethod
-    def _weighed(X: SparseTensor, factors: list[Reals]) -> tuple[Reals, float]:
-        """Weights of the least error, and by how much it differs from the squared norm."""
-        gram: Any = np.prod([factor.T @ factor for factor in factors], axis=0)
-        rank = factors[0].shape[1]
-        one = np.ones(1)
-        inner = np.array(
-            [X.values @ evaluate(X.coords, one, [each[:, term : term + 1] for each in factors]) for term in range(rank)]
-        )
-        weights = np.linalg.pinv(gram, rcond=1e-12, hermitian=True) @ inner
-        return weights, float(weights @ gram @ weights - 2 * weights @ inner)
-
     def _refitted(self, factors: list[Reals], weights: Reals, words: Reals) -> list[Reals]:
         """Each mode's factors solved for, given the others, and rounded to words."""
         again = list(factors)
@@ -118,8 +105,7 @@ class LightIT(QuantisedFactors, CP):
 
     def _size(self) -> dict[str, int]:
         """The code, a 4-byte weight a term, and 4 bytes and the length of its code for each word."""
-        size = len(self.code_) + 4 * self.rank_ + 5 * len(self.words_)
-        return {"bytes": size, "bytes_equal": size, "bytes_with_order": size}
+        return {name: size + 5 * len(self.words_) for name, size in super()._size().items()}
 
     def _least_arrays(self, shape: tuple[int, ...], orders: bool) -> dict[str, int]:
         return {"weights": 4, "code": 1, "words": 4, "lengths": 1}

@@ -119,14 +119,18 @@ class QuantisedFactors(Kruskal):
         there[0] |= not there.any()
         self.factors_ = [np.ascontiguousarray(factor[:, there]) for factor in whole]
         self.rank_ = int(np.count_nonzero(there))
-        gram: Any = np.prod([factor.T @ factor for factor in self.factors_], axis=0)
-        inner = np.array([X.values @ evaluate(X.coords, np.ones(1), self._term(term)) for term in range(self.rank_)])
-        self.weights_ = as_stored(np.linalg.pinv(gram, rcond=1e-12, hermitian=True) @ inner)
+        self.weights_ = as_stored(self._weighed(X, self.factors_)[0])
         self.code_ = encode([factor.astype(np.int64) for factor in self.factors_])
         return self._size()["bytes"]
 
-    def _term(self, term: int) -> list[Reals]:
-        return [factor[:, term : term + 1] for factor in self.factors_]
+    @staticmethod
+    def _weighed(X: SparseTensor, factors: list[Reals]) -> tuple[Reals, float]:
+        """Weights of the least squared error, and that error less the tensor's squared norm."""
+        gram: Any = np.prod([factor.T @ factor for factor in factors], axis=0)
+        terms = [[factor[:, term : term + 1] for factor in factors] for term in range(factors[0].shape[1])]
+        inner = np.array([X.values @ evaluate(X.coords, np.ones(1), term) for term in terms])
+        weights = np.linalg.pinv(gram, rcond=1e-12, hermitian=True) @ inner
+        return weights, float(weights @ gram @ weights - 2 * weights @ inner)
 
     def parameter_count(self) -> int:
         """Entries that are not zero, and the weights."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -51,6 +51,7 @@ class Choice(NamedTuple):
     fill: Fill | None = None
 
 
+T = TypeVar("T")
 Chooser = Callable[[float], Choice]  # from the price of a bit
 
 
@@ -61,10 +62,11 @@ class RateDistortion(ExactCells):
     more than price x bits, where its bits follow from how often its indices, pairs of them and its value occur among
     the cells that stay, by either of two estimates (:mod:`pipeline.baselines.cell_bits`); values are rounded to a few
     levels and multiples of a step, of least squared error + price x bits (:mod:`pipeline.baselines.levels`).
-    *Patterns*, for binary matrices in free orders: columns take one of few patterns
-    (:mod:`pipeline.baselines.patterns`). Cells and prices are chosen in
-    other levels, the levels on either side are kept and the price of cells alone is sought. In the end all codes of
-    :class:`~pipeline.baselines.lossless.Lossless` are tried. ``history_`` says how many choices were coded.
+    Cells that are not told are filled with means of groups (:mod:`pipeline.baselines.fill`). *Patterns*, for binary
+    matrices in free orders: columns take one of few patterns (:mod:`pipeline.baselines.patterns`). Cells and prices are
+    chosen in turn, the price by bisection on the length of the real code; where lengths or errors jump, since values
+    fall into other levels, the levels on either side are kept and the price of cells alone is sought. In the end all
+    codes of :class:`~pipeline.baselines.lossless.Lossless` are tried. ``history_`` says how many choices were coded.
 
     Parameters
     ----------
@@ -115,7 +117,7 @@ class RateDistortion(ExactCells):
         if X.order == 2 and not self.orders and len(np.unique(X.values)) == 1:
             choosers.insert(0, by_patterns(X))
         if self.max_error is not None:
-            found = [self._within_error(X, each) for each in choosers if each is choosers[0] or self._in_time()]
+            found = [self._within_error(X, each) for each in self._in_turn(choosers)]
             self._keep(min(found, key=lambda each: each[0])[1])
         else:
             limit = max(1.0, AUTOMATIC_BITS * X.nnz / 8) if self.max_bytes is None else self.max_bytes
@@ -143,7 +145,7 @@ class RateDistortion(ExactCells):
         """
         aim, best = limit, None
         for _ in range(FILLINGS):
-            found = [self._within_bytes(X, each, aim) for each in choosers if each is choosers[0] or self._in_time()]
+            found = [self._within_bytes(X, each, aim) for each in self._in_turn(choosers)]
             choice = min(found, key=lambda each: (each[0] > aim, each[1].error))[1]
             length = self._keep(choice)
             held = choice
@@ -171,6 +173,12 @@ class RateDistortion(ExactCells):
     def _in_time(self) -> bool:
         """Whether another price may be tried."""
         return self.max_seconds is None or self._fitted_for() < self.max_seconds
+
+    def _in_turn(self, ways: list[T]) -> Iterator[T]:
+        """The first, and the others as long as there is time."""
+        for way in ways:
+            if way is ways[0] or self._in_time():
+                yield way
 
     def _within_bytes(self, X: SparseTensor, chooser: Chooser, limit: float) -> tuple[float, Choice]:
         """The least error of a code within the limit; the shortest code where none is."""
@@ -232,7 +240,7 @@ class RateDistortion(ExactCells):
         if isinstance(chooser, ByCells) and chooser.leveled and choices[0].error < JUMP * limit:
             more = [self._highest(X, chooser.at_levels_of(price), limit)[0] for price in prices]
             choices += [choice for choice in more if choice is not None]
-        coded = [(self._length(choice), choice) for choice in choices if choice is choices[0] or self._in_time()]
+        coded = [(self._length(choice), choice) for choice in self._in_turn(choices)]
         return min(coded, key=lambda each: each[0])
 
     def _highest(self, X: SparseTensor, chooser: Chooser, limit: float) -> tuple[Choice | None, tuple[float, float]]:

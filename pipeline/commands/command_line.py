@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from pipeline.core import step
+from pipeline.core.settings import SEEDS
 from pipeline.errors import InputError
 
 LIST_LIMIT = 20  # lists longer than this are summed up
@@ -21,6 +23,20 @@ def add_command(commands: Commands, name: str, run_it: Callable[[argparse.Namesp
     )
     command.set_defaults(run=run_it)
     return command
+
+
+def add_fitting(command: argparse.ArgumentParser) -> None:
+    """Add what every command that fits takes: the seed and the number of threads."""
+    command.add_argument(
+        "--seed", action=step.WholeNumber, least=0, below=SEEDS, default=0, help="of the random numbers (default: 0)"
+    )
+    command.add_argument(
+        "--threads",
+        action=step.WholeNumber,
+        least=1,
+        below=step.MOST_THREADS + 1,
+        help="of each fit (default: all cores)",
+    )
 
 
 def parse_share(text: str) -> float:

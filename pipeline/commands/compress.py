@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.commands.command_line import Commands, add_command, parse_share, print_rows
+from pipeline.commands.command_line import Commands, add_command, add_fitting, parse_share, print_rows
 from pipeline.commands.loaded import NO_ORDERS
 from pipeline.commands.source import Reading, add_reading, read_tensor
 from pipeline.core import step
 from pipeline.core.files import refuse_clashes
-from pipeline.core.settings import SEEDS, check_given
+from pipeline.core.settings import check_given
 from pipeline.core.sizes import parse_bytes
 from pipeline.errors import InputError, nearest
 
@@ -44,16 +44,7 @@ def add(commands: Commands) -> None:
         "--neukron-seconds", type=float, metavar="S", help="likewise: NeuKron's own time (default: what is left then)"
     )
     add_reading(command)
-    command.add_argument(
-        "--seed", action=step.WholeNumber, least=0, below=SEEDS, default=0, help="of the random numbers (default: 0)"
-    )
-    command.add_argument(
-        "--threads",
-        action=step.WholeNumber,
-        least=1,
-        below=step.MOST_THREADS + 1,
-        help="of each fit (default: all cores)",
-    )
+    add_fitting(command)
     command.add_argument(
         "--no-orders", action="store_true", help="leave the orders out: smaller, answers in its own order"
     )

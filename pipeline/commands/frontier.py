@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.commands.command_line import Commands, add_command, print_rows
+from pipeline.commands.command_line import Commands, add_command, add_fitting, print_rows
 from pipeline.commands.source import Reading, add_reading, read_tensor
 from pipeline.core import step
 from pipeline.core.files import atomic_path, refuse_clashes, sha256_file
-from pipeline.core.settings import SEEDS
 from pipeline.core.sizes import parse_bytes
 from pipeline.core.step import SHOWN
 from pipeline.errors import InputError
@@ -50,16 +49,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--orders", choices=sorted(ORDERS), default="both", help="which files count (default: both)")
     command.add_argument("--method", action="append", help="a method to try; several times (default: all)")
     command.add_argument("--seconds", type=float, default=60.0, metavar="S", help="of each size's search (default: 60)")
-    command.add_argument(
-        "--seed", action=step.WholeNumber, least=0, below=SEEDS, default=0, help="of the random numbers (default: 0)"
-    )
-    command.add_argument(
-        "--threads",
-        action=step.WholeNumber,
-        least=1,
-        below=step.MOST_THREADS + 1,
-        help="of each fit (default: all cores)",
-    )
+    add_fitting(command)
     add_reading(command)
 
 

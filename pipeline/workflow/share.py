@@ -286,11 +286,9 @@ class Places:
 def refuse_strange_objects(root: Path) -> None:
     """Refuse what lies on a folder's remote in the place of objects and is no file."""
     remote = Objects(root).repo.cloud.get_remote_odb(command="pull")
-    refuse_what_is_no_file(
-        remote, [out["md5"] for out in recorded_outs(root)]
-    )  # lists of folders, before they are read
-    places = Places(root)
-    refuse_what_is_no_file(remote, places.paths)
+    # lists of folders first: to name what is in them, they are read
+    refuse_what_is_no_file(remote, [out["md5"] for out in recorded_outs(root)])
+    refuse_what_is_no_file(remote, Places(root).paths)
 
 
 def _send_lost(root: Path) -> None:

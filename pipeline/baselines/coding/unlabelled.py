@@ -221,9 +221,8 @@ def pack_kept(coords: Integers, values: Reals, shape: Sequence[int]) -> bytes | 
     cells, whichever is shorter.
     """
     top = gaps.top_mode(shape)
-    cells = np.lexsort((coords[:, 1 - top], coords[:, top]))
-    told = coords[cells, 1 - top], coords[cells, top], values[cells]
-    codes = [_pack_kept(*told, shape, ranked) for ranked in (False, True) if not ranked or len(cells) <= TRIED_TWICE]
+    told = coords[:, 1 - top], coords[:, top], values
+    codes = [_pack_kept(*told, shape, ranked) for ranked in (False, True) if not ranked or len(values) <= TRIED_TWICE]
     return min((code for code in codes if code is not None), key=len, default=None)
 
 
@@ -235,7 +234,7 @@ def _pack_kept(rows: Integers, columns: Integers, values: Reals, shape: Sequence
     order = np.argsort(-degree, kind="stable") if ranked else np.arange(len(degree))
     names = gaps.positions(order)[rows]
     by_name = np.lexsort((names, columns))
-    names, values = names[by_name], values[by_name]
+    names, columns, values = names[by_name], columns[by_name], values[by_name]
     bits = int(np.clip((len(rows) * 24).bit_length(), *SLOTS))
     room = 1024 + 12 * (len(rows) + len(sizes))
     model = Model(bits, None, room, degree[order], NONE_FRESH, 1, int(sizes.max()) + 1)
