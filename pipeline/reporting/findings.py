@@ -139,7 +139,9 @@ def _compared(accounting: Accounting, measure: Measure, own: Record, rivals: pd.
     columns = (accounting.column, "relative_error")
     value, given = columns if measure == "error" else columns[::-1]
     meeting = rivals[rivals[given] <= own[given]].sort_values([value, given])
-    lowest, open_methods, unsettled = math.inf, [], []
+    lowest = math.inf
+    open_methods: list[str] = []
+    unsettled: list[str] = []
     # what a rival needs for an error is known from its runs that are surely no better, wherever in its interval ours is
     unsure = _halfwidth(own) if measure == "error" else 0.0
     for method, runs in rivals.groupby("method", sort=False):
