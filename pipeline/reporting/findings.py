@@ -92,7 +92,9 @@ class Comparison:
             return same if self.ratio == 1 else "no difference shown"
         if outcome == "loss":
             factor = 1 / self.ratio if self.ratio else math.inf
-            return f"at least {times(factor)}x {worse}" if math.isfinite(factor) else f"{worse}: the other is exact"
+            return (
+                f"at least {times(factor)}x {worse}" if math.isfinite(factor) else f"{worse}: {NOTHING[self.measure]}"
+            )
         if outcome == "win" and not math.isfinite(self.lowest):
             return f"no other is as {'accurate' if self.measure == 'error' else 'small'}"
         if outcome == "win":
@@ -120,6 +122,7 @@ class Comparison:
 
 
 WORDS = {"error": ("smaller", "larger"), "bytes": ("lower error", "higher error")}
+NOTHING = {"error": "the other takes no bytes", "bytes": "the other is exact"}  # what a rival's 0 means
 USUAL = 0.5  # the relative error that the summary speaks of
 NEAR = 0.05  # a run within a twentieth of NeuKron's number counts as being at it
 
