@@ -70,7 +70,7 @@ def test_no_use_compiles_what_setup_has_not(capsys: pytest.CaptureFixture[str]) 
 # Each module in a fork of a process that has not imported Numba.
 SHOWN = """
 import importlib, os, sys
-import h5py, numpy, pandas, pyarrow.parquet, pydantic, scipy.stats, torch
+import h5py, numpy, pandas, pyarrow.parquet, pydantic, scipy.sparse, torch
 assert "numba" not in sys.modules
 for module in sys.argv[1:]:
     if os.fork() == 0:
