@@ -108,6 +108,7 @@ def test_where_a_fetch_fails_the_records_stay_those_of_the_files_here(tmp_path: 
     "content",
     [b"", b"{}", gzip.compress(b'{"a": 1}'), gzip.compress(b"[]"), pack_of(RECORDS)[:-9],
      pack_of({"../../out": "{}"}), pack_of({"/etc/out": "{}"}), pack_of({".packed": "x y"})],
+    ids=["empty", "unpacked", "number", "list", "cut", "above", "elsewhere", "own"],
 )  # fmt: skip
 def test_a_pack_that_is_none_is_one_line_and_nothing_is_written(tmp_path: Path, content: bytes) -> None:
     (tmp_path / PACK).parent.mkdir(parents=True)
