@@ -191,6 +191,16 @@ class TestCSV:
         ]
         assert result.tensor.to_dense().tolist() == [[0, 0, 3], [2, 4, 0]]
 
+    @pytest.mark.parametrize(
+        ("quotes", "labels"), [(True, [["a"], ["b\t1\nc\td"]]), (False, [["a", "c"], ['"b', 'd"']])]
+    )
+    def test_quotes_around_ends_of_lines_are_read_as_told(
+        self, tmp_path: Path, quotes: bool, labels: list[list[str]]
+    ) -> None:
+        path = self.write(tmp_path, 'who\twhat\tn\na\t"b\t1\nc\td"\t2\n', "x.tsv")
+        result = read(path, columns=["who", "what"], value="n", quotes=quotes)
+        assert [each["label"].tolist() for each in result.labels if each] == labels
+
     def test_positions_tab_and_encoding(self, tmp_path: Path) -> None:
         path = self.write(tmp_path, 'caf\xe9 "A"\t7\tx\n"b\t7\tx\n'.encode("latin-1"), "x.tsv")
         result = read(path, columns=[0, 1], header=False, quotes=False, encoding="latin-1")

@@ -34,6 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "empty.csv").write_text("")
     (folder / "utf-16.csv").write_text("user,item,n\nann,book,2\n", encoding="utf-16")
     (folder / "comment.csv").write_text("# of today\nuser,item,n\nann,book,2\n")
+    (folder / "out.txt").write_text("0,0\n3,5\n")
     (folder / "names.txt").write_text("user,item,n\nann,book,2\n")
     column = pa.array(["x", "y"])
     pq.write_table(pa.table([column, column, pa.array([1, 2])], names=["a", "a", "n"]), folder / "twice.parquet")
@@ -106,10 +107,11 @@ WRONG = {  # the command -> words of its one line
     "kronflow info /dev/null": "no such file",
     "kronflow query m.safetensors 9 9": "index 9 in mode 0 is outside 0..3",
     f"kronflow query m.safetensors 0 {FAR}": "outside a tensor of shape (4, 5)",
+    "kronflow query m.safetensors --file out.txt": "out.txt:2: index 5 in mode 1 is outside 0..4",
     "kronflow query m.safetensors ٣ 1": "indices are whole numbers from 0",
     "kronflow query m.safetensors 1_0 1": "indices are whole numbers from 0",
     "kronflow query m.safetensors --top -3": "--top -3: needs a whole number of at least 1",
-    "kronflow query m.safetensors --top 3 --at 0=99": "index 99: outside a tensor of shape (4, 5)",
+    "kronflow query m.safetensors --top 3 --at 0=99": "index 99 in mode 0 is outside 0..3",
     "kronflow query m.safetensors --top 3 --at ²=0": "mode '²': there is none of that name",
     "kronflow query c.safetensors ann nope": "item 'nope': no such label",
     "kronflow decompress m.safetensors o.xyz": "its ending is none of",
@@ -271,6 +273,30 @@ def test_what_is_added_up_or_left_out_is_told(tmp_path: Path, capsys: pytest.Cap
         )
         told = capsys.readouterr().err
         assert "1 duplicate entries summed\n1 zero entries dropped\n" in told
+
+
+def test_labels_that_look_alike_stay_apart_and_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.csv").write_text("who,item,n\nJos\u00e9,x,1\nJose\u0301,x,2\nZoe\u0308,x,4\nann,x,8\nann ,x,16\n")
+    out = str(tmp_path / "o.safetensors")
+    kronflow.main(["compress", str(tmp_path / "c.csv"), out, "--method", "lossless"])
+    told = "mode 'who': labels that differ from another only by blanks around them or by Unicode's form (NFC, NFD)"
+    assert f"{told} stay apart: 'Jose\u0301' and 1 more\n" in capsys.readouterr().err
+    for word, value in (
+        ("Jos\u00e9", 1),
+        ("Jose\u0301", 2),
+        ("Zoe\u0308", 4),
+        ("Zo\u00eb", 4),
+        ("ann", 8),
+        ("ann ", 16),
+    ):
+        kronflow.main(["query", out, word, "x"])
+        assert capsys.readouterr().out == f"{value}\n"
+
+
+def test_a_pipe_is_no_file_of_a_tensor(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.mtx")
+    with pytest.raises(InputError, match=r"m\.mtx: a pipe or a device, and files are read more than once"):
+        kronflow.main(["compress", str(tmp_path / "m.mtx"), str(tmp_path / "o.safetensors")])
 
 
 def test_a_text_without_an_end_is_a_line(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,11 +50,11 @@ class Naming:
 
     def mode(self, text: str) -> int:
         """A mode by its name or number; blanks around a name do not count."""
-        plain = [name.strip() for name in self.names]
-        if plain.count(text.strip()) > 1:
+        plain, wanted = [_plain(name) for name in self.names], _plain(text)
+        if plain.count(wanted) > 1:
             raise InputError(f"mode '{text}': there are several of that name; give its number, from 0")
-        if text.strip() in plain:
-            return plain.index(text.strip())
+        if wanted in plain:
+            return plain.index(wanted)
         number = whole_number(text)
         if number is not None and 0 <= number < len(self.shape):
             return number
@@ -63,7 +64,7 @@ class Naming:
         """The index that a word means in a mode."""
         if mode in self.labels:
             exact, plain = self._places_of(mode)
-            place = exact.get(text, plain.get(text.strip()))
+            place = exact.get(text, plain.get(_plain(text)))
             if place == SEVERAL:
                 raise InputError(f"{self.names[mode]} '{text}': several labels read so; --index asks by position")
             if place is None:
@@ -79,6 +80,8 @@ class Naming:
                 f"{self.names[mode]} '{text[:SHOWN]}': this artifact has no labels of it, so indices are whole numbers "
                 "from 0"
             )
+        if not 0 <= number < self.shape[mode]:
+            raise InputError(f"index {number} in mode {mode} is outside 0..{self.shape[mode] - 1}; indices are 0-based")
         return number
 
     def cell(self, words: Sequence[str]) -> list[int]:
@@ -146,15 +149,21 @@ class Naming:
             return False
 
     def _places_of(self, mode: int) -> tuple[dict[str, int], dict[str, int]]:
-        """Indices by label, as it is and without the blanks around it; SEVERAL where more than one reads so."""
+        """Indices by label, as it is and as :func:`_plain` has it; SEVERAL where more than one reads so."""
         if mode not in self._places:
             exact: dict[str, int] = {}
             plain: dict[str, int] = {}
             for index, label in enumerate(map(str, self.labels[mode])):
                 exact[label] = SEVERAL if label in exact else index
-                plain[label.strip()] = SEVERAL if label.strip() in plain else index
+                bare = _plain(label)
+                plain[bare] = SEVERAL if bare in plain else index
             self._places[mode] = exact, plain
         return self._places[mode]
+
+
+def _plain(text: str) -> str:
+    """A label or a name without the blanks around it, its letters composed as keyboards write them (NFC)."""
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def _word(label: str) -> str:

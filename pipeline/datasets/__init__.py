@@ -154,7 +154,9 @@ def files_of(path: Path, format_name: str | None = None, member: str | None = No
             return "10x", found
         raise InputError(f"{path}: is a folder, name a file in it")
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        pipe = "a pipe or a device, and files are read more than once: write it to one first"
+        what = pipe if path.exists() else "no such file"
+        raise InputError(f"{path}: {what}")
     if format_name is not None:
         return format_name, {path.name: path}
     if is_archive(path) and (member or PurePath(unpacked_name(path.name)).suffix not in SUFFIXES):

@@ -26,9 +26,10 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from pipeline.datasets.labels import LabelCodes, Labels
+from pipeline.datasets.labels import LabelCodes, Labels, alike
 from pipeline.datasets.parallel import in_order
 from pipeline.datasets.raw import Array, Keys, RawTensor
+from pipeline.datasets.text import SHOWN
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.labels import as_labels
@@ -167,11 +168,21 @@ def assemble(
         return [indices[position] for position in order], values
 
     _sort(result, place, store, budget, bits)
-    lines = [in_reals(max(large, result.large))]
+    lines = [in_reals(max(large, result.large)), *map(_told_alike, result.mode_names, result.labels)]
     lines += [f"{result.duplicates:,} duplicate entries summed"] * (result.duplicates > 0)
     lines += [f"{result.zeros:,} zero entries dropped"] * (result.zeros > 0)
     print("".join(f"{line}\n" for line in filter(None, lines)), end="", file=sys.stderr)
     return result
+
+
+def _told_alike(mode: str, labels: Labels | None) -> str:
+    """A line about labels that look like others."""
+    if not (found := alike((labels or {}).get("label"))):
+        return ""
+    return (
+        f"mode '{mode}': labels that differ from another only by blanks around them or by Unicode's form (NFC, NFD) "
+        f"stay apart: {found[0][:SHOWN]!r}" + f" and {len(found) - 1:,} more" * (len(found) > 1)
+    )
 
 
 def _coded(keys: list[Keys], codes: list[LabelCodes | None], largest: list[int], raw: RawTensor) -> list[Array]:
@@ -273,6 +284,8 @@ def _sort(result: Assembled, place: Callable[[list[Array]], Places], store: _Sto
         kept = _Store(store.folder, budget)
     low, high, whole = np.inf, -np.inf, True
     for numbers, values in runs:
+        if not np.isfinite(values).all():
+            raise InputError("entries of one cell add up to more than any 64-bit real (1.8e308); scale the values")
         nonzero = values != 0
         result.zeros += int(len(values) - np.count_nonzero(nonzero))
         if not nonzero.all():
@@ -375,7 +388,8 @@ class _Paired:
         if first.all():
             return cells, wide
         starts = np.flatnonzero(first)
-        return cells[starts], np.add.reduceat(wide, starts)
+        with np.errstate(over="ignore"):  # who takes the run refuses what is not finite
+            return cells[starts], np.add.reduceat(wide, starts)
 
 
 def _joined(parts: list[Entries]) -> Entries:
@@ -442,4 +456,5 @@ def _sum_coordinates(blocks: list[Places]) -> Run:
     order = np.lexsort(coords.T[::-1])
     coords, values = coords[order].astype(np.int64), values[order]
     starts = np.flatnonzero(np.concatenate(([True], np.any(coords[1:] != coords[:-1], axis=1))))
-    return coords[starts], np.add.reduceat(values, starts)
+    with np.errstate(over="ignore"):
+        return coords[starts], np.add.reduceat(values, starts)

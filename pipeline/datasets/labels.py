@@ -95,6 +95,31 @@ class LabelCodes:
         return Ranks(labels, numbers, ranks[: len(numbers)], ranks[len(numbers) :])
 
 
+def alike(labels: Any) -> list[str]:
+    """Texts among a mode's labels that are another one but for blanks around them or the form of Unicode.
+
+    >>> import pyarrow
+    >>> alike(pyarrow.array(["ann", "ann ", "Zo\u00eb", "Zoe\u0308", "bob "]))
+    ['ann ', 'Zoe\u0308']
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = labels.type if isinstance(labels, pa.Array) else pa.null()
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        return []
+    suspect = pc.or_(pc.invert(pc.string_is_ascii(labels)), pc.match_substring_regex(labels, r"^\s|\s$"))
+    found = labels.filter(suspect)
+    plain = pc.utf8_normalize(pc.utf8_trim_whitespace(found), form="NFC")
+    seen = set(plain.filter(pc.is_in(plain, labels)).to_pylist())
+    told = []
+    for label, text in zip(found.to_pylist(), plain.to_pylist(), strict=True):
+        if text in seen and text != label:
+            told.append(label)
+        seen.add(text)
+    return told
+
+
 class Ranks:
     """The indices of the labels of one mode.
 

@@ -40,6 +40,8 @@ NUMBER = re.compile(rb"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 SMALL = re.compile(rb"[eE]-[0-9]{3}")
 ZEROS = b"0" * 200  # in a row; the smallest 64-bit real has 323 after its point
 SHOWN = 40  # characters of a wrong field in a message
+FRACTION = re.compile(rb"[0-9],[0-9]")  # or two numbers, where nothing but commas separates
+OTHERS = re.compile(rb"[^\s,;][ \t]*[; \t][ \t]*[^\s,;]")  # a separator that is no comma
 MOST_FIELDS = 1024  # of a line
 MOST_WITHOUT = 1 << 26  # bytes in a row without an entry: comments and empty lines
 
@@ -76,8 +78,9 @@ def read_numbers(path: Path, order: int | None, *, values: bool = True, skip: in
     if order is None:
         without = 0
         for block in blocks:
-            comments, fields = _first_fields(block)
+            comments, fields, text = _first_fields(block)
             if fields:
+                _check_commas(path, line + comments, text.strip())
                 order = len(fields) - values
                 if len(fields) > MOST_FIELDS:
                     _fail(path, line + comments, f"{len(fields):,} fields; an entry has at most {MOST_FIELDS:,}")
@@ -195,13 +198,24 @@ def _newlines(block: bytes) -> int:
     return int(np.count_nonzero(np.frombuffer(block, dtype=np.uint8) == NEWLINE))  # faster than bytes.count
 
 
-def _first_fields(block: bytes) -> tuple[int, list[bytes]]:
-    """Return how many lines precede the first one with fields, and its fields."""
+def _first_fields(block: bytes) -> tuple[int, list[bytes], bytes]:
+    """Return how many lines precede the first one with fields, its fields, and the line."""
     for number, line in enumerate(io.BytesIO(block)):
         fields = line.translate(SEPARATORS).split()
         if fields and fields[0][:1] not in b"#%":
-            return number, fields
-    return 0, []
+            return number, fields, line
+    return 0, [], b""
+
+
+def _check_commas(path: Path, number: int, line: bytes) -> None:
+    """Refuse a comma that may stand before a fraction, since another sign separates fields."""
+    if FRACTION.search(line) and OTHERS.search(line):
+        _fail(
+            path,
+            number,
+            f"'{_shown(line)}': a comma between digits, and another separator between fields: write a point before a "
+            "fraction, or use one separator alone",
+        )
 
 
 def _parse(order: int, values: bool, block: bytes) -> tuple[bytes, Table | None, int]:

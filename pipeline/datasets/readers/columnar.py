@@ -191,7 +191,9 @@ def _check_types(path: Path, columns: list[str], value: str | None, schema: Any,
             raise InputError(f"{path}: column '{name}' is of type {kind}, an index is a whole number")
         text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
         if not (text or types.is_integer(kind) or types.is_temporal(kind) or types.is_boolean(kind)):
-            raise InputError(f"{path}: column '{name}' is of type {kind}, which cannot be a label")
+            raise InputError(
+                f"{path}: column '{name}' is of type {kind}, which cannot be a label; make it text or whole numbers"
+            )
     if value is None:
         return
     kind = kind_of(value)

@@ -7,7 +7,7 @@ import io
 import itertools
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,7 +52,7 @@ def read(
     header: bool | None = None,
     decimal: str = ".",
     thousands: str | None = None,
-    quotes: bool = True,
+    quotes: bool | None = None,
     encoding: str = "utf-8",
     missing: Sequence[str | int] = (),
     only: Mapping[str | int, str | int] | None = None,
@@ -80,7 +80,8 @@ def read(
         The sign between groups of three digits of a value, one of ``, . ' _`` or a space. Such a file is read more
         slowly.
     quotes
-        Whether a field may stand in double quotes. A file with quotes is read more slowly.
+        Whether a field may stand in double quotes. None: it may, and lines between two quotes that are entries of
+        their own without them are refused. A file with quotes is read more slowly.
     encoding
         As Python names it, for example ``latin-1``.
     missing
@@ -225,7 +226,7 @@ class Layout:
     path: Path
     separator: str = ","
     header: bool = True
-    quotes: bool = True
+    quotes: bool | None = None
     encoding: str = "utf-8"
     missing: tuple[str, ...] = ()
     indices: bool = False  # columns hold whole numbers, not labels
@@ -358,7 +359,7 @@ def _fast_blocks(layout: Layout, rest: IO[bytes] | None) -> Iterator[tuple[int, 
         opened = nullcontext(rest) if rest else open_lines(layout.path, layout.member)
         with telling_damage(layout.path), opened as stream:
             joined = _Joined(stream, layout.separator.encode(layout.encoding)) if long else stream
-            plain = _Plain(joined, layout.quotes)
+            plain = _Plain(joined, layout.quotes is not False)
             reader = arrow_csv.open_csv(
                 plain,
                 read_options=arrow_csv.ReadOptions(
@@ -469,10 +470,11 @@ def _entries(layout: Layout, table: Any, names: list[str]) -> Block | None:
 
 def _lines(layout: Layout, skip_header: bool = True) -> Iterator[tuple[int, list[str]]]:
     """Yield the number of each line that is not empty, and its fields."""
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if layout.quotes else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if layout.quotes is False else csv.QUOTE_MINIMAL
+    held: list[str] = []  # the lines of the entry at hand: several where a quoted field has ends of lines
     with open_text(layout.path, layout.encoding, layout.member) as text:
         long = len(layout.separator) > 1
-        source = (line.replace(layout.separator, JOINT) for line in text) if long else text
+        source = _held((line.replace(layout.separator, JOINT) for line in text) if long else text, held)
         lines = csv.reader(source, delimiter=JOINT if long else layout.separator, quoting=quoting, strict=True)
         skipped, last = not (skip_header and layout.header), 0
         try:
@@ -480,11 +482,34 @@ def _lines(layout: Layout, skip_header: bool = True) -> Iterator[tuple[int, list
                 if not fields and lines.line_num - last > MOST_EMPTY:
                     raise InputError(f"{layout.name}:{lines.line_num}: {MOST_EMPTY:,} empty lines; it is no table")
                 last = lines.line_num if fields else last
+                if layout.quotes is None and len(held) > 1:
+                    _check_quoted(layout, lines.line_num, held, len(fields))
                 if fields and skipped:
                     yield lines.line_num, fields
                 skipped = skipped or bool(fields)
+                held.clear()
         except csv.Error as error:
-            raise InputError(f"{layout.name}:{lines.line_num}: no valid line ({error})") from error
+            quoted = layout.quotes is not False and any('"' in line for line in held)
+            hint = "; where quotes are part of the text: option quotes=false" * quoted
+            place = f"{layout.name}:{lines.line_num - len(held) + 1}"
+            raise InputError(f"{place}: no valid line ({error}){hint}") from error
+
+
+def _held(lines: Iterable[str], held: list[str]) -> Iterator[str]:
+    """Pass lines on, and note them in `held`."""
+    for line in lines:
+        held.append(line)
+        yield line
+
+
+def _check_quoted(layout: Layout, last: int, held: list[str], width: int) -> None:
+    """Refuse one entry of several lines each of which is an entry too where a quote is a sign like others."""
+    separator = JOINT if len(layout.separator) > 1 else layout.separator
+    if width > 1 and all(line.count(separator) == width - 1 for line in held):
+        raise InputError(
+            f"{layout.name}:{last - len(held) + 1}: from one quote to the next {len(held)} lines are one entry, and "
+            "each is one without quotes: set the option quotes=false if they are part of the text, quotes=true if not"
+        )
 
 
 def careful_blocks(layout: Layout, skip: int) -> Iterator[Block]:
