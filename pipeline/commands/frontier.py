@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.commands.command_line import Commands, add_command, add_fitting, print_rows
-from pipeline.commands.source import Reading, add_reading, read_tensor
+from pipeline.commands.source import Reading, add_reading, read_whole
 from pipeline.core import step
-from pipeline.core.files import atomic_path, refuse_clashes, sha256_file
+from pipeline.core.files import atomic_path, refuse_clashes
 from pipeline.core.sizes import parse_bytes
 from pipeline.core.step import SHOWN
 from pipeline.errors import InputError
@@ -67,13 +67,12 @@ def _run(options: argparse.Namespace) -> None:
     refuse_clashes(files, [options.output], {table: MARK.encode()})
     if options.threads:
         step.limit_threads(options.threads)
-    X = read_tensor(options.tensor, Reading.of(options))
+    X, digest = read_whole(options.tensor, Reading.of(options))
     print(X)
-    content = [sha256_file(path) if path.is_file() else path.name for path in files]
     told = {
         name: getattr(options, name) for name in ("seconds", "seed", "method", "format", "read", "columns", "value")
     }
-    course = _Course(table, {"tensor": content} | told)
+    course = _Course(table, {"tensor": digest} | told)
     for orders in ORDERS[options.orders]:
         whole = course.lossless_bytes(X, orders)
         largest = ends[1] or whole
