@@ -245,7 +245,7 @@ class TestSingleCells:
         (tmp_path / "barcodes.tsv").write_text("\n".join(BARCODES))
         X, digest = read_whole(tmp_path, Reading())
         assert X.to_dense().tolist() == DENSE.tolist() and X.labels == {0: FEATURES, 1: BARCODES}
-        assert digest == sha256_file(tmp_path / "matrix.mtx")  # what an interrupted fit and a frontier go on from
+        assert digest == sha256_file(tmp_path / "matrix.mtx")  # what an interrupted fit goes on from
         step_convert.main(["--file", str(tmp_path), "--output", str(tmp_path / "out.parquet")])
         assert SparseTensor.read_parquet(tmp_path / "out.parquet", labels=True).labels[0] == BARCODES  # by size
         (tmp_path / "barcodes.tsv").write_text("AAA-1\n")

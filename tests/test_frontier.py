@@ -16,6 +16,7 @@ from pipeline import __main__ as cli
 from pipeline.baselines import yardsticks
 from pipeline.baselines.lossless import csf_bytes
 from pipeline.core import step
+from pipeline.errors import InputError
 from pipeline.reporting.envelope import on_envelope
 from pipeline.sparse import SparseTensor
 
@@ -115,6 +116,46 @@ def test_another_tensors_numbers_are_not_gone_on_from(
     with pytest.raises(SystemExit):
         step.run(cli.main, ["frontier", str(matrix), str(tmp_path / "e.svg")])
     assert "is of another file or of other options" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_input_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    output = tmp_path / "file" / "e"
+    for command in (["frontier", "absent", f"{output}.svg"], ["compress", "absent", f"{output}.safetensors"]):
+        with pytest.raises(SystemExit):
+            step.run(cli.main, command)
+        assert f"{command[2]}: cannot write: Not a directory" in capsys.readouterr().err
+
+
+def test_two_runs_at_once_keep_each_others_fits_and_other_labels_are_another_tensor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coords, values = [[0, 0], [3, 2], [1, 3]], [1.0, 2.0, 5.0]
+    path, table = tmp_path / "x.parquet", tmp_path / "e.csv"
+    SparseTensor(coords, values, (4, 4), labels={0: list("abcd")}).write_parquet(path)
+    given = [path, tmp_path / "e.svg", "--method", "truncation", "--from", 300, "--to", 400, "--points", 2]
+    given += ["--orders", "stored"]
+    from pipeline.commands import search as searching
+
+    plain, inside = searching.search, []
+
+    def interrupted(*arguments: object, **more: object) -> searching.Found:
+        found = plain(*arguments, **more)  # type: ignore[arg-type]
+        if not inside:
+            inside.append(True)
+            call(*given)  # the other run does all of it meanwhile
+        return found
+
+    monkeypatch.setattr(searching, "search", interrupted)
+    call(*given)
+    assert "done before" in capsys.readouterr().out
+    budgets = pd.read_csv(table, comment="#")["budget"]
+    assert budgets[budgets > 0].is_unique and sum(budgets == 0) == 2  # both had begun with the exact file
+    SparseTensor(coords, values, (4, 4), labels={0: list("abce")}).write_parquet(path)
+    with pytest.raises(InputError, match="is of another file"):
+        call(*given)
 
 
 def test_a_table_that_was_damaged_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

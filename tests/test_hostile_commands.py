@@ -309,11 +309,9 @@ def test_a_file_that_is_written_to_while_it_is_read_is_refused(
 
     original = source.read_tensor
     monkeypatch.setattr(source, "read_tensor", read)
-    for command, output in (("compress", "o.safetensors"), ("frontier", "o.svg")):
-        path.write_text(MTX)
-        with pytest.raises(InputError, match=r"m\.mtx: was written to while it was read"):
-            kronflow.main([command, str(path), str(tmp_path / output)])
-        assert not (tmp_path / output).exists()
+    with pytest.raises(InputError, match=r"m\.mtx: was written to while it was read"):
+        kronflow.main(["compress", str(path), str(tmp_path / "o.safetensors")])
+    assert not (tmp_path / "o.safetensors").exists()
 
 
 def test_a_pipe_is_no_file_of_a_tensor(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.command_line import Commands, add_command, add_fitting, parse_share, print_rows
 from pipeline.commands.loaded import NO_ORDERS
-from pipeline.commands.source import Reading, add_reading, read_whole
+from pipeline.commands.outputs import refuse_unwritable
+from pipeline.commands.source import Reading, add_reading, add_without_labels, read_whole
 from pipeline.core import step
 from pipeline.core.files import refuse_clashes
 from pipeline.core.settings import check_given
@@ -48,6 +49,7 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--no-orders", action="store_true", help="leave the orders out: smaller, answers in its own order"
     )
+    add_without_labels(command)
     command.add_argument("--weights", default="float32", help="float32, float16 or int8 (neukron; default: float32)")
     step.add_settings(command)
     command.settings = _settings_help
@@ -105,6 +107,7 @@ def _check_output(tensor: Sequence[Path], artifact: Path) -> None:
 
     refuse_clashes(tensor, [artifact])
     check_ending(artifact, ".safetensors")
+    refuse_unwritable(artifact)
 
 
 def _names(paths: Sequence[Path], reading: Reading) -> str:
@@ -142,6 +145,7 @@ def _without_orders(path: Path, X: SparseTensor, error: float) -> float:
 def _report(model: Compressor, X: SparseTensor, error: float, path: Path, orders: bool, seconds: float) -> None:
     size = model.size()
     labels = sum(array.nbytes for array in model.about_.label_arrays().values()) if orders else 0
+    told = f", {labels:,} of them labels (--no-labels)" if labels else ""
     print_rows(
         [
             ("method", model.name),
@@ -150,7 +154,7 @@ def _report(model: Compressor, X: SparseTensor, error: float, path: Path, orders
             ("bytes as published", f"{size['bytes']:,}"),
             ("bytes equal", f"{size['bytes_equal']:,} (4 bytes a real)"),
             ("bytes with orders", f"{size['bytes_with_order']:,} (4 bytes a real, orders stored)"),
-            ("file", f"{path}, {path.stat().st_size:,} bytes" + (f", {labels:,} of them labels" if labels else "")),
+            ("file", f"{path}, {path.stat().st_size:,} bytes{told}"),
             ("seconds", f"{seconds:.1f}" + _compiling()),
         ]
     )

@@ -25,11 +25,14 @@ class Reading:
         The format, and the options of its reader.
     more
         Files of the tensor beside the first, where the format has several.
+    labels
+        Whether what the indices stand for is kept.
     """
 
     format_name: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     more: tuple[Path, ...] = ()
+    labels: bool = True
 
     @classmethod
     def of(cls, given: argparse.Namespace) -> Reading:
@@ -43,7 +46,7 @@ class Reading:
                 raise InputError(f"--{name} {text}: given by --read too; give it once")
         options |= {"columns": given.columns.split(",")} if given.columns else {}
         options |= {"value": given.value} if given.value else {}
-        return cls(given.format, options, tuple(given.file))
+        return cls(given.format, options, tuple(given.file), not getattr(given, "no_labels", False))
 
 
 def add_reading(command: Any) -> None:
@@ -64,6 +67,13 @@ def add_reading(command: Any) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="an option of the format's reader, such as separator=; or encoding=latin-1; may be given several times",
+    )
+
+
+def add_without_labels(command: Any) -> None:
+    """Add the option that leaves out what the indices stand for."""
+    command.add_argument(
+        "--no-labels", action="store_true", help="leave the labels out: a smaller file, which answers by index"
     )
 
 
@@ -115,7 +125,7 @@ def read_tensor(path: Path, reading: Reading | None = None) -> SparseTensor:
             raise InputError(f"{', '.join(f'--{name}' for name in given)}: {path} is a sparse tensor, no table")
         header = TensorReader(path)
         check_unpacked(path, 8 * (len(header.shape) + 1) * header.nnz)
-        return SparseTensor.read_parquet(path, labels=True)
+        return SparseTensor.read_parquet(path, labels=reading.labels)
     try:
         format_name, files = files_of_all([path, *reading.more], reading.format_name, reading.options.get("member"))
         raw = read_raw(format_name, files, _options(path, format_name, reading.options))
@@ -123,6 +133,8 @@ def read_tensor(path: Path, reading: Reading | None = None) -> SparseTensor:
         X = assembled.tensor
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    if not reading.labels:
+        X.labels = {}
     places = [X.mode_names.index(mode.name) for mode in raw.modes]
     return X.permute_modes(places)
 

@@ -39,6 +39,7 @@ CURVE_DRAWN = 100  # and drawn with about so many points,
 MOST_DRAWN, FEWEST_DRAWN = 1_000, 15  # of all curves of a figure together, and of each at least
 WIDE = 390.0  # points; for figures that stand two in a row
 ROUNDED_SHARE = 1e-12  # of an error, at most: a difference of two sums
+SAME_COST = 0.01  # relative; a smaller difference is nothing to speak of
 COSTS = [
     ("train_parameters", "parameters in training"),
     ("inference_parameters", "parameters at inference"),
@@ -62,7 +63,8 @@ def all_figures(results: Results) -> Iterator[Drawing]:
             yield error_values(dataset, kept)
             spectra = {key: content for key, content in kept.items() if "singular_values" in content}
             if spectra:
-                yield singular_values(dataset, spectra)
+                left_out = [point_name(*key) for key, content in kept.items() if "without_singular_values" in content]
+                yield singular_values(dataset, spectra, left_out)
     for dataset in results.network_datasets():
         yield accuracy_sparsity(results, dataset)
         yield cost(results, dataset)
@@ -104,7 +106,6 @@ def size_error(results: Results, dataset: str, accounting: Accounting) -> Drawin
     limits = (max(1.0, min(size.min() for size in sizes)) / 1.6, max(size.max() for size in sizes) * 1.6)
     formats = formats_of(results, dataset)
     theirs = published_sizes(dataset, float(results.first(dataset)["norm2"]))
-    theirs = theirs[theirs["method"].isin(set(cells["method"]))]
     shown = theirs if accounting.slug == "published" else theirs.iloc[:0]
     if len(shown):
         limits = (min(limits[0], shown["bytes"].min() / 1.6), max(limits[1], shown["bytes"].max() * 1.6))
@@ -136,6 +137,11 @@ def size_error(results: Results, dataset: str, accounting: Accounting) -> Drawin
         for row in best.to_dict("records"):
             label = point_name(row["method"], row["setting"])
             pen.place(row["bytes"], row["relative_error"], label)
+        ours = data[~data["method"].isin(best["method"])]
+        others = shown[~shown["method"].isin(data["method"])]
+        for points, more in ((ours, ""), (others, ", published")):
+            for row in points.sort_values("relative_error").drop_duplicates("method").to_dict("records"):
+                pen.place(row["bytes"], row["relative_error"], look(row["method"]).shown + more)
 
     return draw(
         f"size-error-{accounting.slug}-{dataset}",
@@ -143,7 +149,7 @@ def size_error(results: Results, dataset: str, accounting: Accounting) -> Drawin
         paint,
         alt=f"Relative error against bytes for {dataset}, bytes {_counted(accounting)}. " + _best_points(data),
         caption=f"{accounting.meaning[:1].upper()}{accounting.meaning[1:]}. {spread_note(data, 'relative_error')} "
-        "Labels: the frontier."
+        "Labels: the frontier, and the name of a method that is not on it."
         + (" Lines: a method's own best." if cells["method"].duplicated().any() else "")
         + (" Hollow markers: published, NeuKron's over the padded grid." if len(shown) else "")
         + (" Published points stand in the figure with bytes counted as published." if len(theirs) > len(shown) else "")
@@ -164,10 +170,11 @@ def spread_note(data: pd.DataFrame, *names: str) -> str:
     """What a figure's bars are, or that there can be none, as a sentence."""
     if (data["seeds"] == 1).all():
         return "Every point is a single run: its spread is not known."
-    note = "Bars: standard error over seeds."
     if not any((data[f"{name}_stderr"] > 0).any() for name in names):
         note = "Bars are left out: the seeds agree."
-    return note + (" Points without bars are single runs." if (data["seeds"] == 1).any() else "")
+        return note + (" The other points are single runs." if (data["seeds"] == 1).any() else "")
+    single = "a single run has none, " if (data["seeds"] == 1).any() else ""
+    return f"Bars: standard error over seeds; {single}a marker hides one that is smaller."
 
 
 def _series(pen: Pen, method: str, points: pd.DataFrame) -> None:
@@ -217,12 +224,19 @@ def error_epochs(results: Results, dataset: str) -> Drawing:
         f"{dataset}: error in training, by epoch",
         data,
         "epoch",
-        "epoch (NeuKron) or sweep (CP)",
+        _rounds(set(data["method"])),
         "One curve a run; line styles tell methods apart. Methods that fit in one pass have no curve."
         + (f" Dotted: published, {theirs['epoch'].iloc[-1]:,} epochs of its own kind." if len(theirs) else ""),
         dataset,
         theirs,
     )
+
+
+def _rounds(methods: set[str]) -> str:
+    """What a curve's methods count: NeuKron epochs, all others sweeps."""
+    if methods <= {"neukron"}:
+        return "epoch"
+    return "epoch (NeuKron) or sweep (others)" if "neukron" in methods else "sweep"
 
 
 def error_seconds(results: Results, dataset: str) -> Drawing:
@@ -364,8 +378,12 @@ def share_of_zeros(content: dict[str, Any]) -> float:
     return float(share) if share > ROUNDED_SHARE else 0.0
 
 
-def singular_values(dataset: str, kept: dict[tuple[str, str], dict[str, Any]]) -> Drawing:
-    """The leading singular values of what each setting answers, over those of the data."""
+def singular_values(dataset: str, kept: dict[tuple[str, str], dict[str, Any]], left_out: Sequence[str] = ()) -> Drawing:
+    """The leading singular values of what each setting answers, over those of the data.
+
+    `left_out` names the settings whose every cell would have to be answered, too many for it.
+    """
+    without = f" Left out, with too many cells to answer one by one: {', '.join(left_out)}." if left_out else ""
     data = pd.DataFrame(
         [
             {"method": method, "setting": setting, "seed": 0, "number": number, "of_data": own, "of_model": found,
@@ -381,9 +399,9 @@ def singular_values(dataset: str, kept: dict[tuple[str, str], dict[str, Any]]) -
         data,
         data,
         ("number", "singular value, largest first"),
-        ("kept", "of the data's"),
+        ("kept", "share of the data's"),
         "The largest singular values of the matrix that a setting answers, over those of the data. 100 % is all of it; "
-        "truncated SVD keeps exactly those of its rank.",
+        f"truncated SVD keeps exactly those of its rank.{without}",
         log=False,
     )
 
@@ -600,7 +618,7 @@ def cost(results: Results, dataset: str) -> Drawing:
             height += 0.25
         axes.set_ylim(height - 0.3, -0.8)
 
-    dearer = data[data["ratio"] > 1]
+    dearer = data[data["ratio"] > 1 + SAME_COST]
     return draw(
         f"cost-{dataset}",
         f"{dataset}: cost beside dense",
@@ -611,7 +629,8 @@ def cost(results: Results, dataset: str) -> Drawing:
             for r in data.to_dict("records")
         )
         + ".",
-        caption=f"Left of the line: cheaper than dense; right of it: dearer ({len(dearer)} of {len(data)} here).",
+        caption="Left of the line: cheaper than dense; right of it: dearer, by more than "
+        f"{100 * SAME_COST:.0f} % {len(dearer)} of {len(data)} here.",
         data=data,
         legend=data["method"].unique(),
         height=max(HEIGHT, 90.0 + 15.0 * (len(data) + 1.2 * len(groups))),
@@ -682,7 +701,7 @@ def network_size(results: Results) -> Drawing:
             name = f"{row['dataset']} {row['network']}, {point_name(row['method'], row['setting'])}"
             pen.point(x, y, row["method"], f"{name}: {times(y)} times dense")
         for row in data.sort_values("step_ratio").to_dict("records"):
-            pen.place(row["dense_train_flops"], row["step_ratio"], f"{row['network']} {row['setting']}")
+            pen.place(row["dense_train_flops"], row["step_ratio"], _once(row["network"], row["setting"]))
 
     text = "; ".join(
         f"{row['dataset']} {row['network']}, {point_name(row['method'], row['setting'])}: {times(row['step_ratio'])}"
@@ -872,6 +891,11 @@ def _empty(axes: Axes, text: str) -> None:
 
 def _counted(accounting: Accounting) -> str:
     return accounting.name if accounting.slug == "published" else f"in {accounting.name} accounting"
+
+
+def _once(*names: str) -> str:
+    """Names one after the other, one that stands twice once."""
+    return " ".join(dict.fromkeys(names))
 
 
 def _or_zero(value: float) -> float:

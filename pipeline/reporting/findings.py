@@ -15,7 +15,7 @@ from pipeline.reporting.figures import scaling_laws
 from pipeline.reporting.outputs import ACCOUNTINGS, Accounting
 from pipeline.reporting.results import Kind, Record, Results
 from pipeline.reporting.statistics import PowerLaw, frontier, welch_halfwidth
-from pipeline.reporting.style import ABOUT, PLUS_MINUS, look, point_name, significant, times, with_prefix
+from pipeline.reporting.style import ABOUT, PLUS_MINUS, look, point_name, setting_name, significant, times, with_prefix
 from pipeline.runs.compressor import Compressor
 
 TARGETS = [0.9, 0.75, 0.5, 0.25, 0.1, 0.0]  # relative errors that the table of smallest artifacts asks for
@@ -47,6 +47,7 @@ class Comparison:
     open_methods: tuple[str, ...]  # rivals of which no run is beyond
     rivals: int  # settings of other methods that were run
     spread: float = 0.0  # half the interval of a difference of errors, as far as there are seeds; 0 of bytes
+    unsettled: tuple[str, ...] = ()  # rivals that were run beyond it, but within the seeds' interval
 
     @property
     def judged(self) -> bool:
@@ -77,7 +78,8 @@ class Comparison:
             return "tie"
         if self.ratio < 1:
             return "loss"
-        return "win" if not self.open_methods and self.lowest - self.own_value > self.spread else "open"
+        told = not self.open_methods and not self.unsettled and self.lowest - self.own_value > self.spread
+        return "win" if told else "open"
 
     @property
     def verdict(self) -> str:
@@ -99,8 +101,11 @@ class Comparison:
 
     @property
     def remedy(self) -> str:
-        """Where the runs cannot tell: which settings would, as a sentence."""
-        names = _list([look(name).shown for name in self.open_methods] or ["the others"])
+        """Where the runs cannot tell: which settings, or how many seeds, would, as a sentence."""
+        if not self.open_methods:
+            names = f" to tell it from {_list([look(name).shown for name in self.unsettled])}" if self.unsettled else ""
+            return f"{self.own['seeds']} seeds are too few{names}: run more of them, as seeds of params.yaml has them."
+        names = _list([look(name).shown for name in self.open_methods])
         wanted = (
             f"at an error of {significant(float(self.own['relative_error']))}"
             if self.measure == "error"
@@ -134,24 +139,28 @@ def _compared(accounting: Accounting, measure: Measure, own: Record, rivals: pd.
     columns = (accounting.column, "relative_error")
     value, given = columns if measure == "error" else columns[::-1]
     meeting = rivals[rivals[given] <= own[given]].sort_values([value, given])
-    lowest, open_methods = math.inf, []
+    lowest = math.inf
+    open_methods: list[str] = []
+    unsettled: list[str] = []
     # what a rival needs for an error is known from its runs that are surely no better, wherever in its interval ours is
     unsure = _halfwidth(own) if measure == "error" else 0.0
     for method, runs in rivals.groupby("method", sort=False):
         kind = METHODS[str(method)].load()
         if kind.settings_within.__func__ is Compressor.settings_within.__func__:  # type: ignore[attr-defined]
             continue  # it has this one size, whatever is wanted
-        beyond = float(runs[runs[given] >= own[given] * (1 - NEAR) + unsure][value].max())
+        near = own[given] * (1 - NEAR)
+        beyond = float(runs[runs[given] >= near + unsure][value].max())
         lowest = min(lowest, beyond) if math.isfinite(beyond) else lowest
         if not beyond > own[value]:
-            open_methods.append(str(method))
+            alike = float(runs[runs[given] >= near][value].max()) > own[value]
+            (unsettled if alike else open_methods).append(str(method))
     rival = None if meeting.empty else meeting.iloc[0].to_dict()
     best = math.inf if rival is None else float(rival[value])
     found = min(lowest, best)
     spread = welch_halfwidth(_seeds(own), _seeds(rival) if rival else (0.0, 2)) if own["seeds"] > 1 else 0.0
     return Comparison(
         accounting, measure, own, float(own[value]), rival, best, found, tuple(open_methods), len(rivals),
-        spread if measure == "bytes" else 0.0,
+        spread if measure == "bytes" else 0.0, tuple(unsettled),
     )  # fmt: skip
 
 
@@ -187,7 +196,7 @@ def on_frontier(results: Results, dataset: str) -> str:
     for accounting in ACCOUNTINGS:
         on = frontier(cells[accounting.column].tolist(), cells["relative_error"].tolist())
         mine = cells[np.asarray(on, dtype=bool) & (cells["method"] == "neukron").to_numpy()]
-        found.setdefault(", ".join(mine["setting"]) or "none", []).append(accounting.name)
+        found.setdefault(", ".join(map(setting_name, mine["setting"])) or "none", []).append(accounting.name)
     parts = [f"{settings} ({', '.join(names)})" for settings, names in found.items()]
     if set(cells["method"]) == {"neukron"}:
         return "No rival of NeuKron was run on this data set: its settings are compared with each other only."
@@ -266,7 +275,11 @@ def summary_sentences(results: Results) -> list[str]:
         sentences.append(f"On {_list(alone)} no rival of NeuKron was run: nothing is said about who is smaller.")
     if results.compression_datasets():
         sentences += [_target_sentence(results, target) for target in (USUAL, 0.0)]
-    sentences += [_network_sentence(results, dataset) for dataset in results.network_datasets()]
+    sentences += [
+        _network_sentence(results, dataset, network)
+        for dataset in results.network_datasets()
+        for network in results.networks_of(dataset)
+    ]
     laws = scaling_laws(results)
     if laws:
         (base, setting), law = max(laws.items(), key=lambda item: item[1].slope)
@@ -336,6 +349,7 @@ def _list(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+KPD_METHODS = tuple(name for name in METHODS if name.partition("-")[0] == "kpd")  # no rivals of each other
 SAME_SPARSITY = 0.02  # block sparsities that differ by no more are compared
 
 
@@ -387,9 +401,9 @@ def compare_networks(results: Results, dataset: str, network: str | None = None)
     cells = results.networks[results.networks["dataset"] == dataset].sort_values("accuracy", ascending=False)
     if network is not None:
         cells = cells[cells["network"] == network]
-    mine, dense = cells[cells["method"] == "kpd"], cells[cells["method"] == "dense"]
+    mine, dense = cells[cells["method"].isin(KPD_METHODS)], cells[cells["method"] == "dense"]
     own = mine.iloc[0].to_dict() if len(mine) else None
-    others = cells[~cells["method"].isin(["kpd", "dense"])]
+    others = cells[~cells["method"].isin([*KPD_METHODS, "dense"])]
     if own is not None:
         others = others[others["block_sparsity"] >= own["block_sparsity"] - SAME_SPARSITY]
         others, dense = others[others["network"] == own["network"]], dense[dense["network"] == own["network"]]
@@ -400,13 +414,13 @@ def compare_networks(results: Results, dataset: str, network: str | None = None)
     )
 
 
-def _network_sentence(results: Results, dataset: str) -> str:
-    """How KPD does on a data set, beside dense and beside the best of the others at its sparsity."""
-    found = compare_networks(results, dataset)
+def _network_sentence(results: Results, dataset: str, network: str) -> str:
+    """How KPD does with a network on a data set, beside dense and beside the best of the others at its sparsity."""
+    found = compare_networks(results, dataset, network)
     if found.own is None:
-        return f"On {dataset} KPD was not trained: nothing is said about it."
+        return f"On {dataset} KPD was not trained with {network}: nothing is said about it."
     text = (
-        f"On {dataset} the most accurate {point_name('kpd', found.own['setting'])} has "
+        f"On {dataset} {network}'s most accurate KPD, {point_name(found.own['method'], found.own['setting'])}, has "
         f"{_share(found.own['block_sparsity'])} of its blocks exactly zero and a test accuracy of "
         f"{_share(found.own['accuracy'])}"
     )
@@ -497,7 +511,8 @@ def _network_lines(results: Results, dataset: str) -> list[tuple[str, ...]]:
     found = compare_networks(results, dataset)
     if found.own is None:
         return [(dataset, "accuracy", "KPD: not run", "-", "-")]
-    name, zeros = point_name("kpd", found.own["setting"]), f"{100 * found.own['block_sparsity']:.0f} % of blocks zero"
+    name = point_name(found.own["method"], found.own["setting"])
+    zeros = f"{100 * found.own['block_sparsity']:.0f} % of blocks zero"
     step, inference = (f"{what} {times(float(found.own[f'{what}_ratio']))}x" for what in ("step", "inference"))
     cost = (dataset, "time", f"{name}: {step}, {inference}", "dense, measured in the same run: 1x", zeros)
     own = f"{name}: {_share(found.own['accuracy'])}, {with_prefix(float(found.own['file_bytes']), 'B')}"

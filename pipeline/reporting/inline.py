@@ -11,6 +11,8 @@ from pipeline.reporting.drawing import LEGEND, SVG, Drawing, marker_path, svg_te
 from pipeline.reporting.style import colour_variables, look
 
 _REFERENCE = re.compile(r"(#)([^)]+)")
+_STRAIGHT = re.compile(r"[ML][ML\s\d.e+-]*")  # an outline without curves
+_ROUNDING = 0.01  # points
 _STYLE = re.compile(r' style="([^"]*)"')
 
 
@@ -47,6 +49,7 @@ def _inline(drawing: Drawing, prefix: str) -> str:
     root = ET.fromstring(drawing.svg)  # noqa: S314 - our own
     _, _, width, height = root.get("viewBox", "").split()
     root.attrib = {"viewBox": f"0 0 {width} {float(height) - LEGEND:g}", "role": "img", "aria-label": drawing.alt}
+    _unclip(root)
     _shorten(root, f"{drawing.name}-legend")
     _rename(root, prefix)
     _unwrap(root)
@@ -56,6 +59,29 @@ def _inline(drawing: Drawing, prefix: str) -> str:
     for colour, variable in colour_variables().items():
         text = text.replace(colour, f"var(--{variable})")
     return text
+
+
+def _unclip(root: ET.Element) -> None:
+    """Drop the clipping of straight lines that lie within the rectangle they are clipped to."""
+    boxes = {
+        f"url(#{clip.get('id')})": tuple(float(rect.get(key, "0")) for key in ("x", "y", "width", "height"))
+        for clip in root.iter(f"{SVG}clipPath")
+        if (rect := clip.find(f"{SVG}rect")) is not None
+    }
+    for element in root.iter(f"{SVG}path"):
+        outline, box = element.get("d", ""), boxes.get(element.get("clip-path", ""))
+        if box is None or not _STRAIGHT.fullmatch(outline):
+            continue
+        numbers = [float(text) for text in re.findall(r"[-+.\de]+", outline)]
+        left, top, width, height = box
+        across, down = numbers[::2], numbers[1::2]
+        if (
+            min(across) >= left - _ROUNDING
+            and max(across) <= left + width + _ROUNDING
+            and min(down) >= top - _ROUNDING
+            and max(down) <= top + height + _ROUNDING
+        ):
+            del element.attrib["clip-path"]
 
 
 def _shorten(parent: ET.Element, legend: str) -> None:

@@ -23,7 +23,7 @@ from pipeline.reporting.drawing import Drawing, marker_path
 from pipeline.reporting.outputs import ACCOUNTINGS
 from pipeline.reporting.results import Record, Results
 from pipeline.reporting.statistics import PowerLaw
-from pipeline.reporting.style import MOST_LABELS, colour_variables, dash, look
+from pipeline.reporting.style import MOST_LABELS, colour_variables, dash, look, setting_name
 
 Spec = dict[str, Any]
 
@@ -145,8 +145,9 @@ def step_times(data: pd.DataFrame) -> Spec:
     """Time of a training step over dense against the size of the dense network: a point a setting."""
     points = [
         _named(row)
-        | {"s": f"{row['dataset']} {row['network']} {row['setting']}", "x": _value(row["dense_train_flops"]),
-           "y": _value(row["step_ratio"]), "ye": _value(row["step_ratio_stderr"])}
+        | {"s": " ".join(dict.fromkeys((row["dataset"], row["network"], row["setting"]))),
+           "x": _value(row["dense_train_flops"]), "y": _value(row["step_ratio"]),
+           "ye": _value(row["step_ratio_stderr"])}
         for row in data.to_dict("records")
     ]  # fmt: skip
     return {
@@ -197,6 +198,8 @@ def dot_rows(data: pd.DataFrame, form: str, scale: str, label: str, reference: f
 
 def block(results: Results, drawings: Mapping[str, Drawing], methods: list[str]) -> str:
     """The data of the page as JSON text that a ``script`` element may hold."""
+    shown = [*methods, *dict.fromkeys(name for name in _published(drawings) if name not in methods)]
+    settings = dict.fromkeys(results.runs["setting"])
     content = {
         "experiment": results.experiment,
         "accountings": [item.name for item in ACCOUNTINGS],
@@ -207,8 +210,9 @@ def block(results: Results, drawings: Mapping[str, Drawing], methods: list[str])
                 "colour": colour_variables().get(look(name).light, "muted"),
                 "dash": " ".join(f"{length:g}" for length in dash(name)),
             }
-            for name in methods
+            for name in shown
         },
+        "said": {setting: name for setting in settings if (name := setting_name(setting)) != setting},
         "norm2": {name: float(results.first(name)["norm2"]) for name in results.compression_datasets()},
         "cells": [_cell(results, row) for row in results.compression.to_dict("records")],
         "figures": {name: drawing.spec for name, drawing in drawings.items() if drawing.spec},
@@ -216,6 +220,12 @@ def block(results: Results, drawings: Mapping[str, Drawing], methods: list[str])
     }
     # No text of the data may end the element that holds it.
     return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _published(drawings: Mapping[str, Drawing]) -> list[str]:
+    """Methods that have published points in a drawing."""
+    specs = (drawing.spec for drawing in drawings.values() if drawing.spec)
+    return [point["m"] for spec in specs for point in spec.get("published", ())]
 
 
 def _cell(results: Results, row: Record) -> Spec:

@@ -186,7 +186,7 @@ def _network_section(results: Results, dataset: str, drawings: Mapping[str, Draw
         "description": results.config.datasets[dataset].description,
         "methods": list(dict.fromkeys(cells["method"])),
         "comparisons": [
-            findings.compare_networks(results, dataset, network) for network in dict.fromkeys(cells["network"])
+            findings.compare_networks(results, dataset, network) for network in results.networks_of(dataset)
         ],
         "provenance": provenance(results, dataset, "network"),
         "figures": [drawings[f"{figure}-{dataset}"] for figure in ("accuracy-sparsity", "cost", "accuracy-epochs")],

@@ -357,9 +357,15 @@ def _places(runs: pd.DataFrame) -> str:
     return "; ".join(found)
 
 
+# What the time of a fit divides into; the whole has no set-up in it.
+PARTS = (
+    ("setup_seconds", "set-up"), ("order_seconds", "orders"), ("model_seconds", "model"), ("seconds", "orders + model"),
+)  # fmt: skip
+
+
 def _parts(target: str, results: Results) -> Iterator[Line]:
     for dataset, _, setting, runs in _groups(results, target):
-        for column, name in (("setup_seconds", "set-up"), ("order_seconds", "orders"), ("model_seconds", "model")):
+        for column, name in PARTS:
             values = [float(value) for value in runs[column].dropna()]
             if values:
                 yield _line(target, f"{dataset}, {setting}, {name}", "seconds", values, why=_epochs(runs))
@@ -521,7 +527,10 @@ def number(value: float, quantity: str) -> str:
 
 def spread(value: float, quantity: str) -> str:
     """Half an interval, where there is one."""
-    return f" {PLUS_MINUS} {number(value, quantity)}" if math.isfinite(value) and value > 0 else ""
+    if not math.isfinite(value) or value <= 0:
+        return ""
+    exact = quantity == "accuracy" or quantity.startswith("seconds")
+    return f" {PLUS_MINUS} {number(value, quantity) if exact else significant(value, 2)}"
 
 
 def verdicts(board: pd.DataFrame) -> str:

@@ -126,6 +126,10 @@ class Results:
         """Names of the data sets that networks were trained on, in the plan's order."""
         return list(dict.fromkeys(self.networks["dataset"]))
 
+    def networks_of(self, dataset: str) -> list[str]:
+        """Names of the networks that were trained on a data set, in the plan's order."""
+        return list(dict.fromkeys(self.networks.loc[self.networks["dataset"] == dataset, "network"]))
+
     def first(self, dataset: str) -> pd.Series:
         """Return any run of a data set, a compressor's if there is one, for what all its runs share."""
         runs = self.runs[self.runs["dataset"] == dataset]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from pipeline.methods import METHODS, Method
 
+_READS_AS_NOTHING = re.compile(r"n[-_.]?a|no|none|nil|null|nan|unknown|missing", re.IGNORECASE)
 _SPARE = Method("", "network", "", "#555b63", "#c3cad3", "p", "")
 
 INK, MUTED, GRID, GROUND = "#1b2530", "#5a6673", "#dfe4ea", "#fffffe"
@@ -76,7 +78,16 @@ def point_name(method: str, setting: str) -> str:
     >>> point_name("t-svd", "r4"), point_name("lossless", "default")
     ('T-SVD r4', 'lossless')
     """
-    return look(method).shown if setting == "default" else f"{look(method).shown} {setting}"
+    return look(method).shown if setting == "default" else f"{look(method).shown} {setting_name(setting)}"
+
+
+def setting_name(setting: str) -> str:
+    """A setting's name in words; one that reads as if there were none says what it is.
+
+    >>> setting_name("h15e200"), setting_name("n-a"), setting_name("none")
+    ('h15e200', 'variant n-a', 'variant none')
+    """
+    return f"variant {setting}" if _READS_AS_NOTHING.fullmatch(setting) else setting
 
 
 def variables(dark: bool) -> dict[str, str]:

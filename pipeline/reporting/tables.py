@@ -18,7 +18,18 @@ from pipeline.reporting.outputs import ACCOUNTINGS
 from pipeline.reporting.reproduction import ALONE, number, scoreboard, spread, verdicts
 from pipeline.reporting.results import Results, base_of, is_sample, settings_text
 from pipeline.reporting.statistics import frontier
-from pipeline.reporting.style import ABOUT, MINUS, MISSING, TIMES, duration, look, point_name, significant, with_prefix
+from pipeline.reporting.style import (
+    ABOUT,
+    MINUS,
+    MISSING,
+    TIMES,
+    duration,
+    look,
+    point_name,
+    setting_name,
+    significant,
+    with_prefix,
+)
 
 
 @dataclass(frozen=True)
@@ -138,7 +149,7 @@ def compression_table(results: Results, dataset: str) -> Table:
         rows.append(
             [
                 method_cell(cell["method"]),
-                Cell(str(cell["setting"])),
+                Cell(setting_name(str(cell["setting"]))),
                 _number(cell, "relative_error", _approximately if cell["relative_halfwidth"] > 0 else significant),
                 _plain(significant(cell["error"], 4), cell["error"]),
                 _number(cell, "fitness", lambda value: f"{value:.3f}"),
@@ -238,7 +249,7 @@ def network_table(results: Results, dataset: str) -> Table:
     rows = [
         [
             method_cell(cell["method"]),
-            Cell(str(cell["setting"])),
+            Cell(setting_name(str(cell["setting"]))),
             _number(cell, "accuracy", lambda value: f"{value:.4f}"),
             _number(cell, "block_sparsity", lambda value: f"{value:.3f}"),
             *(
@@ -354,7 +365,7 @@ def run_table(results: Results, most: int) -> Table:
         [
             Cell(row["dataset"], head=True),
             Cell(look(row["method"]).shown),
-            Cell(row["setting"]),
+            Cell(setting_name(row["setting"])),
             _plain(str(row["seed"])),
             Cell(row["settings"] or MISSING),
             Cell(row["device"]),

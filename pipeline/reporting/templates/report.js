@@ -46,8 +46,8 @@
   // ------------------------------------------------------------------ numbers in words
   function significant(value, digits = 3) {
     if (value === 0) return "0";
-    const places = Math.max(0, digits - 1 - Math.floor(Math.log10(Math.abs(value))));
-    return Number(value.toPrecision(digits)).toLocaleString("en-US", { minimumFractionDigits: Math.min(places, 20), maximumFractionDigits: Math.min(places, 20) });
+    const rounded = Number(value.toPrecision(digits)), places = Math.max(0, digits - 1 - Math.floor(Math.log10(Math.abs(rounded))));
+    return rounded.toLocaleString("en-US", { minimumFractionDigits: Math.min(places, 20), maximumFractionDigits: Math.min(places, 20) });
   }
   function prefixed(value, unit, digits) {
     for (const [factor, prefix] of [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]])
@@ -55,6 +55,7 @@
     return `${Number.isInteger(value) ? value : significant(value, digits)} ${unit}`.trim();
   }
   function duration(value, digits) {
+    if (value === 0) return "0 s";
     for (const [limit, factor, unit] of [[1e-3, 1e6, "µs"], [1, 1e3, "ms"], [120, 1, "s"], [7200, 1 / 60, "min"]])
       if (value < limit) return `${significant(value * factor, digits)} ${unit}`;
     return `${significant(value / 3600, digits)} h`;
@@ -68,7 +69,11 @@
   const exact = (value, form) => ({ bytes: () => `${value.toLocaleString("en-US")} B`, count: () => value.toLocaleString("en-US"),
     percent: () => `${Number((100 * value).toPrecision(6))} %`, ratio: () => `${Number(value.toPrecision(4))}×`,
     seconds: () => duration(value, 4), number: () => Number(value.toPrecision(6)).toLocaleString("en-US", { maximumSignificantDigits: 6 }) })[form]();
-  const named = (m, s) => (s === "default" ? data.methods[m].shown : `${data.methods[m].shown} ${s}`);
+  const said = (s) => (Object.hasOwn(data.said, s) ? data.said[s] : s);
+  const named = (m, s) => (s === "default" ? data.methods[m].shown : `${data.methods[m].shown} ${said(s)}`);
+  const pencil = document.createElement("canvas").getContext("2d");
+  pencil.font = `${TEXT}px ${getComputedStyle(document.querySelector(".drawing svg text") || document.body).fontFamily}`;
+  const lengthOf = (text) => pencil.measureText(text).width;
 
   // ------------------------------------------------------------------ elements
   function make(tag, attributes = {}, ...children) {
@@ -207,9 +212,9 @@
       const { left, right, top, bottom } = this.box, grid = "stroke: var(--grid); stroke-width: 1";
       const most = Math.max(2, Math.floor((right - left) / 82)), vertical = Math.max(3, Math.floor((bottom - top) / 46));
       for (const value of ticks(this.x, most)) {
-        const at = this.x(value);
+        const at = this.x(value), said = short(forms[this.spec.x.format](value, 2)), half = lengthOf(said) / 2 + 1;
         draw(svg, "path", { d: `M${at} ${top}V${bottom}`, style: grid });
-        this.text(svg, at, bottom + 13, short(forms[this.spec.x.format](value, 2)), "middle");
+        this.text(svg, Math.min(Math.max(at, half), this.width - half), bottom + 13, said, "middle");
       }
       if (this.y) for (const value of ticks(this.y, vertical)) {
         const at = this.y(value);
@@ -217,8 +222,10 @@
         this.text(svg, left - 6, at, short(forms[this.spec.y.format](value, 3)), "end");
       }
       draw(svg, "path", { d: `M${left} ${bottom}H${right}`, style: "stroke: var(--muted); stroke-width: 1" });
-      this.text(svg, (left + right) / 2, bottom + 32, names.x, "middle");
-      if (names.y) this.text(svg, left - 48, 8, names.y, "start", { style: "fill: var(--muted)" });
+      const told = (name, kind) => (kind === "log" && lengthOf(`${name}, log scale`) < this.width - 12 ? `${name}, log scale` : name);
+      const below = told(names.x, this.x.kind), half = lengthOf(below) / 2 + 2;
+      this.text(svg, Math.min(Math.max((left + right) / 2, half), this.width - half), bottom + 32, below, "middle");
+      if (names.y) this.text(svg, left - 48, 8, told(names.y, this.y.kind), "start", { style: "fill: var(--muted)" });
     }
     plot(svg) {
       const spec = this.spec, shown = series(spec), on = (item) => !state.off.has(item.m), levels = spec.levels || [];
@@ -290,7 +297,15 @@
       const marks = [...points.filter((p) => inside(p.x, p.y)).map((p) => ({ ...p, text: named(p.m, p.s), tip: this.tip(p), labelled: best ? best.has(p) : !hasEnds && !shown.lines.length })),
         ...ends.map((e) => ({ ...e, labelled: e.always || !told || told.has(e) }))];
       for (const mark of marks) if (!mark.fit) this.mark(svg, mark);
-      this.names(svg, marks, hasEnds);
+      this.names(svg, [...marks, ...(best ? this.unnamed(points, best, shown.theirs) : [])], hasEnds);
+    }
+    // Of each method without a label at the frontier its most accurate point, under the method's name alone.
+    unnamed(points, best, theirs) {
+      const named = new Set([...best].map((p) => p.m)), found = new Map(), seen = (p) => { const old = found.get(p.m); if (!old || p.y < old.y) found.set(p.m, p); };
+      points.filter((p) => !named.has(p.m)).forEach(seen);
+      const own = new Set([...named, ...found.keys()]);
+      theirs.filter((p) => !own.has(p.m) && !state.off.has(p.m)).forEach(seen);
+      return [...found.values()].map((p) => ({ ...p, labelled: true, text: own.has(p.m) ? data.methods[p.m].shown : `${data.methods[p.m].shown}, published` }));
     }
     // Of each method the curve that ends best: lowest where y is an error or a time.
     best(ends) {
@@ -343,11 +358,11 @@
       const meets = (p, q) => p[0] < q[2] && q[0] < p[2] && p[1] < q[3] && q[1] < p[3], said = new Set();
       for (const mark of marks) {
         if (!mark.labelled || said.has(mark.text)) continue;
-        const probe = this.text(svg, 0, 0, mark.text), width = mark.text.length * 6.9, a = this.x(mark.x), b = this.y(mark.y);
+        const probe = this.text(svg, 0, 0, mark.text), width = lengthOf(mark.text) + 2, a = this.x(mark.x), b = this.y(mark.y);
         const around = (x, y) => [[x + 8, y - 9], [x + 8, y + 10], [x - 8 - width, y - 9], [x - 8 - width, y + 10], [x - width / 2, y - 16], [x - width / 2, y + 17]];
         let places = around(a, b);
         if (mark.start && inView(mark.start)) places.push(...around(this.x(mark.start[0]), this.y(mark.start[1])));
-        if (beside) places = [0, 14, -14, 28, -28, 42, -42, 56].flatMap((shift) => [[a + 8, b + shift], [a - 8 - width, b + shift - 10]]);
+        if (beside) places = [[a + 8, b], ...around(a, b), ...[14, -14, 28, -28, 42, -42, 56].flatMap((shift) => [[a + 8, b + shift], [a - 8 - width, b + shift - 10]])];
         let found = null, least = Infinity;
         for (const [x, y] of places) {
           const box = [x, y - 8, x + width, y + 8];
@@ -357,6 +372,8 @@
         }
         if (!found) { probe.remove(); continue; }
         said.add(mark.text); taken.push(found[2]);
+        const [x, y] = [Math.min(Math.max(a, found[2][0]), found[2][2]), Math.min(Math.max(b, found[2][1]), found[2][3])];
+        if (!mark.fit && Math.hypot(x - a, y - b) > 11) draw(svg, "path", { d: `M${a} ${b}L${x} ${y}`, style: "stroke: var(--muted); stroke-width: .7", "pointer-events": "none" });
         probe.setAttribute("x", found[0]); probe.setAttribute("y", found[1]); probe.setAttribute("class", "name");
       }
     }
@@ -393,7 +410,7 @@
       const values = rows.flatMap((row) => [row.x, row.theirs, ...(row.dots || [])]).filter((v) => v !== undefined && v !== null);
       const kind = kindOf(spec.x, values), base = spec.reference ? spec.reference.x : null, name = (row) => row.label || named(row.m, row.s);
       const groups = [...new Set(rows.map((row) => row.q))];
-      const left = Math.min(0.6 * this.width, Math.max(96, ...rows.map((row) => name(row).length * 7.1 + 12)));
+      const left = Math.min(0.6 * this.width, Math.max(96, ...rows.map((row) => lengthOf(name(row)) + 16)));
       this.hiddenPoints = rows.length ? "" : "Nothing is shown of what was compared.";
       this.frame(svg, 70 + rows.length * 19 + groups.length * 24, left, 62, 46);
       const [low, high] = limits(base === null ? values : [base, ...values], kind), room = base === null ? [low, high] : [low < base / 2 ? low : base / 2, Math.max(high, 2 * base)];
@@ -530,7 +547,7 @@
     body.replaceChildren(...runs.dataset.map((_, i) => {
       const number = (value, text) => make("td", { class: "number", "data-v": value }, text);
       const folder = `results/runs/${runs.dataset[i]}/${runs.method[i]}/${runs.setting[i]}-s${runs.seed[i]}`;
-      return make("tr", {}, make("th", { scope: "row" }, runs.dataset[i]), make("td", {}, data.methods[runs.method[i]].shown), make("td", {}, runs.setting[i]), number(runs.seed[i], String(runs.seed[i])),
+      return make("tr", {}, make("th", { scope: "row" }, runs.dataset[i]), make("td", {}, data.methods[runs.method[i]].shown), make("td", {}, said(runs.setting[i])), number(runs.seed[i], String(runs.seed[i])),
         number(runs.result[i], significant(runs.result[i], 4)), number(runs.seconds[i], duration(runs.seconds[i])), make("td", {}, runs.date[i].slice(0, 16).replace("T", " ")), number(runs.threads[i], String(runs.threads[i])),
         make("td", {}, runs.device[i]), make("td", {}, runs.machine[i]), make("td", {}, make("code", {}, `snakemake --force ${folder}/metrics.json`)));
     }));
@@ -568,7 +585,7 @@
           copy.textContent = "Selected";
         }
       });
-      return make("tr", {}, make("th", { scope: "row" }, data.methods[cell.m].shown), make("td", {}, cell.s), make("td", { class: "number" }, forms.bytes(bytes(cell))), make("td", { class: "number" }, significant(cell.e)), make("td", { class: "number" }, duration(cell.t)), make("td", { class: "command" }, copy, make("code", {}, cell.c)));
+      return make("tr", {}, make("th", { scope: "row" }, data.methods[cell.m].shown), make("td", {}, said(cell.s)), make("td", { class: "number" }, forms.bytes(bytes(cell))), make("td", { class: "number" }, significant(cell.e)), make("td", { class: "number" }, duration(cell.t)), make("td", { class: "command" }, copy, make("code", {}, ...cell.c.split(" ").flatMap((word, i) => [i ? " " : "", make("span", {}, word)]))));
     });
     found.replaceChildren(answer, make("div", { class: "table", role: "region", tabindex: "0", "aria-label": "Best setting of each method" }, make("table", {}, make("caption", {}, make("span", {}, "Best setting of each method that was run.")), make("thead", {}, make("tr", {}, ...heads.map((name, i) => make("th", i > 1 && i < 5 ? { scope: "col", class: "number" } : { scope: "col" }, name)))), make("tbody", {}, ...body))));
   }
