@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -487,10 +485,7 @@ class _Hunt:
 
 def file_bytes(model: Compressor, orders: bool) -> int:
     """Size of the artifact that a fitted model writes."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.safetensors"
-        model.save(path, orders=orders)
-        return path.stat().st_size
+    return len(model.artifact(orders))
 
 
 def label_bytes(X: SparseTensor) -> int:

@@ -77,6 +77,40 @@ def add_without_labels(command: Any) -> None:
     )
 
 
+def read_whole(path: Path, reading: Reading) -> tuple[SparseTensor, str]:
+    """Read a tensor as :func:`read_tensor` does, with the checksum of its files' contents one after another.
+
+    Of a 10x folder the checksum is its matrix's.
+
+    Raises
+    ------
+    InputError
+        As there; or a file was written while it was read, so that no checksum is that of what was read.
+    """
+    from pipeline.core.files import sha256_file
+    from pipeline.datasets import files_of
+
+    contents = [
+        next(file for name, file in files_of(each)[1].items() if "matrix" in name) if each.is_dir() else each
+        for each in (path, *reading.more)
+    ]
+    before = [_stamp(file) for file in contents]
+    X = read_tensor(path, reading)
+    digest = sha256_file(*contents)
+    for file, stamp in zip(contents, before, strict=True):
+        if _stamp(file) != stamp:
+            raise InputError(f"{file}: was written to while it was read; start again when it is complete")
+    return X, digest
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What differs once a file has been written or replaced; nothing where there is none."""
+    if not path.exists():
+        return ()
+    now = path.stat()
+    return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns
+
+
 def read_tensor(path: Path, reading: Reading | None = None) -> SparseTensor:
     """Read a Parquet sparse tensor, or a file of any other known format with its modes as they are in the file."""
     from pipeline.datasets import files_of_all, read_raw
