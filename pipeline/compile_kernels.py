@@ -2,32 +2,74 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 from pipeline.core import step
 
 ORDERS = (2, 3)  # matrices, and tensors of any order
+LONGEST = ("lossless", "neukron")  # begun first
 
 
 def main(argv: list[str] | None = None) -> None:
     """Fit every method to a handful of cells, train and deploy a layer, read a table: whatever calls a kernel."""
-    step.parser(
+    arguments = step.parser(
         "Compile all kernels for this processor; `make setup` does it once.",
         "example:\n  python -m pipeline.compile_kernels",
-    ).parse_args(argv)
-    from pipeline.kernels import compiling
-    from pipeline.methods import COMPRESSORS, METHODS
-
+    )
+    arguments.add_argument(
+        "--processes",
+        action=step.WholeNumber,
+        least=1,
+        default=len(os.sched_getaffinity(0)),
+        help="processes that share the work; default: one a core, here %(default)s",
+    )
+    processes: int = arguments.parse_args(argv).processes
     started = time.perf_counter()
-    for method in COMPRESSORS:
+    compiled = _in_processes(processes) if processes > 1 else 0.0
+    # What two processes compiled at once may have been lost on disk: this comes from there, or is compiled here.
+    compiled += sum(map(_compile, _parts()))
+    print(f"kernels: ready; {time.perf_counter() - started:.0f} s, {compiled:.0f} s of compiling")
+
+
+def _parts() -> list[str]:
+    """What is compiled by itself, that which takes longest first: methods, and functions of this module."""
+    from pipeline.methods import COMPRESSORS
+
+    return [*sorted(COMPRESSORS, key=lambda method: method not in LONGEST), *OTHERS]
+
+
+def _compile(part: str) -> float:
+    """Call all kernels of a part; seconds that went into compiling."""
+    from pipeline.kernels import compiling
+    from pipeline.methods import METHODS
+
+    before = compiling.seconds()
+    if part in OTHERS:
+        OTHERS[part]()
+    else:
         for order in ORDERS:
-            METHODS[method].load()().warm_up(order)
-    _layers()
-    _readers()
-    _twins()
-    _blocks()
-    took, compiled = time.perf_counter() - started, compiling.seconds()
-    print(f"kernels: ready; {took:.0f} s, {compiled:.0f} of them for compiling")
+            METHODS[part].load()().warm_up(order)
+    return compiling.seconds() - before
+
+
+def _in_processes(count: int) -> float:
+    """Let so many processes compile the parts; seconds of all of them."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, context, _begin, (context.Value("i", 0),)) as pool:
+        return sum(pool.map(_compile, _parts()))
+
+
+def _begin(begun: Any) -> None:
+    """In a new process: let the first one alone say that it compiles."""
+    with begun.get_lock():
+        begun.value += 1
+        if begun.value > 1:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _layers() -> None:
@@ -79,6 +121,9 @@ def _blocks() -> None:
     from pipeline.baselines.coding import blocks
 
     blocks.unpack(blocks.pack(np.array([[0, 0], [0, 1], [1, 1]]), np.array([1.0, 2.0, 1.0]), (2, 2)))
+
+
+OTHERS = {"layers": _layers, "readers": _readers, "twins": _twins, "blocks": _blocks}
 
 
 if __name__ == "__main__":

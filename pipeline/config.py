@@ -66,7 +66,10 @@ def _named(settings: Any) -> Any:
     count = lengths.pop()
     columns = [value if isinstance(value, list) else [value] * count for value in settings.values()]
     combined = [dict(zip(settings, row, strict=True)) for row in zip(*columns, strict=True)]
-    return {"-".join(f"{key}{_name_of(value)}" for key, value in row.items()): row for row in combined}
+    named = {"-".join(f"{key}{_name_of(value)}" for key, value in row.items()): row for row in combined}
+    if len(named) < count:
+        raise ValueError("Lists that are run in step give the same values twice")
+    return named
 
 
 def _name_of(value: Any) -> str:
@@ -256,6 +259,7 @@ def _problems(config: Config) -> Iterator[tuple[str, str]]:
     for name in config.recorded:
         if name not in config.experiments:
             yield "recorded", f"'{name}' does not exist{nearest(name, config.experiments)}"
+    yield from _repeated("recorded", config.recorded)
     meaning: dict[tuple[str, str, str], tuple[str, dict[str, Any]]] = {}
     for method, values in config.methods.items():
         yield from _value_problems(list(NETWORKS) if method == SHARED else [method], values, method)
@@ -269,16 +273,25 @@ def _problems(config: Config) -> Iterator[tuple[str, str]]:
             if dataset not in config.datasets:
                 yield f"{key}.settings", f"data set '{dataset}' does not exist{nearest(dataset, config.datasets)}"
             yield from _settings_problems(config, settings, f"{key}.settings.{dataset}")
-        if len(set(plan.seeds)) < len(plan.seeds):
-            yield f"{key}.seeds", "a seed is given twice"
+        yield from _repeated(f"{key}.seeds", plan.seeds)
         yield from _group_problems(config, plan, key)
+        planned: set[str] = set()
         for run in config.runs(name):
+            if run.name in planned:
+                yield key, f"run '{run.name}' is asked for by two groups; name its data set or method in one of them"
+            planned.add(run.name)
             known = meaning.setdefault((run.dataset, run.method, run.setting), (name, run.settings))
             if known[1] != run.settings:
                 yield (
                     f"{key}.settings.{run.dataset}.{run.method}.{run.setting}",
                     f"means something else in experiment '{known[0]}'; give one of them another name",
                 )
+
+
+def _repeated(key: str, values: list[Any]) -> Iterator[tuple[str, str]]:
+    """What stands more than once in a list."""
+    for value in {value: None for place, value in enumerate(values) if value in values[:place]}:
+        yield key, f"{value!r} is given twice"
 
 
 def _group_problems(config: Config, plan: Experiment, key: str) -> Iterator[tuple[str, str]]:
@@ -289,6 +302,8 @@ def _group_problems(config: Config, plan: Experiment, key: str) -> Iterator[tupl
         ("tensor_baselines", plan.tensor_baselines.datasets, plan.tensor_baselines.methods, _of_any_order()),
         ("networks", plan.networks.datasets, plan.networks.methods, NETWORKS),
     ]
+    for part, listed in (("fractions", plan.scaling.fractions), ("settings", plan.scaling.settings)):
+        yield from _repeated(f"{key}.scaling.{part}", listed)
     for dataset, setting in itertools.product(plan.scaling.datasets, plan.scaling.settings):
         if setting not in (having := plan.settings_of(dataset, "neukron")):
             yield (
@@ -296,6 +311,8 @@ def _group_problems(config: Config, plan: Experiment, key: str) -> Iterator[tupl
                 f"'{setting}' is no setting of neukron on '{dataset}'{nearest(setting, having)}",
             )
     for group, datasets, methods, allowed in groups:
+        yield from _repeated(f"{key}.{group}.datasets", datasets)
+        yield from _repeated(f"{key}.{group}.methods", methods)
         for dataset in datasets:
             if dataset not in config.datasets:
                 yield f"{key}.{group}.datasets", f"'{dataset}' does not exist{nearest(dataset, config.datasets)}"

@@ -7,7 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+from tests.warm import Template
 
 ENVIRONMENT = {
     **os.environ,
@@ -40,19 +43,34 @@ CLICKS = """\
 """  # and its data set, which write_clicks makes
 
 
+PATIENCE = 500.0  # seconds for a command
+PROGRAMS = Template("dvc.cli", "dvc.repo", "numpy", "pandas", "pydantic", "snakemake.cli", "snakemake.report", "yaml")
+
+
 def write_clicks(folder: Path) -> None:
     """Write a table of one's own, 29 users and 31 items, into a checkout."""
     rows = "".join(f"u{i % 29},i{i % 31},{1 + i % 5}\n" for i in range(600))
     (folder / "clicks.csv").write_text(f"user,item,clicks\n{rows}")
 
 
-def run(folder: Path, *command: str, status: int = 0) -> str:
-    """Run a command and return what it printed; fail with its output if the exit status is another."""
-    done = subprocess.run(
-        command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=500
-    )
-    assert done.returncode == status, f"{' '.join(command)}: status {done.returncode}\n{done.stdout[-4000:]}"
-    return done.stdout
+def run(folder: Path, *command: str, status: int = 0, **variables: str) -> str:
+    """Run a command, with variables of the environment, and return what it printed; fail if the status is another.
+
+    `dvc` and `snakemake` are forked from a template; what these start, and what `make` starts, are programs as users
+    have them.
+    """
+    with tempfile.NamedTemporaryFile(prefix="said-") as said:
+        if command[0] in ("dvc", "snakemake"):
+            PROGRAMS.start([*command], folder, ENVIRONMENT | variables, Path(said.name))
+            ended = PROGRAMS.wait(PATIENCE)
+        else:
+            done = subprocess.run(
+                command, cwd=folder, env=ENVIRONMENT | variables, stdout=said, stderr=said, timeout=PATIENCE
+            )
+            ended = done.returncode
+        printed = Path(said.name).read_text(errors="replace")
+    assert ended == status, f"{' '.join(command)}: status {ended}\n{printed[-4000:]}"
+    return printed
 
 
 def change(path: Path, old: str, new: str) -> None:
@@ -81,7 +99,8 @@ def copy_checkout(root: Path, target: Path) -> None:
         if (root / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, target / name)
-    for name in root.glob("pipeline/**/__pycache__/*.nb[ic]"):  # what is compiled already; Numba looks at the times
+    # what is compiled already, by Python too; both look at the times
+    for name in [*root.glob("pipeline/**/__pycache__/*.nb[ic]"), *root.glob("pipeline/**/__pycache__/*-3??.pyc")]:
         (target / name.relative_to(root)).parent.mkdir(exist_ok=True)
         shutil.copy2(name, target / name.relative_to(root))
     run(target, "git", "init", "-q", "-b", "main")

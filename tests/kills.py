@@ -5,6 +5,7 @@ python -m tests.kills --times 20 --seed 0    a training, a step and a whole work
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import subprocess
@@ -16,18 +17,26 @@ from pathlib import Path
 
 from pipeline.core import step
 from pipeline.sparse.synth import synthetic
-from tests.checkout import CLICKS, ENVIRONMENT, TINY, copy_checkout, write_clicks
+from tests.checkout import CLICKS, ENVIRONMENT, PATIENCE, PROGRAMS, TINY, copy_checkout, write_clicks
+from tests.warm import Template
 
 MOST_TRIES = 5  # for each kill that is wanted
 ROOT = Path(__file__).resolve().parent.parent
 # A state after every epoch, so that many a kill meets the writing of one.
-EAGER = "from pipeline.runs import checkpoint; checkpoint.Checkpoint.__init__.__defaults__ = (checkpoint.ROOT, 0.0); "
-TRAINING = [
-    *(sys.executable, "-c", f"{EAGER}from pipeline.train_neukron import main; main()"),
-    *("x.parquet", "run", "--set", "hidden=4", "--set", "max_epochs=40"),
-]
-STEP = [sys.executable, "-m", "pipeline.convert", "clicks"]
+EAGER = """
+from pipeline.runs import checkpoint
+from pipeline.train_neukron import main
+
+checkpoint.Checkpoint.__init__.__defaults__ = (checkpoint.ROOT, 0.0)
+main()
+"""
+TRAINING = ["-m", "eager", "x.parquet", "run", "--set", "hidden=4", "--set", "max_epochs=40"]
+STEP = ["-m", "pipeline.convert", "clicks"]
 WORKFLOW = ["snakemake", "--quiet", "progress", "host", "rules", "--", "results/tiny/summary.json"]
+# Kills then meet the work, and not the second in which libraries are imported.
+STEPS = Template(
+    "numba", "numpy", "pandas", "pyarrow.parquet", "pydantic", "safetensors", "scipy.sparse", "torch", "yaml"
+)
 PLAN = f"experiment: tiny\nexperiments:\n{TINY}datasets:\n{CLICKS}"
 
 
@@ -36,6 +45,7 @@ def prepare(folder: Path) -> None:
     folder.mkdir(parents=True)
     copy_checkout(ROOT, folder)
     (folder / "params.yaml").write_text(PLAN)
+    (folder / "eager.py").write_text(EAGER)
     write_clicks(folder)
     raw = folder / "data/raw/clicks/clicks.csv"
     raw.parent.mkdir(parents=True)
@@ -52,15 +62,25 @@ def disturbed(command: list[str], folder: Path, results: str, times: int, chance
         Other bits than without a kill, or a file that should not be there.
     """
 
+    template = STEPS if command[0] == "-m" else PROGRAMS
+
+    def begin() -> float:
+        template.start(command, folder, ENVIRONMENT, Path(os.devnull))
+        return time.monotonic()
+
     def to_its_end() -> dict[str, bytes]:
         shutil.rmtree(folder / results, ignore_errors=True)
-        subprocess.run(command, cwd=folder, env=ENVIRONMENT, check=True, capture_output=True)
+        begin()
+        assert template.wait(PATIENCE) == 0
         return contents(folder, results)
 
-    wanted = to_its_end()
+    shutil.rmtree(folder / results, ignore_errors=True)
+    program = [sys.executable, *command] if command[0] == "-m" else command
+    subprocess.run(program, cwd=folder, env=ENVIRONMENT, check=True, capture_output=True)  # as users start it
+    wanted = contents(folder, results)
     assert wanted, results
     started = time.monotonic()
-    assert to_its_end() == wanted  # the first one compiled and converted as well
+    assert to_its_end() == wanted
     span = time.monotonic() - started
     killed = tries = 0
     while killed < times:
@@ -68,17 +88,15 @@ def disturbed(command: list[str], folder: Path, results: str, times: int, chance
         assert tries <= MOST_TRIES * times, f"{killed} of {tries} met before they ended"
         if chance.random() < 0.5:  # half of the kills meet a run that goes on, half one that begins
             shutil.rmtree(folder / results, ignore_errors=True)
-        started = time.monotonic()
-        process = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=-3, stderr=-3)
+        started = begin()
         try:
-            process.wait(chance.uniform(0.0, 1.0) * span)
+            template.wait(chance.uniform(0.0, 1.0) * span)
         except subprocess.TimeoutExpired:
-            process.kill()
+            template.kill()
             killed += 1
         else:  # it ended sooner than the last one: the machine is less busy, or it had less to do
             span = time.monotonic() - started
             shutil.rmtree(folder / results, ignore_errors=True)
-        process.wait()
     found = to_its_end()
     assert found == wanted, sorted(name for name in found.keys() | wanted if found.get(name) != wanted.get(name))
     left = sorted(str(path.relative_to(folder)) for path in leftovers(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,16 @@ def smooth_with_spikes(order: int = 2) -> SparseTensor:
     return SparseTensor.from_dense(np.rint(dense + 60 * spikes))
 
 
+@functools.cache
+def fitted(order: int) -> Hybrid:
+    """The best of three shares on that."""
+    return Hybrid(max_bytes=250, rank=3).fit(smooth_with_spikes(order))
+
+
 @pytest.mark.parametrize("order", [2, 3])
 def test_the_error_is_that_of_all_cells_and_below_both_parts_alone(order: int) -> None:
     X = smooth_with_spikes(order)
-    model = Hybrid(max_bytes=250, rank=3).fit(X)
+    model = fitted(order)
     cells = np.argwhere(np.ones(X.shape))
     missed = float(np.sum((X.to_dense().ravel() - model.predict(cells)) ** 2))
     assert model.error(X)["error"] == pytest.approx(missed, rel=1e-8)
@@ -39,7 +46,7 @@ def test_the_error_is_that_of_all_cells_and_below_both_parts_alone(order: int) -
 
 
 def test_the_best_of_three_shares_is_kept() -> None:
-    model = Hybrid(max_bytes=250, rank=3).fit(smooth_with_spikes())
+    model = fitted(2)
     shares = [row["share"] for row in model.history_[:3]]
     assert shares[:2] == [0.25, 0.5] and shares[2] in (0.125, 0.75)
     assert model.history_[-1]["error"] == min(row["error"] for row in model.history_ if row["code_bytes"] <= 250)
@@ -48,9 +55,8 @@ def test_the_best_of_three_shares_is_kept() -> None:
 
 
 def test_an_artifact_answers_alike_with_orders_and_without(tmp_path: Path) -> None:
-    X = smooth_with_spikes(3)
-    model = Hybrid(max_bytes=250, rank=3).fit(X)
-    cells = np.argwhere(np.ones(X.shape))
+    model = fitted(3)
+    cells = np.argwhere(np.ones(model.shape_))
     for orders in (True, False):
         model.save(tmp_path / "m.safetensors", orders=orders)
         again = pipeline.load(tmp_path / "m.safetensors")

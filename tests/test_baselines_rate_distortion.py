@@ -167,9 +167,9 @@ def test_sizes_of_a_few_cells_are_met() -> None:
 
 def test_a_few_bytes_do_not_ask_for_more_cells_than_a_code_may_hold() -> None:
     rows = np.arange(5000)
-    packed = unlabelled.pack(np.stack((rows, np.zeros_like(rows)), axis=1), np.ones(len(rows)), (8191, 1 << 27))
+    packed = unlabelled.pack(np.stack((rows, np.zeros_like(rows)), axis=1), np.ones(len(rows)), (8191, 1 << 16))
     assert packed is not None
-    code = gaps.joined(repeated.CODE, [1 << 27], b"", [(packed[0], 0)])  # one column, 2^27 times
+    code = gaps.joined(repeated.CODE, [1 << 16], b"", [(packed[0], 0)])  # one column, 2^16 times
     assert len(code) < 100
     with pytest.raises(InputError, match="cells than are coded so"):
         repeated.unpack(code)

@@ -61,6 +61,16 @@ def params(root: Path, tmp_path: Path) -> Path:
         ("        t-svd: {", "        t-sdv: {", r"method 't-sdv' does not exist; did you mean 't-svd'"),
         ("columns: [259, 324, ", "columns: [259, ", r"email.cur: .*equally long \(values of rows: 5, columns: 4\)"),
         ("settings: [h10p3]}", "settings: [h10p4]}", r"scaling.settings: 'h10p4' is no setting.*did you mean 'h10p3'"),
+        ("    seeds: [0, 1]", "    seeds: [0, 1, 0]", r"experiments.demo.seeds: 0 is given twice"),
+        ("fractions: [0.25, 0.5]", "fractions: [0.25, 2.5e-1]", r"demo.scaling.fractions: 0.25 is given twice"),
+        (
+            "datasets: [flights-month,",
+            "datasets: [flights, flights-month,",
+            r"demo: run 'flights/cp/r4-s0' is asked for by",
+        ),
+        ("methods: [cp, truncation]", "methods: [cp, cp]", r"demo.tensor_baselines.methods: 'cp' is given twice"),
+        ("t-svd: {rank: [10, 20,", "t-svd: {rank: [20, 20,", r"t-svd: .*give the same values twice"),
+        ("recorded: []", "recorded: [smoke, smoke]", r"recorded: 'smoke' is given twice"),
         ("sample_seed: 0", "sample_seed: [", r"params.yaml:\d+: no valid YAML"),
     ],
 )

@@ -28,8 +28,9 @@ import pipeline
 import pipeline.__main__ as kronflow
 from pipeline import convert as step_convert
 from pipeline import describe as step_describe
-from pipeline.commands.source import Reading, read_tensor
+from pipeline.commands.source import Reading, read_tensor, read_whole
 from pipeline.core import step
+from pipeline.core.files import sha256_file
 from pipeline.datasets import files_of, text_options
 from pipeline.datasets import text as datasets_text
 from pipeline.errors import InputError
@@ -242,8 +243,9 @@ class TestSingleCells:
         with gzip.open(tmp_path / "features.tsv.gz", "wt") as file:
             file.writelines(f"{name}\tSYMBOL\tGene Expression\n" for name in FEATURES)
         (tmp_path / "barcodes.tsv").write_text("\n".join(BARCODES))
-        X = read(tmp_path)
+        X, digest = read_whole(tmp_path, Reading())
         assert X.to_dense().tolist() == DENSE.tolist() and X.labels == {0: FEATURES, 1: BARCODES}
+        assert digest == sha256_file(tmp_path / "matrix.mtx")  # what an interrupted fit goes on from
         step_convert.main(["--file", str(tmp_path), "--output", str(tmp_path / "out.parquet")])
         assert SparseTensor.read_parquet(tmp_path / "out.parquet", labels=True).labels[0] == BARCODES  # by size
         (tmp_path / "barcodes.tsv").write_text("AAA-1\n")

@@ -106,17 +106,27 @@ def test_empty() -> None:
         describe([], (2, 2))
 
 
+def write_tensor(folder: Path) -> Path:
+    coords = [[0, 0, 0], [0, 1, 0], [1, 2, 1], [1, 2, 3]]
+    tensor = SparseTensor(coords, [1, 2, 2, 8], (3, 3, 4), mode_names=["who", 'a, "b"', "<what>"])
+    tensor.write_parquet(folder / "x&y.parquet")
+    return folder / "x&y.parquet"
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page about that tensor, in a folder of its own; drawing it takes seconds."""
+    folder = tmp_path_factory.mktemp("described")
+    step_describe.main([str(write_tensor(folder)), str(folder / "out" / "x.html")])
+    return folder / "out" / "x.html"
+
+
 class TestStep:
     @pytest.fixture
     def tensor(self, tmp_path: Path) -> Path:
-        coords = [[0, 0, 0], [0, 1, 0], [1, 2, 1], [1, 2, 3]]
-        tensor = SparseTensor(coords, [1, 2, 2, 8], (3, 3, 4), mode_names=["who", 'a, "b"', "<what>"])
-        tensor.write_parquet(tmp_path / "x&y.parquet")
-        return tmp_path / "x&y.parquet"
+        return write_tensor(tmp_path)
 
-    def test_page_and_its_files(self, tensor: Path, tmp_path: Path) -> None:
-        output = tmp_path / "out" / "x.html"
-        step_describe.main([str(tensor), str(output)])
+    def test_page_and_its_files(self, output: Path) -> None:
         assert sorted(path.name for path in output.parent.iterdir()) == ["x.csv", "x.html", "x.summary.csv", "x.svg"]
         page = output.read_text()
         assert "<title>x&amp;y</title>" in page
@@ -139,9 +149,8 @@ class TestStep:
         assert table[table["quantity"] == "component size"][["number", "count"]].to_numpy().tolist() == [[4, 2]]
         assert table["of"].unique().tolist() == ["who", 'a, "b"', "<what>", "non-zero", "component"]
 
-    def test_summary(self, tensor: Path, tmp_path: Path) -> None:
-        step_describe.main([str(tensor), str(tmp_path / "x.html")])
-        with (tmp_path / "x.summary.csv").open() as file:
+    def test_summary(self, output: Path) -> None:
+        with output.with_suffix(".summary.csv").open() as file:
             rows = list(csv.DictReader(file))
         assert [row["of"] for row in rows] == ["tensor", "who", 'a, "b"', "<what>"]
         assert rows[0]["size"] == "3x3x4"
@@ -150,10 +159,9 @@ class TestStep:
         assert [float(rows[1][name]) for name in ("mean", "largest")] == [2, 2]
         assert [float(rows[1][name]) for name in ("sum_mean", "sum_median", "sum_largest")] == [6.5, 3, 10]
 
-    def test_figure_is_the_same_every_time(self, tensor: Path, tmp_path: Path) -> None:
-        for name in ("a", "b"):
-            step_describe.main([str(tensor), str(tmp_path / f"{name}.html")])
-        first, second = ((tmp_path / f"{name}.svg").read_text() for name in "ab")
+    def test_figure_is_the_same_every_time(self, output: Path, tensor: Path, tmp_path: Path) -> None:
+        step_describe.main([str(tensor), str(tmp_path / "again.html")])
+        first, second = output.with_suffix(".svg").read_text(), (tmp_path / "again.svg").read_text()
         assert first == second
         ElementTree.fromstring(first)  # noqa: S314 - our own figure
         assert first.count("degree of a") == 3
@@ -164,13 +172,15 @@ class TestStep:
         assert caught.value.code == 2
         assert "no such file" in capsys.readouterr().err
 
-    @pytest.mark.parametrize("name", ["x.csv", "x.svg", "x.summary.csv"])
-    def test_a_file_that_is_not_its_own_stays(self, tensor: Path, tmp_path: Path, name: str) -> None:
-        (tmp_path / name).write_text("user,item\nann,book\n")
-        (tmp_path / "x.html").write_text("<p>mine</p>")
-        with pytest.raises(InputError, match=f"{name}: would be written beside"):
-            step_describe.main([str(tensor), str(tmp_path / "x.html")])
-        assert (tmp_path / name).read_text() == "user,item\nann,book\n"
-        (tmp_path / name).unlink()
+    def test_a_file_that_is_not_its_own_stays(self, tmp_path: Path) -> None:
+        tensor, page = tmp_path / "x.parquet", tmp_path / "x.html"
+        SparseTensor([[0], [2]], [1, 2], (3,)).write_parquet(tensor)
+        page.write_text("<p>mine</p>")
+        for name in ("x.csv", "x.svg", "x.summary.csv"):
+            (tmp_path / name).write_text("user,item\nann,book\n")
+            with pytest.raises(InputError, match=f"{name}: would be written beside .* is there already"):
+                step_describe.main([str(tensor), str(page)])
+            assert (tmp_path / name).read_text() == "user,item\nann,book\n"
+            (tmp_path / name).unlink()
         for _ in range(2):
-            step_describe.main([str(tensor), str(tmp_path / "x.html")])
+            step_describe.main([str(tensor), str(page)])

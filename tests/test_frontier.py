@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import re
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline import __main__ as cli
 from pipeline.baselines import yardsticks
 from pipeline.baselines.lossless import csf_bytes
 from pipeline.core import step
+from pipeline.errors import InputError
 from pipeline.reporting.envelope import on_envelope
 from pipeline.sparse import SparseTensor
 
@@ -117,6 +119,46 @@ def test_another_tensors_numbers_are_not_gone_on_from(
     assert "is of another file or of other options" in capsys.readouterr().err
 
 
+def test_an_output_that_cannot_be_written_is_told_before_the_input_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    output = tmp_path / "file" / "e"
+    for command in (["frontier", "absent", f"{output}.svg"], ["compress", "absent", f"{output}.safetensors"]):
+        with pytest.raises(SystemExit):
+            step.run(cli.main, command)
+        assert f"{command[2]}: cannot write: Not a directory" in capsys.readouterr().err
+
+
+def test_two_runs_at_once_keep_each_others_fits_and_other_labels_are_another_tensor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coords, values = [[0, 0], [3, 2], [1, 3]], [1.0, 2.0, 5.0]
+    path, table = tmp_path / "x.parquet", tmp_path / "e.csv"
+    SparseTensor(coords, values, (4, 4), labels={0: list("abcd")}).write_parquet(path)
+    given = [path, tmp_path / "e.svg", "--method", "truncation", "--from", 300, "--to", 400, "--points", 2]
+    given += ["--orders", "stored"]
+    from pipeline.commands import search as searching
+
+    plain, inside = searching.search, []
+
+    def interrupted(*arguments: object, **more: object) -> searching.Found:
+        found = plain(*arguments, **more)  # type: ignore[arg-type]
+        if not inside:
+            inside.append(True)
+            call(*given)  # the other run does all of it meanwhile
+        return found
+
+    monkeypatch.setattr(searching, "search", interrupted)
+    call(*given)
+    assert "done before" in capsys.readouterr().out
+    budgets = pd.read_csv(table, comment="#")["budget"]
+    assert budgets[budgets > 0].is_unique and sum(budgets == 0) == 2  # both had begun with the exact file
+    SparseTensor(coords, values, (4, 4), labels={0: list("abce")}).write_parquet(path)
+    with pytest.raises(InputError, match="is of another file"):
+        call(*given)
+
+
 def test_a_table_that_was_damaged_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     SparseTensor([[0, 0], [3, 2], [1, 3]], [1.0, 2.0, 5.0], (4, 4)).write_parquet(tmp_path / "x.parquet")
     sizes = ["--from", "200", "--to", "600", "--points", "2", "--seconds", "5"]
@@ -169,6 +211,16 @@ def test_general_compressors_get_sorted_coordinates_and_values() -> None:
     assert yardsticks.general(X)["gzip"] == len(gzip.compress(content, 9))
     wide = SparseTensor([[0, 0], [2**40, 1]], [1.0, 1.0], (2**41, 4))
     assert np.frombuffer(yardsticks.plain(wide), dtype="<i8").reshape(2, 2)[0].tolist() == [0, 2**40]
+
+
+def test_a_program_that_fails_is_one_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("zpaq", "zstd", "pbmtojbg"):
+        (tmp_path / name).write_text("#!/bin/sh\nkill -XFSZ $$\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    X = SparseTensor([[0, 0], [2, 1], [2, 3]], [1.0, 1.0, 1.0], (3, 4))
+    found = yardsticks.general(X) | yardsticks.bitmap_bytes(X)
+    assert [name for name, size in found.items() if size is None] == ["zstd", "zpaq", "JBIG", "JBIG, sorted"]
 
 
 def test_bitmaps_are_for_binary_matrices_and_sorted_ones_take_less() -> None:

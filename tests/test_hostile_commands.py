@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipeline.__main__ as kronflow
+from pipeline.commands import source
 from pipeline.core import files, step
 from pipeline.core.files import refuse_clashes
 from pipeline.core.step import LONGEST, whole_number
@@ -291,6 +292,26 @@ def test_labels_that_look_alike_stay_apart_and_answer(tmp_path: Path, capsys: py
     ):
         kronflow.main(["query", out, word, "x"])
         assert capsys.readouterr().out == f"{value}\n"
+
+
+@pytest.mark.parametrize("how", ["append", "replace"])
+def test_a_file_that_is_written_to_while_it_is_read_is_refused(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.mtx"
+    path.write_text(MTX)
+
+    def read(path: Path, reading: source.Reading) -> Any:
+        X = original(path, reading)
+        shutil.copy(path, tmp_path / "new")
+        (tmp_path / "new").replace(path) if how == "replace" else path.write_text(MTX.replace("1 1 3", "1 1 9") + "\n")
+        return X
+
+    original = source.read_tensor
+    monkeypatch.setattr(source, "read_tensor", read)
+    with pytest.raises(InputError, match=r"m\.mtx: was written to while it was read"):
+        kronflow.main(["compress", str(path), str(tmp_path / "o.safetensors")])
+    assert not (tmp_path / "o.safetensors").exists()
 
 
 def test_a_pipe_is_no_file_of_a_tensor(tmp_path: Path) -> None:

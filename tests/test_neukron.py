@@ -103,7 +103,7 @@ def test_error_equals_the_dense_error(shape: tuple[int, ...], schedule: str, see
 
 def test_both_schedules_find_a_planted_kronecker_tensor() -> None:
     X = kronecker_tensor()
-    for schedule, epochs, lr in (("fast", 150, None), ("paper", 1500, 3e-2)):
+    for schedule, epochs, lr in (("fast", 60, None), ("paper", 500, 3e-2)):
         model = NeuKron(
             hidden=6, schedule=schedule, order_init="degree", max_epochs=epochs, lr=lr, threads=1, device="cpu"
         )

@@ -299,6 +299,7 @@ def test_a_server_that_dies_while_sending_or_fetching_is_told_and_the_same_comma
     share = [sys.executable, "-c", f"{patient}from pipeline.core import step; step.run(share.main)"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENVIRONMENT, "PYTHONPATH", str(root))
+        patch.setitem(ENVIRONMENT, "AWS_MAX_ATTEMPTS", "1")  # else each object is asked for half a minute in vain
         assert killed("push").startswith("error: ")
         assert 0 < stored() < COUNT
         run(folder, *share, "push")

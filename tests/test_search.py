@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,13 @@ import pytest
 import pipeline.__main__ as kronflow
 from pipeline.baselines import METHODS
 from pipeline.commands import search as searching
+from pipeline.commands.deadline import OutOfTimeError, given_up_after
 from pipeline.core.settings import settings_of
 from pipeline.errors import InputError
 from pipeline.methods import COMPRESSORS
 from pipeline.methods import METHODS as TABLE
 from pipeline.sparse import SparseTensor
+from tests.quick import QUICK
 
 CHEAP = ["lossless", "truncation", "accams", "cmd", "t-svd", "cp"]
 
@@ -148,7 +152,7 @@ def test_no_file_is_smaller_than_what_a_method_is_passed_over_for(method: str) -
     for X in tensors():
         if not kind.takes_order(X.order):
             continue
-        usual = {"seed_power": 5, "max_sweeps": 1} if method == "kronfit" else {}
+        usual = {"kronfit": {"seed_power": 5, "max_sweeps": 1}, "hybrid": QUICK["hybrid"]}.get(method, {})
         for settings in (LEAST[method], usual) if method in LEAST else (usual,):
             if method == "neukron" and settings is not LEAST[method]:
                 continue
@@ -228,7 +232,7 @@ def test_settings_hit_the_size_they_were_asked_for(method: str) -> None:
     X = SparseTensor.from_dense(random.uniform(size=(200, 300)) < 0.05)
     settings = METHODS[method].settings_within(X, 20_000, orders=False)
     assert settings is not None
-    quick = {"max_sweeps": 2} if "max_sweeps" in METHODS[method].declared else {}
+    quick = {name: value for name, value in (("max_sweeps", 2), ("share", 0.5)) if name in METHODS[method].declared}
     size = METHODS[method](**settings, **quick).fit(X).size()["bytes_equal"]
     assert size <= 20_000 * (1.2 if method in ("cur", "cmd") else 1.0)
     assert size >= 20_000 * (0.05 if method == "kronfit" else 0.3)
@@ -316,3 +320,78 @@ def test_where_an_error_will_do_the_cells_that_pay_come_before_an_exact_code() -
     ticks = iter(range(10**6))  # every look at the clock finds it a second later
     found = searching.search(blocks(), max_error=0.3, seconds=3.0, clock=lambda: float(next(ticks)))
     assert found.best.method == "rate-distortion"
+
+
+def test_what_never_ends_is_given_up_when_its_time_is_over_and_not_before() -> None:
+    seconds = iter([0.001, 0.001, -1.0])  # the second look finds that some was not counted
+    with pytest.raises(OutOfTimeError), given_up_after(lambda: next(seconds)):
+        time.sleep(60)
+    assert next(seconds, None) is None
+    with given_up_after(lambda: 0.01):
+        pass
+    time.sleep(0.06)  # nothing rings afterwards
+
+
+def test_imports_and_other_threads_are_not_given_up() -> None:
+    waited = {"__name__": "numba.core.compiler", "time": time}
+    with given_up_after(lambda: -1.0):
+        exec("time.sleep(0.12)", waited)  # noqa: S102 - a frame of that module
+    ended: list[bool] = []
+
+    def work() -> None:
+        with given_up_after(lambda: -1.0):
+            time.sleep(0.06)
+            ended.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert ended == [True]
+
+
+def test_a_fit_without_end_is_given_up_once_the_search_has_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[bool] = []
+
+    def endless(model: object, X: object) -> None:
+        begun.append(True)
+        time.sleep(60)
+
+    METHODS["accams"]().warm_up(2)
+    monkeypatch.setattr(METHODS["accams"], "_fit", endless)
+    monkeypatch.setattr(searching, "LEAST_SECONDS", 0.01)
+    clock = lambda: 60.0 * len(begun)  # noqa: E731 - a fit takes a minute
+    found = searching.search(blocks(), max_bytes=590, methods=["truncation", "accams"], seconds=0.05, clock=clock)
+    assert found.best.method == "truncation"
+    assert found.fates["accams"] == "the 0.05 s of the search are over, it was not fitted to its end"
+
+
+def test_time_that_is_over_before_anything_fits_is_told_with_its_remedy() -> None:
+    ticks = iter(range(10**6))
+    with pytest.raises(InputError, match=r"at most 400 bytes; allow more; .*the 2 s of the search are over: give more"):
+        searching.search(blocks(), max_bytes=400, methods=CHEAP, seconds=2.0, clock=lambda: float(next(ticks)))
+
+
+def test_labels_count_in_the_size_and_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    X = blocks()
+    random = np.random.default_rng(4)
+    names = [f"{number:x} \u00e9\u4e2d" for number in random.integers(0, 1 << 60, X.shape[1])]
+    named = SparseTensor(X.coords, X.values, X.shape, labels={1: names})
+    extra = searching.label_bytes(named)
+    plain = searching.search(X, max_bytes=560, methods=["truncation"]).best
+    found = searching.search(named, max_bytes=560 + extra, methods=["truncation"]).best
+    assert abs(found.file_bytes - extra - plain.file_bytes) < 60
+    assert abs(found.relative_error - plain.relative_error) < 0.04
+    many = SparseTensor(X.coords, X.values, X.shape, labels={1: [random.bytes(60).hex() for _ in names]})
+    most = searching.label_bytes(many)
+    assert most > 4 * 560  # so that hardly any of the size is the cells'
+    found = searching.search(many, max_bytes=560 + most, methods=["truncation"]).best
+    assert abs(found.relative_error - plain.relative_error) < 0.06
+    with pytest.raises(InputError, match=rf"the labels of its indices take {extra:,} of them: .*--no-labels"):
+        searching.search(named, max_bytes=extra, methods=["truncation", "lossless"])
+    named.write_parquet("x.parquet")
+    wanted = ["--bytes", "600", "--method", "truncation"]
+    with pytest.raises(InputError, match="--no-labels"):
+        kronflow.main(["compress", "x.parquet", "x.safetensors", *wanted])
+    kronflow.main(["compress", "x.parquet", "x.safetensors", "--no-labels", *wanted])
+    assert 400 < Path("x.safetensors").stat().st_size <= 600

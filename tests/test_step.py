@@ -70,18 +70,6 @@ def test_a_file_that_is_read_is_never_written(tmp_path: Path, capsys: pytest.Cap
         refuse_clashes([], [tmp_path / "a", tmp_path / "b" / ".." / "a"])
 
 
-def test_a_page_does_not_write_over_a_table_of_its_name(tmp_path: Path) -> None:
-    SparseTensor([[0, 0], [1, 1]], [1.0, 2.0], (2, 2)).write_parquet(tmp_path / "clicks.parquet")
-    (tmp_path / "clicks.csv").write_text("user,item\n")
-    arguments = [str(tmp_path / "clicks.parquet"), str(tmp_path / "clicks.html")]
-    with pytest.raises(InputError, match="is there already"):
-        describe.main(arguments)
-    assert (tmp_path / "clicks.csv").read_text() == "user,item\n"
-    (tmp_path / "clicks.csv").unlink()
-    describe.main(arguments)
-    describe.main(arguments)  # a second time it is its own
-
-
 @pytest.mark.parametrize("failure", [MemoryError("Unable to allocate 16 TiB"), RecursionError("too deep")])
 def test_what_no_memory_holds_is_a_line(failure: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
     def main(_: list[str] | None) -> None:

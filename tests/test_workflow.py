@@ -420,7 +420,7 @@ STEPS = [
 # Each step in a fork of a process that has only what is not ours.
 LOADED = """
 import importlib, os, sys
-import numba, pandas, pyarrow.parquet, pydantic, scipy.stats, torch
+import numba, pandas, pyarrow.parquet, pydantic, scipy.sparse, torch
 for names in sys.argv[1:]:
     if os.fork() == 0:
         for name in names.split():

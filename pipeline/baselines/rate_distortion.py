@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -29,6 +30,7 @@ ROUNDS = 5  # of choice and prices of cells
 CLOSE = 0.98  # a code of this share of its limit is large enough
 JUMP = 0.95  # a length or error below this share of its limit comes of levels that changed between two prices
 JUMP_STEPS = 5  # of the bisection on either side of it
+COARSER = 3.0  # times the price: another one of the levels, for codes that spend more on values than frequencies say
 AIM = 0.99  # what the next price aims at
 LEAST_FACTOR = 1.3  # between two prices while no code is known on one side of the limit
 GROUP = 3.0  # patterns occur a multiple of so many times the cells that a bit is worth
@@ -55,6 +57,14 @@ T = TypeVar("T")
 Chooser = Callable[[float], Choice]  # from the price of a bit
 
 
+class Found(NamedTuple):
+    """Bytes of a code, what it tells, and the last two prices of a bit tried."""
+
+    bytes: float
+    choice: Choice
+    prices: tuple[float, float]
+
+
 class RateDistortion(ExactCells):
     """The cells that lower the error by more than their bits cost, at a price that meets a size or an error.
 
@@ -65,8 +75,9 @@ class RateDistortion(ExactCells):
     Cells that are not told are filled with means of groups (:mod:`pipeline.baselines.fill`). *Patterns*, for binary
     matrices in free orders: columns take one of few patterns (:mod:`pipeline.baselines.patterns`). Cells and prices are
     chosen in turn, the price by bisection on the length of the real code; where lengths or errors jump, since values
-    fall into other levels, the levels on either side are kept and the price of cells alone is sought. In the end all
-    codes of :class:`~pipeline.baselines.lossless.Lossless` are tried. ``history_`` says how many choices were coded.
+    fall into other levels, the levels on either side are kept and the price of cells alone is sought. Levels of three
+    times the price are tried beside them and, where steps are one unit, values as they are. In the end all codes of
+    :class:`~pipeline.baselines.lossless.Lossless` are tried. ``history_`` says how many choices were coded.
 
     Parameters
     ----------
@@ -117,8 +128,7 @@ class RateDistortion(ExactCells):
         if X.order == 2 and not self.orders and len(np.unique(X.values)) == 1:
             choosers.insert(0, by_patterns(X))
         if self.max_error is not None:
-            found = [self._within_error(X, each) for each in self._in_turn(choosers)]
-            self._keep(min(found, key=lambda each: each[0])[1])
+            self._keep(self._best(choosers, partial(self._within_error, X), lambda each: each.bytes)[0].choice)
         else:
             limit = max(1.0, AUTOMATIC_BITS * X.nnz / 8) if self.max_bytes is None else self.max_bytes
             self._within(X, choosers, limit)
@@ -145,8 +155,8 @@ class RateDistortion(ExactCells):
         """
         aim, best = limit, None
         for _ in range(FILLINGS):
-            found = [self._within_bytes(X, each, aim) for each in self._in_turn(choosers)]
-            choice = min(found, key=lambda each: (each[0] > aim, each[1].error))[1]
+            found, chooser = self._best(choosers, partial(self._within_bytes, X, aim), partial(_rank, aim))
+            choice, choosers = found.choice, [chooser]
             length = self._keep(choice)
             held = choice
             if best is None or (length <= limit and choice.error < best.error):
@@ -180,25 +190,34 @@ class RateDistortion(ExactCells):
             if way is ways[0] or self._in_time():
                 yield way
 
-    def _within_bytes(self, X: SparseTensor, chooser: Chooser, limit: float) -> tuple[float, Choice]:
+    def _best(
+        self, choosers: list[Chooser], within: Callable[[Chooser, float | None], Found], rank: Callable[[Found], Any]
+    ) -> tuple[Found, Chooser]:
+        """The code of least rank by any chooser, or by the best one's cells with other levels; and its chooser."""
+        found = [(within(each, None), each) for each in self._in_turn(choosers)]
+        best, chooser = min(found, key=lambda each: rank(each[0]))
+        others = chooser.others(best.choice.levels) if isinstance(chooser, ByCells) and best.choice.error else []
+        found += [(within(each, best.prices[0]), each) for each in others if self._in_time()]
+        return min(found, key=lambda each: rank(each[0]))
+
+    def _within_bytes(self, X: SparseTensor, limit: float, chooser: Chooser, start: float | None) -> Found:
         """The least error of a code within the limit; the shortest code where none is."""
-        found, prices = self._priced(X, chooser, limit)
-        tried = [found]
-        if isinstance(chooser, ByCells) and chooser.leveled and found[0] < JUMP * limit and found[1].error > 0:
-            at_levels = [chooser.at_levels_of(price) for price in prices]
-            tried += [self._priced(X, each, limit, JUMP_STEPS)[0] for each in at_levels if self._in_time()]
-        return min(tried, key=lambda each: (each[0] > limit, each[1].error if each[0] <= limit else each[0]))
+        tried = [self._priced(X, chooser, limit, start=start)]
+        if isinstance(chooser, ByCells) and chooser.leveled and tried[0].bytes < JUMP * limit and tried[0].choice.error:
+            at_levels = [chooser.at_levels_of(price) for price in tried[0].prices]
+            tried += [self._priced(X, each, limit, JUMP_STEPS) for each in at_levels if self._in_time()]
+        return min(tried, key=partial(_rank, limit))
 
     def _priced(
-        self, X: SparseTensor, chooser: Chooser, limit: float, steps: int = STEPS
-    ) -> tuple[tuple[float, Choice], tuple[float, float]]:
-        """A code within the limit of least error, by bisection of the price; and the last two prices."""
+        self, X: SparseTensor, chooser: Chooser, limit: float, steps: int = STEPS, start: float | None = None
+    ) -> Found:
+        """A code within the limit of least error, by bisection of the price, if given from a first one on."""
         best: tuple[float, Choice] | None = None
         least: tuple[float, Choice] | None = None
         low, high = least_price, most_price = _prices(X)
         above = below = 0  # lengths of the codes at these ends, once they are known
         over, aside = False, 0  # on which side the last price was, and how many before it
-        price = X.norm2 / (32 * limit)  # a fourth of what all of it is worth a bit
+        price = start or X.norm2 / (32 * limit)  # a fourth of what all of it is worth a bit
         for step in range(steps):
             if step and not self._in_time():
                 break
@@ -229,9 +248,9 @@ class RateDistortion(ExactCells):
         if best is None:
             assert least is not None  # noqa: S101 - there is at least one step
             best = least
-        return best, (low, high)
+        return Found(*best, (low, high))
 
-    def _within_error(self, X: SparseTensor, chooser: Chooser) -> tuple[float, Choice]:
+    def _within_error(self, X: SparseTensor, chooser: Chooser, _: float | None) -> Found:
         """The shortest code of those of the highest prices whose error is within the limit."""
         assert self.max_error is not None  # noqa: S101 - asked for by it alone
         limit = self.max_error * X.norm2
@@ -240,8 +259,8 @@ class RateDistortion(ExactCells):
         if isinstance(chooser, ByCells) and chooser.leveled and choices[0].error < JUMP * limit:
             more = [self._highest(X, chooser.at_levels_of(price), limit)[0] for price in prices]
             choices += [choice for choice in more if choice is not None]
-        coded = [(self._length(choice), choice) for choice in self._in_turn(choices)]
-        return min(coded, key=lambda each: each[0])
+        coded = [Found(self._length(choice), choice, prices) for choice in self._in_turn(choices)]
+        return min(coded, key=lambda each: each.bytes)
 
     def _highest(self, X: SparseTensor, chooser: Chooser, limit: float) -> tuple[Choice | None, tuple[float, float]]:
         """The choice of the highest price whose error is within the limit; and the last two prices."""
@@ -330,6 +349,11 @@ class RateDistortion(ExactCells):
         return found
 
 
+def _rank(limit: float, found: Found) -> tuple[bool, float]:
+    """By error within a limit of bytes, by bytes beyond it."""
+    return found.bytes > limit, found.bytes if found.bytes > limit else found.choice.error
+
+
 def _fill_bytes(chosen: Fill | None) -> int:
     return 0 if chosen is None else chosen.table.nbytes
 
@@ -352,6 +376,14 @@ class ByCells:
         self.X, self.sizes, self.bits = X, np.abs(X.values), CellBits(X, orders, counted)
         self.unit = levels.unit_of(self.sizes)
         self.leveled = len(np.unique(self.sizes)) > 1
+
+    def others(self, found: Levels) -> list[Chooser]:
+        """The same with levels of a higher price than the cells', and with none where multiples are of one unit."""
+        if not self.leveled:
+            return []
+        coarser: Chooser = lambda price: self(price, COARSER * price)  # noqa: E731
+        exact = [self.at_levels_of(0.0)] if len(found.magnitudes) and found.step == self.unit else []
+        return [coarser, *exact]
 
     def at_levels_of(self, price: float) -> Chooser:
         """The same with the values rounded as at one price, whatever that of the cells is."""

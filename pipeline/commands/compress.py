@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.command_line import Commands, add_command, add_fitting, parse_share, print_rows
 from pipeline.commands.loaded import NO_ORDERS
-from pipeline.commands.source import Reading, add_reading, read_tensor
+from pipeline.commands.outputs import refuse_unwritable
+from pipeline.commands.source import Reading, add_reading, add_without_labels, read_whole
 from pipeline.core import step
 from pipeline.core.files import refuse_clashes
 from pipeline.core.settings import check_given
@@ -48,6 +49,7 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--no-orders", action="store_true", help="leave the orders out: smaller, answers in its own order"
     )
+    add_without_labels(command)
     command.add_argument("--weights", default="float32", help="float32, float16 or int8 (neukron; default: float32)")
     step.add_settings(command)
     command.settings = _settings_help
@@ -73,10 +75,8 @@ def _run(options: argparse.Namespace) -> None:
     if options.threads:
         step.limit_threads(options.threads)
     _check_weights(options.weights, options.method)
-    X = read_tensor(options.tensor, reading)
-    X.source |= _origin(
-        tensor_files, reading.options.get("member")
-    )  # before the fit: it is part of the file that a search measures
+    X, digest = read_whole(options.tensor, reading)
+    X.source |= {"file": _names(tensor_files, reading), "sha256": digest}  # part of the file that a search measures
     print(X)
     started = time.perf_counter()
     state = None
@@ -86,7 +86,7 @@ def _run(options: argparse.Namespace) -> None:
             X, limits, options.method, settings | seconds, not options.no_orders, options.seed, options.threads
         )
     elif options.method in (None, "neukron"):
-        state = _state(tensor_files, reading, settings, options.seed)
+        state = _state(digest, reading, settings, options.seed)
         model = _fit_neukron(X, settings, options.seed, options.threads, state)
     else:
         model = _fit_baseline(X, options.method, settings, options.seed)
@@ -107,19 +107,14 @@ def _check_output(tensor: Sequence[Path], artifact: Path) -> None:
 
     refuse_clashes(tensor, [artifact])
     check_ending(artifact, ".safetensors")
+    refuse_unwritable(artifact)
 
 
-def _origin(paths: Sequence[Path], member: str | None) -> dict[str, str]:
-    """What the artifact tells of the data's files: their names, and the checksum of their joined contents."""
-    from pipeline.core.files import sha256_file
-    from pipeline.datasets import files_of
-
-    contents = [  # of a 10x folder its matrix
-        next(file for name, file in files_of(path)[1].items() if "matrix" in name) if path.is_dir() else path
-        for path in paths
-    ]
+def _names(paths: Sequence[Path], reading: Reading) -> str:
+    """The data's files, as the artifact tells them."""
+    member = reading.options.get("member")
     names = " ".join(path.name + (f"/{member}" if member else "") for path in paths)
-    return {"file": names.encode(errors="replace").decode(), "sha256": sha256_file(*contents)}
+    return names.encode(errors="replace").decode()
 
 
 def _without_orders(path: Path, X: SparseTensor, error: float) -> float:
@@ -150,6 +145,7 @@ def _without_orders(path: Path, X: SparseTensor, error: float) -> float:
 def _report(model: Compressor, X: SparseTensor, error: float, path: Path, orders: bool, seconds: float) -> None:
     size = model.size()
     labels = sum(array.nbytes for array in model.about_.label_arrays().values()) if orders else 0
+    told = f", {labels:,} of them labels (--no-labels)" if labels else ""
     print_rows(
         [
             ("method", model.name),
@@ -158,7 +154,7 @@ def _report(model: Compressor, X: SparseTensor, error: float, path: Path, orders
             ("bytes as published", f"{size['bytes']:,}"),
             ("bytes equal", f"{size['bytes_equal']:,} (4 bytes a real)"),
             ("bytes with orders", f"{size['bytes_with_order']:,} (4 bytes a real, orders stored)"),
-            ("file", f"{path}, {path.stat().st_size:,} bytes" + (f", {labels:,} of them labels" if labels else "")),
+            ("file", f"{path}, {path.stat().st_size:,} bytes{told}"),
             ("seconds", f"{seconds:.1f}" + _compiling()),
         ]
     )
@@ -239,14 +235,13 @@ def _search(
     return found.best.model
 
 
-def _state(paths: Sequence[Path], reading: Reading, settings: dict[str, Any], seed: int) -> Checkpoint:
-    """Where an interrupted fit of NeuKron lies."""
-    from pipeline.core.files import sha256_file
+def _state(digest: str, reading: Reading, settings: dict[str, Any], seed: int) -> Checkpoint:
+    """Where an interrupted fit of NeuKron to data of a checksum lies."""
     from pipeline.runs.checkpoint import Checkpoint
     from pipeline.runs.metrics import library_versions
 
     read = {"format": reading.format_name, "read": {key: str(value) for key, value in reading.options.items()}}
-    run = {"tensor": [sha256_file(path) for path in paths], **read, "seed": seed}
+    run = {"tensor": [digest], **read, "seed": seed}
     how = {"settings": {key: str(value) for key, value in settings.items()}, "command": "compress"}
     return Checkpoint(run | how | {"versions": library_versions("torch", "numpy")})
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.commands.command_line import Commands, add_command, add_fitting, print_rows
-from pipeline.commands.source import Reading, add_reading, read_tensor
+from pipeline.commands.outputs import one_at_a_time, refuse_unwritable
+from pipeline.commands.source import Reading, add_reading, add_without_labels, read_tensor
 from pipeline.core import step
-from pipeline.core.files import atomic_path, refuse_clashes, sha256_file
+from pipeline.core.files import atomic_path, refuse_clashes
 from pipeline.core.sizes import parse_bytes
 from pipeline.core.step import SHOWN
 from pipeline.errors import InputError
@@ -50,6 +53,7 @@ def add(commands: Commands) -> None:
     command.add_argument("--method", action="append", help="a method to try; several times (default: all)")
     command.add_argument("--seconds", type=float, default=60.0, metavar="S", help="of each size's search (default: 60)")
     add_fitting(command)
+    add_without_labels(command)
     add_reading(command)
 
 
@@ -65,25 +69,40 @@ def _run(options: argparse.Namespace) -> None:
     table = options.output.with_suffix(".csv")
     files = [options.tensor, *options.file]
     refuse_clashes(files, [options.output], {table: MARK.encode()})
+    refuse_unwritable(options.output)
+    from pipeline.commands.search import label_bytes
+
     if options.threads:
         step.limit_threads(options.threads)
     X = read_tensor(options.tensor, Reading.of(options))
     print(X)
-    content = [sha256_file(path) if path.is_file() else path.name for path in files]
-    told = {
-        name: getattr(options, name) for name in ("seconds", "seed", "method", "format", "read", "columns", "value")
-    }
-    course = _Course(table, {"tensor": content} | told)
+    names = ("seconds", "seed", "method", "format", "read", "columns", "value", "no_labels")
+    told = {name: getattr(options, name) for name in names}
+    course = _Course(table, {"tensor": _content(X)} | told)
     for orders in ORDERS[options.orders]:
         whole = course.lossless_bytes(X, orders)
+        labels = label_bytes(X) if orders == "stored" else 0
         largest = ends[1] or whole
-        smallest = ends[0] or min(max(SMALLEST, whole // SPAN), largest)
+        smallest = ends[0] or min(labels + max(SMALLEST, (whole - labels) // SPAN), largest)
         _check_ends(smallest, largest)
-        steps = np.geomspace(smallest, largest, options.points + (ends[1] is None))  # lossless ends the envelope
-        for budget in sorted(set(steps.astype(int).tolist())):
-            if budget < whole:
-                course.search(X, orders, budget, options)
+        beside = labels if labels < smallest else 0  # sizes are spread over what the labels leave
+        steps = beside + np.geomspace(smallest - beside, largest - beside, options.points + (ends[1] is None))
+        budgets = [budget for budget in sorted(set(np.rint(steps).astype(int).tolist())) if budget < whole]
+        for number, budget in enumerate(budgets, start=1):  # lossless ends the envelope
+            print(f"orders {orders}, size {number} of {len(budgets)}: {budget:,} bytes", flush=True)
+            course.search(X, orders, budget, options)
     _report(X, options, course.fits())
+
+
+def _content(X: SparseTensor) -> str:
+    """Checksum of what was read, from whatever files."""
+    from pipeline.runs.about import About
+
+    digest = hashlib.sha256(repr(X.shape).encode())
+    arrays: list[npt.NDArray[Any]] = [X.coords, X.values, *About.of(X).label_arrays().values()]
+    for array in arrays:
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _ends(options: argparse.Namespace) -> list[tuple[str | None, str]]:
@@ -103,16 +122,24 @@ class _Course:
 
         self.path, self.head = path, MARK + json.dumps(run, sort_keys=True)
         self.rows = pd.DataFrame(columns=COLUMNS)
-        if path.exists():
-            try:
-                with path.open(encoding="utf-8") as file:
-                    same = file.readline().rstrip("\n") == self.head
-                    rows = pd.read_csv(file, keep_default_na=False) if same else self.rows
-                self.rows = rows[COLUMNS].astype(KINDS)
-            except (ValueError, KeyError) as error:
-                raise InputError(f"{path}: damaged ({' '.join(str(error).split())[:SHOWN]}); remove it") from error
-            if not same:
-                raise InputError(f"{path}: is of another file or of other options; name another output, or remove it")
+        self._read()
+
+    def _read(self) -> None:
+        """Take the rows that are written, another run's as well that does the same at the same time."""
+        import pandas as pd
+
+        path = self.path
+        if not path.exists():
+            return
+        try:
+            with path.open(encoding="utf-8") as file:
+                same = file.readline().rstrip("\n") == self.head
+                rows = pd.read_csv(file, keep_default_na=False) if same else self.rows
+            self.rows = rows[COLUMNS].astype(KINDS)
+        except (ValueError, KeyError) as error:
+            raise InputError(f"{path}: damaged ({' '.join(str(error).split())[:SHOWN]}); remove it") from error
+        if not same:
+            raise InputError(f"{path}: is of another file or of other options; name another output, or remove it")
 
     def lossless_bytes(self, X: SparseTensor, orders: str) -> int:
         """Bytes of the exact file, the end of the envelope."""
@@ -129,6 +156,7 @@ class _Course:
         """Search at a size, unless that was done, and write what was fitted."""
         from pipeline.commands.search import search
 
+        self._read()
         if ((self.rows["orders"] == orders) & (self.rows["budget"] == budget)).any():
             print(f"{budget:,} bytes, orders {orders}: done before")
             return
@@ -165,9 +193,11 @@ class _Course:
         import pandas as pd
 
         new = pd.DataFrame(rows, columns=COLUMNS)
-        self.rows = new if self.rows.empty else pd.concat([self.rows, new], ignore_index=True)
-        with atomic_path(self.path) as temporary:
-            temporary.write_text(self.head + "\n" + self.rows.to_csv(index=False), encoding="utf-8")
+        with one_at_a_time(self.path.parent):
+            self._read()
+            self.rows = new if self.rows.empty else pd.concat([self.rows, new], ignore_index=True)
+            with atomic_path(self.path) as temporary:
+                temporary.write_text(self.head + "\n" + self.rows.to_csv(index=False), encoding="utf-8")
 
 
 def _tell(line: str) -> None:
@@ -197,6 +227,6 @@ def _report(X: SparseTensor, options: argparse.Namespace, rows: pd.DataFrame) ->
             ]
         )
     print("exact, bytes:")
-    absent = [(name, "not installed") for name, size in others.items() if size is None]
+    absent = [(name, "not installed, or failed") for name, size in others.items() if size is None]
     print_rows([(name, f"{size:,}") for name, size in sorted(exact.items(), key=lambda item: item[1])] + absent)
     print(f"{options.output}, {options.output.with_suffix('.csv')}")

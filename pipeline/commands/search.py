@@ -9,19 +9,20 @@ from __future__ import annotations
 import json
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.commands.deadline import OutOfTimeError, given_up_after
 from pipeline.errors import InputError, nearest
 from pipeline.methods import COMPRESSORS, METHODS
 from pipeline.runs import progress
-from pipeline.runs.compressor import Compressor, negative_share, order_bytes
+from pipeline.runs.about import About
+from pipeline.runs.compressor import ARRAY_HEADER, Compressor, negative_share, order_bytes
 from pipeline.runs.frame import Frame
 from pipeline.runs.times import compiling_seconds
 from pipeline.sparse import SparseTensor
@@ -31,6 +32,7 @@ BISECTIONS = 5  # steps between the smallest and the largest size that may meet 
 SMALLEST = 256  # bytes below which no search for an error goes
 GRID_SIZES = 64  # sizes at which an automatic grid looks for settings
 SECONDS = 60.0  # that a search may take, unless told otherwise
+LAST_SHARE = 0.8  # of the time left, that NeuKron is told to take: it ends after the epoch in which that is over
 LEAST_SECONDS = 1.0  # without which no further candidate is fitted
 ROUNDING = 1 + 1e-9  # of errors that meet a limit
 EXACT_BITS = 1.5  # a non-zero; at less, exact codes are tried after rate-distortion
@@ -74,10 +76,6 @@ class Found:
     fates: dict[str, str]
 
 
-class _OutOfTimeError(Exception):
-    """The search's time ended while a candidate was fitted."""
-
-
 def search(
     X: SparseTensor,
     *,
@@ -106,8 +104,9 @@ def search(
     neukron
         Settings of NeuKron beside `hidden`; where they hold no limit, it may fit for the time that is left.
     seconds
-        Of the whole search. A fit in sweeps ends with its sweep, rate-distortion with the best that it has; lossless,
-        the sampled methods and NeuKron with a limit of its own are not ended.
+        Of the whole search; as long again where nothing has met the limit by then. Fits that can end themselves are
+        told when, others are given up. While nothing meets the limit, none is until one that can end itself was made;
+        NeuKron with a limit of its own never is.
     clock
         What counts the seconds. By the processor's (``time.process_time``), for measurements on a busy machine, a fit
         that ends itself by the wall's clock is given as much more as the search has taken by it so far.
@@ -179,21 +178,43 @@ class _Hunt:
         self.only: str | None = None  # the one candidate, where there is but one
         self.least = sys.maxsize  # bytes below which no candidate's file can be
         self._told: set[str] = set()
+        self._sure_to_come = False
+        self.label_bytes = label_bytes(X) if orders else 0
 
     def left(self) -> float:
         """Seconds that the search may still take; what is compiled on the way, once, does not count."""
         return self._started + self.seconds + compiling_seconds() - self._compiled - self._clock()
 
+    def until_given_up(self) -> float:
+        """Seconds that a fit may still take, before the search has something to show forever."""
+        if self.best:
+            return self.left()
+        return self.left() + self.seconds if self.attempts and not self._sure_to_come else math.inf
+
     def _each(self, names: list[str]) -> Iterator[str]:
         """Candidates in turn, while there is time; remembers which one is tried, for the progress bar."""
         self.only = names[0] if len(names) == 1 else None
+        ends_itself = [name for name in names if name != "neukron" and hasattr(self._make(name, {}), "max_seconds")]
         for number, name in enumerate(names, start=1):
+            to_come = any(one in ends_itself for one in names[number - 1 :])
+            self._sure_to_come = to_come and not any(attempt.method in ends_itself for attempt in self.attempts)
             self._turn = f"{number} of {len(names)}"
-            own_limit = name == "neukron" and self.bounds()
-            if self.best and self.left() < LEAST_SECONDS and not own_limit:
-                self._pass_over(name, f"the {self.seconds:g} s of the search are over")
+            if self.until_given_up() < LEAST_SECONDS and not self._own_limit(name):
+                self._pass_over(name, self._over)
             else:
                 yield name
+
+    @property
+    def _over(self) -> str:
+        return f"the {self.seconds:g} s of the search are over"
+
+    def _cut_short(self) -> bool:
+        """Whether a candidate was passed over for want of time."""
+        return any(why.startswith(self._over) for why in self.passed.values())
+
+    def _own_limit(self, name: str) -> bool:
+        """Whether a candidate has a time of its own, beside the search's."""
+        return name == "neukron" and bool(self.bounds())
 
     def _pass_over(self, name: str, why: str, no_file: str = "") -> None:
         """Remember and tell why a candidate is not fitted, or not to the end."""
@@ -206,7 +227,7 @@ class _Hunt:
         Found without fitting it, and told.
         """
         model = self._make(name, {})
-        least = model.least_file_bytes(self.X, self.orders)
+        least = model.least_file_bytes(self.X, self.orders) + self.label_bytes
         below = 0.0 if model.answers_negative else negative_share(self.X)
         self.least = min(self.least, least)
         if least > limit:
@@ -221,7 +242,7 @@ class _Hunt:
 
     def within_bytes(self, names: list[str], limit: int) -> Found:
         """Every candidate at the largest size that fits; the least error wins."""
-        if 8 * limit < EXACT_BITS * self.X.nnz:
+        if 8 * (limit - self.label_bytes) < EXACT_BITS * self.X.nnz:
             names = _cells_first(names)
         for name in self._each(names):
             reached = self.best.relative_error if self.best else 1.0
@@ -241,6 +262,10 @@ class _Hunt:
                 if least
                 else f"; none of these methods can make one below {self.least:,} bytes"
             )
+            if self.label_bytes:
+                hint += f"; the labels of its indices take {self.label_bytes:,} of them: leave these out (--no-labels)"
+            if self._cut_short():
+                hint += f"; {self._over}: give more (--seconds)"
             raise InputError(f"no method makes a file of at most {limit:,} bytes; allow more{hint}")
         fitting = [attempt for attempt in self.attempts if attempt.file_bytes <= limit]
         reason = f"the least error of {len(fitting)} fits of at most {limit:,} bytes"
@@ -263,7 +288,8 @@ class _Hunt:
         if best is None:
             least = min(self.attempts, key=lambda attempt: attempt.relative_error, default=None)
             hint = f"; the closest tried: {least}" if least else ""
-            raise InputError(f"no candidate reaches a relative error of {limit}; add 'lossless' to the methods{hint}")
+            remedy = f"{self._over}: give more (--seconds)" if self._cut_short() else "add 'lossless' to the methods"
+            raise InputError(f"no candidate reaches a relative error of {limit}; {remedy}{hint}")
         meeting = [attempt for attempt in self.attempts if attempt.relative_error <= limit * ROUNDING]
         reason = f"the smallest of {len(meeting)} fits of a relative error up to {limit}"
         return self._found(names, best, meeting, reason, lambda one: one.file_bytes, "bytes")
@@ -305,8 +331,8 @@ class _Hunt:
         return attempt if attempt and attempt.relative_error <= limit * ROUNDING else None
 
     def _smallest(self, name: str, limit: float) -> Attempt | None:
-        ceiling = self.best.file_bytes - 1 if self.best else 16 * self.X.nnz + 4 * sum(self.X.shape) + 4096
-        if ceiling < SMALLEST:
+        ceiling = self.best.file_bytes - 1 if self.best else self._ample()
+        if ceiling < self._smallest_size():
             self._pass_over(name, f"no smaller file than {ceiling + 1} bytes is looked for")
             return None
         if self._hopeless(name, ceiling, limit):
@@ -314,10 +340,10 @@ class _Hunt:
         found = self.fit_within(name, ceiling)
         if found is None or found.relative_error > limit:
             return None
-        low, high = math.log(SMALLEST), math.log(found.file_bytes)
+        low, high = math.log(self._smallest_size()), math.log(found.file_bytes)
         for _ in range(0 if name in ("lossless", "neukron") else BISECTIONS):
             if self.left() < LEAST_SECONDS:
-                self._pass_over(name, f"the {self.seconds:g} s of the search ended before its smallest file was found")
+                self._pass_over(name, f"{self._over}, its smallest file was not found")
                 break
             middle = (low + high) / 2
             attempt = self.fit_within(name, int(math.exp(middle)))
@@ -327,13 +353,21 @@ class _Hunt:
                 low = middle
         return found
 
+    def _smallest_size(self) -> int:
+        return SMALLEST + self.label_bytes
+
+    def _ample(self) -> int:
+        """Bytes that a file of a low error hardly takes."""
+        return 16 * self.X.nnz + 4 * sum(self.X.shape) + 4096 + self.label_bytes
+
     def fit_within(self, name: str, limit: int) -> Attempt | None:
         """Fit a method so that its file has at most `limit` bytes, but close to it; None if it cannot be."""
         kind = METHODS[name].load()
         model = self._make(name, kind.settings_within(self.X, limit, self.orders) or {})
         told = len(json.dumps({"set": model.given_settings()}))
         overhead = model.file_overhead(self.X, self.orders) + told
-        nominal, best = limit - min(overhead, limit / 2), None
+        room = max(1, limit - self.label_bytes)
+        nominal, best = room - min(overhead, room / 2), None
         if name == "neukron":
             each = f", each within {self.bounds()}" if self.bounds() else ""
             self._tell_once(f"neukron: {kind.fits_to_meet_a_size} fits at most{each}")
@@ -341,7 +375,7 @@ class _Hunt:
         share = 1.0
         while len(tried) < kind.fits_to_meet_a_size:
             settings = kind.settings_within(_known_to(kind, self.X), math.floor(nominal), self.orders)
-            if settings is None or (settings in tried and (share <= 1 or nominal < limit / 4)):
+            if settings is None or (settings in tried and (share <= 1 or nominal < room / 4)):
                 break
             if settings in tried:  # a step of this method's sizes is wider than what was too much
                 nominal *= 0.9
@@ -350,9 +384,9 @@ class _Hunt:
             attempt = self.try_to_fit(name, settings)
             if attempt is None:
                 return best
-            share = attempt.file_bytes / limit
-            if share > 1 and self.best and self.left() < LEAST_SECONDS:
-                self._pass_over(name, f"the {self.seconds:g} s of the search ended before it met the size")
+            share = (attempt.file_bytes - self.label_bytes) / room
+            if share > 1 and self.until_given_up() < LEAST_SECONDS:
+                self._pass_over(name, f"{self._over}, it did not meet the size")
                 return best
             if share <= 1 and (best is None or attempt.relative_error < best.relative_error):
                 best = attempt
@@ -381,8 +415,8 @@ class _Hunt:
                 raise
             self._pass_over(name, str(error))
             return None
-        except _OutOfTimeError:
-            self._pass_over(name, f"the {self.seconds:g} s of the search ended while it was fitted")
+        except OutOfTimeError:
+            self._pass_over(name, f"{self._over}, it was not fitted to its end")
             return None
 
     def fit(self, name: str, settings: dict[str, Any]) -> Attempt:
@@ -393,7 +427,9 @@ class _Hunt:
         model = self._make(name, settings)
         model.listener = self._tell_once
         started = self._clock()
-        self._fit(model, f"{self._turn}: {name}")
+        with nullcontext() if self._own_limit(name) else given_up_after(self.until_given_up):
+            self._limit(model)
+            self._fit(model, f"{self._turn}: {name}")
         error = float(model.error(self.X)["error"])
         relative = error / self.X.norm2 if error else 0.0
         size = file_bytes(model, self.orders)
@@ -411,13 +447,7 @@ class _Hunt:
                 model.fit(self.X, lambda state: reached(state.epoch if epochs else round(state.seconds, 1)))
             return
         with progress.towards(label, getattr(model, "max_sweeps", None), "sweep") as reached:
-
-            def after_sweep(row: dict[str, Any]) -> None:
-                reached(row["epoch"])
-                if self.left() < 0 and self.best and not hasattr(model, "max_seconds"):
-                    raise _OutOfTimeError
-
-            model.fit(self.X, after_sweep)
+            model.fit(self.X, lambda row: reached(row["epoch"]))
 
     def _tell_once(self, line: str) -> None:
         if line not in self._told:
@@ -433,18 +463,20 @@ class _Hunt:
         return ", ".join(f"{key}={_rounded(self.neukron[key])}" for key in _LIMITS if key in self.neukron)
 
     def _make(self, name: str, settings: dict[str, Any]) -> Any:
-        """A model; where a fit can be told when to end, it is given half of the time that is left, NeuKron all."""
         if name == "neukron":
             from pipeline.neukron import NeuKron
 
-            limit = {} if self.bounds() else {"max_seconds": max(self.left(), LEAST_SECONDS)}
-            return NeuKron(seed=self.seed, **(self.neukron | limit | settings))
+            return NeuKron(seed=self.seed, **(self.neukron | settings))
         from pipeline.baselines import make
 
-        model: Any = make(name, settings, self.seed)
-        if hasattr(model, "max_seconds"):
-            model.max_seconds = max(self.left() / 2, LEAST_SECONDS) * self._wall_seconds()
-        return model
+        return make(name, settings, self.seed)
+
+    def _limit(self, model: Any) -> None:
+        """Tell a fit that can end itself when to: after half of the time that is left, NeuKron after most of it."""
+        if hasattr(model, "max_seconds") and not self._own_limit(model.name):
+            model.warm_up(2 if model.name == "neukron" else self.X.order)  # which its own clock does not count
+            share = LAST_SHARE if model.name == "neukron" else 0.5
+            model.max_seconds = max(share * self.left(), LEAST_SECONDS) * self._wall_seconds()
 
     def _wall_seconds(self) -> float:
         """Of the wall's clock for one of the search's own, so far."""
@@ -454,10 +486,12 @@ class _Hunt:
 
 def file_bytes(model: Compressor, orders: bool) -> int:
     """Size of the artifact that a fitted model writes."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.safetensors"
-        model.save(path, orders=orders)
-        return path.stat().st_size
+    return len(model.artifact(orders))
+
+
+def label_bytes(X: SparseTensor) -> int:
+    """What the labels of a tensor's indices take in the file of any method that keeps the orders."""
+    return sum(array.nbytes + ARRAY_HEADER + len(name) for name, array in About.of(X).label_arrays().items())
 
 
 def _known_to(kind: type[Compressor], X: SparseTensor) -> SparseTensor:

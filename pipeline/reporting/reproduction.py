@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from pipeline.methods import METHODS
 from pipeline.reporting.figures import scaling_laws, share_of_zeros
 from pipeline.reporting.literature import METHOD_NAMES, published
 from pipeline.reporting.results import Results, places_of
-from pipeline.reporting.statistics import FEWEST_SIZES, fit_power_law, over_seeds
+from pipeline.reporting.statistics import FEWEST_SIZES, fit_power_law, over_seeds, student_quantile
 from pipeline.reporting.style import PLUS_MINUS, duration, look, point_name, significant, with_prefix
 from pipeline.reporting.targets import EVIDENCE, TARGETS, runs_of
 
@@ -71,7 +70,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     if count < 2:
         return (float(values[0]) if count else math.nan), math.inf
     deviation = float(np.std(values, ddof=1)) / math.sqrt(count)
-    return float(np.mean(values)), float(student.ppf(0.975, count - 1)) * deviation
+    return float(np.mean(values)), student_quantile(count - 1) * deviation
 
 
 def judge(ours: float, halfwidth: float, theirs: float, stderr: float, *, lower_is_better: bool | None) -> str:

@@ -17,6 +17,8 @@ from pipeline.baselines.coding import (
     mixed,
     overlaps,
     repeated,
+    scaled,
+    steps,
     symmetric,
     unlabelled,
 )
@@ -212,8 +214,18 @@ def all_codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[L
     """All orders stored, the top mode left as it is, all modes left as they are; by every code able to.
 
     The code of each tells the tensor up to the orders of its modes. Of a symmetric matrix each pair of cells is told
-    once.
+    once; values are told as whole numbers where they have a scale.
     """
+    scale = scaled.find(values)
+    numbers = values if scale is None else scale.numbers(values)
+    found = _codes(coords, numbers, shape)
+    regular = steps.pack(coords, numbers, shape, min(each.bytes for each in found))
+    found += [] if regular is None else [Labelled(regular, {}, {})]
+    return found if scale is None else [each._replace(code=scaled.wrapped(scale, each.code)) for each in found]
+
+
+def _codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[Labelled]:
+    """As :func:`all_codes`, by codes that tell which indices meet, of values as they are."""
     if symmetric.able(coords, values, shape):
         return _symmetric_codes(coords, values, shape)
     code, orders = free_code(coords, values, shape)
@@ -238,7 +250,7 @@ def all_codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[L
 def _symmetric_codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[Labelled]:
     """In an order of the code's own choice, and in the tensor's by every code able to."""
     one = symmetric.upper(coords)
-    triangle = [each.code for each in all_codes(coords[one], values[one], shape) if not each.orders]
+    triangle = [each.code for each in _codes(coords[one], values[one], shape) if not each.orders]
     candidates = [Labelled(symmetric.mirrored(code), {}, {}) for code in triangle]
     packed = symmetric.pack(coords, values, shape)
     if packed is not None:
@@ -332,6 +344,10 @@ def decode(code: bytes) -> gaps.Cells:
         return symmetric.unpack(code)
     if code[:1] == symmetric.MIRRORED:
         return _mirrored(code[1:])
+    if code[:1] == scaled.CODE:
+        return _scaled(code)
+    if code[:1] == steps.CODE:
+        return steps.unpack(code)
     if code[:1] == mixed.CODE:
         return mixed.unpack(code)
     if code[:1] == overlaps.CODE:
@@ -346,12 +362,22 @@ def decode(code: bytes) -> gaps.Cells:
 @gaps.decoder
 def _mirrored(code: bytes) -> gaps.Cells:
     """A symmetric matrix, given the code of its upper triangle."""
-    if code[:1] == symmetric.MIRRORED:
-        raise ValueError("mirrored twice")
+    if code[:1] in (symmetric.MIRRORED, scaled.CODE):
+        raise ValueError("mirrored twice, or before values are scaled")
     coords, values, shape = decode(code)
     if len(shape) != 2 or shape[0] != shape[1] or np.any(coords[:, 0] > coords[:, 1]):
         raise ValueError("no upper triangle")
     return *symmetric.both(coords, values), shape
+
+
+@gaps.decoder
+def _scaled(code: bytes) -> gaps.Cells:
+    """Cells whose values are told as whole numbers."""
+    scale, inner = scaled.unwrapped(code)
+    if inner[:1] == scaled.CODE:
+        raise ValueError("scaled twice")
+    coords, numbers, shape = decode(inner)
+    return coords, scale.values(numbers), shape
 
 
 def _move(coords: Integers, orders: list[Integers]) -> Integers:
