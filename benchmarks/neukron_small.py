@@ -42,6 +42,7 @@ DENSE = 1 << 20  # cells at most, of which ensembles are measured
 ENSEMBLE = (2, 4)  # hidden sizes of which there is one
 RIVALS: dict[str, dict[str, Any]] = {"rate-distortion": {"orders": True}, "elicit": {"rank": 32}}
 LOG_SCALE = 8  # bytes
+COMPRESSED = 2  # times shorter than as they are, the code of weights is at best
 
 Order = npt.NDArray[np.int64]
 
@@ -149,6 +150,11 @@ def measured(path: Path) -> dict[str, Any]:
             print(f"{path.stem}, {kind}: {told:,} bytes of orders, beyond every budget", flush=True)
             continue
         for hidden, bits in itertools.product(HIDDEN, BITS):
+            least = (
+                sum(part.numel() for part in SequenceModel(levels, hidden, 0).parameters()) * bits // (8 * COMPRESSED)
+            )
+            if least + told > max(BUDGETS):
+                continue
             model, weights = fitted(X, orders, hidden, bits)
             if weights + told > max(BUDGETS):
                 continue

@@ -53,7 +53,7 @@ def test_steps_give_the_cells_back_and_refuse_damage(make: object) -> None:
 
 def test_steps_are_not_told_where_they_are_irregular() -> None:
     coords = np.unique(np.random.default_rng(0).integers(0, 200, (3000, 2)), axis=0)
-    assert steps.pack(coords, np.ones(len(coords)), (200, 200), 800) is None
+    assert steps.pack(coords, np.ones(len(coords)), (200, 200), 100) is None
 
 
 @pytest.mark.parametrize(

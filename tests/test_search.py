@@ -382,6 +382,11 @@ def test_labels_count_in_the_size_and_can_be_left_out(tmp_path: Path, monkeypatc
     found = searching.search(named, max_bytes=560 + extra, methods=["truncation"]).best
     assert abs(found.file_bytes - extra - plain.file_bytes) < 60
     assert abs(found.relative_error - plain.relative_error) < 0.04
+    many = SparseTensor(X.coords, X.values, X.shape, labels={1: [random.bytes(60).hex() for _ in names]})
+    most = searching.label_bytes(many)
+    assert most > 4 * 560  # so that hardly any of the size is the cells'
+    found = searching.search(many, max_bytes=560 + most, methods=["truncation"]).best
+    assert abs(found.relative_error - plain.relative_error) < 0.06
     with pytest.raises(InputError, match=rf"the labels of its indices take {extra:,} of them: .*--no-labels"):
         searching.search(named, max_bytes=extra, methods=["truncation", "lossless"])
     named.write_parquet("x.parquet")
