@@ -27,7 +27,7 @@ KNOWN: list[tuple[str, dict[str, Any]]] = [
     *(("hybrid", {"share": share}) for share in (0.1, 0.4)),
     ("q-svd", {"rank": 16}),
     ("q-cp", {"rank": 16}),
-    ("light-it", {"rank": 5}),
+    *(("light-it", {"rank": rank}) for rank in (1, 5, 16)),
 ]
 
 
@@ -93,7 +93,22 @@ def table(stored: dict[str, Any]) -> list[str]:
                 f"| {name} | {limit} | {row['method']} | {row['bytes']:,} | {row['error']:.4f} | {known['method']}, "
                 f"{known['bytes']:,} B, {known['error']:.4f} | {row['ratio']:.3f} | {row['seconds']:.0f} |"
             )
-    return lines
+    return lines + by_method(stored)
+
+
+def by_method(stored: dict[str, Any]) -> list[str]:
+    """Lines of a table of the least error that each method has within each budget, whole files, orders stored."""
+    names = [name for name, _ in KNOWN] + sorted({one["method"] for row in stored.values() for one in row["points"]})
+    names = [name for name in dict.fromkeys(names) if name != "lossless"]
+    lines = ["", f"| data set | bytes | {' | '.join(names)} |", "|---|--:|" + "--:|" * len(names)]
+    for data, rows in sorted(stored.items()):
+        for size in BUDGETS:
+            within = [one for one in rows["points"] if one["bytes"] <= size]
+            errors = [min((one["error"] for one in within if one["method"] == name), default=None) for name in names]
+            cells = ["-" if error is None else f"{error:.4f}" for error in errors]
+            lines.append(f"| {data} | {size:,} | {' | '.join(cells)} |")
+    told = "Least relative error of each method within a size, of all fits of the searches and of those beside them."
+    return [*lines, "", told]
 
 
 def main(argv: list[str] | None = None) -> None:

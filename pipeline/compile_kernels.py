@@ -23,7 +23,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments.add_argument(
         "--processes",
-        type=int,
+        action=step.WholeNumber,
+        least=1,
         default=len(os.sched_getaffinity(0)),
         help="processes that share the work; default: one a core, here %(default)s",
     )

@@ -52,8 +52,8 @@ def test_steps_give_the_cells_back_and_refuse_damage(make: object) -> None:
 
 
 def test_steps_are_not_told_where_they_are_irregular() -> None:
-    coords = np.unique(np.random.default_rng(0).integers(0, 200, (900, 2)), axis=0)
-    assert steps.pack(coords, np.ones(len(coords)), (200, 200), 400) is None
+    coords = np.unique(np.random.default_rng(0).integers(0, 200, (3000, 2)), axis=0)
+    assert steps.pack(coords, np.ones(len(coords)), (200, 200), 100) is None
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,24 @@ def test_multiples_and_few_values_are_told_as_whole_numbers(
     for end in range(1, len(code), 7):
         with contextlib.suppress(InputError):
             assert len(exact.decode(code[:end])[0]) > 0
+
+
+@pytest.mark.parametrize("shape", [(150, 8), (8, 150), (150, 4, 2)])
+@pytest.mark.parametrize("unit", [1.0, 0.25])
+def test_values_that_change_slowly_along_a_mode_are_told_as_differences(shape: tuple[int, ...], unit: float) -> None:
+    random = np.random.default_rng(0)
+    cells = np.argwhere(random.random((150, 8)) < 0.7)
+    values = unit * np.rint(900 + 300 * np.sin(cells[:, 0] / 20 + cells[:, 1]) + random.normal(0, 2, len(cells)))
+    cells = (
+        np.stack((cells[:, 0], *np.unravel_index(cells[:, 1], shape[1:])), axis=1) if shape[0] > 8 else cells[:, ::-1]
+    )
+    lengths = []
+    for numbers in (values, random.permutation(values)):
+        X = SparseTensor(cells, numbers, shape)
+        found = [each for each in exact.all_codes(X.coords, X.values, X.shape) if not each.orders]
+        assert all(SparseTensor(*exact.decode(each.code)) == X for each in found)
+        lengths.append(min(each.bytes for each in found))
+    assert lengths[0] < 0.8 * lengths[1]
 
 
 @pytest.mark.parametrize("values", [np.arange(1.0, 9.0), np.full(8, 0.3), np.random.default_rng(0).normal(size=64)])

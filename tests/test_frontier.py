@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import re
 import shutil
 from pathlib import Path
@@ -210,6 +211,16 @@ def test_general_compressors_get_sorted_coordinates_and_values() -> None:
     assert yardsticks.general(X)["gzip"] == len(gzip.compress(content, 9))
     wide = SparseTensor([[0, 0], [2**40, 1]], [1.0, 1.0], (2**41, 4))
     assert np.frombuffer(yardsticks.plain(wide), dtype="<i8").reshape(2, 2)[0].tolist() == [0, 2**40]
+
+
+def test_a_program_that_fails_is_one_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("zpaq", "zstd", "pbmtojbg"):
+        (tmp_path / name).write_text("#!/bin/sh\nkill -XFSZ $$\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    X = SparseTensor([[0, 0], [2, 1], [2, 3]], [1.0, 1.0, 1.0], (3, 4))
+    found = yardsticks.general(X) | yardsticks.bitmap_bytes(X)
+    assert [name for name, size in found.items() if size is None] == ["zstd", "zpaq", "JBIG", "JBIG, sorted"]
 
 
 def test_bitmaps_are_for_binary_matrices_and_sorted_ones_take_less() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import yaml
 from pipeline.errors import InputError
 from pipeline.workflow.merge_lock import Objects, merge, merged_tree
 from pipeline.workflow.records import PACK
+from tests import checkout
 
 STORE = {
     "b.dir": {"h4-s0/m": "1"},
@@ -117,20 +117,8 @@ STAGES = {
 
 
 def test_two_users_work_is_merged_and_only_what_rests_on_both_is_made_again(root: Path, tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        **{f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-        **ENVIRONMENT,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(root),
-    }
-
     def run(folder: Path, command: str) -> str:
-        done = subprocess.run(
-            command.split(), cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}"
-        return done.stdout
+        return checkout.run(folder, *command.split(), PYTHONPATH=str(root), GIT_CONFIG_GLOBAL="/dev/null")
 
     def share(folder: Path) -> None:
         for command in ("snakemake --quiet progress host", "dvc commit -f -q", "git add -A", "git commit -q -m made"):

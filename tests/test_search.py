@@ -18,6 +18,7 @@ from pipeline.errors import InputError
 from pipeline.methods import COMPRESSORS
 from pipeline.methods import METHODS as TABLE
 from pipeline.sparse import SparseTensor
+from tests.quick import QUICK
 
 CHEAP = ["lossless", "truncation", "accams", "cmd", "t-svd", "cp"]
 
@@ -151,7 +152,7 @@ def test_no_file_is_smaller_than_what_a_method_is_passed_over_for(method: str) -
     for X in tensors():
         if not kind.takes_order(X.order):
             continue
-        usual = {"seed_power": 5, "max_sweeps": 1} if method == "kronfit" else {}
+        usual = {"kronfit": {"seed_power": 5, "max_sweeps": 1}, "hybrid": QUICK["hybrid"]}.get(method, {})
         for settings in (LEAST[method], usual) if method in LEAST else (usual,):
             if method == "neukron" and settings is not LEAST[method]:
                 continue
@@ -231,7 +232,7 @@ def test_settings_hit_the_size_they_were_asked_for(method: str) -> None:
     X = SparseTensor.from_dense(random.uniform(size=(200, 300)) < 0.05)
     settings = METHODS[method].settings_within(X, 20_000, orders=False)
     assert settings is not None
-    quick = {"max_sweeps": 2} if "max_sweeps" in METHODS[method].declared else {}
+    quick = {name: value for name, value in (("max_sweeps", 2), ("share", 0.5)) if name in METHODS[method].declared}
     size = METHODS[method](**settings, **quick).fit(X).size()["bytes_equal"]
     assert size <= 20_000 * (1.2 if method in ("cur", "cmd") else 1.0)
     assert size >= 20_000 * (0.05 if method == "kronfit" else 0.3)
@@ -381,6 +382,11 @@ def test_labels_count_in_the_size_and_can_be_left_out(tmp_path: Path, monkeypatc
     found = searching.search(named, max_bytes=560 + extra, methods=["truncation"]).best
     assert abs(found.file_bytes - extra - plain.file_bytes) < 60
     assert abs(found.relative_error - plain.relative_error) < 0.04
+    many = SparseTensor(X.coords, X.values, X.shape, labels={1: [random.bytes(60).hex() for _ in names]})
+    most = searching.label_bytes(many)
+    assert most > 4 * 560  # so that hardly any of the size is the cells'
+    found = searching.search(many, max_bytes=560 + most, methods=["truncation"]).best
+    assert abs(found.relative_error - plain.relative_error) < 0.06
     with pytest.raises(InputError, match=rf"the labels of its indices take {extra:,} of them: .*--no-labels"):
         searching.search(named, max_bytes=extra, methods=["truncation", "lossless"])
     named.write_parquet("x.parquet")

@@ -8,6 +8,7 @@ import math
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -33,21 +34,22 @@ def plain(X: SparseTensor) -> bytes:
 
 
 def by_program(name: str, content: bytes) -> int | None:
-    """Bytes by a program of the system; None where it is not installed."""
+    """Bytes by a program of the system; None where it is not installed or fails, for want of room say."""
     if shutil.which(name) is None:
         return None
-    with tempfile.TemporaryDirectory() as folder:
+    with suppress(OSError, subprocess.CalledProcessError), tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "plain", Path(folder) / f"packed.{name}"
         source.write_bytes(content)
         tail = ["-method", "5"] if name == "zpaq" else []
         subprocess.run([*PROGRAMS[name], str(target), str(source), *tail], check=True, capture_output=True)
         return target.stat().st_size
+    return None
 
 
 def general(X: SparseTensor) -> dict[str, int | None]:
     """Bytes by gzip, xz and what the system has of `PROGRAMS` on :func:`plain`, as Parquet, and in CSF.
 
-    None stands for a program that is not installed. All of these hold the tensor in its own indices.
+    None stands for a program that is not installed, or fails. All of these hold the tensor in its own indices.
     """
     content = plain(X)
     found: dict[str, int | None] = {
@@ -65,7 +67,8 @@ def general(X: SparseTensor) -> dict[str, int | None]:
 def bitmap_bytes(X: SparseTensor) -> dict[str, int | None]:
     """Bytes of a binary matrix as a bitmap by JBIG (ITU-T T.82), in its own indices, and sorted as gaps are.
 
-    None where ``pbmtojbg`` is not installed; nothing of a tensor that is no binary matrix or of a bitmap too large.
+    None where ``pbmtojbg`` is not installed or fails; nothing of a tensor that is no binary matrix or of a bitmap too
+    large.
     """
     if X.order != 2 or len(np.unique(X.values)) > 1 or X.shape[0] * X.shape[1] > LARGEST_BITMAP:
         return {}
@@ -80,8 +83,9 @@ def _jbig(coords: Integers, shape: tuple[int, ...]) -> int | None:
     bits = np.zeros(shape, dtype=np.uint8)
     bits[tuple(coords.T)] = 1
     portable = f"P4\n{shape[1]} {shape[0]}\n".encode() + np.packbits(bits, axis=1).tobytes()
-    done = subprocess.run(["pbmtojbg", "-q"], input=portable, check=True, capture_output=True)
-    return len(done.stdout)
+    with suppress(OSError, subprocess.CalledProcessError):
+        return len(subprocess.run(["pbmtojbg", "-q"], input=portable, check=True, capture_output=True).stdout)
+    return None
 
 
 def structureless_bytes(X: SparseTensor, orders: bool) -> int:

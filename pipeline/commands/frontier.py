@@ -227,6 +227,6 @@ def _report(X: SparseTensor, options: argparse.Namespace, rows: pd.DataFrame) ->
             ]
         )
     print("exact, bytes:")
-    absent = [(name, "not installed") for name, size in others.items() if size is None]
+    absent = [(name, "not installed, or failed") for name, size in others.items() if size is None]
     print_rows([(name, f"{size:,}") for name, size in sorted(exact.items(), key=lambda item: item[1])] + absent)
     print(f"{options.output}, {options.output.with_suffix('.csv')}")

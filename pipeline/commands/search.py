@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -367,8 +365,9 @@ class _Hunt:
         kind = METHODS[name].load()
         model = self._make(name, kind.settings_within(self.X, limit, self.orders) or {})
         told = len(json.dumps({"set": model.given_settings()}))
-        overhead = model.file_overhead(self.X, self.orders) + self.label_bytes + told
-        nominal, best = limit - min(overhead, limit / 2), None
+        overhead = model.file_overhead(self.X, self.orders) + told
+        room = max(1, limit - self.label_bytes)
+        nominal, best = room - min(overhead, room / 2), None
         if name == "neukron":
             each = f", each within {self.bounds()}" if self.bounds() else ""
             self._tell_once(f"neukron: {kind.fits_to_meet_a_size} fits at most{each}")
@@ -376,7 +375,7 @@ class _Hunt:
         share = 1.0
         while len(tried) < kind.fits_to_meet_a_size:
             settings = kind.settings_within(_known_to(kind, self.X), math.floor(nominal), self.orders)
-            if settings is None or (settings in tried and (share <= 1 or nominal < limit / 4)):
+            if settings is None or (settings in tried and (share <= 1 or nominal < room / 4)):
                 break
             if settings in tried:  # a step of this method's sizes is wider than what was too much
                 nominal *= 0.9
@@ -385,7 +384,7 @@ class _Hunt:
             attempt = self.try_to_fit(name, settings)
             if attempt is None:
                 return best
-            share = attempt.file_bytes / limit
+            share = (attempt.file_bytes - self.label_bytes) / room
             if share > 1 and self.until_given_up() < LEAST_SECONDS:
                 self._pass_over(name, f"{self._over}, it did not meet the size")
                 return best
@@ -487,10 +486,7 @@ class _Hunt:
 
 def file_bytes(model: Compressor, orders: bool) -> int:
     """Size of the artifact that a fitted model writes."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.safetensors"
-        model.save(path, orders=orders)
-        return path.stat().st_size
+    return len(model.artifact(orders))
 
 
 def label_bytes(X: SparseTensor) -> int:

@@ -217,13 +217,11 @@ def all_codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[L
     once; values are told as whole numbers where they have a scale.
     """
     scale = scaled.find(values)
-    if scale is not None:
-        found = _codes(coords, scale.numbers(values), shape)
-        candidates = [each._replace(code=scaled.wrapped(scale, each.code)) for each in found]
-    else:
-        candidates = _codes(coords, values, shape)
-    regular = steps.pack(coords, values, shape, min(each.bytes for each in candidates))
-    return candidates if regular is None else [*candidates, Labelled(regular, {}, {})]
+    numbers = values if scale is None else scale.numbers(values)
+    found = _codes(coords, numbers, shape)
+    regular = steps.pack(coords, numbers, shape, min(each.bytes for each in found))
+    found += [] if regular is None else [Labelled(regular, {}, {})]
+    return found if scale is None else [each._replace(code=scaled.wrapped(scale, each.code)) for each in found]
 
 
 def _codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[Labelled]:

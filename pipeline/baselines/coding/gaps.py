@@ -273,6 +273,16 @@ def unfold(folded: Integers) -> Reals:
     return np.where(folded % 2 == 1, -(folded // 2) - 1, folded // 2 + 1).astype(np.float64)
 
 
+def zigzag(numbers: Integers) -> Integers:
+    """Whole numbers as such of at least 0: 0, -1, 1, -2 .. as 0, 1, 2, 3 .."""
+    return np.where(numbers < 0, -2 * numbers - 1, 2 * numbers)
+
+
+def unzigzag(folded: Integers) -> Integers:
+    """Undo :func:`zigzag`."""
+    return np.where(folded & 1, -(folded >> 1) - 1, folded >> 1)
+
+
 def squeeze(content: Bytes) -> tuple[bytes, int]:
     """Raw LZMA with the best number of literal context bits; also the settings that undo it, as one number."""
     plain = content.tobytes()

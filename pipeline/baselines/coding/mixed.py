@@ -24,6 +24,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.baselines.base import Integers, Reals
 from pipeline.baselines.coding import gaps
@@ -32,6 +33,11 @@ CODE = b"\x05"  # first byte of such a code
 LARGEST_MODE = 1 << 27
 MOST_LEVELS = 8
 MIXED = 4  # kind of values, beside those of `gaps`: whole, mixed from contexts
+ALONG, DOWN = (
+    6,
+    7,
+)  # as such, less the value of the cell before; of the one before that differs in the first index alone
+SMOOTH = 0.8  # of the magnitudes' bits, below which differences are tried
 UNIT = 1 << 16  # a chance of one
 STEPS = 256  # of the logistic domain, to one natural logarithm
 REACH = 12 * STEPS
@@ -126,14 +132,61 @@ def pack(coords: Integers, values: Reals, shape: Sequence[int]) -> bytes | None:
     """
     if not able(shape):
         return None
-    codes = [_pack(coords, values, shape, modes) for modes in sequences(shape)]
+    codes = [
+        _pack(coords, values, shape, modes, kind)
+        for modes in sequences(shape)
+        for kind in _kinds(coords, values, modes)
+    ]
     return min((code for code in codes if code is not None), key=len, default=None)
 
 
-def _pack(coords: Integers, values: Reals, shape: Sequence[int], modes: list[int]) -> bytes | None:
-    rows = coords[:, modes]
-    by_row = np.lexsort(rows.T[::-1])
-    rows = rows[by_row]
+def _sorted(coords: Integers, modes: list[int]) -> tuple[Integers, Integers]:
+    """Cells in a sequence of modes, and which these are."""
+    by_row = np.lexsort(coords[:, modes[::-1]].T)
+    return coords[by_row][:, modes], by_row
+
+
+def _kinds(coords: Integers, values: Reals, modes: list[int]) -> list[int]:
+    """Kinds of whole values worth trying."""
+    if gaps.encode_values(values)[0] != gaps.WHOLE:
+        return [MIXED]
+    rows, by_row = _sorted(coords, modes)
+    whole = values[by_row].astype(np.int64)
+    bits = {kind: float(np.sum(np.log2(1 + np.abs(_apart(rows, whole, kind))))) for kind in (ALONG, DOWN)}
+    best = min(bits, key=bits.__getitem__)
+    return [MIXED, best] if bits[best] < SMOOTH * float(np.sum(np.log2(1 + np.abs(whole)))) else [MIXED]
+
+
+def _earlier(rows: Integers, kind: int) -> tuple[Integers, npt.NDArray[np.bool_]]:
+    """Cells in the sequence in which each is told less the one before, and whether it is one that has none before."""
+    if kind == ALONG:
+        return np.arange(len(rows)), np.arange(len(rows)) == 0
+    line = np.lexsort(rows[:, :0:-1].T)
+    return line, np.append(True, np.any(np.diff(rows[line, 1:], axis=0) != 0, axis=1))
+
+
+def _apart(rows: Integers, whole: Integers, kind: int) -> Integers:
+    """Values less the one before that the kind says."""
+    line, first = _earlier(rows, kind)
+    apart = np.empty_like(whole)
+    apart[line] = whole[line] - np.where(first, 0, np.append(0, whole[line][:-1]))
+    return apart
+
+
+def _together(rows: Integers, apart: Integers, kind: int) -> Integers:
+    """Undo :func:`_apart`."""
+    line, first = _earlier(rows, kind)
+    total = np.cumsum(apart[line])
+    begins = np.flatnonzero(first)
+    base = total[begins] - apart[line][begins]
+    whole = np.empty_like(apart)
+    whole[line] = total - np.repeat(base, np.diff(np.append(begins, len(line))))
+    return whole
+
+
+def _pack(coords: Integers, values: Reals, shape: Sequence[int], modes: list[int], whole: int) -> bytes | None:
+    """By one sequence of modes; `whole` is the kind of values where they are whole."""
+    rows, by_row = _sorted(coords, modes)
     bits = int(np.clip((len(rows) * len(shape) * 24).bit_length(), *SLOTS))
     model = Model(bits, None, 1024 + 12 * rows.size)
     path = np.zeros((1, 0), dtype=np.int64)
@@ -151,8 +204,10 @@ def _pack(coords: Integers, values: Reals, shape: Sequence[int], modes: list[int
         path = mine[:, : level + 1]
     kind, constant, content = gaps.encode_values(values[by_row])
     if kind == gaps.WHOLE:
-        kind, content = MIXED, content[:0]
-        model.numbers(len(modes), _value_contexts(rows), gaps.fold(values[by_row]))
+        kind, content = whole, content[:0]
+        numbers = values[by_row].astype(np.int64)
+        folded = gaps.fold(values[by_row]) if kind == MIXED else gaps.zigzag(_apart(rows, numbers, kind))
+        model.numbers(len(modes), _value_contexts(rows), folded)
     code = model.finished()
     if code is None:
         return None
@@ -201,10 +256,13 @@ def unpack(code: bytes) -> gaps.Cells:
         path = np.concatenate((np.repeat(path, sizes, axis=0), children[:, None]), axis=1)
     if len(path) != count:
         raise ValueError(f"{len(path)} non-zeros where {count} belong")
-    if kind == MIXED:
+    if kind in (MIXED, ALONG, DOWN):
         folded = np.zeros(count, dtype=np.int64)
         model.numbers(len(modes), _value_contexts(path), folded)
-        values = gaps.unfold(folded)
+        if kind == MIXED:
+            values = gaps.unfold(folded)
+        else:
+            values = _together(path, gaps.unzigzag(folded), kind).astype(np.float64)
     else:
         values = gaps.decode_values(kind, constant, gaps.expand(streams[1], int(lengths[3])), count)
     coords = np.empty_like(path)

@@ -18,7 +18,7 @@ from pipeline.baselines.coding import gaps
 CODE = b"\x15"  # first byte of such a code
 STEPPED = 5  # kind of values, beside those of `gaps`: whole, as differences
 LARGEST_MODE = 1 << 61
-HOPEFUL = 2  # times the wanted length, by the quick compressor, up to which LZMA is tried
+HOPEFUL, MORE = 2, 1024  # times the wanted length, and bytes, by the quick compressor up to which LZMA is tried
 
 
 def pack(coords: Integers, values: Reals, shape: Sequence[int], most: int) -> bytes | None:
@@ -28,7 +28,7 @@ def pack(coords: Integers, values: Reals, shape: Sequence[int], most: int) -> by
     tried = [_streams(coords, values, first) for first in range(len(shape))]
     lengths = [sum(len(zlib.compress(stream.tobytes(), 6)) for stream in each) for _, _, each in tried]
     first = int(np.argmin(lengths))
-    if lengths[first] > HOPEFUL * most:
+    if lengths[first] > HOPEFUL * most + MORE:
         return None
     kind, constant, streams = tried[first]
     head = [len(shape), *shape, len(values), first, kind]
@@ -70,11 +70,10 @@ def unpack(code: bytes) -> gaps.Cells:
 
 
 def _steps(numbers: Integers) -> Integers:
-    """Differences from the number before, 0, -1, 1, -2 .. as 0, 1, 2, 3 .."""
-    steps: Integers = numbers - np.append(0, numbers[:-1])
-    return np.where(steps < 0, -2 * steps - 1, 2 * steps)
+    """Differences from the number before, as numbers of at least 0."""
+    return gaps.zigzag(numbers - np.append(0, numbers[:-1]))
 
 
 def _from_steps(folded: Integers) -> Integers:
     """Undo :func:`_steps`."""
-    return np.cumsum(np.where(folded & 1, -(folded >> 1) - 1, folded >> 1))
+    return np.cumsum(gaps.unzigzag(folded))
