@@ -754,6 +754,7 @@ def outcomes(
         ([("lossless", "default", 400, 0.0)], "at least 4.0x smaller", "no other is as small"),
         ([("lossless", "default", 50, 0.0)], "at least 2.0x larger", "higher error: the other is exact"),
         ([("cp", "a", 100, 0.5)], "same size", "same error"),
+        ([("truncation", "a", 0, 0.5)], "larger: the other takes no bytes", "same error"),
         ([], "no rival run", "no rival run"),
     ],
 )
@@ -824,6 +825,7 @@ def test_kpd_is_judged_beside_the_best_of_its_sparsity(
 ) -> None:
     rows = [("kpd", 0.8, 0.5, *seeds), ("dense", 0.9, 0.0, *seeds), ("rigl", 0.95, 0.1, *seeds)]
     rows += [("magnitude", other, 0.49, *seeds)] if other is not None else []
+    rows += [("kpd-choice", 0.79, 0.5, *seeds), ("kpd-group", 0.78, 0.5, *seeds)]  # no rivals of KPD
     names = ["method", "accuracy", "block_sparsity", "accuracy_stderr", "seeds"]
     frame = pd.DataFrame(rows, columns=names).assign(dataset="d", setting="b", network="linear")
     found = compare_networks(SimpleNamespace(networks=frame), "d")  # type: ignore[arg-type]
@@ -884,3 +886,5 @@ def test_a_large_experiment_has_a_bounded_page(root: Path, tmp_path: Path) -> No
     assert len(page.encode()) < 2_000_000
     assert page.count("snakemake --force results/runs") == 25  # the rest is in the data, and in tables/runs.csv
     assert "The first 25 of 240; all are in tables/runs.csv" in page
+    assert "On flights and kjv-3gram a single method was run: nothing is said about who is smaller." in page
+    assert "Smallest for a relative error" not in page

@@ -191,6 +191,16 @@ def test_the_accounting_is_that_of_all_comparisons(live: Browser) -> None:
     assert set(live.run(f"{rows}.map((r) => r.cells[0].textContent)")) == {"as published"}
 
 
+def test_a_caption_is_that_of_the_accounting_shown(live: Browser) -> None:
+    figure = f"document.querySelector('[data-figure={SIZES}]')"
+    words = f"[{figure}.querySelector('figcaption').textContent, {figure}.querySelector('svg').ariaLabel]"
+    caption, alt = live.run(words)
+    assert caption.startswith("Every method pays 4 bytes") and "bytes in equal accounting" in alt
+    choose(live, "accounting", "2")
+    caption, alt = live.run(words)
+    assert caption.startswith("What the method's own publication charges") and "bytes as published" in alt
+
+
 def test_the_legend_filters_all_linked_figures(live: Browser) -> None:
     count = "document.querySelectorAll('.drawing .mark[aria-label^=NeuKron]').length"
     assert live.run(count) > 10

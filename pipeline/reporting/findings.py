@@ -92,7 +92,9 @@ class Comparison:
             return same if self.ratio == 1 else "no difference shown"
         if outcome == "loss":
             factor = 1 / self.ratio if self.ratio else math.inf
-            return f"at least {times(factor)}x {worse}" if math.isfinite(factor) else f"{worse}: the other is exact"
+            return (
+                f"at least {times(factor)}x {worse}" if math.isfinite(factor) else f"{worse}: {NOTHING[self.measure]}"
+            )
         if outcome == "win" and not math.isfinite(self.lowest):
             return f"no other is as {'accurate' if self.measure == 'error' else 'small'}"
         if outcome == "win":
@@ -120,6 +122,7 @@ class Comparison:
 
 
 WORDS = {"error": ("smaller", "larger"), "bytes": ("lower error", "higher error")}
+NOTHING = {"error": "the other takes no bytes", "bytes": "the other is exact"}  # what a rival's 0 means
 USUAL = 0.5  # the relative error that the summary speaks of
 NEAR = 0.05  # a run within a twentieth of NeuKron's number counts as being at it
 
@@ -273,8 +276,12 @@ def summary_sentences(results: Results) -> list[str]:
         sentences += _size_sentences(compared)
     if alone:
         sentences.append(f"On {_list(alone)} no rival of NeuKron was run: nothing is said about who is smaller.")
-    if results.compression_datasets():
-        sentences += [_target_sentence(results, target) for target in (USUAL, 0.0)]
+    several = [name for name in results.compression_datasets() if results.methods_on(name) > 1]
+    if several:
+        sentences += [_target_sentence(results, several, target) for target in (USUAL, 0.0)]
+    lonely = [name for name in results.compression_datasets() if name not in [*several, *alone]]
+    if lonely:
+        sentences.append(f"On {_list(lonely)} a single method was run: nothing is said about who is smaller.")
     sentences += [
         _network_sentence(results, dataset, network)
         for dataset in results.network_datasets()
@@ -324,15 +331,15 @@ def _counted(names: Sequence[str]) -> str:
     return "however bytes are counted" if len(names) == len(ACCOUNTINGS) else f"bytes counted {_list(names)}"
 
 
-def _target_sentence(results: Results, target: float) -> str:
-    """Who has the smallest artifact for one wanted error, in the first two accountings, over all data sets."""
+def _target_sentence(results: Results, datasets: Sequence[str], target: float) -> str:
+    """Who has the smallest artifact for one wanted error, in the first two accountings, over some data sets."""
     found = smallest(results)
-    found = found[found["relative_error_at_most"] == target]
+    found = found[(found["relative_error_at_most"] == target) & found["dataset"].isin(datasets)]
     parts: dict[str, list[str]] = {}
     for accounting in ACCOUNTINGS[:2]:
         rows = found[found["accounting"] == accounting.name]
         text = "; ".join(
-            f"{look(str(name)).shown} on {_every(list(group['dataset']), results.compression_datasets())}"
+            f"{look(str(name)).shown} on {_every(list(group['dataset']), datasets)}"
             for name, group in rows.groupby("method", sort=False)
         )
         parts.setdefault(text or "no method here", []).append(accounting.name)

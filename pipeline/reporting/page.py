@@ -43,7 +43,7 @@ def render(results: Results, drawings: Mapping[str, Drawing]) -> str:
         "bytes": lambda value: with_prefix(value, "B"),
         "significant": significant,
         "count": lambda value: with_prefix(value, ""),
-        "percent": lambda value: f"{100 * value:.1f} %",
+        "percent": lambda value: f"{100 * value:.1f}\N{NO-BREAK SPACE}%",
         "sentence": _sentence,
     }
     environment.globals |= {

@@ -126,6 +126,10 @@ class Results:
         """Names of the data sets that networks were trained on, in the plan's order."""
         return list(dict.fromkeys(self.networks["dataset"]))
 
+    def methods_on(self, dataset: str) -> int:
+        """How many compressors were run on a data set."""
+        return int(self.compression.loc[self.compression["dataset"] == dataset, "method"].nunique())
+
     def networks_of(self, dataset: str) -> list[str]:
         """Names of the networks that were trained on a data set, in the plan's order."""
         return list(dict.fromkeys(self.networks.loc[self.networks["dataset"] == dataset, "network"]))

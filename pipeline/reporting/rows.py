@@ -12,9 +12,10 @@ from pipeline.reporting import interactive
 from pipeline.reporting.axes import group_name, log_axis, short_time
 from pipeline.reporting.drawing import HEIGHT, Drawing, Pen, draw
 from pipeline.reporting.results import Record
-from pipeline.reporting.style import INK, MUTED, PLUS_MINUS, TIMES, duration, look, significant
+from pipeline.reporting.style import INK, MUTED, PLUS_MINUS, TIMES, duration, look, shortened, significant
 
 WIDE = 390.0  # points
+MOST_LETTERS = 40  # of a row's name that are drawn
 LETTER = 4.9  # points that a letter of a row's name takes
 Form = Literal["number", "seconds", "ratio", "percent"]
 
@@ -50,7 +51,7 @@ def dot_rows(
     """
     groups = list(dict.fromkeys(data["group"]))
     numbers = pd.Series([*data["ours"], *data["published"].dropna(), *(v for own in data["values"] for v in own)])
-    longest = max((len(text) for text in data["label"]), default=0)
+    longest = min(MOST_LETTERS, max((len(text) for text in data["label"]), default=0))
 
     def paint(pen: Pen) -> None:
         axes = pen.axes
@@ -84,7 +85,7 @@ def dot_rows(
                         markerfacecolor="none", markeredgecolor=INK, markeredgewidth=0.9, zorder=6,
                     )  # fmt: skip
                 pen.point(row["ours"], height, row["method"], told(row, form), 5.0)
-                ticks.append((height, str(row["label"])))
+                ticks.append((height, shortened(str(row["label"]), MOST_LETTERS)))
                 height += 1.0
             height += 0.3
         axes.set_ylim(height - 0.3, -0.8)

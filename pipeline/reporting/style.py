@@ -90,6 +90,17 @@ def setting_name(setting: str) -> str:
     return f"variant {setting}" if _READS_AS_NOTHING.fullmatch(setting) else setting
 
 
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many letters, without its middle where it is longer: names differ at their ends.
+
+    >>> shortened("CP r4", 9), shortened("CP rank-of-four", 9)
+    ('CP r4', 'CP r…four')
+    """
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}…{text[len(text) - (most - most // 2 - 1) :]}"
+
+
 def variables(dark: bool) -> dict[str, str]:
     """CSS variables of the methods' colours."""
     return {f"m-{name}": (item.dark if dark else item.light) for name, item in METHODS.items()}

@@ -231,7 +231,7 @@ def smallest_table(results: Results) -> Table:
     heads += [
         (f"error ≤ {target:g}" if target else "no error", "relative" if target else "exact") for target in TARGETS
     ]
-    return Table("Smallest artifact with at most this relative error", heads, rows, [False] * len(heads))
+    return Table("Smallest artifact that was run with at most this relative error", heads, rows, [False] * len(heads))
 
 
 def _winner(row: dict[Any, Any]) -> Cell:

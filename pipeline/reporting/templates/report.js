@@ -74,6 +74,12 @@
   const pencil = document.createElement("canvas").getContext("2d");
   pencil.font = `${TEXT}px ${getComputedStyle(document.querySelector(".drawing svg text") || document.body).fontFamily}`;
   const lengthOf = (text) => pencil.measureText(text).width;
+  // A text that is too long for its place without its middle: names differ at their ends.
+  function fitting(text, most) {
+    let kept = text.length, short = text;
+    while (kept > 3 && lengthOf(short) > most) { kept--; short = `${text.slice(0, Math.ceil(kept / 2))}\u2026${text.slice(text.length - Math.floor(kept / 2))}`; }
+    return short;
+  }
 
   // ------------------------------------------------------------------ elements
   function make(tag, attributes = {}, ...children) {
@@ -153,7 +159,9 @@
     constructor(figure, spec) {
       this.figure = figure; this.spec = spec; this.name = figure.dataset.figure; this.id = `clip${nextId++}`;
       this.holder = figure.querySelector(".drawing");
-      this.alt = this.holder.querySelector("svg").getAttribute("aria-label");
+      // Where the switch of accounting redraws it, words of each accounting's own figure.
+      const each = (spec.points || []).some((p) => p.b) ? all("figure", figure.closest(".panels")) : [figure];
+      this.words = each.map((one) => [one.querySelector(".drawing svg").getAttribute("aria-label"), one.querySelector("figcaption").textContent]);
       this.bar = make("div", { class: "tools" });
       if (!spec.rows) {
         this.button("+", "Zoom in", () => this.zoomBy(0.5));
@@ -191,7 +199,9 @@
       this.height = tall;
       const svg = document.createElementNS(SVG, "svg");
       svg.setAttribute("role", "group");
-      svg.setAttribute("aria-label", this.alt);
+      const [alt, caption] = this.words[state.a] || this.words[0];
+      svg.setAttribute("aria-label", alt);
+      this.figure.querySelector("figcaption").textContent = caption;
       svg.style.fontSize = `${TEXT}px`;
       this.targets = [];
       if (this.spec.rows) this.rows(svg); else this.plot(svg);
@@ -358,7 +368,7 @@
       const meets = (p, q) => p[0] < q[2] && q[0] < p[2] && p[1] < q[3] && q[1] < p[3], said = new Set();
       for (const mark of marks) {
         if (!mark.labelled || said.has(mark.text)) continue;
-        const probe = this.text(svg, 0, 0, mark.text), width = lengthOf(mark.text) + 2, a = this.x(mark.x), b = this.y(mark.y);
+        const shown = mark.fit ? mark.text : fitting(mark.text, 0.45 * this.width), probe = this.text(svg, 0, 0, shown), width = lengthOf(shown) + 2, a = this.x(mark.x), b = this.y(mark.y);
         const around = (x, y) => [[x + 8, y - 9], [x + 8, y + 10], [x - 8 - width, y - 9], [x - 8 - width, y + 10], [x - width / 2, y - 16], [x - width / 2, y + 17]];
         let places = around(a, b);
         if (mark.start && inView(mark.start)) places.push(...around(this.x(mark.start[0]), this.y(mark.start[1])));
@@ -424,7 +434,7 @@
         this.text(svg, 2, height, group, "start", { "font-weight": 600, class: "name", ...(group.length * 7.4 > this.width ? { "font-size": "11px" } : {}) });
         height += 20;
         for (const row of rows.filter((each) => each.q === group)) {
-          this.text(svg, this.box.left - 10, height, name(row), "end", { class: "name" });
+          this.text(svg, this.box.left - 10, height, fitting(name(row), this.box.left - 12), "end", { class: "name" });
           draw(svg, "path", { d: `M${from} ${height}H${this.x(row.x)}`, style: `stroke: ${colour(row.m)}; stroke-width: 1.4; opacity: .6` });
           for (const dot of row.dots || []) draw(svg, "circle", { cx: this.x(dot), cy: height, r: 2, style: `fill: ${colour(row.m)}` });
           const ends = [row.x, ...(row.dots || []), ...(row.theirs === undefined ? [] : [row.theirs])].map((v) => this.x(v));
