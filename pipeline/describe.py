@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.commands.source import Reading, add_reading, is_sparse_tensor, read_tensor
+from pipeline.commands.source import Reading, add_reading, read_tensor
 from pipeline.core import step
 from pipeline.core.files import atomic_path, refuse_clashes, write_text
+from pipeline.datasets.readers.columnar import is_sparse_tensor
 from pipeline.errors import InputError
 from pipeline.sparse.stats import Block, Description, Distribution, describe
 from pipeline.sparse.stream import TensorReader

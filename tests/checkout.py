@@ -56,13 +56,18 @@ def write_clicks(folder: Path) -> None:
 def run(folder: Path, *command: str, status: int = 0, **variables: str) -> str:
     """Run a command, with variables of the environment, and return what it printed; fail if the status is another.
 
-    `dvc` and `snakemake` are forked from a template; what these start, and what `make` starts, are programs as users
-    have them.
+    `dvc`, `snakemake` and modules are forked from a template; what these start, and what `make` starts, are programs as
+    users have them.
     """
+    forked = list(command[1:]) if command[:2] == (sys.executable, "-m") else list(command)
     with tempfile.NamedTemporaryFile(prefix="said-") as said:
-        if command[0] in ("dvc", "snakemake"):
-            PROGRAMS.start([*command], folder, ENVIRONMENT | variables, Path(said.name))
-            ended = PROGRAMS.wait(PATIENCE)
+        if forked[0] in ("-m", "dvc", "snakemake"):
+            PROGRAMS.start(forked, folder, ENVIRONMENT | variables, Path(said.name))
+            try:
+                ended = PROGRAMS.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                PROGRAMS.kill()
+                raise
         else:
             done = subprocess.run(
                 command, cwd=folder, env=ENVIRONMENT | variables, stdout=said, stderr=said, timeout=PATIENCE

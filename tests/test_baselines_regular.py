@@ -8,7 +8,7 @@ import lzma
 import numpy as np
 import pytest
 
-from pipeline.baselines.coding import exact, scaled, steps, symmetric
+from pipeline.baselines.coding import exact, gaps, scaled, steps, symmetric
 from pipeline.baselines.lossless import Lossless
 from pipeline.baselines.yardsticks import plain
 from pipeline.errors import InputError
@@ -101,6 +101,23 @@ def test_values_that_change_slowly_along_a_mode_are_told_as_differences(shape: t
         assert all(SparseTensor(*exact.decode(each.code)) == X for each in found)
         lengths.append(min(each.bytes for each in found))
     assert lengths[0] < 0.8 * lengths[1]
+
+
+def test_reals_that_repeat_in_a_row_are_told_as_records() -> None:
+    random = np.random.default_rng(0)
+    cells = np.argwhere(random.random((40, 60)) < 0.3)
+    values = random.random((40, 2))[cells[:, 0], random.integers(0, 2, len(cells))]
+    kind, _, content = gaps.encode_values(values)
+    assert kind == gaps.RECORDS and np.array_equal(
+        gaps.decode_values(kind, 1.0, content.tobytes(), len(values)), values
+    )
+    with pytest.raises(ValueError, match="bytes of"):
+        gaps.decode_values(kind, 1.0, content[:-1].tobytes(), len(values))
+    X = SparseTensor(cells, values, (40, 60))
+    found = exact.all_codes(X.coords, X.values, X.shape)
+    assert {each.code[:1] == scaled.CODE for each in found} == {False, True}
+    assert all(SparseTensor(*exact.decode(each.code)) == X for each in found if not each.orders)
+    assert min(each.bytes for each in found) < len(lzma.compress(plain(X), preset=9))
 
 
 @pytest.mark.parametrize("values", [np.arange(1.0, 9.0), np.full(8, 0.3), np.random.default_rng(0).normal(size=64)])

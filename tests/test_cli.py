@@ -17,6 +17,7 @@ import yaml
 import pipeline
 from pipeline import __main__ as cli
 from pipeline import convert as step_convert
+from pipeline import export as step_export
 from pipeline.baselines import METHODS
 from pipeline.commands.source import read_tensor
 from pipeline.config import load_config
@@ -418,6 +419,11 @@ def test_labels_travel_through_tensors_and_back(tmp_path: Path, capsys: pytest.C
     assert not list(tmp_path.glob("o.labels-*")) and not SparseTensor.read_parquet(tmp_path / "o.parquet", True).labels
     cli.main(["decompress", out, str(tmp_path / "o.mtx")])
     assert "holds no labels" in capsys.readouterr().err
+    step_export.main([str(tensor), str(tmp_path / "e.mtx")])
+    assert "e.mtx: holds no labels" in capsys.readouterr().err
+    step_export.main([str(tensor), str(tmp_path / "e.tsv")])
+    assert (tmp_path / "e.tsv").read_text().splitlines()[0] == "user\titem\tvalue"
+    assert "cyd\tzoo\t5" in (tmp_path / "e.tsv").read_text().splitlines()
     moved = tmp_path / "moved"
     moved.mkdir()
     for name in ("c.parquet", "c.labels-1.parquet"):

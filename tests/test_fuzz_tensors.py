@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.commands.info import tensor_info
-from pipeline.commands.source import is_sparse_tensor
+from pipeline.datasets.readers.columnar import is_sparse_tensor
 from pipeline.errors import InputError
 from pipeline.sparse import SparseTensor
 from pipeline.sparse.stream import TensorReader, TensorWriter

@@ -127,6 +127,7 @@ WRONG = {  # the command -> words of its one line
     "download ../../x": "is no plain name",
     "download flights --output-dir m.mtx": "m.mtx: File exists",
     "convert": "name either a data set or a file",
+    "convert --file c.parquet --output o.parquet": "is a sparse tensor already; as a table, without labels",
     "convert --file c.csv --output .": "is a folder",
     "convert --file c.csv --output o.csv": "what is written is .parquet",
     "convert --file c.csv --format mtx --output o.parquet": "no Matrix Market file",
@@ -230,7 +231,8 @@ def test_a_link_that_leads_nowhere_or_to_itself_is_replaced_by_what_is_written(m
 
 
 @pytest.mark.parametrize(
-    "command", ["convert --file c.csv --output {}.parquet", "convert --file {}.parquet --output o.parquet"]
+    "command",
+    ["convert --file c.csv --output {}.parquet", "convert --file {}.parquet --set columns=[mode_0] --output o.parquet"],
 )
 def test_a_name_that_is_no_text_is_a_line(
     command: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import sys
 from collections.abc import Sequence
@@ -12,18 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.command_line import Commands, add_command
 from pipeline.commands.loaded import load_compressor
-from pipeline.commands.naming import Naming, number
+from pipeline.commands.naming import Naming
+from pipeline.commands.written import ENDINGS, check_written, write_tensor
 from pipeline.core import step
 from pipeline.core.files import refuse_clashes
 from pipeline.core.step import whole_number
 from pipeline.errors import InputError
-from pipeline.sparse.formats import WRITERS, write
 
 if TYPE_CHECKING:
     from pipeline.runs.compressor import Compressor
-    from pipeline.sparse import SparseTensor
 
-ENDINGS = (".parquet", ".csv", ".tsv", *WRITERS)
 LIMIT = 1 << 24
 
 
@@ -54,8 +51,7 @@ def _run(options: argparse.Namespace) -> None:
 
     if options.block and options.among:
         raise InputError("--block and --among: give one of them")
-    if not str(options.output).lower().endswith(ENDINGS):
-        raise InputError(f"{options.output}: its ending is none of {', '.join(ENDINGS)}")
+    check_written(options.output)
     refuse_clashes([options.artifact, options.among], [options.output])  # files of labels: write_parquet
     model = load_compressor(options.artifact)
     coords, values = _wanted(model, options.block, options.among, options.top, options.limit)
@@ -65,7 +61,7 @@ def _run(options: argparse.Namespace) -> None:
     naming = Naming(model, options.index)
     source = {"artifact": options.artifact.name}
     X = SparseTensor(coords, values, model.shape_, mode_names=names, source=source, labels=naming.labels)
-    _write(X, options.output, naming)
+    write_tensor(X, options.output)
     print(f"{options.output}: {X}")
     if line := in_reals(beyond_whole_numbers(X.values)):
         print(line, file=sys.stderr)
@@ -103,38 +99,6 @@ def _wanted(model: Compressor, block: str | None, among: Path | None, top: int |
         coords = cells_within(indices)
         values = model.predict(coords)
     return largest_of(coords, values, top) if top else (coords, values)
-
-
-def _write(X: SparseTensor, path: Path, naming: Naming) -> None:
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        X.write_parquet(path)
-    elif suffix in (".csv", ".tsv"):
-        _write_csv(X, path, naming)
-    else:
-        write(X, path)
-        if X.labels:
-            print(f"{path}: holds no labels, only indices; .csv and .parquet hold both", file=sys.stderr)
-
-
-def _write_csv(X: SparseTensor, path: Path, naming: Naming) -> None:
-    """A table with a header: a column for each mode, of labels where there are any, and the values."""
-    from pipeline.core.files import atomic_path
-
-    columns = [naming.column(mode, X.coords[:, mode]) for mode in range(X.order)]
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        returns = any("\r" in text for labels in naming.labels.values() for text in labels if isinstance(text, str))
-        writer = csv.writer(
-            file,
-            delimiter="\t" if path.suffix.lower() == ".tsv" else ",",
-            lineterminator="\n",
-            quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL,  # which leaves a carriage return as it is
-        )
-        value = "value"
-        while value in naming.names:
-            value += "_"
-        writer.writerow([*naming.names, value])
-        writer.writerows(zip(*columns, map(number, X.values), strict=True))
 
 
 def _parse_block(text: str, shape: Sequence[int]) -> list[tuple[int, int]]:

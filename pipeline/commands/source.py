@@ -115,6 +115,7 @@ def read_tensor(path: Path, reading: Reading | None = None) -> SparseTensor:
     """Read a Parquet sparse tensor, or a file of any other known format with its modes as they are in the file."""
     from pipeline.datasets import files_of_all, read_raw
     from pipeline.datasets.assemble import assemble
+    from pipeline.datasets.readers.columnar import is_sparse_tensor
     from pipeline.sparse import SparseTensor
     from pipeline.sparse.stream import TensorReader
 
@@ -146,13 +147,3 @@ def _options(path: Path, format_name: str, given: dict[str, Any]) -> dict[str, A
     if format_name not in TABLES and (tables := {"columns", "value"} & set(given)):
         raise InputError(f"{', '.join(f'--{name}' for name in sorted(tables))}: {path} is no table")
     return with_columns(path, format_name, given)
-
-
-def is_sparse_tensor(path: Path) -> bool:
-    """Whether a Parquet file carries the metadata of a sparse tensor; other tables are converted."""
-    import pyarrow.parquet as pq
-
-    from pipeline.sparse.header import telling_damage
-
-    with telling_damage(path):
-        return b"kronflow" in (pq.read_schema(path).metadata or {})

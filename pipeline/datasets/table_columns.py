@@ -30,6 +30,10 @@ def with_columns(path: Path, format_name: str, given: Mapping[str, Any]) -> dict
     """
     if format_name not in TABLES or "columns" in given:
         return dict(given)
+    if format_name == "columnar" and path.suffix.lower() == ".parquet" and columnar.is_sparse_tensor(path):
+        raise InputError(
+            f"{path}: is a sparse tensor already; as a table, without labels and sizes: option columns=[mode_0,mode_1]"
+        )
     named, options = _columns(path, format_name, given)
     names = [name for name in named if not (isinstance(name, str) and NO_NAME.fullmatch(name))]
     value = given.get("value")

@@ -217,11 +217,18 @@ def all_codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[L
     once; values are told as whole numbers where they have a scale.
     """
     scale = scaled.find(values)
-    numbers = values if scale is None else scale.numbers(values)
-    found = _codes(coords, numbers, shape)
-    regular = steps.pack(coords, numbers, shape, min(each.bytes for each in found))
-    found += [] if regular is None else [Labelled(regular, {}, {})]
-    return found if scale is None else [each._replace(code=scaled.wrapped(scale, each.code)) for each in found]
+    if scale is None:
+        return _regular_too(coords, values, shape)
+    found = _regular_too(coords, scale.numbers(values), shape)
+    found = [each._replace(code=scaled.wrapped(scale, each.code)) for each in found]
+    return found + (_regular_too(coords, values, shape) if scaled.doubtful(scale, values) else [])
+
+
+def _regular_too(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[Labelled]:
+    """As :func:`all_codes`, of values as they are."""
+    found = _codes(coords, values, shape)
+    regular = steps.pack(coords, values, shape, min(each.bytes for each in found))
+    return found if regular is None else [*found, Labelled(regular, {}, {})]
 
 
 def _codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list[Labelled]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import lzma
 import struct
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -23,7 +24,8 @@ Bytes = npt.NDArray[np.uint8]
 Cells = tuple[Integers, Reals, tuple[int, ...]]  # coordinates (n, D), values (n,) and shape
 
 KIND = b"\x00"  # first byte of a code of gaps
-ONES, CONSTANT, WHOLE, REAL = range(4)  # kinds of values
+ONES, CONSTANT, WHOLE, REAL = range(4)  # kinds of values; reals by their bytes of one place, and ..
+RECORDS = 8  # .. by 8 bytes each, which repeat where values do; other modules have those between
 DAMAGE = (lzma.LZMAError, ValueError, IndexError, OverflowError, MemoryError, struct.error, EOFError)
 _LITERAL_BITS = (0, 3, 4)  # LZMA's literal context bits worth trying
 
@@ -248,14 +250,21 @@ def encode_values(values: Reals) -> tuple[int, bytes, Bytes]:
         return CONSTANT, struct.pack("<d", values[0]), np.zeros(0, dtype=np.uint8)
     if np.all(values == np.rint(values)) and np.max(np.abs(values)) <= EXACT_INTEGER:
         return WHOLE, b"", write_varints(fold(values))
-    planes = values.astype("<f8").view(np.uint8).reshape(-1, 8).T  # alike bytes side by side
-    return REAL, b"", np.ascontiguousarray(planes).reshape(-1)
+    records = values.astype("<f8").view(np.uint8)
+    planes = np.ascontiguousarray(records.reshape(-1, 8).T).reshape(-1)  # alike bytes side by side
+    if len(zlib.compress(records.tobytes(), 6)) < len(zlib.compress(planes.tobytes(), 6)):
+        return RECORDS, b"", records
+    return REAL, b"", planes
 
 
 def decode_values(kind: int, constant: float, numbers: bytes, count: int) -> Reals:
     """Undo :func:`encode_values`."""
     if kind in (ONES, CONSTANT):
         return np.full(count, constant)
+    if kind == RECORDS:
+        if len(numbers) != 8 * count:
+            raise ValueError(f"{len(numbers)} bytes of {count} values")
+        return np.frombuffer(numbers, dtype="<f8").astype(np.float64)
     if kind == REAL:
         planes = np.frombuffer(numbers, dtype=np.uint8).reshape(8, count)
         return np.ascontiguousarray(planes.T).reshape(-1).view("<f8").astype(np.float64)

@@ -67,6 +67,11 @@ def find(values: Reals) -> Scale | None:
     return None if told else multiples
 
 
+def doubtful(scale: Scale, values: Reals) -> bool:
+    """Whether (n,) values may be shorter as they are, which repeat in some places alone, say."""
+    return len(scale.table) * REPEATED > len(values)
+
+
 def _multiples(distinct: Reals) -> Scale | None:
     single = bool(np.array_equal(_rounded(distinct, True), distinct))
     for digits in range(DIGITS + 1):

@@ -199,3 +199,13 @@ def _check_types(path: Path, columns: list[str], value: str | None, schema: Any,
     kind = kind_of(value)
     if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind)):
         raise InputError(f"{path}: column '{value}' is of type {kind}, a value is a number")
+
+
+def is_sparse_tensor(path: Path) -> bool:
+    """Whether a Parquet file carries the metadata of a sparse tensor; other tables are converted."""
+    import pyarrow.parquet as pq
+
+    from pipeline.sparse.header import telling_damage
+
+    with telling_damage(path), path.open("rb") as file:
+        return b"kronflow" in (pq.read_schema(file).metadata or {})
