@@ -198,6 +198,7 @@
     draw(width = this.holder.clientWidth || 480, tall = 312) {
       this.width = Math.max(260, width);
       this.height = tall;
+      this.pitch = tall < 300 ? 15 : 19; // of rows: on paper a long figure is made to fit its page, words and all
       const svg = document.createElementNS(SVG, "svg");
       svg.setAttribute("role", "group");
       const [alt, caption] = this.words[state.a] || this.words[0];
@@ -425,7 +426,7 @@
       const groups = [...new Set(rows.map((row) => row.q))];
       const left = Math.min(0.6 * this.width, Math.max(96, ...rows.map((row) => lengthOf(name(row)) + 16)));
       this.hiddenPoints = left_out ? placeless(left_out) : rows.length ? "" : "Nothing is shown of what was compared.";
-      this.frame(svg, 70 + rows.length * 19 + groups.length * 24, left, 62, 46);
+      this.frame(svg, 70 + rows.length * this.pitch + groups.length * (this.pitch + 5), left, 62, 46);
       const [low, high] = limits(base === null ? values : [base, ...values], kind), room = base === null ? [low, high] : [low < base / 2 ? low : base / 2, Math.max(high, 2 * base)];
       this.x = scale(kind, kind === "log" ? room : [Math.min(0, ...values), base === null ? high : room[1]], this.box.left, this.box.right);
       const from = base === null ? this.box.left : this.x(base);
@@ -435,7 +436,7 @@
       let height = this.box.top + 8;
       for (const group of groups) {
         this.text(svg, 2, height, group, "start", { "font-weight": 600, class: "name", ...(group.length * 7.4 > this.width ? { "font-size": "11px" } : {}) });
-        height += 20;
+        height += this.pitch + 1;
         for (const row of rows.filter((each) => each.q === group)) {
           this.text(svg, this.box.left - 10, height, fitting(name(row), this.box.left - 12), "end", { class: "name" });
           draw(svg, "path", { d: `M${from} ${height}H${this.x(row.x)}`, style: `stroke: ${colour(row.m)}; stroke-width: 1.4; opacity: .6` });
@@ -444,7 +445,7 @@
           this.text(svg, Math.max(from, ...ends) + 10, height, forms[form](row.x, row.dots ? 3 : 2), "start", { class: "name" });
           if (row.theirs !== undefined) this.mark(svg, { m: row.m, x: row.theirs, at: height, hollow: true, tip: `${name(row)}: ${group}, published ${exact(row.theirs, form)}` });
           this.mark(svg, { m: row.m, x: row.x, at: height, tip: row.dots ? `${name(row)}: ${group}, ${exact(row.x, form)}${row.half === undefined ? " (one run)" : ` ± ${exact(row.half, form)} (95 % of ${row.dots.length} seeds)`}` : `${name(row)}: ${group}, ${exact(row.x, "ratio")} dense (${exact(row.own, "number")} beside ${exact(row.dense, "number")})` });
-          height += 19;
+          height += this.pitch;
         }
         height += 4;
       }
