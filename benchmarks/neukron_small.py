@@ -34,7 +34,7 @@ from pipeline.runs.entropy_coder import encode_stack
 from pipeline.sparse import SparseTensor
 
 BUDGETS = (200, 500, 1_000, 2_000, 4_000)
-HIDDEN = (2, 4, 8, 12)
+HIDDEN = (2, 4, 8, 12, 20)
 BITS = (4, 8)
 EPOCHS = 60  # few: longer ones gain some hundredths of the error
 ORDERS = ("as given", "bins of the smaller mode", "bins", "bisection, 1 level", "bisection, 3 levels")

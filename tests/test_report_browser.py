@@ -305,6 +305,8 @@ def test_the_chooser_takes_the_best_that_fits_and_gives_its_command(live: Browse
     assert str(live.run(answer)).startswith(best["method"])
     choose(live, "choose-limit", "-1")
     assert "No run on flights has at most -1 relative error" in live.run(answer)
+    choose(live, "choose-limit", "")
+    assert str(live.run(answer)).startswith("Give a limit. The most accurate has")
     assert "goal=error" in live.run("location.hash")
 
 

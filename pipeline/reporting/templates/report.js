@@ -153,6 +153,7 @@
   }
 
   // ------------------------------------------------------------------ figures
+  const placeless = (count) => `${count} at 0 ${count === 1 ? "has" : "have"} no place on a logarithmic axis.`;
   const charts = [];
   let nextId = 0;
   class Chart {
@@ -254,7 +255,7 @@
       const drawable = (x, y) => x !== null && y !== null && (kinds.x === "linear" || x > 0) && (kinds.y === "linear" || y > 0);
       const inside = (x, y) => { const a = this.x(x), b = this.y(y); return a >= left - 1 && a <= right + 1 && b >= top - 1 && b <= bottom + 1; };
       const left_out = shown.points.filter((p) => on(p) && !drawable(p.x, p.y)).length;
-      this.hiddenPoints = left_out ? `${left_out} at 0 ${left_out === 1 ? "has" : "have"} no place on a logarithmic axis.` : "";
+      this.hiddenPoints = left_out ? placeless(left_out) : "";
       this.axes(svg, labels(spec));
       const clip = draw(draw(draw(svg, "defs"), "clipPath", { id: this.id }), "rect", { x: left, y: top, width: right - left, height: bottom - top });
       clip.setAttribute("class", "clip");
@@ -416,12 +417,14 @@
     }
     // One row a quantity and setting, from 1 to its ratio.
     rows(svg) {
-      const spec = this.spec, form = spec.x.format, rows = spec.rows.filter((row) => !state.off.has(row.m));
-      const values = rows.flatMap((row) => [row.x, row.theirs, ...(row.dots || [])]).filter((v) => v !== undefined && v !== null);
-      const kind = kindOf(spec.x, values), base = spec.reference ? spec.reference.x : null, name = (row) => row.label || named(row.m, row.s);
+      const spec = this.spec, form = spec.x.format, on = spec.rows.filter((row) => !state.off.has(row.m));
+      const numbers = on.flatMap((row) => [row.x, row.theirs, ...(row.dots || [])]).filter((v) => v !== undefined && v !== null);
+      const kind = kindOf(spec.x, numbers), placed = (v) => kind !== "log" || v > 0, values = numbers.filter(placed);
+      const rows = on.filter((row) => placed(row.x)).map((row) => ({ ...row, dots: row.dots && row.dots.filter(placed), theirs: placed(row.theirs) ? row.theirs : undefined }));
+      const left_out = on.length - rows.length, base = spec.reference ? spec.reference.x : null, name = (row) => row.label || named(row.m, row.s);
       const groups = [...new Set(rows.map((row) => row.q))];
       const left = Math.min(0.6 * this.width, Math.max(96, ...rows.map((row) => lengthOf(name(row)) + 16)));
-      this.hiddenPoints = rows.length ? "" : "Nothing is shown of what was compared.";
+      this.hiddenPoints = left_out ? placeless(left_out) : rows.length ? "" : "Nothing is shown of what was compared.";
       this.frame(svg, 70 + rows.length * 19 + groups.length * 24, left, 62, 46);
       const [low, high] = limits(base === null ? values : [base, ...values], kind), room = base === null ? [low, high] : [low < base / 2 ? low : base / 2, Math.max(high, 2 * base)];
       this.x = scale(kind, kind === "log" ? room : [Math.min(0, ...values), base === null ? high : room[1]], this.box.left, this.box.right);
@@ -543,7 +546,8 @@
         part = rows.slice(page * this.pageSize, (page + 1) * this.pageSize);
         this.Previous.disabled = page === 0; this.Next.disabled = page === pages - 1;
       }
-      this.count.textContent = rows.length === this.rows.length && part.length === rows.length ? `${rows.length} rows` : `${part.length} of ${rows.length} rows${rows.length < this.rows.length ? ` (${this.rows.length} in all)` : ""}`;
+      const all = this.rows.length, few = part.length < rows.length;
+      this.count.textContent = few ? `${part.length} of ${rows.length} rows${rows.length < all ? ` (${all} in all)` : ""}` : rows.length < all ? `${rows.length} of ${all} rows` : `${all} rows`;
       this.body.replaceChildren(...part);
     }
     csv() {
@@ -570,7 +574,7 @@
     const found = byId("chosen");
     if (!found) return;
     const cells = data.cells.filter((cell) => cell.d === state.data), bytes = (cell) => cell.b[state.a];
-    const limit = Number(state.limit), goal = state.goal;
+    const limit = state.limit.trim() === "" ? NaN : Number(state.limit), goal = state.goal; // nothing fits no number
     const fits = cells.filter((cell) => (goal === "bytes" ? bytes(cell) <= limit : cell.e <= limit));
     const better = goal === "bytes" ? (p, q) => p.e - q.e || bytes(p) - bytes(q) : (p, q) => bytes(p) - bytes(q) || p.e - q.e;
     const best = new Map();
@@ -579,7 +583,8 @@
     if (!rows.length) {
       const nearest = [...cells].sort((p, q) => (goal === "bytes" ? bytes(p) - bytes(q) : p.e - q.e))[0];
       const what = nearest ? ` The ${goal === "bytes" ? "smallest" : "most accurate"} has ${forms.bytes(bytes(nearest))} and a relative error of ${significant(nearest.e)}.` : "";
-      found.replaceChildren(make("p", { class: "how" }, `No run on ${state.data} has at most ${state.limit || "?"} ${goal === "bytes" ? "bytes" : "relative error"}, bytes counted ${data.accountings[state.a]}.${what}`));
+      if (Number.isNaN(limit)) { found.replaceChildren(make("p", { class: "how" }, `Give a limit.${what}`)); return; }
+      found.replaceChildren(make("p", { class: "how" }, `No run on ${state.data} has at most ${state.limit} ${goal === "bytes" ? "bytes" : "relative error"}, bytes counted ${data.accountings[state.a]}.${what}`));
       return;
     }
     const first = rows[0];
