@@ -435,7 +435,7 @@
       if (base !== null) draw(svg, "path", { d: `M${from} ${this.box.top}V${this.box.bottom}`, style: "stroke: var(--ink)" });
       let height = this.box.top + 8;
       for (const group of groups) {
-        this.text(svg, 2, height, group, "start", { "font-weight": 600, class: "name", ...(group.length * 7.4 > this.width ? { "font-size": "11px" } : {}) });
+        this.text(svg, 2, height, group, "start", { "font-weight": 600, class: "name", ...(group.length * 7.4 > this.width ? { "font-size": "11px" } : {}), ...(lengthOf(group) * 1.04 > this.width - 6 ? { textLength: this.width - 6, lengthAdjust: "spacingAndGlyphs" } : {}) });
         height += this.pitch + 1;
         for (const row of rows.filter((each) => each.q === group)) {
           this.text(svg, this.box.left - 10, height, fitting(name(row), this.box.left - 12), "end", { class: "name" });
