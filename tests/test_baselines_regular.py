@@ -133,3 +133,11 @@ def test_a_code_scaled_twice_or_mirrored_around_one_is_refused() -> None:
     for damaged in (scaled.wrapped(scale, once), symmetric.mirrored(once)):
         with pytest.raises(InputError, match="damaged"):
             exact.decode(damaged)
+
+
+def test_a_vector_in_free_orders_is_the_set_of_its_values() -> None:
+    random = np.random.default_rng(0)
+    X = SparseTensor(random.choice(10**4, 2000, replace=False)[:, None], random.integers(1, 6, 2000) * 0.5, (10**4,))
+    model = Lossless().fit(X)
+    assert model.size()["bytes"] < 100 < 1000 < model.size()["bytes_with_order"]
+    assert model.predict(X.coords).tolist() == X.values.tolist()

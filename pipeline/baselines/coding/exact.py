@@ -274,6 +274,7 @@ def _tree_codes(coords: Integers, values: Reals, shape: tuple[int, ...]) -> list
 def free_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[bytes, list[Integers]]:
     """Shortest code of the cells in orders of its own choice, and those orders (position -> index)."""
     candidates = [gap_code(coords, values, shape)] if gaps_pay(coords, shape) else []
+    candidates += [_by_value(coords, values, shape)] if len(shape) == 1 else []
     packed = [fibres.pack(coords, values, shape, free=True)] if fibres.able(coords, shape) else []
     unnamed = unnamed_code(coords, values, shape) if unlabelled.able(coords, shape) else None
     if unnamed is not None:
@@ -282,6 +283,13 @@ def free_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[
         packed.append(column_sets.pack(coords, values, shape, free=True))
     candidates += [(code, [chosen[mode] for mode in range(len(shape))]) for code, chosen in packed]
     return min(candidates, key=lambda candidate: len(candidate[0]))
+
+
+def _by_value(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[bytes, list[Integers]]:
+    """Code of a vector whose indices may change places: the values as they rise."""
+    told = coords[np.argsort(values, kind="stable"), 0]
+    order = np.concatenate((told, np.setdiff1d(np.arange(shape[0]), told)))
+    return gaps.encode(_move(coords, [order]), values, shape), [order]
 
 
 def unnamed_code(coords: Integers, values: Reals, shape: tuple[int, ...]) -> tuple[bytes, dict[int, Integers]] | None:

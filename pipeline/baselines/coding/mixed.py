@@ -33,10 +33,8 @@ CODE = b"\x05"  # first byte of such a code
 LARGEST_MODE = 1 << 27
 MOST_LEVELS = 8
 MIXED = 4  # kind of values, beside those of `gaps`: whole, mixed from contexts
-ALONG, DOWN = (
-    6,
-    7,
-)  # as such, less the value of the cell before; of the one before that differs in the first index alone
+ALONG = 6  # as such, less the value of the cell before
+DOWN = 7  # less that of the one before which differs in the first index alone
 SMOOTH = 0.8  # of the magnitudes' bits, below which differences are tried
 UNIT = 1 << 16  # a chance of one
 STEPS = 256  # of the logistic domain, to one natural logarithm
