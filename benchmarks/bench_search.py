@@ -6,7 +6,7 @@ all that any of the searches fitted on its way. The ratio is the search's error 
 or its bytes over the fewest known within the error. Seconds, the search's limit of 60 as well, are the processor's, so
 that a busy machine measures the same. Data sets that are not run keep their rows.
 
-    python -m benchmarks.bench_search --tensors data/tensors --datasets flights email
+    python -m benchmarks.bench_search --tensors data/tensors --datasets email flights flights-month
 """
 
 from __future__ import annotations
