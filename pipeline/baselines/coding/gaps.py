@@ -147,9 +147,7 @@ def decode(code: bytes) -> Cells:
     (order,), at = read_varints(code, 1, 1)
     (*sizes, count, slices, kind), at = read_varints(code, int(order) + 3, at)
     shape = tuple(int(size) for size in sizes)
-    lengths, at = read_varints(code, 6, at)
-    constant, packed = read_streams(code, at, int(kind), lengths[::2])
-    streams = [expand(stream, setting) for stream, setting in zip(packed, lengths[1::2].tolist(), strict=True)]
+    constant, streams = read_expanded(code, at, int(kind), 3)
     gaps = read_varints(streams[0], -1, 0)[0] if streams[0] else np.ones(slices, dtype=np.int64)
     rows = from_tokens(read_varints(streams[1], -1, 0)[0], gaps, len(shape))
     if len(rows) != count:
@@ -160,6 +158,13 @@ def decode(code: bytes) -> Cells:
     if np.any(coords < 0) or np.any(coords >= np.array(shape)):
         raise ValueError("an index outside the shape")
     return coords, values, shape
+
+
+def read_expanded(code: bytes, at: int, kind: int, count: int) -> tuple[float, list[bytes]]:
+    """The constant as of :func:`read_streams`, and the contents; `at` is where their lengths and settings begin."""
+    lengths, at = read_varints(code, 2 * count, at)
+    constant, packed = read_streams(code, at, kind, lengths[::2])
+    return constant, [expand(stream, setting) for stream, setting in zip(packed, lengths[1::2].tolist(), strict=True)]
 
 
 def read_streams(code: bytes, at: int, kind: int, lengths: Integers) -> tuple[float, list[bytes]]:

@@ -91,8 +91,10 @@ def _rounded(values: Reals, single: bool) -> Reals:
 
 def wrapped(scale: Scale, code: bytes) -> bytes:
     """A code of numbers with what they stand for."""
-    table = gaps.squeeze(gaps.encode_values(scale.table)[2]) if len(scale.table) else (b"", 0)
-    kind = gaps.encode_values(scale.table)[0] if len(scale.table) else gaps.ONES
+    kind, table = gaps.ONES, (b"", 0)
+    if len(scale.table):
+        kind, _, numbers = gaps.encode_values(scale.table)
+        table = gaps.squeeze(numbers)
     head = [scale.factor, scale.divisor, int(scale.single), len(scale.table), kind, len(table[0]), table[1]]
     return CODE + gaps.write_varints(np.array(head, dtype=np.int64)).tobytes() + table[0] + code
 

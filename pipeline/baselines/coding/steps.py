@@ -56,9 +56,7 @@ def unpack(code: bytes) -> gaps.Cells:
     shape, (count, first, kind) = tuple(head[:order].tolist()), head[order:].tolist()
     if not (shape and 0 <= first < len(shape) and 0 < max(shape) <= LARGEST_MODE):
         raise ValueError("not a sequence of its modes")
-    lengths, at = gaps.read_varints(code, 2 * int(order) + 2, at)
-    constant, packed = gaps.read_streams(code, at, kind, lengths[::2])
-    streams = [gaps.expand(stream, setting) for stream, setting in zip(packed, lengths[1::2].tolist(), strict=True)]
+    constant, streams = gaps.read_expanded(code, at, kind, int(order) + 1)
     coords = np.stack([_from_steps(gaps.read_varints(stream, count, 0)[0]) for stream in streams[:-1]], axis=1)
     if np.any(coords < 0) or np.any(coords >= np.array(shape)):
         raise ValueError("an index outside the shape")
